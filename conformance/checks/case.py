@@ -1,0 +1,130 @@
+"""What a check is given: a cell, the workbench to build what it needs, and where to put what it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+from torch.export import ExportedProgram
+from transformers import PreTrainedModel
+
+from conformance.cells import EXPORTED, Cell
+from conformance.contract import Mode
+from conformance.models import MAX_CACHE_LEN
+from conformance.oracle import Oracle
+from conformance.pipeline.backends import FLOAT32_TOLERANCE
+from conformance.pipeline.workbench import Workbench
+from conformance.sessions import Session
+from conformance.strategies import DecodeScript, ScriptSpace
+from conformance.subjects.resolve import Subject
+
+#: Examples per parity cell, beside the pinned ones.
+DEFAULT_EXAMPLES = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One cell being judged.
+
+    Args:
+        cell: The cell.
+        workbench: Builds and keeps models and programs.
+        examples: How many scripts Hypothesis may try, beside the pinned ones.
+        derandomize: Try the same scripts in every run.
+        metrics: Filled in by the check; goes into the record.
+    """
+
+    cell: Cell
+    workbench: Workbench
+    examples: int = DEFAULT_EXAMPLES
+    derandomize: bool = True
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The fixture model."""
+        return self.workbench.model(self.cell.architecture)
+
+    @property
+    def oracle(self) -> Oracle:
+        """The oracle of the fixture model."""
+        return self.workbench.oracle(self.cell.architecture)
+
+    @property
+    def subject(self) -> Subject:
+        """The subject under test."""
+        assert self.cell.subject is not None, "eager cells have no subject"
+        return self.workbench.subject(self.cell.subject)
+
+    @property
+    def mode(self) -> Mode:
+        """The mode of a cell that has one."""
+        assert self.cell.mode is not None, "eager cells have no mode"
+        return self.cell.mode
+
+    @property
+    def program(self) -> ExportedProgram:
+        """The subject's exported program."""
+        return self.workbench.exported(self.cell.architecture, self.subject.name, self.mode)
+
+    @property
+    def tolerance(self) -> float:
+        """The largest error that counts as equal, as a share of the logits' scale."""
+        backend = self.workbench.backends.get(self.cell.backend)
+        return backend.tolerance if backend else FLOAT32_TOLERANCE
+
+    @property
+    def space(self) -> ScriptSpace:
+        """The scripts this cell's program can be asked to follow."""
+        vocab = int(self.model.config.get_text_config().vocab_size)
+        return ScriptSpace(vocab, MAX_CACHE_LEN, 1 if self.cell.mode is Mode.DECODE else MAX_CACHE_LEN)
+
+    def new_session(self) -> Session:
+        """A decoder with fresh caches: the exported program's or the runtime's, as the cell says."""
+        where = (self.cell.architecture, self.subject.name, self.mode)
+        if self.cell.backend == EXPORTED:
+            return self.workbench.exported_session(*where)
+        return self.workbench.runtime_session(*where, self.cell.backend)
+
+    def try_scripts(
+        self,
+        strategy: st.SearchStrategy[DecodeScript],
+        judge: Callable[[DecodeScript], None],
+        pinned: tuple[DecodeScript, ...] = (),
+    ) -> None:
+        """Judge the pinned scripts, then generated ones; a failure is shrunk to the shortest script that shows it."""
+
+        @settings(
+            max_examples=self.examples,
+            derandomize=self.derandomize,
+            database=None,
+            # A first example builds the program, which takes seconds; later ones take milliseconds.
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+            report_multiple_bugs=False,
+            phases=[Phase.explicit, Phase.generate, Phase.shrink],
+        )
+        @given(script=strategy)
+        def judged(script: DecodeScript) -> None:
+            judge(script)
+
+        for script in pinned:
+            judged = example(script=script)(judged)
+        judged()
+
+    def measure(self, name: str, value: float) -> None:
+        """Keep the largest `value` seen under this name."""
+        self.metrics[name] = max(self.metrics.get(name, value), value)
+
+
+def tensors(call_tokens: tuple[int, ...], position: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A call's inputs: token ids, int64 [1, seq], and cache position, int64 [seq]."""
+    return torch.tensor([call_tokens]), torch.arange(position, position + len(call_tokens))
+
+
+#: Marks a check with the id of the clause it tests.
+clause = pytest.mark.clause

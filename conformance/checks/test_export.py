@@ -1,0 +1,229 @@
+"""Export: the program has the runner's signature, owns its cache, and takes the lengths it promises."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import CustomObjArgument, InputKind, OutputKind
+from torch.fx import Node
+from torch.utils._pytree import TreeSpec
+from transformers import Cache, GenerationConfig, PreTrainedModel
+
+from conformance.checks.case import Case, clause, tensors
+from conformance.checks.test_parity import follow
+from conformance.oracle import cache_states
+from conformance.sessions import ExportedModule
+from conformance.strategies import text, token_by_token
+from conformance.verdicts import ClauseViolation, Stage, StageError, at
+
+_INPUTS = {"input_ids": 2, "cache_position": 1}
+
+
+@clause("EXP-1")
+def test_signature(case: Case) -> None:
+    """Token ids and cache position in, logits out, and nothing else."""
+    program = case.program
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    if names != list(_INPUTS):
+        raise _violation("wrong-inputs", f"user inputs {names}", f"{list(_INPUTS)}")
+    for name, rank in _INPUTS.items():
+        value = values[name]
+        if value.dtype is not torch.int64 or value.ndim != rank:
+            raise _violation("wrong-inputs", f"{name}: {value.dtype} {list(value.shape)}", f"int64 of rank {rank}")
+    outputs = [spec.arg for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
+    if len(outputs) != 1:
+        raise _violation("wrong-outputs", f"{len(outputs)} outputs", "logits alone")
+    logits = values[outputs[0].name]
+    wanted = [*values["input_ids"].shape, case.space.vocab]
+    if list(logits.shape) != wanted or not logits.is_floating_point():
+        raise _violation("wrong-outputs", f"{logits.dtype} {list(logits.shape)}", f"floating-point logits {wanted}")
+
+
+@clause("EXP-2")
+def test_no_cache_objects(case: Case) -> None:
+    """No cache object at the graph's boundary, not even taken apart."""
+    program = case.program
+    spec = program.call_spec
+    boundary = [kind for part in (spec.in_spec, spec.out_spec) if part is not None for kind in _kinds(part)]
+    caches = [kind.__name__ for kind in boundary if isinstance(kind, type) and issubclass(kind, Cache)]
+    specs = (*program.graph_signature.input_specs, *program.graph_signature.output_specs)
+    caches += [s.arg.class_fqn for s in specs if isinstance(s.arg, CustomObjArgument)]
+    if caches:
+        raise _violation("cache-at-boundary", f"{', '.join(caches)} at the graph's boundary", "tensors only")
+
+
+@clause("EXP-3")
+def test_cache_is_buffers(case: Case) -> None:
+    """Each cache tensor is one buffer, mutated in place."""
+    program = case.program
+    inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    mutated = _mutated(program)
+    case.metrics["mutated_buffers"] = len(mutated)
+    for name in mutated:
+        kind = inputs[name].kind
+        if kind is not InputKind.BUFFER:
+            raise _violation("cache-not-a-buffer", f"{name}, a {kind.name.lower()}, is mutated", "buffers only")
+    outputs = [spec.arg.name for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
+    nodes = {node.name: node for node in program.graph.nodes}
+    returned = sorted({_root(nodes[name]).name for name in outputs if name in nodes} & mutated)
+    if returned:
+        raise _violation("cache-returned", f"{', '.join(returned)} among the outputs", "logits alone")
+    held = {**program.state_dict, **program.constants}
+    storages: dict[int, list[str]] = {}
+    for target, tensor in held.items():
+        if isinstance(tensor, torch.Tensor) and tensor.numel():
+            storages.setdefault(tensor.untyped_storage().data_ptr(), []).append(target)
+    targets = {inputs[name].target for name in mutated}
+    for alike in storages.values():
+        if len(alike) > 1 and targets.intersection(alike):
+            raise _violation("cache-duplicated", f"{' and '.join(alike)} are one tensor", "each tensor once")
+    cache = case.oracle.new_cache()
+    case.oracle.step(cache, 0)
+    states = len(list(cache_states(cache)))
+    if len(mutated) < states:
+        raise _violation("cache-missing", f"{len(mutated)} mutated buffers", f"at least {states} cache tensors")
+
+
+@clause("EXP-5")
+def test_dynamic_length(case: Case) -> None:
+    """Any length from 1 to the whole cache."""
+    length = next(n for n in case.program.graph.nodes if n.name == "input_ids").meta["val"].shape[1]
+    if isinstance(length, int):
+        raise _violation("length-fixed", f"input_ids has a sequence length of {length}", "a dynamic one")
+    for tokens in (1, 2, case.space.length - 1, case.space.length):
+        where = (case.cell.architecture, case.subject.name, case.mode)
+        session = case.workbench.exported_session(*where)
+        try:
+            session.step(*tensors(text(0, tokens, case.space.vocab), 0))
+        except StageError as error:
+            raise _violation("length-refused", f"{tokens} tokens: {error}", "logits") from error
+
+
+@clause("EXP-6")
+def test_no_examples(case: Case) -> None:
+    """From the model alone."""
+    with at(Stage.EXPORT):
+        program = case.subject.export(case.model)
+    session = ExportedModule(program).new_session()
+    follow(case, token_by_token(text(0, 3, case.space.vocab)), session)
+
+
+class _TracingBegan(BaseException):
+    """Not an `Exception`, so that no subject catches it."""
+
+
+@clause("EXP-9")
+def test_misconfigured(case: Case) -> None:
+    """Refused before tracing, by an error that names what is wrong."""
+    refused = 0
+    for what, words, misconfigure in _MISCONFIGURATIONS:
+        model = case.model
+        kept = model.generation_config
+        model.generation_config = copy.deepcopy(kept)
+        try:
+            misconfigure(model)
+            _assert_refused(case, what, words)
+        finally:
+            model.generation_config = kept
+        refused += 1
+    case.metrics["misconfigurations"] = refused
+
+
+def _assert_refused(case: Case, what: str, words: tuple[str, ...]) -> None:
+    with mock.patch("torch.export.export", side_effect=_TracingBegan):
+        try:
+            case.subject.export(case.model)
+        except _TracingBegan:
+            raise _violation("misconfiguration-traced", f"with {what} it began to trace", "an error before") from None
+        except Exception as error:
+            if not any(word in str(error) for word in words):
+                told = f"with {what}: {type(error).__name__}: {error}"
+                raise _violation("misconfiguration-unclear", told, f"an error that speaks of {words[0]}") from error
+            return
+    raise _violation("misconfiguration-accepted", f"with {what} it exported", "an error")
+
+
+def _without_generation_config(model: Any) -> None:
+    model.generation_config = None
+
+
+def _generation(name: str, value: object) -> Callable[[PreTrainedModel], None]:
+    def change(model: PreTrainedModel) -> None:
+        setattr(_generation_config(model), name, value)
+
+    return change
+
+
+def _cache(name: str, value: object) -> Callable[[PreTrainedModel], None]:
+    def change(model: PreTrainedModel) -> None:
+        config = _generation_config(model)
+        sizes = dict(config.cache_config or {})
+        sizes.pop(name, None)
+        config.cache_config = sizes if value is None else {**sizes, name: value}
+
+    return change
+
+
+def _generation_config(model: PreTrainedModel) -> GenerationConfig:
+    assert model.generation_config is not None
+    return model.generation_config
+
+
+#: What is wrong, the words of which a clear error holds one, and how to make it so.
+_MISCONFIGURATIONS: tuple[tuple[str, tuple[str, ...], Callable[[PreTrainedModel], None]], ...] = (
+    ("no generation config", ("generation_config", "generation config"), _without_generation_config),
+    ("caching off", ("use_cache", "caching"), _generation("use_cache", False)),
+    ("a dynamic cache", ("cache_implementation", "static"), _generation("cache_implementation", "dynamic")),
+    ("no cache config", ("batch_size",), _generation("cache_config", None)),
+    ("no batch size", ("batch_size",), _cache("batch_size", None)),
+    ("no cache length", ("max_cache_len",), _cache("max_cache_len", None)),
+    ("a batch size of 0", ("batch_size",), _cache("batch_size", 0)),
+    ("a cache length of -1", ("max_cache_len",), _cache("max_cache_len", -1)),
+)
+
+
+def _violation(code: str, observed: str, expected: str) -> ClauseViolation:
+    return ClauseViolation(Stage.EXPORT, code, observed=observed, expected=expected)
+
+
+def _kinds(spec: TreeSpec) -> Iterator[object]:
+    yield spec.type
+    for child in spec.children():
+        yield from _kinds(child)
+
+
+def _mutated(program: ExportedProgram) -> set[str]:
+    """Names of the placeholders that the graph writes to, in place or, where it is functional, by its signature."""
+    by_target = {spec.target: spec.arg.name for spec in program.graph_signature.input_specs if spec.target}
+    mutated = {
+        by_target[spec.target]
+        for spec in program.graph_signature.output_specs
+        if spec.kind is OutputKind.BUFFER_MUTATION and spec.target
+    }
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if node.op != "call_function" or schema is None:
+            continue
+        for argument, value in zip(schema.arguments, node.args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Node):
+                root = _root(value)
+                if root.op == "placeholder":
+                    mutated.add(root.name)
+    return mutated
+
+
+def _root(node: Node) -> Node:
+    """The node whose memory this one is a view of."""
+    while node.op == "call_function":
+        schema = getattr(node.target, "_schema", None)
+        aliases = schema is not None and schema.returns and schema.returns[0].alias_info is not None
+        if not aliases or not isinstance(node.args[0], Node):
+            return node
+        node = node.args[0]
+    return node

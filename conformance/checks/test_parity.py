@@ -1,0 +1,135 @@
+"""Parity: whatever the decode script, the program's logits are the oracle's."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis.strategies import SearchStrategy
+
+from conformance.checks.case import Case, clause, tensors
+from conformance.sessions import Session
+from conformance.strategies import Call, DecodeScript, in_chunks, joined, text, token_by_token
+from conformance.verdicts import ClauseViolation, NotApplicable, Stage
+
+#: Attributes of Transformers' cache layers whose content sums up the past, so that it cannot be rewound.
+_RECURRENT_STATE = ("conv_states", "recurrent_states")
+
+
+@clause("PAR-1")
+def test_token_by_token(case: Case) -> None:
+    """From position 0 on, one token a call."""
+    full = text(0, case.space.length, case.space.vocab)
+    follow_all(case, case.space.singles(), token_by_token(full[:1]), token_by_token(full))
+
+
+@clause("PAR-2")
+def test_chunks(case: Case) -> None:
+    """Chunks of any length, continued at any position."""
+    length = case.space.length
+    full = text(0, length, case.space.vocab)
+    pinned = [in_chunks(full, lengths) for lengths in ((length,), (1, length - 1), (length - 1, 1), (2, 3, 5))]
+    follow_all(case, case.space.prefills(), token_by_token(full[:1]), *pinned)
+
+
+@clause("PAR-3")
+def test_rewinds(case: Case) -> None:
+    """Back to an earlier position, with other tokens."""
+    for layer in case.oracle.new_cache().layers:
+        if any(hasattr(layer, attribute) for attribute in _RECURRENT_STATE):
+            raise NotApplicable(f"{type(layer).__name__} sums up the past, which cannot be rewound but to 0")
+    first, second = (text(seed, case.space.length, case.space.vocab) for seed in (0, 1))
+    pinned = joined(token_by_token(first[:12]), token_by_token(second[:3], start=1))
+    follow_all(case, case.space.rewinds(), pinned)
+
+
+@clause("PAR-4")
+def test_restarts(case: Case) -> None:
+    """Again from position 0, with other tokens."""
+    first, second = (text(seed, case.space.length, case.space.vocab) for seed in (0, 1))
+    follow_all(case, case.space.restarts(), joined(token_by_token(first[:4]), token_by_token(second[:4])))
+
+
+@clause("PAR-5")
+def test_past_the_window(case: Case) -> None:
+    """On and on after a sliding layer has begun to forget."""
+    windows = [layer.get_max_length() for layer in case.oracle.new_cache().layers if getattr(layer, "is_sliding", False)]
+    if not windows:
+        raise NotApplicable("no layer of the static cache slides")
+    window, length = min(windows), case.space.length
+    full = text(0, length, case.space.vocab)
+    firsts = (window - 1, window, window + 1) if case.space.chunk > 1 else ()
+    pinned = [in_chunks(full[: 2 * window + 1], (first,)) for first in firsts]
+    follow_all(case, case.space.prefills(least=window + 1), token_by_token(full[: 2 * window + 1]), *pinned)
+
+
+@clause("PAR-6")
+def test_last_slot(case: Case) -> None:
+    """Until the cache is full."""
+    length = case.space.length
+    full = text(0, length, case.space.vocab)
+    chunks = ((length,), (length - 1,)) if case.space.chunk > 1 else ()
+    pinned = [in_chunks(full, lengths) for lengths in chunks]
+    follow_all(case, case.space.prefills(least=length), token_by_token(full), *pinned)
+
+
+@clause("PAR-8")
+def test_oracle_against_no_cache(case: Case) -> None:
+    """The oracle's decoding against one forward pass over all the tokens."""
+    oracle = case.oracle
+
+    def judge(script: DecodeScript) -> None:
+        tokens = list(script.steps())[-1][1]
+        expected = oracle.without_cache(tokens)
+        for index in range(len(tokens)):
+            observed = oracle.logits(tokens[: index + 1])
+            _assert_close(case, observed, expected[index], Call(index, tokens[index : index + 1]), script, Stage.EAGER)
+
+    case.try_scripts(case.space.singles(), judge, (token_by_token(text(0, case.space.length, case.space.vocab)),))
+
+
+def follow_all(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: DecodeScript) -> None:
+    """Judge the pinned scripts and those of `strategy` against the oracle."""
+    case.try_scripts(strategy, lambda script: follow(case, script), pinned)
+
+
+def follow(case: Case, script: DecodeScript, session: Session | None = None) -> None:
+    """One script on a new session, or on the one given, each call compared with the oracle."""
+    __tracebackhide__ = True
+    oracle = case.oracle
+    session = session or case.new_session()
+    for call, held in script.steps():
+        observed = session.step(*tensors(call.tokens, call.position))
+        expected = torch.stack([oracle.logits(held[: call.position + i + 1]) for i in range(len(call.tokens))])
+        if observed.shape != (1, *expected.shape):
+            raise ClauseViolation(
+                Stage.EXECUTE,
+                "wrong-shape",
+                observed=f"logits {list(observed.shape)}",
+                expected=f"{[1, *expected.shape]}",
+                script=str(script),
+            )
+        _assert_close(case, observed[0], expected, call, script, Stage.EXECUTE)
+
+
+def _assert_close(
+    case: Case, observed: torch.Tensor, expected: torch.Tensor, call: Call, script: DecodeScript, stage: Stage
+) -> None:
+    __tracebackhide__ = True
+    difference = (observed - expected).abs() / case.oracle.scale
+    if not bool(torch.isfinite(observed).all()):
+        raise ClauseViolation(
+            stage, "not-finite", observed=f"nan or inf in call {call}", expected="finite logits", script=str(script)
+        )
+    error = float(difference.max())
+    case.measure("max_relative_error", error)
+    case.metrics["tolerance"] = case.tolerance
+    if error > case.tolerance:
+        where = int(difference.argmax())
+        raise ClauseViolation(
+            stage,
+            "logits-differ",
+            observed=f"{float(observed.flatten()[where]):.6g} for logit {where} of the call {call}",
+            expected=f"{float(expected.flatten()[where]):.6g}; off by {error:.1e} of the logits' scale "
+            f"{case.oracle.scale:.3g}, tolerance {case.tolerance:.0e}",
+            script=str(script),
+            relative_error=error,
+        )

@@ -1,0 +1,128 @@
+"""Sensitivity: would the suite have noticed? The fixture shows faults, and has all that its architecture is made of."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, StaticCache
+
+from conformance.checks.case import Case, clause
+from conformance.models import build_model, default_config
+from conformance.oracle import Oracle, cache_states
+from conformance.strategies import text
+from conformance.verdicts import ClauseViolation, Stage, at
+
+#: A fault must move the logits by this many tolerances, or the parity checks could miss a fainter one of its kind.
+LEAST_EFFECT = 100
+
+
+@clause("SEN-1")
+def test_faults_show(case: Case) -> None:
+    """Each fault, put into the oracle itself, moves the last logits far beyond the tolerance."""
+    oracle = case.oracle
+    tokens = text(0, case.space.length, case.space.vocab)
+    faults: dict[str, Callable[[StaticCache], bool]] = {
+        "zeroed_cache": _zero,
+        "shifted_positions": _shift,
+        "swapped_layers": _swap,
+    }
+    effects: dict[str, float] = {}
+    for name, fault in faults.items():
+        effect = _effect(oracle, tokens[: len(tokens) // 2], fault)
+        if effect is not None:
+            effects[name] = effect / case.tolerance
+    if any(getattr(layer, "is_sliding", False) for layer in oracle.new_cache().layers):
+        effects["dropped_window"] = _window_effect(oracle, tokens) / case.tolerance
+    case.metrics.update({f"effect_{name}": round(effect, 1) for name, effect in effects.items()})
+    name, least = min(effects.items(), key=lambda item: item[1])
+    if least < LEAST_EFFECT:
+        raise ClauseViolation(
+            Stage.EAGER,
+            f"insensitive-to-{name}",
+            observed=f"{name} moves the logits by {least:.1f} times the tolerance",
+            expected=f"at least {LEAST_EFFECT} times",
+        )
+
+
+@clause("SEN-2")
+def test_fixture_is_whole(case: Case) -> None:
+    """Cache layers, cached state and module kinds of the default config are all in the fixture."""
+    architecture = case.cell.architecture
+    fixture = _parts(case.model, case.oracle.new_cache())
+    with at(Stage.BUILD), torch.device("meta"):
+        config = default_config(architecture)
+        published = _parts(AutoModelForCausalLM.from_config(config), StaticCache(config, case.space.length))
+    missing = {part: count - fixture[part] for part, count in published.items() if fixture[part] < count}
+    case.metrics["parts"] = len(published)
+    if missing:
+        raise ClauseViolation(
+            Stage.BUILD,
+            "fixture-lacks-parts",
+            observed=f"the fixture lacks {', '.join(f'{count} {part}' for part, count in sorted(missing.items()))}",
+            expected="two of each cache layer and one of each module kind that the default config has",
+        )
+
+
+def _effect(oracle: Oracle, tokens: tuple[int, ...], fault: Callable[[StaticCache], bool]) -> float | None:
+    """How far the last token's logits move, as a share of their scale, if `fault` struck just before it."""
+    cache = oracle.new_cache()
+    for token in tokens[:-1]:
+        oracle.step(cache, token)
+    if not fault(cache):
+        return None
+    observed = oracle.step(cache, tokens[-1])
+    return float((observed - oracle.logits(tokens)).abs().max()) / oracle.scale
+
+
+def _window_effect(oracle: Oracle, tokens: tuple[int, ...]) -> float:
+    config: Any = copy.deepcopy(oracle.model.config)
+    config.get_text_config().sliding_window = 2 * oracle.max_cache_len
+    windowless = Oracle(build_model(config), oracle.max_cache_len)
+    return float((windowless.logits(tokens) - oracle.logits(tokens)).abs().max()) / oracle.scale
+
+
+def _zero(cache: StaticCache) -> bool:
+    for _, _, state in cache_states(cache):
+        state.zero_()
+    return True
+
+
+def _shift(cache: StaticCache) -> bool:
+    moved = False
+    for layer in cache.layers:
+        for attribute in ("cumulative_length", "cumulative_length_int"):
+            if hasattr(layer, attribute):
+                setattr(layer, attribute, getattr(layer, attribute) + 1)
+                moved = True
+    return moved
+
+
+def _swap(cache: StaticCache) -> bool:
+    """Exchange the states of the first two layers that hold tensors of the same names and shapes."""
+    by_kind: dict[object, list[list[torch.Tensor]]] = {}
+    for layer in range(len(cache.layers)):
+        states = [(name, state) for index, name, state in cache_states(cache) if index == layer]
+        if states:
+            kind = tuple((name, state.shape) for name, state in states)
+            by_kind.setdefault(kind, []).append([state for _, state in states])
+    for first, second, *_ in (alike for alike in by_kind.values() if len(alike) > 1):
+        for one, other in zip(first, second, strict=True):
+            kept = one.clone()
+            one.copy_(other)
+            other.copy_(kept)
+        return True
+    return False
+
+
+def _parts(model: torch.nn.Module, cache: StaticCache) -> Counter[str]:
+    """What a model is made of: up to two of each kind of cache layer, and each kind of module of its own."""
+    layers = Counter(f"cache layer {type(layer).__name__}" for layer in cache.layers)
+    parts = Counter({kind: min(count, 2) for kind, count in layers.items()})
+    own = type(model).__module__
+    parts.update({f"module {type(part).__name__}" for part in model.modules() if type(part).__module__ == own})
+    return parts
+

@@ -1,0 +1,84 @@
+"""Fixtures made into models: `fixtures/configs/<model_type>.json` to a tiny, deterministic, discriminating model."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+from conformance.matrix import ROOT
+
+CONFIGS = ROOT / "fixtures" / "configs"
+
+#: Rows per call of every fixture program.
+BATCH_SIZE = 1
+#: Positions in the cache, in tokens: four times the fixtures' sliding window of 8, so that scripts wrap it often.
+MAX_CACHE_LEN = 32
+#: Gain of weight matrices over 1 / sqrt(fan-in): attention is sharp enough that a wrong key or position shows, and
+#: float32 errors stay near 1e-6 of the logits' scale. Transformers' own 0.02 would hide a cache that is all zero.
+MATRIX_GAIN = 1.5
+#: Standard deviation of what is added to biases, norm weights, sinks and gates, which start at a constant.
+VECTOR_NOISE = 0.25
+
+
+def fixture_config(architecture: str, directory: Path = CONFIGS) -> PreTrainedConfig:
+    """The architecture's tiny config, through Transformers' own config class.
+
+    Raises:
+        ValueError: A key that the config class does not know, which it would keep and ignore.
+    """
+    values = _values(architecture, directory)
+    config = AutoConfig.for_model(**values)
+    defaults = type(config)()
+    stray = [key for key in values if not hasattr(defaults, key)]
+    if stray:
+        raise ValueError(f"{directory / architecture}.json: {type(config).__name__} has no {', '.join(stray)}")
+    return config
+
+
+def default_config(architecture: str) -> PreTrainedConfig:
+    """The config class's own defaults: the architecture as it is published, in size and in layer kinds."""
+    return AutoConfig.for_model(architecture)
+
+
+def build_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A float32 model in evaluation mode, asking for a static cache, with weights that depend on their names only."""
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    fill_weights(model)
+    model.generation_config = GenerationConfig(
+        use_cache=True,
+        cache_implementation="static",
+        cache_config={"batch_size": BATCH_SIZE, "max_cache_len": MAX_CACHE_LEN},
+    )
+    return model
+
+
+def fill_weights(model: PreTrainedModel) -> None:
+    """Overwrite every weight and saved buffer with values of a healthy scale, the same on every machine and run.
+
+    Upstream's initialisers leave zeros (biases, sinks, gates) and tiny values that no error can show through. Each
+    tensor has a generator of its own, seeded by its name, so that adding a layer does not change the others.
+    """
+    with torch.no_grad():
+        seen: set[int] = set()
+        for name, tensor in model.state_dict().items():
+            if not tensor.is_floating_point() or tensor.data_ptr() in seen:  # tied weights appear twice
+                continue
+            seen.add(tensor.data_ptr())
+            noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+            if tensor.ndim < 2:
+                tensor.add_(noise * VECTOR_NOISE)
+            else:
+                tensor.copy_(noise * (MATRIX_GAIN / tensor.shape[-1] ** 0.5))
+
+
+def _values(architecture: str, directory: Path) -> dict[str, Any]:
+    path = directory / f"{architecture}.json"
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if values.get("model_type") != architecture:
+        raise ValueError(f"{path}: model_type is {values.get('model_type')!r}, not {architecture!r}")
+    return values

@@ -1,0 +1,69 @@
+"""The oracle: eager decoding of the unchanged model with Transformers' own `StaticCache`, one token at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, StaticCache
+
+from conformance.verdicts import Stage, at
+
+
+class Oracle:
+    """Expected logits for any prefix of tokens, each computed once.
+
+    A decode script's effective prefix decides what a call must return, whatever chunks, rewinds and resets led there,
+    so results are kept by prefix. Batch size is 1.
+    """
+
+    def __init__(self, model: PreTrainedModel, max_cache_len: int) -> None:
+        self.model = model
+        self.max_cache_len = max_cache_len
+        self._known: dict[tuple[int, ...], torch.Tensor] = {}
+        self._cache: StaticCache | None = None
+        self._held: tuple[int, ...] = ()
+        #: Largest absolute logit over a full cache of consecutive token ids: what errors are measured against.
+        self.scale = self._scale()
+
+    def new_cache(self) -> StaticCache:
+        """An empty static cache of Transformers' own choosing, sliding layers and all."""
+        return StaticCache(config=self.model.config, max_cache_len=self.max_cache_len)
+
+    def step(self, cache: Any, token: int) -> torch.Tensor:
+        """Decode one token with `cache`; returns its logits, float32, shape [vocab]."""
+        with at(Stage.EAGER), torch.no_grad():
+            outputs = self.model(input_ids=torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            logits: torch.Tensor = outputs.logits[0, -1]
+            return logits.clone()
+
+    def logits(self, prefix: tuple[int, ...]) -> torch.Tensor:
+        """The logits after the last token of `prefix`, shape [vocab]."""
+        if prefix not in self._known:
+            if self._cache is None or self._held != prefix[: len(self._held)] or len(self._held) == len(prefix):
+                self._cache, self._held = self.new_cache(), ()
+            for token in prefix[len(self._held) :]:
+                self._held = (*self._held, token)
+                self._known[self._held] = self.step(self._cache, token)
+        return self._known[prefix]
+
+    def without_cache(self, tokens: tuple[int, ...]) -> torch.Tensor:
+        """The logits of a plain forward pass over all `tokens`, shape [len(tokens), vocab]."""
+        with at(Stage.EAGER), torch.no_grad():
+            logits: torch.Tensor = self.model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+            return logits
+
+    def _scale(self) -> float:
+        vocab = int(self.model.config.get_text_config().vocab_size)
+        text = tuple(position % vocab for position in range(self.max_cache_len))
+        return max(float(self.logits(text[: length + 1]).abs().max()) for length in range(len(text)))
+
+
+def cache_states(cache: Any) -> Iterator[tuple[int, str, torch.Tensor]]:
+    """Every state tensor of an allocated cache: its layer, its name, itself. Counters are no state."""
+    for index, layer in enumerate(cache.layers):
+        for name, held in vars(layer).items():
+            for key, tensor in held.items() if isinstance(held, dict) else [("", held)]:
+                if isinstance(tensor, torch.Tensor) and tensor.ndim > 1:
+                    yield index, f"{name}{key}", tensor

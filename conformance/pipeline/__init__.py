@@ -1,0 +1,1 @@
+"""From a fixture's name to logits on the ExecuTorch runtime. Knows subjects and models, never pytest."""

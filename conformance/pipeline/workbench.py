@@ -1,0 +1,114 @@
+"""The workbench: everything a cell needs, built when first asked for, once, and let go with its architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from torch.export import ExportedProgram
+from transformers import PreTrainedModel
+
+from conformance.contract import Mode
+from conformance.models import MAX_CACHE_LEN
+from conformance.oracle import Oracle
+from conformance.pipeline import stages
+from conformance.pipeline.backends import BACKENDS, Backend
+from conformance.pipeline.stages import Emitted, Lowered
+from conformance.sessions import ExportedModule, RuntimeSession, Session
+from conformance.subjects.resolve import Subject, resolve
+from conformance.verdicts import NotApplicable, StageError
+
+T = TypeVar("T")
+
+
+class Workbench:
+    """Builds the artifacts of one architecture at a time and keeps them, failures included.
+
+    A stage that failed once is not tried again for the next clause: it fails there in the same way, at no cost.
+
+    Args:
+        subjects: Subjects that have been resolved already; others are resolved by name.
+        backends: The backends by name.
+        build: Makes an architecture's model; tests give others than the fixtures.
+    """
+
+    def __init__(
+        self,
+        subjects: Mapping[str, Subject] | None = None,
+        backends: Mapping[str, Backend] = BACKENDS,
+        build: Callable[[str], PreTrainedModel] = stages.build,
+    ) -> None:
+        self.backends = backends
+        self._subjects = dict(subjects or {})
+        self._build = build
+        self._architecture: str | None = None
+        self._kept: dict[tuple[object, ...], Any] = {}
+
+    def model(self, architecture: str) -> PreTrainedModel:
+        """The fixture model."""
+        return self._once(architecture, ("model",), lambda: self._build(architecture))
+
+    def oracle(self, architecture: str) -> Oracle:
+        """The oracle of the fixture model."""
+        return self._once(architecture, ("oracle",), lambda: Oracle(self.model(architecture), MAX_CACHE_LEN))
+
+    def subject(self, name: str) -> Subject:
+        """The subject called `name`."""
+        if name not in self._subjects:
+            self._subjects[name] = resolve(name)
+        return self._subjects[name]
+
+    def exported(self, architecture: str, subject: str, mode: Mode) -> ExportedProgram:
+        """The subject's exported program, for looking at; lowering has one of its own."""
+        return self._once(
+            architecture,
+            ("exported", subject, mode),
+            lambda: stages.export(self.subject(subject), self.model(architecture), mode),
+        )
+
+    def lowered(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
+        """The program, lowered by `backend`."""
+
+        def make() -> Lowered:
+            # Look at the kept program first: if exporting fails, it has failed there and is not tried again.
+            self.exported(architecture, subject, mode)
+            program = stages.export(self.subject(subject), self.model(architecture), mode)
+            return stages.lower(program, self.backends[backend])
+
+        return self._once(architecture, ("lowered", subject, mode, backend), make)
+
+    def emitted(self, architecture: str, subject: str, mode: Mode, backend: str) -> Emitted:
+        """The program, lowered by `backend` and emitted."""
+        return self._once(
+            architecture,
+            ("emitted", subject, mode, backend),
+            lambda: stages.emit(self.lowered(architecture, subject, mode, backend)),
+        )
+
+    def exported_session(self, architecture: str, subject: str, mode: Mode) -> Session:
+        """A new session of the exported program; it ends the one before."""
+        module = self._once(
+            architecture,
+            ("module", subject, mode),
+            lambda: ExportedModule(self.exported(architecture, subject, mode)),
+        )
+        return module.new_session()
+
+    def runtime_session(self, architecture: str, subject: str, mode: Mode, backend: str) -> Session:
+        """A new session of the emitted program."""
+        return RuntimeSession(stages.load(self.emitted(architecture, subject, mode, backend).program))
+
+    def _once(self, architecture: str, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        if architecture != self._architecture:
+            self._architecture = architecture
+            self._kept.clear()
+        if key not in self._kept:
+            try:
+                self._kept[key] = make()
+            except (StageError, NotApplicable) as error:
+                self._kept[key] = error
+        kept = self._kept[key]
+        if isinstance(kept, StageError | NotApplicable):
+            raise kept
+        result: T = kept
+        return result

@@ -1,0 +1,158 @@
+"""Run records: what a run writes, its schema, and writing it so that it is whole at every instant.
+
+`conformance/run.schema.json` is generated from these classes (`python -m conformance schema`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from conformance.verdicts import Stage, Verdict
+
+SCHEMA_VERSION = 1
+SCHEMA_PATH = Path(__file__).parent / "run.schema.json"
+
+_CONFIG = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class ExpectedFailure:
+    """Why the matrix expects a cell to fail."""
+
+    reason: str
+    link: str | None = None
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class CellRecord:
+    """One cell's verdict. `subject` and `mode` are null where they play no part; see `conformance.cells.Cell`."""
+
+    id: str
+    architecture: str
+    subject: str | None
+    backend: str
+    mode: Literal["decode", "dynamic"] | None
+    clause: str
+    verdict: Verdict
+    stage: Stage | None = None
+    signature: str | None = None
+    message: str | None = None
+    expected: ExpectedFailure | None = None
+    metrics: dict[str, float] | None = None
+    duration_s: float = 0.0
+    replay: str = ""
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class Environment:
+    """Where a run took place. `packages` maps a package's name to its version."""
+
+    python: str
+    platform: str
+    cpu: str
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class RunInfo:
+    """The run itself. Times are ISO 8601 in UTC; `seed` is null where Hypothesis was derandomised.
+
+    `complete` says that every planned cell has a verdict other than not-run.
+    """
+
+    id: str
+    started: str
+    finished: str | None
+    complete: bool
+    options: dict[str, str | int | None]
+    seed: int | None
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class RunRecord:
+    """A whole run, as in `run.json`."""
+
+    schema_version: Literal[1]
+    run: RunInfo
+    environment: Environment
+    cells: tuple[CellRecord, ...]
+
+
+_RUN = TypeAdapter(RunRecord)
+_INFO = TypeAdapter(RunInfo)
+_ENVIRONMENT = TypeAdapter(Environment)
+_CELL = TypeAdapter(CellRecord)
+
+
+def run_schema() -> dict[str, Any]:
+    """The JSON Schema of `run.json`."""
+    return _RUN.json_schema()
+
+
+def load_run(path: Path) -> RunRecord:
+    """Read a run back; raises `pydantic.ValidationError` if it is not one."""
+    return _RUN.validate_json(path.read_bytes())
+
+
+def cell_to_json(cell: CellRecord) -> dict[str, Any]:
+    """A cell as plain JSON types, to travel on a pytest report."""
+    plain: dict[str, Any] = _CELL.dump_python(cell, mode="json")
+    return plain
+
+
+def cell_from_json(plain: dict[str, Any]) -> CellRecord:
+    """The inverse of `cell_to_json`."""
+    return _CELL.validate_python(plain)
+
+
+class RunWriter:
+    """Keeps `run.json` on disk equal to what is known, atomically, after each verdict.
+
+    Each cell is turned into text once, so that writing thousands of them again costs milliseconds.
+    """
+
+    def __init__(self, path: Path, info: RunInfo, environment: Environment) -> None:
+        self.path = path
+        self._environment = _ENVIRONMENT.dump_json(environment).decode()
+        self._cells: dict[str, str] = {}
+        self._info = info
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._write()
+
+    def add(self, *cells: CellRecord) -> None:
+        """Add verdicts, or replace them, and write."""
+        for cell in cells:
+            self._cells[cell.id] = _CELL.dump_json(cell).decode()
+        self._write()
+
+    def finish(self, info: RunInfo, order: Iterable[str]) -> None:
+        """Write a last time, with the cells in the order of the plan."""
+        self._info = info
+        known, self._cells = self._cells, {}
+        for cell_id in order:
+            if cell_id in known:
+                self._cells[cell_id] = known.pop(cell_id)
+        self._cells.update(known)
+        self._write()
+
+    def _write(self) -> None:
+        cells = ",\n".join(self._cells.values())
+        text = (
+            f'{{"schema_version": {SCHEMA_VERSION},\n"run": {_INFO.dump_json(self._info).decode()},\n'
+            f'"environment": {self._environment},\n"cells": [\n{cells}\n]}}\n'
+        )
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, self.path)
+
+
+def schema_text() -> str:
+    """The text of `run.schema.json`."""
+    return json.dumps(run_schema(), indent=2) + "\n"

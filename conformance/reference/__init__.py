@@ -1,0 +1,7 @@
+"""The reference wrapper and exporter. Imports torch and transformers only, so it can be lifted out as it is."""
+
+from conformance.reference.errors import ModelNotExportableError
+from conformance.reference.exporter import convert_and_export_with_cache
+from conformance.reference.wrapper import TorchExportableModuleWithStaticCache
+
+__all__ = ["ModelNotExportableError", "TorchExportableModuleWithStaticCache", "convert_and_export_with_cache"]

@@ -1,0 +1,118 @@
+"""A Transformers `StaticCache` seen as a flat list of named tensors that a module can own as buffers.
+
+The wrapper does not know model architectures. It lets the cache allocate itself by running one token, then asks every
+layer which tensors it holds: keys and values of any shape, indexer keys, convolution and recurrent states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, StaticCache
+from transformers.cache_utils import (
+    LinearAttentionAndStaticFullAttentionLayer,
+    LinearAttentionAndStaticSlidingWindowAttentionLayer,
+    LinearAttentionCacheLayerMixin,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+)
+
+from conformance.reference.settings import CacheSettings
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSlot:
+    """Where one state tensor lives inside a cache: `layers[layer].attribute`, or `...attribute[key]` for a dict."""
+
+    layer: int
+    attribute: str
+    key: int | None = None
+
+    @property
+    def buffer_name(self) -> str:
+        """A name that is valid for a buffer and unique in the cache, such as ``cache_0_keys``."""
+        suffix = "" if self.key is None else f"_{self.key}"
+        return f"cache_{self.layer}_{self.attribute}{suffix}"
+
+    def read(self, cache: StaticCache) -> torch.Tensor:
+        """The tensor in this slot."""
+        held = getattr(cache.layers[self.layer], self.attribute)
+        return held if self.key is None else held[self.key]
+
+    def write(self, cache: StaticCache, tensor: torch.Tensor) -> None:
+        """Make the cache hold `tensor` here; the tensor itself is not copied."""
+        if self.key is None:
+            setattr(cache.layers[self.layer], self.attribute, tensor)
+        else:
+            getattr(cache.layers[self.layer], self.attribute)[self.key] = tensor
+
+    def is_recurrent(self, cache: StaticCache) -> bool:
+        """Whether what is here sums up the past, so that it must be cleared before a new sequence.
+
+        Keys and values need no clearing: the causal mask hides every position after the current one.
+        """
+        return self.attribute in ("conv_states", "recurrent_states") and isinstance(
+            cache.layers[self.layer], LinearAttentionCacheLayerMixin
+        )
+
+
+def allocated_cache(model: PreTrainedModel, settings: CacheSettings) -> StaticCache:
+    """A zeroed `StaticCache` for `model` with every layer allocated, and ready to be traced as if in mid-sequence.
+
+    Each layer allocates itself from the shapes that the model hands it, since no config says them for every
+    architecture (latent attention, multi-query attention, convolution state).
+    """
+    cache = StaticCache(config=model.config, max_cache_len=settings.max_cache_len)
+    cache.layers = [_without_window(layer, settings.max_cache_len) for layer in cache.layers]
+    token = torch.zeros((settings.batch_size, 1), dtype=torch.long, device=model.device)
+    model(input_ids=token, past_key_values=cache, use_cache=True)
+    cache.reset()
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            # A Python flag picks the code path while tracing. Unset, it would trace the first call only, which
+            # ignores the state on every later call; with a zero state the later path is right from position 0 on.
+            layer.has_previous_state = dict.fromkeys(layer.has_previous_state, True)
+    return cache
+
+
+def state_slots(cache: StaticCache) -> tuple[CacheSlot, ...]:
+    """Every slot of an allocated cache that carries state from call to call.
+
+    The cumulative lengths are left out: they follow from the cache position of each call (see `set_position`).
+    """
+    return tuple(slot for index, layer in enumerate(cache.layers) for slot in _layer_slots(index, layer))
+
+
+def set_position(cache: StaticCache, start: torch.Tensor) -> None:
+    """Make the next update write from position `start` (int64, shape []) on, in every layer that counts positions."""
+    for layer in cache.layers:
+        for attribute in ("cumulative_length", "indexer_cumulative_length"):
+            if hasattr(layer, attribute):
+                # A copy for each: layers advance their lengths in place.
+                setattr(layer, attribute, start.clone())
+
+
+def _without_window(layer: object, max_cache_len: int) -> object:
+    """A full-length layer in place of a sliding one; the attention mask still applies the window.
+
+    Sliding layers choose between rolling and growing by a Python integer, which a trace would freeze.
+    """
+    if isinstance(layer, LinearAttentionAndStaticSlidingWindowAttentionLayer):
+        return LinearAttentionAndStaticFullAttentionLayer(max_cache_len, number_of_states=layer.number_of_states)
+    if isinstance(layer, StaticSlidingWindowLayer):
+        return StaticLayer(max_cache_len)
+    return layer
+
+
+def _layer_slots(index: int, layer: object) -> Iterator[CacheSlot]:
+    for attribute, held in vars(layer).items():
+        if attribute.endswith("cumulative_length"):
+            continue
+        if isinstance(held, torch.Tensor):
+            yield CacheSlot(index, attribute)
+        elif isinstance(held, dict):
+            for key, value in held.items():
+                if isinstance(value, torch.Tensor):
+                    yield CacheSlot(index, attribute, key)

@@ -1,0 +1,62 @@
+"""Batch size and cache length, read from the arguments or the model's generation config, or a clear refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from conformance.reference.errors import ModelNotExportableError
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """The two sizes that fix the shape of a static cache: rows, and positions (tokens) per row."""
+
+    batch_size: int
+    max_cache_len: int
+
+
+def cache_settings(
+    model: PreTrainedModel, batch_size: int | None = None, max_cache_len: int | None = None
+) -> CacheSettings:
+    """Settle the cache's sizes: an argument wins over ``model.generation_config.cache_config``.
+
+    Raises:
+        ModelNotExportableError: The model has no generation config, does not cache, does not ask for the "static"
+            cache implementation, or a size is missing or not a positive integer.
+    """
+    generation_config = getattr(model, "generation_config", None)
+    if generation_config is None:
+        raise ModelNotExportableError(
+            f"{type(model).__name__}.generation_config is None; a static-cache export reads its settings there: set "
+            "`model.generation_config = GenerationConfig(use_cache=True, cache_implementation='static', ...)`"
+        )
+    if not generation_config.use_cache:
+        raise ModelNotExportableError(
+            f"generation_config.use_cache is {generation_config.use_cache!r}; decoding with a static cache needs "
+            "`generation_config.use_cache = True`"
+        )
+    if generation_config.cache_implementation != "static":
+        raise ModelNotExportableError(
+            f"generation_config.cache_implementation is {generation_config.cache_implementation!r}, not 'static'; set "
+            "`generation_config.cache_implementation = 'static'`"
+        )
+    cache_config = generation_config.cache_config or {}
+    return CacheSettings(
+        batch_size=_size("batch_size", batch_size, cache_config),
+        max_cache_len=_size("max_cache_len", max_cache_len, cache_config),
+    )
+
+
+def _size(name: str, argument: int | None, cache_config: Mapping[str, Any]) -> int:
+    value = cache_config.get(name) if argument is None else argument
+    if value is None:
+        raise ModelNotExportableError(
+            f"{name} is not given; pass it as an argument or in `generation_config.cache_config[{name!r}]`"
+        )
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ModelNotExportableError(f"{name} is {value!r}; it must be a positive integer")
+    return value

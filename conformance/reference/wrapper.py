@@ -1,0 +1,78 @@
+"""The wrapper: a causal language model whose static cache is made of the module's own buffers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from conformance.reference.cache import allocated_cache, set_position, state_slots
+from conformance.reference.settings import cache_settings
+from conformance.reference.tracing import ready_to_trace
+
+
+class TorchExportableModuleWithStaticCache(nn.Module):
+    """Makes a `PreTrainedModel` exportable with `torch.export`, with a static cache hidden inside.
+
+    The module's signature is the one ExecuTorch's LLM runner calls: token ids and cache position in, logits out. The
+    cache is neither an input nor an output; each of its tensors is a buffer that a call updates in place, so the
+    exported program keeps it between calls as mutable state.
+
+    Export it under `torch.no_grad()` and in evaluation mode, or let
+    [`convert_and_export_with_cache`][conformance.reference.convert_and_export_with_cache] do so.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, batch_size: int | None = None, max_cache_len: int | None = None
+    ) -> None:
+        """Allocate the cache by running one token through `model`, which is left as it was.
+
+        Args:
+            model: The model to wrap. Its generation config must ask for the "static" cache implementation.
+            batch_size: Rows per call. Defaults to `model.generation_config.cache_config["batch_size"]`.
+            max_cache_len: Positions the cache holds, counted in tokens. Defaults to
+                `model.generation_config.cache_config["max_cache_len"]`.
+
+        Raises:
+            ModelNotExportableError: A setting is missing or wrong; see `conformance.reference.settings`.
+        """
+        super().__init__()
+        settings = cache_settings(model, batch_size, max_cache_len)
+        self.model = model
+        self.batch_size = settings.batch_size
+        self.max_cache_len = settings.max_cache_len
+        with ready_to_trace(model):
+            self._cache = allocated_cache(model, settings)
+        self._slots = state_slots(self._cache)
+        for slot in self._slots:
+            # Not persistent: the cache is working memory, not a part of the checkpoint.
+            self.register_buffer(slot.buffer_name, slot.read(self._cache), persistent=False)
+
+    def forward(self, input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
+        """Decode `input_ids` at `cache_position`, reading and updating the cache.
+
+        Starting at position 0 begins a new sequence: whatever was decoded before has no influence. Starting at an
+        earlier position than before forgets what followed it, except for convolution and recurrent state, which
+        cannot be rewound.
+
+        Args:
+            input_ids: Token ids, int64, shape [batch_size, seq].
+            cache_position: Where these tokens go in the cache, int64, shape [seq]; consecutive, the first one anywhere
+                in [0, max_cache_len - seq].
+
+        Returns:
+            The logits, of the model's dtype, shape [batch_size, seq, vocab].
+        """
+        start = cache_position[0]
+        # Bound anew on each call, since tracing swaps the buffers for its own tensors: a cache that kept the original
+        # ones would reach the graph a second time, as lifted constants, and the program could not be lowered.
+        for slot in self._slots:
+            buffer = self.get_buffer(slot.buffer_name)
+            if slot.is_recurrent(self._cache):
+                # `where`, not a product with 0: a state that has overflowed to inf or nan must be forgotten too.
+                buffer.copy_(torch.where(start == 0, torch.zeros_like(buffer), buffer))
+            slot.write(self._cache, buffer)
+        set_position(self._cache, start)
+        outputs = self.model(input_ids=input_ids, past_key_values=self._cache, use_cache=True)
+        logits: torch.Tensor = outputs.logits
+        return logits

@@ -1,0 +1,76 @@
+"""Sessions: live decoders, each with caches of its own, that take one call after another."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from executorch.runtime import Method
+from torch.export import ExportedProgram
+
+from conformance.verdicts import Stage, at
+
+
+class Session(Protocol):
+    """One live decoder."""
+
+    def step(self, input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
+        """One call: token ids, int64 [batch, seq], and cache position, int64 [seq], to logits [batch, seq, vocab].
+
+        Raises:
+            StageError: The call was refused, at stage execute.
+        """
+
+
+class ExportedModule:
+    """An exported program as a module, from which new sessions start with their caches as they were exported."""
+
+    def __init__(self, program: ExportedProgram) -> None:
+        with at(Stage.EXPORT):
+            self._module = program.module()
+            self._by_name = bool(program.call_spec.in_spec and program.call_spec.in_spec.child(1).num_children)
+            self._initial = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
+
+    def new_session(self) -> ExportedSession:
+        """A session with fresh caches. Only the newest session of a program is valid: they share the buffers."""
+        with torch.no_grad():
+            for name, buffer in self._module.named_buffers():
+                buffer.copy_(self._initial[name])
+        return ExportedSession(self._module, by_name=self._by_name)
+
+
+class ExportedSession:
+    """The exported program, run by torch."""
+
+    def __init__(self, module: torch.nn.Module, *, by_name: bool) -> None:
+        self._module = module
+        self._by_name = by_name
+
+    def step(self, input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
+        """See `Session.step`."""
+        with at(Stage.EXECUTE), torch.no_grad():
+            if self._by_name:
+                outputs = self._module(input_ids=input_ids, cache_position=cache_position)
+            else:
+                outputs = self._module(input_ids, cache_position)
+            return _logits(outputs)
+
+
+class RuntimeSession:
+    """The emitted program, run by ExecuTorch."""
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+
+    def step(self, input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
+        """See `Session.step`."""
+        with at(Stage.EXECUTE):
+            return _logits(self._method.execute((input_ids, cache_position)))
+
+
+def _logits(outputs: object) -> torch.Tensor:
+    if isinstance(outputs, torch.Tensor):
+        return outputs.clone()
+    if isinstance(outputs, tuple | list) and outputs and isinstance(outputs[0], torch.Tensor):
+        return outputs[0].clone()  # the runtime reuses an output's memory in the next call
+    raise TypeError(f"the program returned {type(outputs).__name__}, not logits")

@@ -1,0 +1,130 @@
+"""Decode scripts: the sequences of calls that parity is judged on, and Hypothesis strategies that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the program: `tokens` at consecutive cache positions from `position` on."""
+
+    position: int
+    tokens: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{list(self.tokens)} at {self.position}"
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeScript:
+    """Calls in order, on a session that has just been loaded."""
+
+    calls: tuple[Call, ...]
+
+    def __str__(self) -> str:
+        return ", then ".join(map(str, self.calls))
+
+    def steps(self) -> Iterator[tuple[Call, tuple[int, ...]]]:
+        """Each call with the whole prefix that is in the cache after it."""
+        held: tuple[int, ...] = ()
+        for call in self.calls:
+            held = held[: call.position] + call.tokens
+            yield call, held
+
+
+def text(seed: int, length: int, vocab: int) -> tuple[int, ...]:
+    """A fixed text of `length` token ids. Few distinct texts keep the oracle's memory small and its answers shared."""
+    return tuple((seed * 31 + 17 * index * (seed + 1) + index * index) % vocab for index in range(length))
+
+
+def in_chunks(tokens: Sequence[int], lengths: Sequence[int], start: int = 0) -> DecodeScript:
+    """`tokens` fed in chunks of these lengths; what the lengths leave over goes token by token."""
+    calls, offset = [], 0
+    lengths = (*lengths, *[1] * (len(tokens) - sum(lengths)))
+    for length in lengths:
+        calls.append(Call(start + offset, tuple(tokens[offset : offset + length])))
+        offset += length
+    return DecodeScript(tuple(calls))
+
+
+def token_by_token(tokens: Sequence[int], start: int = 0) -> DecodeScript:
+    """`tokens` fed one a call."""
+    return in_chunks(tokens, (), start)
+
+
+def joined(*scripts: DecodeScript) -> DecodeScript:
+    """One script after the other, on one session."""
+    return DecodeScript(tuple(call for script in scripts for call in script.calls))
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptSpace:
+    """What scripts a program can be asked to follow.
+
+    Args:
+        vocab: Number of token ids.
+        length: Positions in the cache.
+        chunk: Longest chunk of a call: 1 in decode mode, `length` in dynamic mode.
+    """
+
+    vocab: int
+    length: int
+    chunk: int
+
+    @property
+    def texts(self) -> st.SearchStrategy[tuple[int, ...]]:
+        """Texts that fill the whole cache."""
+        return st.integers(0, 3).map(lambda seed: text(seed, self.length, self.vocab))
+
+    def chunk_lengths(self, total: int) -> st.SearchStrategy[tuple[int, ...]]:
+        """Chunks that make up at most `total` tokens; the rest goes token by token."""
+        if self.chunk == 1:
+            return st.just(())
+        # Six chunks at most: more of them look like single tokens, which the rest becomes anyway.
+        return st.lists(st.integers(1, min(self.chunk, total)), max_size=6).map(lambda drawn: _fitting(drawn, total))
+
+    def prefills(self, least: int = 1, most: int | None = None) -> st.SearchStrategy[DecodeScript]:
+        """From position 0 to between `least` and `most` tokens, in any chunks."""
+        return _prefill(self, least, self.length if most is None else most)
+
+    def singles(self) -> st.SearchStrategy[DecodeScript]:
+        """From position 0 on, token by token."""
+        lengths = st.integers(1, self.length)
+        return st.builds(lambda tokens, length: token_by_token(tokens[:length]), self.texts, lengths)
+
+    def rewinds(self) -> st.SearchStrategy[DecodeScript]:
+        """A prefill, then one to three times back to an earlier position, not 0, with other tokens."""
+        return _rewinding(self)
+
+    def restarts(self) -> st.SearchStrategy[DecodeScript]:
+        """Two to four sequences, each from position 0."""
+        return st.lists(self.prefills(), min_size=2, max_size=4).map(lambda scripts: joined(*scripts))
+
+
+@st.composite
+def _prefill(draw: st.DrawFn, space: ScriptSpace, least: int, most: int) -> DecodeScript:
+    tokens = draw(space.texts)[: draw(st.integers(least, most))]
+    return in_chunks(tokens, draw(space.chunk_lengths(len(tokens))))
+
+
+@st.composite
+def _rewinding(draw: st.DrawFn, space: ScriptSpace) -> DecodeScript:
+    script = draw(space.prefills(least=2))
+    for _ in range(draw(st.integers(1, 3))):
+        held = list(script.steps())[-1][1]
+        start = draw(st.integers(1, max(1, len(held) - 1)))
+        tokens = draw(space.texts)[: draw(st.integers(1, space.length - start))]
+        script = joined(script, in_chunks(tokens, draw(space.chunk_lengths(len(tokens))), start))
+    return script
+
+
+def _fitting(lengths: Sequence[int], total: int) -> tuple[int, ...]:
+    fitting: list[int] = []
+    for length in lengths:
+        if sum(fitting) + length <= total:
+            fitting.append(length)
+    return tuple(fitting)

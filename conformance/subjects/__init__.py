@@ -1,0 +1,15 @@
+"""Subjects: the exporters that can be put under test.
+
+This file imports nothing, so that a typo in a name is found before torch is loaded.
+"""
+
+#: Name to `package.module:callable`. Whoever writes the latter is given the former: one subject has one name.
+KNOWN = {
+    "reference": "conformance.reference:convert_and_export_with_cache",
+    "transformers": "transformers.integrations.executorch:convert_and_export_with_cache",
+}
+
+
+def canonical(name: str) -> str:
+    """The subject's known name, if it has one."""
+    return next((known for known, target in KNOWN.items() if name == target), name)

@@ -1,0 +1,106 @@
+"""Verdicts, the stages they are reached at, and the exceptions that carry them from a stage or a check to a record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """What is known of a cell after a run. Only `PASS` is a pass."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    EXPECTED_FAILURE = "expected-failure"
+    UNEXPECTED_PASS = "unexpected-pass"
+    NOT_APPLICABLE = "not-applicable"
+    NOT_RUN = "not-run"
+    CRASH = "crash"
+    TIMEOUT = "timeout"
+    HARNESS_ERROR = "harness-error"
+
+
+#: The verdicts that let a run exit with 0.
+ACCEPTABLE = frozenset({Verdict.PASS, Verdict.EXPECTED_FAILURE, Verdict.NOT_APPLICABLE})
+
+
+class Stage(StrEnum):
+    """The steps from a config to logits on the runtime, in order."""
+
+    BUILD = "build"
+    EAGER = "eager"
+    EXPORT = "export"
+    LOWER = "lower"
+    EMIT = "emit"
+    LOAD = "load"
+    EXECUTE = "execute"
+
+
+class StageError(Exception):
+    """A stage could not be done: whatever torch, Transformers, the subject or ExecuTorch raised, and where."""
+
+    def __init__(self, stage: Stage, cause: BaseException) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}")
+        self.stage = stage
+        self.cause = cause
+
+    @property
+    def signature(self) -> str:
+        """The same for failures with the same cause: stage, exception and its first line without the numbers."""
+        first = next(iter(str(self.cause).strip().splitlines()), "")
+        code = re.search(r"error (0x[0-9a-fA-F]+)", first)
+        text = code.group(0) if code else re.sub(r"0x[0-9a-f]+|\d+", "#", first)[:90].strip()
+        return f"{self.stage}:{type(self.cause).__name__}:{text}"
+
+
+class ClauseViolation(AssertionError):
+    """A check saw something else than the clause says.
+
+    Args:
+        stage: Where the difference shows.
+        code: A short name for the kind of difference, such as "logits-differ"; the same for the same cause.
+        observed: What was seen.
+        expected: What should have been seen.
+        script: The decode script that shows it, where there is one.
+        relative_error: How far off, as a share of the logits' scale, where that is the difference.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        code: str,
+        *,
+        observed: object,
+        expected: object,
+        script: str | None = None,
+        relative_error: float | None = None,
+    ) -> None:
+        super().__init__(f"observed {observed}, expected {expected}")
+        self.stage = stage
+        self.code = code
+        self.observed = str(observed)
+        self.expected = str(expected)
+        self.script = script
+        self.relative_error = relative_error
+
+    @property
+    def signature(self) -> str:
+        """The same for failures with the same cause."""
+        return f"{self.stage}:{self.code}"
+
+
+class NotApplicable(Exception):
+    """The clause says nothing about this cell; the message is the fact that makes it so."""
+
+
+@contextmanager
+def at(stage: Stage) -> Iterator[None]:
+    """Name the stage of whatever fails inside."""
+    try:
+        yield
+    except (StageError, ClauseViolation, NotApplicable):
+        raise
+    except Exception as error:
+        raise StageError(stage, error) from error
