@@ -49,7 +49,9 @@ class StageError(Exception):
     @property
     def signature(self) -> str:
         """The same for failures with the same cause: stage, exception and its first line without the numbers."""
-        first = next(iter(str(self.cause).strip().splitlines()), "")
+        whole = str(self.cause).strip()
+        inner = re.search(r"got \w+\(['\"](.+)", whole)  # torch wraps what a traced operator raised
+        first = inner.group(1) if inner else next(iter(whole.splitlines()), "")
         code = re.search(r"error (0x[0-9a-fA-F]+)", first)
         text = code.group(0) if code else re.sub(r"0x[0-9a-f]+|\d+", "#", first)[:90].strip()
         return f"{self.stage}:{type(self.cause).__name__}:{text}"

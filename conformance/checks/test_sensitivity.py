@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, StaticCache
+from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
 from conformance.checks.case import Case, clause
 from conformance.models import build_model, default_config
@@ -55,7 +55,10 @@ def test_fixture_is_whole(case: Case) -> None:
     fixture = _parts(case.model, case.oracle.new_cache())
     with at(Stage.BUILD), torch.device("meta"):
         config = default_config(architecture)
-        published = _parts(AutoModelForCausalLM.from_config(config), StaticCache(config, case.space.length))
+        model = AutoModelForCausalLM.from_config(config)
+        if model._can_set_experts_implementation():
+            model.set_experts_implementation("batched_mm")  # `grouped_mm` computes no shapes on the meta device
+        published = _parts(model, StaticCache(config, case.space.length))
     missing = {part: count - fixture[part] for part, count in published.items() if fixture[part] < count}
     case.metrics["parts"] = len(published)
     if missing:
@@ -118,11 +121,13 @@ def _swap(cache: StaticCache) -> bool:
     return False
 
 
-def _parts(model: torch.nn.Module, cache: StaticCache) -> Counter[str]:
-    """What a model is made of: up to two of each kind of cache layer, and each kind of module of its own."""
+def _parts(model: PreTrainedModel, cache: StaticCache) -> Counter[str]:
+    """What a model is made of: up to two of each kind of cache layer, each kind of cached state, each of its modules."""
+    with torch.no_grad():
+        model(input_ids=torch.zeros((1, 1), dtype=torch.long), past_key_values=cache, use_cache=True)
     layers = Counter(f"cache layer {type(layer).__name__}" for layer in cache.layers)
     parts = Counter({kind: min(count, 2) for kind, count in layers.items()})
+    parts.update({f"cached state {name}" for _, name, _ in cache_states(cache)})
     own = type(model).__module__
     parts.update({f"module {type(part).__name__}" for part in model.modules() if type(part).__module__ == own})
     return parts
-

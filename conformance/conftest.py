@@ -1,0 +1,27 @@
+"""Loads the plugin whenever pytest is pointed at the suite, and at no other time."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from conformance.options import add_options, read_options
+from conformance.plugin import ConformancePlugin
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The suite's own options."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options, so that a typo ends the run before it begins."""
+    config.addinivalue_line("markers", "clause(id): the clause of the contract that a check tests")
+    config.pluginmanager.register(ConformancePlugin(config, read_options(config)), "conformance")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """No more workers than architectures: all checks of an architecture meet on one."""
+    return max(1, min(len(os.sched_getaffinity(0)), len(read_options(config).selection.architectures)))

@@ -1,0 +1,167 @@
+"""The plugin's command-line options, and what they select. Imports no torch: a typo is answered at once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conformance.cells import EXPORTED, Cell, Selection, plan
+from conformance.contract import CHECKED, CLAUSES, Chapter, Clause, Mode
+from conformance.matrix import ANY_SUBJECT, Matrix, MatrixError, Tier, load_matrix
+from conformance.pipeline.backends import BACKENDS
+from conformance.subjects import KNOWN, canonical
+from conformance.suggest import unknown
+
+if TYPE_CHECKING:
+    from conformance.subjects.resolve import Subject
+
+DEFAULT_EXAMPLES = 25
+DEFAULT_RECORD = "build/conformance/run.json"
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register the options, all in one group of `--help`."""
+    group = parser.getgroup("conformance", "ExecuTorch conformance suite for Transformers")
+    group.addoption("--arch", metavar="NAMES", help="architectures, comma-separated; default: all of the tier")
+    group.addoption(
+        "--subject",
+        metavar="NAMES",
+        default="reference",
+        help=f"what to put under test: {', '.join(KNOWN)} or package.module:callable (default: reference)",
+    )
+    group.addoption("--backend", metavar="NAMES", help=f"of {', '.join(BACKENDS)}, or {EXPORTED} to lower nothing")
+    group.addoption("--mode", metavar="NAMES", help=f"of {', '.join(Mode)}")
+    group.addoption("--clause", metavar="IDS", help="clauses such as PAR-1, or whole chapters such as PAR")
+    group.addoption("--tier", metavar="TIER", help=f"of {', '.join(Tier)} (default: core)")
+    group.addoption(
+        "--examples",
+        type=_positive,
+        default=DEFAULT_EXAMPLES,
+        metavar="N",
+        help=f"scripts generated for each parity cell, beside the pinned ones (default: {DEFAULT_EXAMPLES})",
+    )
+    group.addoption("--record", default=DEFAULT_RECORD, metavar="PATH", help=f"default: {DEFAULT_RECORD}")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run was asked for."""
+
+    matrix: Matrix
+    selection: Selection
+    examples: int
+    seed: int | None
+    record: Path
+    asked: Mapping[str, str | int | None]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every planned cell."""
+        return tuple(plan(self.selection))
+
+
+def read_options(config: pytest.Config) -> Options:
+    """What the command line and the matrix say.
+
+    Raises:
+        pytest.UsageError: A name that does not exist, with the nearest that does; or an error in the matrix.
+    """
+    try:
+        matrix = load_matrix()
+    except MatrixError as error:
+        raise pytest.UsageError(str(error)) from error
+    _check_expectations(matrix)
+    get = config.getoption
+    tier = _one_tier(get("--tier"))
+    architectures = _chosen("architecture", get("--arch"), matrix.architectures, matrix.in_tier(tier))
+    backends = _chosen("backend", get("--backend"), {**BACKENDS, EXPORTED: None}, tuple(BACKENDS))
+    selection = Selection(
+        architectures=architectures,
+        subjects=[_subject_name(name) for name in _split(get("--subject"))],
+        backends=[BACKENDS[name].traits for name in backends if name in BACKENDS],
+        clauses=_clauses(get("--clause")),
+        modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
+    )
+    names = ("--arch", "--subject", "--backend", "--mode", "--clause", "--tier", "--examples")
+    return Options(
+        matrix=matrix,
+        selection=selection,
+        examples=get("--examples"),
+        seed=get("--hypothesis-seed", None),
+        record=config.rootpath / get("--record"),
+        asked={name.lstrip("-"): get(name) for name in names},
+    )
+
+
+def resolve_subjects(selection: Selection) -> dict[str, Subject]:
+    """The selected subjects, imported; a usage error names one that cannot be."""
+    from conformance.subjects.resolve import UnknownSubjectError, resolve
+
+    try:
+        return {name: resolve(name) for name in selection.subjects}
+    except UnknownSubjectError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _split(text: str | None) -> list[str]:
+    return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+
+
+def _chosen(kind: str, text: str | None, known: Collection[str], default: tuple[str, ...]) -> tuple[str, ...]:
+    if text is None:
+        return default
+    names = _split(text)
+    if not names:
+        raise pytest.UsageError(f"no {kind} given; known: {', '.join(sorted(known))}")
+    for name in names:
+        if name not in known:
+            raise pytest.UsageError(unknown(kind, name, known))
+    return tuple(names)
+
+
+def _one_tier(text: str | None) -> Tier:
+    return Tier(_chosen("tier", text, list(Tier), (Tier.CORE,))[0])
+
+
+def _subject_name(name: str) -> str:
+    """The name as it will stand in cells. A dotted path is imported later; any other has to be known."""
+    if ":" not in name and name not in KNOWN:
+        raise pytest.UsageError(f"{unknown('subject', name, KNOWN)}, or write package.module:callable")
+    return canonical(name)
+
+
+def _clauses(text: str | None) -> tuple[Clause, ...]:
+    known = {clause.id: [clause] for clause in CLAUSES}
+    for chapter in Chapter:
+        known[chapter.name] = [clause for clause in CHECKED if clause.chapter is chapter]
+    names = _chosen("clause", text, known, tuple(clause.id for clause in CHECKED))
+    chosen = list(dict.fromkeys(clause for name in names for clause in known[name]))
+    unchecked = [clause.id for clause in chosen if not clause.levels]
+    if unchecked or not chosen:
+        raise pytest.UsageError(f"the suite has no check yet for {', '.join(unchecked or names)}")
+    return tuple(clause for clause in CHECKED if clause in chosen)
+
+
+def _check_expectations(matrix: Matrix) -> None:
+    """An expectation must name cells that exist, whatever this run selects of them."""
+    backends = [backend.traits for backend in BACKENDS.values()]
+    everything = plan(Selection(tuple(matrix.architectures), ["reference"], backends, CHECKED))
+    problems = matrix.unmatched(everything)
+    for name, row in matrix.architectures.items():
+        for index, expectation in enumerate(row.expect):
+            subject = expectation.subject
+            if subject not in (ANY_SUBJECT, *KNOWN) and ":" not in subject:
+                problems.append(f"{name}: expect[{index}]: {unknown('subject', subject, [ANY_SUBJECT, *KNOWN])}")
+    if problems:
+        raise pytest.UsageError("models_matrix.yaml: " + "; ".join(problems))

@@ -1,0 +1,266 @@
+"""The pytest side: cells become tests, what tests find becomes records, and records become `run.json` and a summary."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from conformance import environment
+from conformance.cells import Cell
+from conformance.judging import judge, replay_command
+from conformance.matrix import Expectation
+from conformance.options import Options, resolve_subjects
+from conformance.records import CellRecord, RunInfo, RunWriter, cell_from_json, cell_to_json
+from conformance.summary import Progress, render_summary
+from conformance.verdicts import ACCEPTABLE, Verdict
+
+_RECORD = "conformance_record"
+_CELL = pytest.StashKey[Cell]()
+_METRICS = pytest.StashKey[dict[str, float]]()
+#: How pytest counts a verdict, for its own exit code.
+_OUTCOMES = {Verdict.EXPECTED_FAILURE: "skipped", Verdict.NOT_APPLICABLE: "skipped", Verdict.PASS: "passed"}
+
+
+class ConformancePlugin:
+    """One per pytest process. The controller, or the only process, also owns the record and the terminal."""
+
+    def __init__(self, config: pytest.Config, options: Options) -> None:
+        self.config = config
+        self.options = options
+        self.versions = environment.versions()
+        self.plan = {cell.id: cell for cell in options.cells}
+        self.is_worker = hasattr(config, "workerinput")
+        self.collected: dict[str, Cell] = {}
+        self.records: dict[str, CellRecord] = {}
+        self.started = _now()
+        self.run_id = uuid.uuid4().hex[:12]
+        self.writer: RunWriter | None = None
+        self.progress: Progress | None = None
+        # A typo in a dotted path should end the run, not fail each of its cells. Known names need no import here.
+        self.subjects = (
+            resolve_subjects(options.selection) if any(":" in name for name in options.selection.subjects) else {}
+        )
+
+    # Collection
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """A test for each planned cell of the check's clause."""
+        marker = metafunc.definition.get_closest_marker("clause")
+        if marker is None or "case" not in metafunc.fixturenames:
+            return
+        cells = [cell for cell in self.plan.values() if cell.clause == marker.args[0]]
+        metafunc.parametrize("cell", [pytest.param(cell, id=cell.id) for cell in cells], indirect=True)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """In the plan's order, so that artifacts are built once and then let go; one xdist group an architecture."""
+        order = {cell_id: index for index, cell_id in enumerate(self.plan)}
+        skipped: list[pytest.Item] = []
+        for item in items:
+            cell = _item_cell(item)
+            if cell is None:
+                # A check none of whose cells were selected: pytest would show it as skipped.
+                skipped.append(item)
+                continue
+            item.stash[_CELL] = cell
+            item.add_marker(pytest.mark.xdist_group(cell.architecture))
+        config.hook.pytest_deselected(items=skipped)
+        items[:] = sorted(
+            (item for item in items if item not in skipped), key=lambda item: order[item.stash[_CELL].id]
+        )
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Without xdist: what will run."""
+        self._collected(item.nodeid for item in session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: object, ids: list[str]) -> None:
+        """With xdist: what will run, as each worker found it."""
+        self._collected(ids)
+
+    # Running
+
+    @pytest.fixture
+    def cell(self, request: pytest.FixtureRequest) -> Cell:
+        """The cell being judged."""
+        cell: Cell = request.param
+        return cell
+
+    @pytest.fixture(scope="session")
+    def workbench(self) -> Any:
+        """Models and programs, built once."""
+        import torch
+
+        from conformance.pipeline.workbench import Workbench
+
+        # Two workers on two cores: more threads would only take turns.
+        torch.set_num_threads(1)
+        return Workbench(self.subjects or resolve_subjects(self.options.selection))
+
+    @pytest.fixture
+    def case(self, request: pytest.FixtureRequest, cell: Cell, workbench: Any) -> Any:
+        """What a check is given."""
+        from conformance.checks.case import Case
+
+        case = Case(cell, workbench, self.options.examples, derandomize=self.options.seed is None)
+        request.node.stash[_METRICS] = case.metrics
+        return case
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+        """Judge the cell when its check has ended, and let pytest count it as the truth table says."""
+        outcome: Any = yield
+        report: pytest.TestReport = outcome.get_result()
+        cell = item.stash.get(_CELL, None)
+        ended = call.when == "call" or (call.when == "setup" and call.excinfo is not None)
+        if cell is None or not ended or (call.excinfo and call.excinfo.errisinstance(KeyboardInterrupt)):
+            return
+        record = judge(
+            cell,
+            call.excinfo.value if call.excinfo else None,
+            self._expectation(cell),
+            versions=self.versions,
+            metrics=item.stash.get(_METRICS, {}),
+            duration_s=call.duration,
+        )
+        setattr(report, _RECORD, cell_to_json(record))
+        report.user_properties += [("cell", cell.id), ("verdict", record.verdict.value)]
+        report.outcome = _OUTCOMES.get(record.verdict, "failed")  # type: ignore[assignment]  # a Literal
+        if record.verdict is Verdict.EXPECTED_FAILURE and record.expected:
+            report.wasxfail = record.expected.reason
+        if record.verdict is Verdict.NOT_APPLICABLE:
+            report.longrepr = (str(item.path), 0, record.message or "")
+        elif record.verdict is not Verdict.HARNESS_ERROR:
+            # The message is the explanation; a traceback through torch helps only where the suite itself failed.
+            report.longrepr = record.message
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: object) -> None:
+        """A worker died: the cell it was at has crashed."""
+        cell = self._cell_of(crashitem)
+        if cell is not None:
+            told = f"the process died while it judged {cell.id}; replay: {replay_command(cell)}"
+            setattr(report, _RECORD, cell_to_json(_bare(cell, Verdict.CRASH, told)))
+
+    # Reporting: in the controller, or the only process
+
+    def pytest_report_header(self) -> list[str]:
+        """What is under test, with which versions, and how much of it."""
+        selection = self.options.selection
+        seed = "derandomised" if self.options.seed is None else f"seed {self.options.seed}"
+        found = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return [
+            f"conformance: {', '.join(selection.subjects)}; {found}",
+            f"conformance: {len(self.plan)} cells, {len(selection.architectures)} architectures, "
+            f"{self.options.examples} examples a parity cell, {seed}; record {self.options.record}",
+        ]
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Begin the record, and take the terminal over from pytest's dots."""
+        if self.is_worker or self.config.option.collectonly:
+            return
+        self.writer = RunWriter(self.options.record, self._info(None), environment.environment())
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and self.config.option.verbose <= 0:
+            reporter.showfspath = False
+            self.progress = Progress(reporter.write_line)
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """No dots: progress is told in lines of its own."""
+        plain = getattr(report, _RECORD, None)
+        if self.progress is None or plain is None:
+            return None
+        counted = {"passed": "passed", "failed": "failed", "skipped": "skipped"}[report.outcome]
+        return ("xfailed" if hasattr(report, "wasxfail") else counted), "", ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A verdict has arrived, from here or from a worker: keep it before anything else happens."""
+        plain = getattr(report, _RECORD, None)
+        if plain is None or self.writer is None:
+            return
+        record = cell_from_json(plain)
+        self.records[record.id] = record
+        self.writer.add(record)
+        if self.progress is not None:
+            self.progress.add(record, self.plan[record.id], self.collected)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Close the record: what was planned and not reached is not-run, which is no pass."""
+        if self.writer is None:
+            return
+        missing = [cell for cell_id, cell in self.collected.items() if cell_id not in self.records]
+        for cell in missing:
+            self.records[cell.id] = _bare(cell, Verdict.NOT_RUN, "the run ended before this cell was reached")
+        if missing:
+            self.writer.add(*(self.records[cell.id] for cell in missing))
+        self.writer.finish(self._info(_now()), self.plan)
+        bad = any(record.verdict not in ACCEPTABLE for record in self.records.values())
+        if bad and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The grid, the failures by cause, the counts, and where the record is."""
+        if self.writer is None or not self.records:
+            return
+        # The failures are told below, by cause; pytest would tell each of them again.
+        terminalreporter.stats.pop("failed", None) if self.progress else None
+        width = terminalreporter._tw.fullwidth
+        ordered = [self.records[cell_id] for cell_id in self.plan if cell_id in self.records]
+        color = bool(terminalreporter._tw.hasmarkup)
+        terminalreporter.write_line(render_summary(ordered, self.plan, self.options.record, width=width, color=color))
+
+    # Helpers
+
+    def _expectation(self, cell: Cell) -> Expectation | None:
+        return self.options.matrix.expectation(cell, self.versions)
+
+    def _collected(self, nodeids: Any) -> None:
+        for nodeid in nodeids:
+            cell = self._cell_of(nodeid)
+            if cell is not None:
+                self.collected[cell.id] = cell
+
+    def _cell_of(self, nodeid: str) -> Cell | None:
+        found = re.search(r"\[(.+)\]", nodeid)
+        return self.plan.get(found.group(1)) if found else None
+
+    def _info(self, finished: str | None) -> RunInfo:
+        done = [record for record in self.records.values() if record.verdict is not Verdict.NOT_RUN]
+        return RunInfo(
+            id=self.run_id,
+            started=self.started,
+            finished=finished,
+            complete=finished is not None and len(done) == len(self.plan),
+            options=dict(self.options.asked),
+            seed=self.options.seed,
+        )
+
+
+def _item_cell(item: pytest.Item) -> Cell | None:
+    callspec = getattr(item, "callspec", None)
+    cell = callspec.params.get("cell") if callspec else None
+    return cell if isinstance(cell, Cell) else None
+
+
+def _bare(cell: Cell, verdict: Verdict, message: str) -> CellRecord:
+    return CellRecord(
+        id=cell.id,
+        architecture=cell.architecture,
+        subject=cell.subject,
+        backend=cell.backend,
+        mode=cell.mode.value if cell.mode else None,
+        clause=cell.clause,
+        verdict=verdict,
+        message=message,
+        replay=replay_command(cell),
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
