@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Mapping
 
 from conformance.cells import EAGER, EXPORTED, Cell
@@ -58,7 +59,8 @@ def judge(
                 message=explain(cell, error, versions),
             )
         case _:
-            told = f"the suite itself failed: {type(error).__name__}: {error}"
+            trace = "".join(traceback.format_exception(error)[-6:])
+            told = f"the suite itself failed: {type(error).__name__}: {error}\n{trace}"
             return dataclasses.replace(observed, verdict=Verdict.HARNESS_ERROR, message=told)
     return _against(observed, expectation, getattr(error, "relative_error", None))
 

@@ -20,6 +20,8 @@ from conformance.summary import Progress, render_summary
 from conformance.verdicts import ACCEPTABLE, Verdict
 
 _RECORD = "conformance_record"
+#: Architectures named in the header before "and N more".
+_SHOWN = 12
 _CELL = pytest.StashKey[Cell]()
 _METRICS = pytest.StashKey[dict[str, float]]()
 #: How pytest counts a verdict, for its own exit code.
@@ -155,9 +157,11 @@ class ConformancePlugin:
         selection = self.options.selection
         seed = "derandomised" if self.options.seed is None else f"seed {self.options.seed}"
         found = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        rest = len(selection.architectures) - _SHOWN
+        more = f" and {rest} more" if rest > 0 else ""
         return [
             f"conformance: {', '.join(selection.subjects)}; {found}",
-            f"conformance: {len(self.plan)} cells, {len(selection.architectures)} architectures, "
+            f"conformance: {len(self.plan)} cells of {', '.join(selection.architectures[:_SHOWN])}{more}; "
             f"{self.options.examples} examples a parity cell, {seed}; record {self.options.record}",
         ]
 
@@ -169,6 +173,8 @@ class ConformancePlugin:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self.config.option.verbose <= 0:
             reporter.showfspath = False
+            if self.config.option.tbstyle == "auto":
+                self.config.option.tbstyle = "no"  # the summary tells failures by cause, once each
             self.progress = Progress(reporter.write_line)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
@@ -208,8 +214,6 @@ class ConformancePlugin:
         """The grid, the failures by cause, the counts, and where the record is."""
         if self.writer is None or not self.records:
             return
-        # The failures are told below, by cause; pytest would tell each of them again.
-        terminalreporter.stats.pop("failed", None) if self.progress else None
         width = terminalreporter._tw.fullwidth
         ordered = [self.records[cell_id] for cell_id in self.plan if cell_id in self.records]
         color = bool(terminalreporter._tw.hasmarkup)

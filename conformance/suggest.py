@@ -9,5 +9,5 @@ from collections.abc import Collection
 def unknown(kind: str, name: str, known: Collection[str]) -> str:
     """Such as: no architecture 'lama'; did you mean 'llama'?"""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+    hint = f"did you mean {str(near[0])!r}?" if near else f"known: {', '.join(sorted(known))}"
     return f"no {kind} {name!r}; {hint}"

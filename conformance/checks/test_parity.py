@@ -7,7 +7,7 @@ from hypothesis.strategies import SearchStrategy
 
 from conformance.checks.case import Case, clause, tensors
 from conformance.sessions import Session
-from conformance.strategies import Call, DecodeScript, in_chunks, joined, text, token_by_token
+from conformance.strategies import DecodeScript, in_chunks, joined, text, token_by_token
 from conformance.verdicts import ClauseViolation, NotApplicable, Stage
 
 #: Attributes of Transformers' cache layers whose content sums up the past, so that it cannot be rewound.
@@ -80,8 +80,8 @@ def test_oracle_against_no_cache(case: Case) -> None:
         tokens = list(script.steps())[-1][1]
         expected = oracle.without_cache(tokens)
         for index in range(len(tokens)):
-            observed = oracle.logits(tokens[: index + 1])
-            _assert_close(case, observed, expected[index], Call(index, tokens[index : index + 1]), script, Stage.EAGER)
+            so_far = token_by_token(tokens[: index + 1])
+            _assert_close(case, oracle.logits(tokens[: index + 1]), expected[index], so_far, Stage.EAGER)
 
     case.try_scripts(case.space.singles(), judge, (token_by_token(text(0, case.space.length, case.space.vocab)),))
 
@@ -96,7 +96,8 @@ def follow(case: Case, script: DecodeScript, session: Session | None = None) -> 
     __tracebackhide__ = True
     oracle = case.oracle
     session = session or case.new_session()
-    for call, held in script.steps():
+    for index, (call, held) in enumerate(script.steps()):
+        so_far = DecodeScript(script.calls[: index + 1])
         observed = session.step(*tensors(call.tokens, call.position))
         expected = torch.stack([oracle.logits(held[: call.position + i + 1]) for i in range(len(call.tokens))])
         if observed.shape != (1, *expected.shape):
@@ -105,15 +106,17 @@ def follow(case: Case, script: DecodeScript, session: Session | None = None) -> 
                 "wrong-shape",
                 observed=f"logits {list(observed.shape)}",
                 expected=f"{[1, *expected.shape]}",
-                script=str(script),
+                script=str(so_far),
             )
-        _assert_close(case, observed[0], expected, call, script, Stage.EXECUTE)
+        _assert_close(case, observed[0], expected, so_far, Stage.EXECUTE)
 
 
 def _assert_close(
-    case: Case, observed: torch.Tensor, expected: torch.Tensor, call: Call, script: DecodeScript, stage: Stage
+    case: Case, observed: torch.Tensor, expected: torch.Tensor, script: DecodeScript, stage: Stage
 ) -> None:
+    """Compare the logits of a script's last call; the script is all that led to it."""
     __tracebackhide__ = True
+    call = script.calls[-1]
     difference = (observed - expected).abs() / case.oracle.scale
     if not bool(torch.isfinite(observed).all()):
         raise ClauseViolation(
