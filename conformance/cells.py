@@ -27,7 +27,9 @@ class Cell:
     @property
     def id(self) -> str:
         """Stable across runs and versions, such as ``llama/reference/xnnpack/decode/PAR-1``."""
-        return "/".join(part for part in (self.architecture, self.subject, self.backend, self.mode, self.clause) if part)
+        return "/".join(
+            part for part in (self.architecture, self.subject, self.backend, self.mode, self.clause) if part
+        )
 
     @property
     def column(self) -> str:

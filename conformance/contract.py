@@ -155,3 +155,27 @@ CLAUSES: tuple[Clause, ...] = (
 
 BY_ID = {clause.id: clause for clause in CLAUSES}
 CHECKED = tuple(clause for clause in CLAUSES if clause.levels)
+
+
+def contract_page() -> str:
+    """The contract as `docs/contract.md`."""
+    lines = [
+        "# The contract",
+        "",
+        "Generated from `conformance/contract.py` by `python -m conformance contract`; a test keeps the two equal.",
+        "An id never changes its meaning. A clause with nothing under “checked on” has no check yet, and no run claims it.",
+    ]
+    for chapter in Chapter:
+        lines += [
+            "",
+            f"## {chapter.value}",
+            "",
+            "| clause | what must hold | checked on | modes |",
+            "| --- | --- | --- | --- |",
+        ]
+        for clause in CLAUSES:
+            if clause.chapter is chapter:
+                levels = ", ".join(clause.levels)
+                modes = ", ".join(clause.modes) if clause.levels and Level.EAGER not in clause.levels else ""
+                lines.append(f"| {clause.id} | {clause.text} | {levels} | {modes} |")
+    return "\n".join(lines) + "\n"

@@ -26,9 +26,7 @@ def versions() -> dict[str, str]:
 
 def environment() -> Environment:
     """This machine and interpreter."""
-    return Environment(
-        python=platform.python_version(), platform=platform.platform(), cpu=_cpu(), packages=versions()
-    )
+    return Environment(python=platform.python_version(), platform=platform.platform(), cpu=_cpu(), packages=versions())
 
 
 def _cpu() -> str:

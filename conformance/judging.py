@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from conformance.cells import EAGER, EXPORTED, Cell
 from conformance.matrix import Expectation
 from conformance.records import CellRecord, ExpectedFailure
-from conformance.verdicts import ClauseViolation, NotApplicable, Stage, StageError, Verdict
+from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage, StageError, Verdict
 
 
 def replay_command(cell: Cell) -> str:
@@ -48,9 +48,9 @@ def judge(
     match error:
         case None:
             pass
-        case NotApplicable():
+        case NotApplicableError():
             return dataclasses.replace(observed, verdict=Verdict.NOT_APPLICABLE, message=str(error))
-        case ClauseViolation() | StageError():
+        case ClauseViolationError() | StageError():
             observed = dataclasses.replace(
                 observed,
                 verdict=Verdict.FAIL,
@@ -65,11 +65,11 @@ def judge(
     return _against(observed, expectation, getattr(error, "relative_error", None))
 
 
-def explain(cell: Cell, error: ClauseViolation | StageError, versions: Mapping[str, str]) -> str:
+def explain(cell: Cell, error: ClauseViolationError | StageError, versions: Mapping[str, str]) -> str:
     """All that a reader needs to understand a failure and see it again."""
     where = " · ".join(part for part in (cell.architecture, cell.subject, cell.column) if part)
     lines = [f"{cell.clause} failed at stage {error.stage}: {where}"]
-    if isinstance(error, ClauseViolation):
+    if isinstance(error, ClauseViolationError):
         lines += [f"  observed  {error.observed}", f"  expected  {error.expected}"]
         if error.script:
             lines.append(f"  script    {error.script}")

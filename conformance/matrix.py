@@ -93,9 +93,13 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class Row:
-    """One architecture: how soon it runs, why it is here, and what is known to fail."""
+    """One architecture: how soon it runs, its kinds of cache layers, why it is here, and what is known to fail.
+
+    `caches` are Transformers' layer types: full_attention, sliding_attention, conv, ... The fixture has two of each.
+    """
 
     tier: Tier
+    caches: Annotated[tuple[str, ...], Field(min_length=1)]
     exercises: str
     expect: tuple[Expectation, ...] = ()
 

@@ -47,7 +47,7 @@ def default_config(architecture: str) -> PreTrainedConfig:
 
 def build_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A float32 model in evaluation mode, asking for a static cache, with weights that depend on their names only."""
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     fill_weights(model)
     model.generation_config = GenerationConfig(
         use_cache=True,

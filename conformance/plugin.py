@@ -19,6 +19,7 @@ from conformance.records import CellRecord, RunInfo, RunWriter, cell_from_json, 
 from conformance.summary import Progress, render_summary
 from conformance.verdicts import ACCEPTABLE, Verdict
 
+_CELL_ID = re.compile(r"\[(.+)\]")
 _RECORD = "conformance_record"
 #: Architectures named in the header before "and N more".
 _SHOWN = 12
@@ -60,7 +61,7 @@ class ConformancePlugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """In the plan's order, so that artifacts are built once and then let go; one xdist group an architecture."""
+        """In the plan's order, so that artifacts are built once and then let go."""
         order = {cell_id: index for index, cell_id in enumerate(self.plan)}
         skipped: list[pytest.Item] = []
         for item in items:
@@ -70,11 +71,8 @@ class ConformancePlugin:
                 skipped.append(item)
                 continue
             item.stash[_CELL] = cell
-            item.add_marker(pytest.mark.xdist_group(cell.architecture))
         config.hook.pytest_deselected(items=skipped)
-        items[:] = sorted(
-            (item for item in items if item not in skipped), key=lambda item: order[item.stash[_CELL].id]
-        )
+        items[:] = sorted((item for item in items if item not in skipped), key=lambda item: order[item.stash[_CELL].id])
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -85,6 +83,23 @@ class ConformancePlugin:
     def pytest_xdist_node_collection_finished(self, node: object, ids: list[str]) -> None:
         """With xdist: what will run, as each worker found it."""
         self._collected(ids)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """All checks of an architecture on one worker, which builds its artifacts once.
+
+        A scheduler of our own, since xdist 3.8's loadgroup writes a node id that pytest 9.2 no longer reads.
+        """
+        from xdist.scheduler import LoadScopeScheduling
+
+        plan = self.plan
+
+        class ByArchitecture(LoadScopeScheduling):
+            def _split_scope(self, nodeid: str) -> str:
+                found = _CELL_ID.search(nodeid)
+                return plan[found.group(1)].architecture if found else nodeid
+
+        return ByArchitecture(config, log)
 
     # Running
 
@@ -110,7 +125,13 @@ class ConformancePlugin:
         """What a check is given."""
         from conformance.checks.case import Case
 
-        case = Case(cell, workbench, self.options.examples, derandomize=self.options.seed is None)
+        case = Case(
+            cell,
+            workbench,
+            self.options.examples,
+            derandomize=self.options.seed is None,
+            caches=self.options.matrix.architectures[cell.architecture].caches,
+        )
         request.node.stash[_METRICS] = case.metrics
         return case
 
@@ -128,7 +149,7 @@ class ConformancePlugin:
             call.excinfo.value if call.excinfo else None,
             self._expectation(cell),
             versions=self.versions,
-            metrics=item.stash.get(_METRICS, {}),
+            metrics=item.stash[_METRICS] if _METRICS in item.stash else {},
             duration_s=call.duration,
         )
         setattr(report, _RECORD, cell_to_json(record))
@@ -231,7 +252,7 @@ class ConformancePlugin:
                 self.collected[cell.id] = cell
 
     def _cell_of(self, nodeid: str) -> Cell | None:
-        found = re.search(r"\[(.+)\]", nodeid)
+        found = _CELL_ID.search(nodeid)
         return self.plan.get(found.group(1)) if found else None
 
     def _info(self, finished: str | None) -> RunInfo:

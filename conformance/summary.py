@@ -87,7 +87,7 @@ def _grid(records: Sequence[CellRecord], cells: Mapping[str, Cell]) -> Table:
     for record in records:
         by_place.setdefault((record.architecture, record.subject, cells[record.id].column), []).append(record)
     for architecture in dict.fromkeys(record.architecture for record in records):
-        for subject in subjects or [None]:
+        for subject in subjects or (None,):
             name = architecture if len(subjects) < 2 else f"{architecture} ({subject})"
             places = [
                 by_place.get((architecture, subject, column)) or by_place.get((architecture, None, column)) or []

@@ -57,7 +57,7 @@ class StageError(Exception):
         return f"{self.stage}:{type(self.cause).__name__}:{text}"
 
 
-class ClauseViolation(AssertionError):
+class ClauseViolationError(AssertionError):
     """A check saw something else than the clause says.
 
     Args:
@@ -93,7 +93,7 @@ class ClauseViolation(AssertionError):
         return f"{self.stage}:{self.code}"
 
 
-class NotApplicable(Exception):
+class NotApplicableError(Exception):
     """The clause says nothing about this cell; the message is the fact that makes it so."""
 
 
@@ -102,7 +102,7 @@ def at(stage: Stage) -> Iterator[None]:
     """Name the stage of whatever fails inside."""
     try:
         yield
-    except (StageError, ClauseViolation, NotApplicable):
+    except (StageError, ClauseViolationError, NotApplicableError):
         raise
     except Exception as error:
         raise StageError(stage, error) from error

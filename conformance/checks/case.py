@@ -35,6 +35,7 @@ class Case:
         workbench: Builds and keeps models and programs.
         examples: How many scripts Hypothesis may try, beside the pinned ones.
         derandomize: Try the same scripts in every run.
+        caches: The kinds of cache layers that the architecture's row declares.
         metrics: Filled in by the check; goes into the record.
     """
 
@@ -42,6 +43,7 @@ class Case:
     workbench: Workbench
     examples: int = DEFAULT_EXAMPLES
     derandomize: bool = True
+    caches: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -19,7 +19,7 @@ from conformance.checks.test_parity import follow
 from conformance.oracle import cache_states
 from conformance.sessions import ExportedModule
 from conformance.strategies import text, token_by_token
-from conformance.verdicts import ClauseViolation, Stage, StageError, at
+from conformance.verdicts import ClauseViolationError, Stage, StageError, at
 
 _INPUTS = {"input_ids": 2, "cache_position": 1}
 
@@ -188,8 +188,8 @@ _MISCONFIGURATIONS: tuple[tuple[str, tuple[str, ...], Callable[[PreTrainedModel]
 )
 
 
-def _violation(code: str, observed: str, expected: str) -> ClauseViolation:
-    return ClauseViolation(Stage.EXPORT, code, observed=observed, expected=expected)
+def _violation(code: str, observed: str, expected: str) -> ClauseViolationError:
+    return ClauseViolationError(Stage.EXPORT, code, observed=observed, expected=expected)
 
 
 def _kinds(spec: TreeSpec) -> Iterator[object]:

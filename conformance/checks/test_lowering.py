@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conformance.checks.case import Case, clause
 from conformance.pipeline.stages import Lowered
-from conformance.verdicts import ClauseViolation, Stage
+from conformance.verdicts import ClauseViolationError, Stage
 
 #: Names shown before "and N more".
 _SHOWN = 5
@@ -32,7 +32,7 @@ def test_partition_is_complete(case: Case) -> None:
     case.metrics["leftover"] = len(leftover)
     if leftover:
         more = f" and {len(leftover) - _SHOWN} more" if len(leftover) > _SHOWN else ""
-        raise ClauseViolation(
+        raise ClauseViolationError(
             Stage.LOWER,
             "partition-incomplete",
             observed=f"{len(leftover)} more: {', '.join(leftover[:_SHOWN])}{more}",

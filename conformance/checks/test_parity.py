@@ -8,7 +8,7 @@ from hypothesis.strategies import SearchStrategy
 from conformance.checks.case import Case, clause, tensors
 from conformance.sessions import Session
 from conformance.strategies import DecodeScript, in_chunks, joined, text, token_by_token
-from conformance.verdicts import ClauseViolation, NotApplicable, Stage
+from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage
 
 #: Attributes of Transformers' cache layers whose content sums up the past, so that it cannot be rewound.
 _RECURRENT_STATE = ("conv_states", "recurrent_states")
@@ -35,7 +35,7 @@ def test_rewinds(case: Case) -> None:
     """Back to an earlier position, with other tokens."""
     for layer in case.oracle.new_cache().layers:
         if any(hasattr(layer, attribute) for attribute in _RECURRENT_STATE):
-            raise NotApplicable(f"{type(layer).__name__} sums up the past, which cannot be rewound but to 0")
+            raise NotApplicableError(f"{type(layer).__name__} sums up the past, which cannot be rewound but to 0")
     first, second = (text(seed, case.space.length, case.space.vocab) for seed in (0, 1))
     pinned = joined(token_by_token(first[:12]), token_by_token(second[:3], start=1))
     follow_all(case, case.space.rewinds(), pinned)
@@ -51,9 +51,11 @@ def test_restarts(case: Case) -> None:
 @clause("PAR-5")
 def test_past_the_window(case: Case) -> None:
     """On and on after a sliding layer has begun to forget."""
-    windows = [layer.get_max_length() for layer in case.oracle.new_cache().layers if getattr(layer, "is_sliding", False)]
+    windows = [
+        layer.get_max_length() for layer in case.oracle.new_cache().layers if getattr(layer, "is_sliding", False)
+    ]
     if not windows:
-        raise NotApplicable("no layer of the static cache slides")
+        raise NotApplicableError("no layer of the static cache slides")
     window, length = min(windows), case.space.length
     full = text(0, length, case.space.vocab)
     firsts = (window - 1, window, window + 1) if case.space.chunk > 1 else ()
@@ -101,7 +103,7 @@ def follow(case: Case, script: DecodeScript, session: Session | None = None) -> 
         observed = session.step(*tensors(call.tokens, call.position))
         expected = torch.stack([oracle.logits(held[: call.position + i + 1]) for i in range(len(call.tokens))])
         if observed.shape != (1, *expected.shape):
-            raise ClauseViolation(
+            raise ClauseViolationError(
                 Stage.EXECUTE,
                 "wrong-shape",
                 observed=f"logits {list(observed.shape)}",
@@ -119,7 +121,7 @@ def _assert_close(
     call = script.calls[-1]
     difference = (observed - expected).abs() / case.oracle.scale
     if not bool(torch.isfinite(observed).all()):
-        raise ClauseViolation(
+        raise ClauseViolationError(
             stage, "not-finite", observed=f"nan or inf in call {call}", expected="finite logits", script=str(script)
         )
     error = float(difference.max())
@@ -127,7 +129,7 @@ def _assert_close(
     case.metrics["tolerance"] = case.tolerance
     if error > case.tolerance:
         where = int(difference.argmax())
-        raise ClauseViolation(
+        raise ClauseViolationError(
             stage,
             "logits-differ",
             observed=f"{float(observed.flatten()[where]):.6g} for logit {where} of the call {call}",

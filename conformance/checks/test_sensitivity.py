@@ -9,15 +9,18 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
+from transformers.cache_utils import get_layer_types_and_kwargs
 
 from conformance.checks.case import Case, clause
 from conformance.models import build_model, default_config
 from conformance.oracle import Oracle, cache_states
 from conformance.strategies import text
-from conformance.verdicts import ClauseViolation, Stage, at
+from conformance.verdicts import ClauseViolationError, Stage, at
 
 #: A fault must move the logits by this many tolerances, or the parity checks could miss a fainter one of its kind.
 LEAST_EFFECT = 100
+#: Layers of each kind in a fixture: with one alone, no two could be mixed up.
+_LEAST_LAYERS = 2
 
 
 @clause("SEN-1")
@@ -40,7 +43,7 @@ def test_faults_show(case: Case) -> None:
     case.metrics.update({f"effect_{name}": round(effect, 1) for name, effect in effects.items()})
     name, least = min(effects.items(), key=lambda item: item[1])
     if least < LEAST_EFFECT:
-        raise ClauseViolation(
+        raise ClauseViolationError(
             Stage.EAGER,
             f"insensitive-to-{name}",
             observed=f"{name} moves the logits by {least:.1f} times the tolerance",
@@ -50,8 +53,16 @@ def test_faults_show(case: Case) -> None:
 
 @clause("SEN-2")
 def test_fixture_is_whole(case: Case) -> None:
-    """Cache layers, cached state and module kinds of the default config are all in the fixture."""
+    """Cache layers, cached state and module kinds of the default config, and the row's cache kinds, are all there."""
     architecture = case.cell.architecture
+    kinds = Counter(get_layer_types_and_kwargs(case.model.config.get_text_config(decoder=True))[0])
+    if set(kinds) != set(case.caches) or min(kinds.values()) < _LEAST_LAYERS:
+        raise ClauseViolationError(
+            Stage.BUILD,
+            "fixture-lacks-layers",
+            observed=f"layers {dict(kinds)}",
+            expected=f"at least {_LEAST_LAYERS} each of {', '.join(case.caches)}, as the row in models_matrix.yaml says",
+        )
     fixture = _parts(case.model, case.oracle.new_cache())
     with at(Stage.BUILD), torch.device("meta"):
         config = default_config(architecture)
@@ -62,7 +73,7 @@ def test_fixture_is_whole(case: Case) -> None:
     missing = {part: count - fixture[part] for part, count in published.items() if fixture[part] < count}
     case.metrics["parts"] = len(published)
     if missing:
-        raise ClauseViolation(
+        raise ClauseViolationError(
             Stage.BUILD,
             "fixture-lacks-parts",
             observed=f"the fixture lacks {', '.join(f'{count} {part}' for part, count in sorted(missing.items()))}",
@@ -122,7 +133,7 @@ def _swap(cache: StaticCache) -> bool:
 
 
 def _parts(model: PreTrainedModel, cache: StaticCache) -> Counter[str]:
-    """What a model is made of: up to two of each kind of cache layer, each kind of cached state, each of its modules."""
+    """What a model is made of: cache layers (up to two of a kind), kinds of cached state, kinds of modules."""
     with torch.no_grad():
         model(input_ids=torch.zeros((1, 1), dtype=torch.long), past_key_values=cache, use_cache=True)
     layers = Counter(f"cache layer {type(layer).__name__}" for layer in cache.layers)

@@ -16,7 +16,7 @@ from conformance.pipeline.backends import BACKENDS, Backend
 from conformance.pipeline.stages import Emitted, Lowered
 from conformance.sessions import ExportedModule, RuntimeSession, Session
 from conformance.subjects.resolve import Subject, resolve
-from conformance.verdicts import NotApplicable, StageError
+from conformance.verdicts import NotApplicableError, StageError
 
 T = TypeVar("T")
 
@@ -105,10 +105,10 @@ class Workbench:
         if key not in self._kept:
             try:
                 self._kept[key] = make()
-            except (StageError, NotApplicable) as error:
+            except (StageError, NotApplicableError) as error:
                 self._kept[key] = error
         kept = self._kept[key]
-        if isinstance(kept, StageError | NotApplicable):
+        if isinstance(kept, StageError | NotApplicableError):
             raise kept
         result: T = kept
         return result

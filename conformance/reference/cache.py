@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, StaticCache
@@ -39,7 +40,8 @@ class CacheSlot:
     def read(self, cache: StaticCache) -> torch.Tensor:
         """The tensor in this slot."""
         held = getattr(cache.layers[self.layer], self.attribute)
-        return held if self.key is None else held[self.key]
+        tensor: torch.Tensor = held if self.key is None else held[self.key]
+        return tensor
 
     def write(self, cache: StaticCache, tensor: torch.Tensor) -> None:
         """Make the cache hold `tensor` here; the tensor itself is not copied."""
@@ -94,7 +96,7 @@ def set_position(cache: StaticCache, start: torch.Tensor) -> None:
                 setattr(layer, attribute, start.clone())
 
 
-def _without_window(layer: object, max_cache_len: int) -> object:
+def _without_window(layer: Any, max_cache_len: int) -> Any:
     """A full-length layer in place of a sliding one; the attention mask still applies the window.
 
     Sliding layers choose between rolling and growing by a Python integer, which a trace would freeze.

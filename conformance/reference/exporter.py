@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ def convert_and_export_with_cache(
     example_input_ids: torch.Tensor | None = None,
     example_cache_position: torch.Tensor | None = None,
     *,
-    dynamic_shapes: Mapping[str, Any] | None = None,
+    dynamic_shapes: dict[str, Any] | None = None,
     strict: bool = False,
 ) -> ExportedProgram:
     """Wrap `model` with a static cache and export it; the model is left as it was.

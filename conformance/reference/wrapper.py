@@ -22,9 +22,7 @@ class TorchExportableModuleWithStaticCache(nn.Module):
     [`convert_and_export_with_cache`][conformance.reference.convert_and_export_with_cache] do so.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, batch_size: int | None = None, max_cache_len: int | None = None
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, batch_size: int | None = None, max_cache_len: int | None = None) -> None:
         """Allocate the cache by running one token through `model`, which is left as it was.
 
         Args:

@@ -11,9 +11,9 @@ from typing import Any
 from torch.export import ExportedProgram
 
 from conformance.contract import Mode
-from conformance.suggest import unknown
 from conformance.subjects import KNOWN
-from conformance.verdicts import NotApplicable
+from conformance.suggest import unknown
+from conformance.verdicts import NotApplicableError
 
 ExportFunction = Callable[..., ExportedProgram]
 
@@ -34,11 +34,11 @@ class Subject:
     export: ExportFunction
 
     def require(self, mode: Mode) -> None:
-        """Raises `NotApplicable` where the exporter has no way to be asked for `mode`."""
+        """Raises `NotApplicableError` where the exporter has no way to be asked for `mode`."""
         parameters = inspect.signature(self.export).parameters.values()
         takes = any(p.name == "dynamic_shapes" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
         if mode is Mode.DYNAMIC and not takes:
-            raise NotApplicable(f"{self.name} takes no dynamic_shapes")
+            raise NotApplicableError(f"{self.name} takes no dynamic_shapes")
 
 
 def resolve(name: str) -> Subject:

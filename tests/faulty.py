@@ -1,0 +1,277 @@
+"""Deliberately faulty subjects: each is the reference with one thing wrong, and a clause that must catch it.
+
+They are exporters like any other: `tox -e conformance -- --arch llama --subject tests.faulty:off_by_one`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from transformers import PreTrainedModel
+
+from conformance.reference import TorchExportableModuleWithStaticCache, convert_and_export_with_cache
+from conformance.reference.tracing import ready_to_trace
+
+Tensor = torch.Tensor
+Step = Callable[[TorchExportableModuleWithStaticCache, Tensor, Tensor], Any]
+
+
+class Faulty(nn.Module):
+    """The reference wrapper, called through `step`, which does something wrong around it."""
+
+    def __init__(self, inner: TorchExportableModuleWithStaticCache, step: Step) -> None:
+        super().__init__()
+        self.inner = inner
+        self._step = step
+
+    def forward(self, input_ids: Tensor, cache_position: Tensor) -> Any:
+        """As the reference's, but for the fault."""
+        return self._step(self.inner, input_ids, cache_position)
+
+
+def _export(
+    model: PreTrainedModel, step: Step, input_ids: Tensor | None, cache_position: Tensor | None, shapes: Any
+) -> ExportedProgram:
+    if input_ids is None or cache_position is None:
+        input_ids, cache_position = torch.zeros((1, 1), dtype=torch.long), torch.zeros(1, dtype=torch.long)
+    inner = TorchExportableModuleWithStaticCache(model)
+    with ready_to_trace(model):
+        wrapper = Faulty(inner, step)
+        return torch.export.export(wrapper, (input_ids, cache_position), dynamic_shapes=shapes, strict=False)
+
+
+def _subject(step: Step) -> Callable[..., ExportedProgram]:
+    def export(
+        model: PreTrainedModel,
+        example_input_ids: Tensor | None = None,
+        example_cache_position: Tensor | None = None,
+        *,
+        dynamic_shapes: Any = None,
+    ) -> ExportedProgram:
+        return _export(model, step, example_input_ids, example_cache_position, dynamic_shapes)
+
+    return export
+
+
+def _caches(inner: TorchExportableModuleWithStaticCache, suffix: str = "") -> list[Tensor]:
+    return [buffer for name, buffer in inner.named_buffers() if name.startswith("cache_") and name.endswith(suffix)]
+
+
+def _ignores_cache_position(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    return inner(ids, position - position[0])
+
+
+def _off_by_one(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    return inner(ids, (position + 1).clamp(max=inner.max_cache_len - 1))
+
+
+def _zeroes_cache(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    for cache in _caches(inner):
+        cache.zero_()
+    return inner(ids, position)
+
+
+def _swaps_layers(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    for suffix in ("keys", "values"):
+        first, second, *_ = _caches(inner, suffix)
+        kept = first.clone()
+        first.copy_(second)
+        second.copy_(kept)
+    return inner(ids, position)
+
+
+def _constant(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    return torch.zeros_like(inner(ids, position)) + 0.5
+
+
+def _bfloat16(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    return inner(ids, position).to(torch.bfloat16).to(torch.float32)
+
+
+def _nan_at_the_end(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    last = position[-1] == inner.max_cache_len - 1
+    return torch.where(last, torch.full((), float("nan")), inner(ids, position))
+
+
+def _reverses_chunks(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    return inner(ids, position).flip(1)
+
+
+def _keeps_what_followed(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    """Writes at the furthest position ever reached, except when it starts again at 0."""
+    reached = inner.get_buffer("reached")
+    start = torch.where(position[0] == 0, position[0], torch.maximum(position[0], reached))
+    reached.copy_(start + position.shape[0])
+    return inner(ids, start + torch.arange(position.shape[0]))
+
+
+def _keeps_its_state(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    """Puts back the convolution state that the reference clears at position 0."""
+    from conformance.reference.cache import set_position
+
+    for slot in inner._slots:
+        slot.write(inner._cache, inner.get_buffer(slot.buffer_name))
+    set_position(inner._cache, position[0])
+    return inner.model(input_ids=ids, past_key_values=inner._cache, use_cache=True).logits
+
+
+def _last_slot_lost(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    return inner(ids, position.clamp(max=inner.max_cache_len - 2))
+
+
+def _last_token_only(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    return inner(ids, position)[:, -1]
+
+
+def _returns_cache(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits = inner(ids, position)
+    return logits, *_caches(inner)
+
+
+ignores_cache_position = _subject(_ignores_cache_position)
+off_by_one = _subject(_off_by_one)
+zeroes_cache = _subject(_zeroes_cache)
+swaps_layers = _subject(_swaps_layers)
+returns_constant = _subject(_constant)
+rounds_to_bfloat16 = _subject(_bfloat16)
+nan_at_the_end = _subject(_nan_at_the_end)
+reverses_chunks = _subject(_reverses_chunks)
+keeps_its_state = _subject(_keeps_its_state)
+last_slot_lost = _subject(_last_slot_lost)
+last_token_only = _subject(_last_token_only)
+returns_cache = _subject(_returns_cache)
+
+
+def keeps_what_followed(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Never goes back: a rewind writes after what it should have forgotten."""
+    inner = TorchExportableModuleWithStaticCache(model)
+    inner.register_buffer("reached", torch.zeros((), dtype=torch.long), persistent=False)
+    with ready_to_trace(model):
+        wrapper = Faulty(inner, _keeps_what_followed)
+        return torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=False)
+
+
+def drops_window(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Attends to everything where the model attends to a window."""
+    config: Any = model.config
+    kept, config.sliding_window = config.sliding_window, 10_000
+    try:
+        return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+    finally:
+        config.sliding_window = kept
+
+
+def ignores_dynamic_shapes(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Exports the example's length, whatever was asked."""
+    return convert_and_export_with_cache(model, *examples)
+
+
+def needs_examples(
+    model: PreTrainedModel, example_input_ids: Tensor, example_cache_position: Tensor
+) -> ExportedProgram:
+    """Cannot make up its own."""
+    return convert_and_export_with_cache(model, example_input_ids, example_cache_position)
+
+
+def accepts_anything(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Mends a misconfigured model in silence."""
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig(
+        use_cache=True, cache_implementation="static", cache_config={"batch_size": 1, "max_cache_len": 32}
+    )
+    return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+
+
+def int32_position(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Takes positions that the LLM runner never sends."""
+
+    def step(inner: Any, ids: Tensor, position: Tensor) -> Any:
+        return inner(ids, position.to(torch.long))
+
+    inner = TorchExportableModuleWithStaticCache(model)
+    ids, position = examples
+    with ready_to_trace(model):
+        return torch.export.export(Faulty(inner, step), (ids, position.to(torch.int32)), strict=False)
+
+
+def cache_as_input(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Asks the caller to bring the cache object along."""
+    from transformers import StaticCache
+
+    inner = TorchExportableModuleWithStaticCache(model)
+
+    class WithCache(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, input_ids: Tensor, cache_position: Tensor, past: Any) -> Any:
+            return self.inner(input_ids, cache_position) + 0 * sum(layer.keys.sum() for layer in past.layers)
+
+    if not any(kind is CallersCache for kind in torch.utils._pytree.SUPPORTED_NODES):
+        torch.utils._pytree.register_pytree_node(
+            CallersCache,
+            lambda cache: ([layer.keys for layer in cache.layers], None),
+            lambda keys, _: _with_keys(list(keys)),
+            serialized_type_name="tests.faulty.CallersCache",
+        )
+    cache = StaticCache(model.config, inner.max_cache_len)
+    with ready_to_trace(model):
+        model(input_ids=examples[0], past_key_values=cache, use_cache=True)
+        past = _with_keys([layer.keys for layer in cache.layers])
+        return torch.export.export(WithCache(), (*examples, past), strict=False)
+
+
+class CallersCache(__import__("transformers").Cache):  # type: ignore[misc]
+    """A cache that is registered as a pytree node, so that export takes it apart without a word."""
+
+
+def _with_keys(keys: list[Tensor]) -> Any:
+    from types import SimpleNamespace
+
+    cache = CallersCache.__new__(CallersCache)
+    cache.layers = [SimpleNamespace(keys=tensor) for tensor in keys]
+    return cache
+
+
+def cache_as_constant(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Does not bind the cache to the module's buffers, so that tracing finds its tensors by another way."""
+
+    class Unbound(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+            inner = TorchExportableModuleWithStaticCache(model)
+            self._held = [inner._cache]
+
+        def forward(self, input_ids: Tensor, cache_position: Tensor) -> Any:
+            from conformance.reference.cache import set_position
+
+            set_position(self._held[0], cache_position[0])
+            return self.model(input_ids=input_ids, past_key_values=self._held[0], use_cache=True).logits
+
+    with ready_to_trace(model):
+        return torch.export.export(Unbound(), examples, dynamic_shapes=dynamic_shapes, strict=False)
+
+
+def not_core_aten(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Uses an operator outside the edge dialect."""
+
+    def step(inner: Any, ids: Tensor, position: Tensor) -> Any:
+        return inner(ids, position) + torch.bucketize(position, torch.arange(4)).sum() * 0.0
+
+    return _export(model, step, *examples, dynamic_shapes)
+
+
+def kills_the_process(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Ends the process that exports, as a crash in native code would."""
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")

@@ -1,0 +1,50 @@
+"""Judging one cell without pytest's collection: what the tests of checks and subjects call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from conformance.cells import EAGER, EXPORTED, Cell
+from conformance.checks import test_export, test_lowering, test_parity, test_sensitivity
+from conformance.checks.case import Case
+from conformance.contract import Mode
+from conformance.matrix import load_matrix
+from conformance.pipeline.backends import BACKENDS, Backend
+from conformance.pipeline.stages import build
+from conformance.pipeline.workbench import Workbench
+from conformance.subjects.resolve import Subject
+
+#: Few are enough: every fault here shows in a pinned script or in almost any generated one.
+EXAMPLES = 5
+
+
+def checks() -> dict[str, Callable[[Case], None]]:
+    """Each clause's check."""
+    found: dict[str, Callable[[Case], None]] = {}
+    for module in (test_export, test_lowering, test_parity, test_sensitivity):
+        for value in vars(module).values():
+            for mark in getattr(value, "pytestmark", []):
+                if mark.name == "clause":
+                    found[mark.args[0]] = value
+    return found
+
+
+def judge(
+    clause: str,
+    architecture: str,
+    export: Callable[..., Any] | None = None,
+    *,
+    mode: Mode = Mode.DECODE,
+    backend: str = EXPORTED,
+    backends: Mapping[str, Backend] = BACKENDS,
+    make_model: Callable[[str], Any] = build,
+) -> Case:
+    """Run one clause's check on one subject; raises what the check raises."""
+    eager = export is None
+    cell = Cell(architecture, None if eager else "faulty", EAGER if eager else backend, None if eager else mode, clause)
+    subjects = {"faulty": Subject("faulty", export)} if export else {}
+    row = load_matrix().architectures[architecture]
+    case = Case(cell, Workbench(subjects, backends, make_model), EXAMPLES, caches=row.caches)
+    checks()[clause](case)
+    return case

@@ -1,0 +1,159 @@
+"""Every check catches a subject that is faulty in just its way, and lets the reference pass."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from conformance.contract import CHECKED, Level, Mode
+from conformance.models import build_model, fixture_config
+from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
+from conformance.reference import convert_and_export_with_cache
+from conformance.verdicts import ClauseViolationError, StageError
+from tests import faulty
+from tests.harness import judge
+
+DECODE, DYNAMIC = Mode.DECODE, Mode.DYNAMIC
+
+#: Fault, architecture, mode, the clause that must catch it, and the signature it is caught with.
+FAULTS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
+    (faulty.int32_position, "llama", DECODE, "EXP-1", "export:wrong-inputs"),
+    (faulty.last_token_only, "llama", DECODE, "EXP-1", "export:wrong-outputs"),
+    (faulty.cache_as_input, "llama", DECODE, "EXP-2", "export:cache-at-boundary"),
+    (faulty.returns_cache, "llama", DECODE, "EXP-3", "export:cache-returned"),
+    (faulty.cache_as_constant, "llama", DECODE, "EXP-3", "export:cache-not-a-buffer"),
+    (faulty.ignores_dynamic_shapes, "llama", DYNAMIC, "EXP-5", "export:length-fixed"),
+    (faulty.needs_examples, "llama", DECODE, "EXP-6", "export:TypeError"),
+    (faulty.accepts_anything, "llama", DECODE, "EXP-9", "export:misconfiguration-traced"),
+    (faulty.ignores_cache_position, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.off_by_one, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.zeroes_cache, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.swaps_layers, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.returns_constant, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.rounds_to_bfloat16, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.last_token_only, "llama", DECODE, "PAR-1", "execute:wrong-shape"),
+    (faulty.reverses_chunks, "llama", DYNAMIC, "PAR-2", "execute:logits-differ"),
+    (faulty.keeps_what_followed, "llama", DECODE, "PAR-3", "execute:logits-differ"),
+    (faulty.keeps_its_state, "lfm2", DECODE, "PAR-4", "execute:logits-differ"),
+    (faulty.drops_window, "mistral", DECODE, "PAR-5", "execute:logits-differ"),
+    (faulty.last_slot_lost, "llama", DECODE, "PAR-6", "execute:logits-differ"),
+    (faulty.nan_at_the_end, "llama", DECODE, "PAR-6", "execute:not-finite"),
+]
+
+
+def _name(value: object) -> str | None:
+    return getattr(value, "__name__", None) or str(value)
+
+
+@pytest.mark.parametrize(("fault", "architecture", "mode", "clause", "signature"), FAULTS, ids=_name)
+def test_fault_is_caught(fault: Callable[..., Any], architecture: str, mode: Mode, clause: str, signature: str) -> None:
+    with pytest.raises((ClauseViolationError, StageError)) as caught:
+        judge(clause, architecture, fault, mode=mode)
+    assert caught.value.signature.startswith(signature)
+
+
+@pytest.mark.parametrize(
+    ("fault", "clause"),
+    [
+        (faulty.keeps_its_state, "PAR-1"),
+        (faulty.keeps_what_followed, "PAR-1"),
+        (faulty.reverses_chunks, "PAR-1"),
+        (faulty.zeroes_cache, "EXP-1"),
+    ],
+)
+def test_fault_is_caught_by_its_own_clause_only(fault: Callable[..., Any], clause: str) -> None:
+    judge(clause, "lfm2" if fault is faulty.keeps_its_state else "llama", fault)
+
+
+def test_operator_outside_the_edge_dialect_is_caught_by_low_1() -> None:
+    with pytest.raises(StageError) as caught:
+        judge("LOW-1", "llama", faulty.not_core_aten, backend="portable")
+    assert caught.value.signature.startswith("lower:")
+
+
+class _TakesNothingAtFirst(XnnpackPartitioner):
+    """Finds nothing when it lowers, and everything when it is asked again."""
+
+    asked = 0
+
+    def partition(self, exported_program: Any) -> Any:
+        type(self).asked += 1
+        result = super().partition(exported_program)
+        if type(self).asked == 1:
+            for node in exported_program.graph.nodes:
+                node.meta.pop("delegation_tag", None)
+            result.partition_tags.clear()
+        return result
+
+
+def test_partitioner_that_takes_nothing_is_caught_by_low_2() -> None:
+    lazy = Backend("lazy", lambda: [_TakesNothingAtFirst()], FLOAT32_TOLERANCE, delegating=True)
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("LOW-2", "gpt2", convert_and_export_with_cache, backend="lazy", backends={"lazy": lazy})
+    assert caught.value.signature == "lower:partition-incomplete"
+
+
+def _forgetful(architecture: str) -> PreTrainedModel:
+    model = build_model(fixture_config(architecture))
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def without_past(*args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    model.forward = without_past  # type: ignore[method-assign]
+    return model
+
+
+def test_oracle_that_ignores_its_cache_is_caught_by_par_8() -> None:
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("PAR-8", "llama", make_model=_forgetful)
+    assert caught.value.signature == "eager:logits-differ"
+
+
+def _initialised_by_upstream(architecture: str) -> PreTrainedModel:
+    """As upstream's export tests have it: an epsilon of 1 in every norm, weights at a scale of 0.02."""
+    config = fixture_config(architecture)
+    config.rms_norm_eps = 1.0
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    return model
+
+
+def test_insensitive_fixture_is_caught_by_sen_1() -> None:
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("SEN-1", "llama", make_model=_initialised_by_upstream)
+    assert caught.value.signature.startswith("eager:insensitive-to-")
+
+
+def _all_attention(architecture: str) -> PreTrainedModel:
+    config = fixture_config(architecture)
+    config.layer_types = ["full_attention"] * len(config.layer_types)
+    return build_model(config)
+
+
+@pytest.mark.parametrize("architecture", ["lfm2", "gemma3_text"])
+def test_fixture_without_its_other_layers_is_caught_by_sen_2(architecture: str) -> None:
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("SEN-2", architecture, make_model=_all_attention)
+    assert caught.value.signature == "build:fixture-lacks-layers"
+
+
+@pytest.mark.parametrize(
+    ("clause", "mode"),
+    [(clause.id, mode) for clause in CHECKED if Level.EXPORTED in clause.levels for mode in clause.modes],
+)
+def test_reference_is_caught_by_none(clause: str, mode: Mode) -> None:
+    # mistral, since every clause applies to it: it has a window, and no state that cannot be rewound.
+    judge(clause, "mistral", convert_and_export_with_cache, mode=mode)
+
+
+def test_every_checked_clause_has_a_fault() -> None:
+    faulted = {clause for _, _, _, clause, _ in FAULTS} | {"LOW-1", "LOW-2", "PAR-8", "SEN-1", "SEN-2"}
+    assert faulted == {clause.id for clause in CHECKED}

@@ -1,0 +1,103 @@
+"""The matrix: what it says, and what it says when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conformance.cells import Cell, Selection, plan
+from conformance.contract import CHECKED, Mode
+from conformance.matrix import MatrixError, Tier, load_matrix
+from conformance.models import CONFIGS, fixture_config
+from conformance.pipeline.backends import BACKENDS
+
+_ROW = """\
+schema_version: 1
+architectures:
+  llama:
+    tier: smoke
+    caches: [full_attention]
+    exercises: grouped-query attention
+"""
+_EXPECT = """\
+    expect:
+      - clauses: [PAR-1]
+        backends: [xnnpack]
+        modes: [decode]
+        subject: any
+        stage: execute
+        signature: execute:logits-differ
+        reason: a reason that is long enough
+        when: {executorch: "<=1.5.1"}
+"""
+
+
+def _written(path: Path, text: str) -> Path:
+    file = path / "models_matrix.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_core_has_the_twelve_and_smoke_three() -> None:
+    matrix = load_matrix()
+    assert len(matrix.in_tier(Tier.CORE)) == 12
+    assert len(matrix.in_tier(Tier.SMOKE)) == 3
+
+
+def test_each_row_has_a_fixture_and_each_fixture_a_row() -> None:
+    assert {path.stem for path in CONFIGS.glob("*.json")} == set(load_matrix().architectures)
+
+
+@pytest.mark.parametrize("architecture", load_matrix().architectures)
+def test_fixture_has_only_keys_that_its_config_class_knows(architecture: str) -> None:
+    assert fixture_config(architecture).model_type == architecture
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (_ROW.replace("tier: smoke", "tier: smoky"), ":4: architectures.llama.tier"),
+        (_ROW.replace("exercises", "exercizes"), "did you mean 'exercises'?"),
+        (_ROW.replace("    tier: smoke\n", ""), "architectures.llama.tier: this key is missing"),
+        (_ROW + _EXPECT.replace("stage: execute", "stage: exekute"), ":12: architectures.llama.expect.0.stage"),
+        (_ROW + _EXPECT.replace("<=1.5.1", "at most 1.5"), "is no version specifier"),
+        (_ROW + _EXPECT.replace("a reason that is long enough", "flaky"), "expect.0.reason"),
+        ("architectures: [", "models_matrix.yaml:1:"),
+        ("", "expected a mapping"),
+    ],
+)
+def test_error_says_where_and_what(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(MatrixError) as caught:
+        load_matrix(_written(tmp_path, text))
+    assert told in str(caught.value)
+
+
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MatrixError, match="No such file"):
+        load_matrix(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("cell", "version", "expected"),
+    [
+        (Cell("llama", "reference", "xnnpack", Mode.DECODE, "PAR-1"), "1.5.1", True),
+        (Cell("llama", "reference", "xnnpack", Mode.DECODE, "PAR-1"), "1.6.0", False),
+        (Cell("llama", "reference", "xnnpack", Mode.DYNAMIC, "PAR-1"), "1.5.1", False),
+        (Cell("llama", "reference", "portable", Mode.DECODE, "PAR-1"), "1.5.1", False),
+        (Cell("llama", "reference", "xnnpack", Mode.DECODE, "PAR-6"), "1.5.1", False),
+    ],
+)
+def test_expectation_speaks_of_exact_cells_and_versions(
+    tmp_path: Path, cell: Cell, version: str, expected: bool
+) -> None:
+    matrix = load_matrix(_written(tmp_path, _ROW + _EXPECT))
+    assert (matrix.expectation(cell, {"executorch": version}) is not None) is expected
+
+
+def test_expectation_that_names_no_cell_is_found(tmp_path: Path) -> None:
+    text = _ROW + _EXPECT.replace("[PAR-1]", "[PAR-2]")  # which is for the dynamic mode only
+    matrix = load_matrix(_written(tmp_path, text))
+    backends = [backend.traits for backend in BACKENDS.values()]
+    cells = list(plan(Selection(["llama"], ["reference"], backends, CHECKED)))
+    assert matrix.unmatched(cells) == ["llama: expect[0] names no cell: clause PAR-2, backend xnnpack, mode decode"]
