@@ -17,7 +17,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the options, so that a typo ends the run before it begins."""
-    config.addinivalue_line("markers", "clause(id): the clause of the contract that a check tests")
     config.pluginmanager.register(ConformancePlugin(config, read_options(config)), "conformance")
 
 

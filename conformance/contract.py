@@ -163,7 +163,7 @@ def contract_page() -> str:
         "# The contract",
         "",
         "Generated from `conformance/contract.py` by `python -m conformance contract`; a test keeps the two equal.",
-        "An id never changes its meaning. A clause with nothing under “checked on” has no check yet, and no run claims it.",
+        "An id never changes its meaning. A clause with nothing under “checked on” has no check yet.",
     ]
     for chapter in Chapter:
         lines += [

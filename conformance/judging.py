@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from conformance.cells import EAGER, EXPORTED, Cell
 from conformance.matrix import Expectation
 from conformance.records import CellRecord, ExpectedFailure
-from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage, StageError, Verdict
+from conformance.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Stage, Verdict
 
 
 def replay_command(cell: Cell) -> str:
@@ -50,7 +50,7 @@ def judge(
             pass
         case NotApplicableError():
             return dataclasses.replace(observed, verdict=Verdict.NOT_APPLICABLE, message=str(error))
-        case ClauseViolationError() | StageError():
+        case CellFailedError():
             observed = dataclasses.replace(
                 observed,
                 verdict=Verdict.FAIL,
@@ -65,7 +65,7 @@ def judge(
     return _against(observed, expectation, getattr(error, "relative_error", None))
 
 
-def explain(cell: Cell, error: ClauseViolationError | StageError, versions: Mapping[str, str]) -> str:
+def explain(cell: Cell, error: CellFailedError, versions: Mapping[str, str]) -> str:
     """All that a reader needs to understand a failure and see it again."""
     where = " · ".join(part for part in (cell.architecture, cell.subject, cell.column) if part)
     lines = [f"{cell.clause} failed at stage {error.stage}: {where}"]

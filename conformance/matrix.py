@@ -160,7 +160,8 @@ def load_matrix(path: Path = MATRIX_PATH) -> Matrix:
     try:
         return _MATRIX.validate_python(_plain(document))
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is missing under its right name too: tell the cause first.
+        first = min(error.errors(), key=lambda found: found["type"] == "missing")
         keys = [part for part in first["loc"] if isinstance(part, str | int)]
         raise MatrixError(f"{path}:{_line(document, keys)}: {'.'.join(map(str, keys))}: {_explain(first)}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ _RECORD = "conformance_record"
 #: Architectures named in the header before "and N more".
 _SHOWN = 12
 _CELL = pytest.StashKey[Cell]()
-_METRICS = pytest.StashKey[dict[str, float]]()
+_METRICS = pytest.StashKey[Mapping[str, float]]()
 #: How pytest counts a verdict, for its own exit code.
 _OUTCOMES = {Verdict.EXPECTED_FAILURE: "skipped", Verdict.NOT_APPLICABLE: "skipped", Verdict.PASS: "passed"}
 
@@ -94,7 +94,7 @@ class ConformancePlugin:
 
         plan = self.plan
 
-        class ByArchitecture(LoadScopeScheduling):
+        class ByArchitecture(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
             def _split_scope(self, nodeid: str) -> str:
                 found = _CELL_ID.search(nodeid)
                 return plan[found.group(1)].architecture if found else nodeid
@@ -149,7 +149,7 @@ class ConformancePlugin:
             call.excinfo.value if call.excinfo else None,
             self._expectation(cell),
             versions=self.versions,
-            metrics=item.stash[_METRICS] if _METRICS in item.stash else {},
+            metrics=item.stash.get(_METRICS, {}),
             duration_s=call.duration,
         )
         setattr(report, _RECORD, cell_to_json(record))

@@ -38,26 +38,24 @@ class Stage(StrEnum):
     EXECUTE = "execute"
 
 
-class StageError(Exception):
+class CellFailedError(Exception):
+    """A cell has failed, at `stage`; `signature` is the same for failures with the same cause."""
+
+    def __init__(self, stage: Stage, signature: str, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.signature = f"{stage}:{signature}"
+
+
+class StageError(CellFailedError):
     """A stage could not be done: whatever torch, Transformers, the subject or ExecuTorch raised, and where."""
 
     def __init__(self, stage: Stage, cause: BaseException) -> None:
-        super().__init__(f"{type(cause).__name__}: {cause}")
-        self.stage = stage
+        super().__init__(stage, _signature(cause), f"{type(cause).__name__}: {cause}")
         self.cause = cause
 
-    @property
-    def signature(self) -> str:
-        """The same for failures with the same cause: stage, exception and its first line without the numbers."""
-        whole = str(self.cause).strip()
-        inner = re.search(r"got \w+\(['\"](.+)", whole)  # torch wraps what a traced operator raised
-        first = inner.group(1) if inner else next(iter(whole.splitlines()), "")
-        code = re.search(r"error (0x[0-9a-fA-F]+)", first)
-        text = code.group(0) if code else re.sub(r"0x[0-9a-f]+|\d+", "#", first)[:90].strip()
-        return f"{self.stage}:{type(self.cause).__name__}:{text}"
 
-
-class ClauseViolationError(AssertionError):
+class ClauseViolationError(CellFailedError):
     """A check saw something else than the clause says.
 
     Args:
@@ -79,18 +77,11 @@ class ClauseViolationError(AssertionError):
         script: str | None = None,
         relative_error: float | None = None,
     ) -> None:
-        super().__init__(f"observed {observed}, expected {expected}")
-        self.stage = stage
-        self.code = code
+        super().__init__(stage, code, f"observed {observed}, expected {expected}")
         self.observed = str(observed)
         self.expected = str(expected)
         self.script = script
         self.relative_error = relative_error
-
-    @property
-    def signature(self) -> str:
-        """The same for failures with the same cause."""
-        return f"{self.stage}:{self.code}"
 
 
 class NotApplicableError(Exception):
@@ -102,7 +93,17 @@ def at(stage: Stage) -> Iterator[None]:
     """Name the stage of whatever fails inside."""
     try:
         yield
-    except (StageError, ClauseViolationError, NotApplicableError):
+    except (CellFailedError, NotApplicableError):
         raise
     except Exception as error:
         raise StageError(stage, error) from error
+
+
+def _signature(cause: BaseException) -> str:
+    """The exception and its first line without what varies; of ExecuTorch's, the error code."""
+    whole = str(cause).strip()
+    inner = re.search(r"got \w+\(['\"](.+)", whole)  # torch wraps what a traced operator raised
+    first = inner.group(1) if inner else next(iter(whole.splitlines()), "")
+    code = re.search(r"error (0x[0-9a-fA-F]+)", first)
+    text = code.group(0) if code else re.sub(r"0x[0-9a-f]+|\d+", "#", first)[:90].strip()
+    return f"{type(cause).__name__}:{text}"

@@ -5,15 +5,19 @@ They are exporters like any other: `tox -e conformance -- --arch llama --subject
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from transformers import PreTrainedModel
+from transformers import Cache, GenerationConfig, PreTrainedModel, StaticCache
 
 from conformance.reference import TorchExportableModuleWithStaticCache, convert_and_export_with_cache
+from conformance.reference.cache import set_position
 from conformance.reference.tracing import ready_to_trace
 
 Tensor = torch.Tensor
@@ -111,8 +115,6 @@ def _keeps_what_followed(inner: Any, ids: Tensor, position: Tensor) -> Any:
 
 def _keeps_its_state(inner: Any, ids: Tensor, position: Tensor) -> Any:
     """Puts back the convolution state that the reference clears at position 0."""
-    from conformance.reference.cache import set_position
-
     for slot in inner._slots:
         slot.write(inner._cache, inner.get_buffer(slot.buffer_name))
     set_position(inner._cache, position[0])
@@ -179,8 +181,6 @@ def needs_examples(
 
 def accepts_anything(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
     """Mends a misconfigured model in silence."""
-    from transformers import GenerationConfig
-
     model.generation_config = GenerationConfig(
         use_cache=True, cache_implementation="static", cache_config={"batch_size": 1, "max_cache_len": 32}
     )
@@ -201,8 +201,6 @@ def int32_position(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: An
 
 def cache_as_input(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
     """Asks the caller to bring the cache object along."""
-    from transformers import StaticCache
-
     inner = TorchExportableModuleWithStaticCache(model)
 
     class WithCache(nn.Module):
@@ -223,17 +221,16 @@ def cache_as_input(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: An
     cache = StaticCache(model.config, inner.max_cache_len)
     with ready_to_trace(model):
         model(input_ids=examples[0], past_key_values=cache, use_cache=True)
-        past = _with_keys([layer.keys for layer in cache.layers])
+        layers: Any = cache.layers
+        past = _with_keys([layer.keys for layer in layers])
         return torch.export.export(WithCache(), (*examples, past), strict=False)
 
 
-class CallersCache(__import__("transformers").Cache):  # type: ignore[misc]
+class CallersCache(Cache):
     """A cache that is registered as a pytree node, so that export takes it apart without a word."""
 
 
 def _with_keys(keys: list[Tensor]) -> Any:
-    from types import SimpleNamespace
-
     cache = CallersCache.__new__(CallersCache)
     cache.layers = [SimpleNamespace(keys=tensor) for tensor in keys]
     return cache
@@ -250,8 +247,6 @@ def cache_as_constant(model: PreTrainedModel, *examples: Tensor, dynamic_shapes:
             self._held = [inner._cache]
 
         def forward(self, input_ids: Tensor, cache_position: Tensor) -> Any:
-            from conformance.reference.cache import set_position
-
             set_position(self._held[0], cache_position[0])
             return self.model(input_ids=input_ids, past_key_values=self._held[0], use_cache=True).logits
 
@@ -265,13 +260,11 @@ def not_core_aten(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any
     def step(inner: Any, ids: Tensor, position: Tensor) -> Any:
         return inner(ids, position) + torch.bucketize(position, torch.arange(4)).sum() * 0.0
 
-    return _export(model, step, *examples, dynamic_shapes)
+    ids, position = examples
+    return _export(model, step, ids, position, dynamic_shapes)
 
 
 def kills_the_process(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
     """Ends the process that exports, as a crash in native code would."""
-    import os
-    import signal
-
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from conformance.contract import CHECKED, CLAUSES, contract_page
@@ -27,18 +29,15 @@ def test_schema_is_up_to_date() -> None:
 
 
 def test_reference_imports_torch_and_transformers_only() -> None:
-    allowed = ("torch", "transformers", "conformance.reference", "__future__", "collections", "contextlib")
-    allowed += ("dataclasses", "typing")
+    allowed = ["torch", "transformers", "conformance.reference", "__future__"]
+    allowed += ["collections", "contextlib", "dataclasses", "typing"]
     for path in Path(ROOT / "conformance" / "reference").glob("*.py"):
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith(("import ", "from ")):
-                assert line.split()[1].startswith(allowed), f"{path.name}: {line}"
+                assert line.split()[1].startswith(tuple(allowed)), f"{path.name}: {line}"
 
 
 def test_controller_needs_no_torch() -> None:
     """Options, plans and records are read before torch is loaded, so that a typo is answered at once."""
-    import subprocess
-    import sys
-
     code = "import conformance.conftest, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -104,7 +104,7 @@ def test_record_is_whole_before_the_first_verdict(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", [{"schema_version": 2}, {"cells": [{"id": "x"}]}, {"stray": 1}])
 def test_schema_refuses_what_is_no_run(change: dict[str, Any]) -> None:
     environment = {"python": "3", "platform": "p", "cpu": "c", "packages": {}}
-    info = {"id": "1", "started": "s", "finished": None, "complete": False, "options": {}, "seed": None}
+    info: dict[str, Any] = {"id": "1", "started": "s", "finished": None, "complete": False, "options": {}, "seed": None}
     run = {"schema_version": 1, "run": info, "environment": environment, "cells": []}
     jsonschema.validate(run, run_schema())
     with pytest.raises(jsonschema.ValidationError):

@@ -22,9 +22,6 @@ from conformance.sessions import Session
 from conformance.strategies import DecodeScript, ScriptSpace
 from conformance.subjects.resolve import Subject
 
-#: Examples per parity cell, beside the pinned ones.
-DEFAULT_EXAMPLES = 25
-
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -41,7 +38,7 @@ class Case:
 
     cell: Cell
     workbench: Workbench
-    examples: int = DEFAULT_EXAMPLES
+    examples: int
     derandomize: bool = True
     caches: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)

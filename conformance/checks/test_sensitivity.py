@@ -61,7 +61,7 @@ def test_fixture_is_whole(case: Case) -> None:
             Stage.BUILD,
             "fixture-lacks-layers",
             observed=f"layers {dict(kinds)}",
-            expected=f"at least {_LEAST_LAYERS} each of {', '.join(case.caches)}, as the row in models_matrix.yaml says",
+            expected=f"at least {_LEAST_LAYERS} each of {', '.join(case.caches)}, as its row says",
         )
     fixture = _parts(case.model, case.oracle.new_cache())
     with at(Stage.BUILD), torch.device("meta"):
