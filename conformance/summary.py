@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -79,10 +80,10 @@ def render_summary(
 def _grid(records: Sequence[CellRecord], cells: Mapping[str, Cell]) -> Table:
     columns = list(dict.fromkeys(cells[record.id].column for record in records))
     subjects = list(dict.fromkeys(record.subject for record in records if record.subject))
-    table = Table(title="architecture × backend and mode", title_justify="left", header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("architecture", no_wrap=True)
     for column in columns:
-        table.add_column(column.replace(" ", "\n"), justify="left")
+        table.add_column(column.replace(" ", "\n"), no_wrap=True)
     by_place: dict[tuple[str, str | None, str], list[CellRecord]] = {}
     for record in records:
         by_place.setdefault((record.architecture, record.subject, cells[record.id].column), []).append(record)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.utils._pytree import SequenceKey
 from transformers import Cache, GenerationConfig, PreTrainedModel, StaticCache
 
 from conformance.reference import TorchExportableModuleWithStaticCache, convert_and_export_with_cache
@@ -217,6 +218,10 @@ def cache_as_input(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: An
             lambda cache: ([layer.keys for layer in cache.layers], None),
             lambda keys, _: _with_keys(list(keys)),
             serialized_type_name="tests.faulty.CallersCache",
+            flatten_with_keys_fn=lambda cache: (
+                [(SequenceKey(index), layer.keys) for index, layer in enumerate(cache.layers)],
+                None,
+            ),
         )
     cache = StaticCache(model.config, inner.max_cache_len)
     with ready_to_trace(model):
@@ -232,7 +237,8 @@ class CallersCache(Cache):
 
 def _with_keys(keys: list[Tensor]) -> Any:
     cache = CallersCache.__new__(CallersCache)
-    cache.layers = [SimpleNamespace(keys=tensor) for tensor in keys]
+    layers: list[Any] = [SimpleNamespace(keys=tensor) for tensor in keys]
+    cache.layers = layers
     return cache
 
 

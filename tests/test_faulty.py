@@ -82,6 +82,9 @@ class _TakesNothingAtFirst(XnnpackPartitioner):  # type: ignore[misc]  # ExecuTo
 
     asked = 0
 
+    def ops_to_not_decompose(self, exported_program: Any) -> tuple[list[Any], None]:
+        return [], None
+
     def partition(self, exported_program: Any) -> Any:
         type(self).asked += 1
         result = super().partition(exported_program)
