@@ -153,7 +153,6 @@ CLAUSES: tuple[Clause, ...] = (
     ),
 )
 
-BY_ID = {clause.id: clause for clause in CLAUSES}
 CHECKED = tuple(clause for clause in CLAUSES if clause.levels)
 
 

@@ -23,6 +23,21 @@ def replay_command(cell: Cell) -> str:
     return " ".join(parts)
 
 
+def bare_record(cell: Cell, verdict: Verdict, message: str | None = None) -> CellRecord:
+    """A verdict on `cell` and nothing measured."""
+    return CellRecord(
+        id=cell.id,
+        architecture=cell.architecture,
+        subject=cell.subject,
+        backend=cell.backend,
+        mode=cell.mode.value if cell.mode else None,
+        clause=cell.clause,
+        verdict=verdict,
+        message=message,
+        replay=replay_command(cell),
+    )
+
+
 def judge(
     cell: Cell,
     error: BaseException | None,
@@ -33,17 +48,8 @@ def judge(
     duration_s: float,
 ) -> CellRecord:
     """The verdict on `cell`, whose check ended with `error`, or well."""
-    observed = CellRecord(
-        id=cell.id,
-        architecture=cell.architecture,
-        subject=cell.subject,
-        backend=cell.backend,
-        mode=cell.mode.value if cell.mode else None,
-        clause=cell.clause,
-        verdict=Verdict.PASS,
-        metrics=dict(metrics) or None,
-        duration_s=round(duration_s, 3),
-        replay=replay_command(cell),
+    observed = dataclasses.replace(
+        bare_record(cell, Verdict.PASS), metrics=dict(metrics) or None, duration_s=round(duration_s, 3)
     )
     match error:
         case None:

@@ -12,7 +12,7 @@ import pytest
 
 from conformance import environment
 from conformance.cells import Cell
-from conformance.judging import judge, replay_command
+from conformance.judging import bare_record, judge, replay_command
 from conformance.matrix import Expectation
 from conformance.options import Options, resolve_subjects
 from conformance.records import CellRecord, RunInfo, RunWriter, cell_from_json, cell_to_json
@@ -169,7 +169,7 @@ class ConformancePlugin:
         cell = self._cell_of(crashitem)
         if cell is not None:
             told = f"the process died while it judged {cell.id}; replay: {replay_command(cell)}"
-            setattr(report, _RECORD, cell_to_json(_bare(cell, Verdict.CRASH, told)))
+            setattr(report, _RECORD, cell_to_json(bare_record(cell, Verdict.CRASH, told)))
 
     # Reporting: in the controller, or the only process
 
@@ -223,7 +223,7 @@ class ConformancePlugin:
             return
         missing = [cell for cell_id, cell in self.collected.items() if cell_id not in self.records]
         for cell in missing:
-            self.records[cell.id] = _bare(cell, Verdict.NOT_RUN, "the run ended before this cell was reached")
+            self.records[cell.id] = bare_record(cell, Verdict.NOT_RUN, "the run ended before this cell was reached")
         if missing:
             self.writer.add(*(self.records[cell.id] for cell in missing))
         self.writer.finish(self._info(_now()), self.plan)
@@ -271,20 +271,6 @@ def _item_cell(item: pytest.Item) -> Cell | None:
     callspec = getattr(item, "callspec", None)
     cell = callspec.params.get("cell") if callspec else None
     return cell if isinstance(cell, Cell) else None
-
-
-def _bare(cell: Cell, verdict: Verdict, message: str) -> CellRecord:
-    return CellRecord(
-        id=cell.id,
-        architecture=cell.architecture,
-        subject=cell.subject,
-        backend=cell.backend,
-        mode=cell.mode.value if cell.mode else None,
-        clause=cell.clause,
-        verdict=verdict,
-        message=message,
-        replay=replay_command(cell),
-    )
 
 
 def _now() -> str:

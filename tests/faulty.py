@@ -260,6 +260,35 @@ def cache_as_constant(model: PreTrainedModel, *examples: Tensor, dynamic_shapes:
         return torch.export.export(Unbound(), examples, dynamic_shapes=dynamic_shapes, strict=False)
 
 
+def cache_twice(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Holds one cache tensor under two names."""
+
+    def step(inner: Any, ids: Tensor, position: Tensor) -> Any:
+        return inner(ids, position) + 0 * inner.also.sum()
+
+    inner = TorchExportableModuleWithStaticCache(model)
+    inner.register_buffer("also", inner.get_buffer("cache_0_keys").view(-1), persistent=False)
+    with ready_to_trace(model):
+        return torch.export.export(Faulty(inner, step), examples, dynamic_shapes=dynamic_shapes, strict=False)
+
+
+def no_cache(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Decodes each call as if it were the first."""
+
+    def step(inner: Any, ids: Tensor, position: Tensor) -> Any:
+        return inner.model(input_ids=ids, position_ids=position.unsqueeze(0), use_cache=False).logits
+
+    ids, position = examples
+    return _export(model, step, ids, position, dynamic_shapes)
+
+
+def half_the_length(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Takes chunks up to half of the cache only."""
+    seq = torch.export.Dim("seq", min=1, max=16)
+    shapes = {"input_ids": {1: seq}, "cache_position": {0: seq}}
+    return convert_and_export_with_cache(model, *examples, dynamic_shapes=shapes)
+
+
 def not_core_aten(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
     """Uses an operator outside the edge dialect."""
 
