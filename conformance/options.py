@@ -92,7 +92,7 @@ def read_options(config: pytest.Config) -> Options:
         matrix=matrix,
         selection=selection,
         examples=get("--examples"),
-        seed=get("--hypothesis-seed", None),
+        seed=_seed(get("--hypothesis-seed", None)),
         record=config.rootpath / get("--record"),
         asked={name.lstrip("-"): get(name) for name in names},
     )
@@ -112,6 +112,13 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _seed(given: str | int | None) -> int | None:
+    """Hypothesis takes any text for a seed; a record holds a number."""
+    if given is None or str(given).isdigit():
+        return None if given is None else int(given)
+    raise pytest.UsageError(f"--hypothesis-seed: {str(given)!r} is not a whole number")
 
 
 def _split(text: str | None) -> list[str]:

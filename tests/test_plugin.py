@@ -32,6 +32,7 @@ def _suite(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--tier", "cor"], "no tier 'cor'; did you mean 'core'?"),
         (["--subject", "referense"], "no subject 'referense'; did you mean 'reference'?"),
         (["--subject", "tests.faulty:off_by_on"], "no callable 'off_by_on'; did you mean 'off_by_one'?"),
+        (["--hypothesis-seed", "any"], "--hypothesis-seed: 'any' is not a whole number"),
         (["--examples", "none"], "'none' is not a whole number above 0"),
     ],
 )
