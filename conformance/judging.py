@@ -12,18 +12,20 @@ from conformance.records import CellRecord, ExpectedFailure
 from conformance.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Stage, Verdict
 
 
-def replay_command(cell: Cell) -> str:
-    """One command that judges this cell again."""
+def replay_command(cell: Cell, exploring: str = "") -> str:
+    """One command that judges this cell again; `exploring` are the options that change which scripts are tried."""
     parts = ["tox -e conformance -- --arch", cell.architecture, "--clause", cell.clause]
     if cell.subject:
         parts += ["--subject", cell.subject]
     parts += ["--backend", EXPORTED if cell.backend == EAGER else cell.backend]
     if cell.mode:
         parts += ["--mode", cell.mode]
+    if exploring:
+        parts.append(exploring)
     return " ".join(parts)
 
 
-def bare_record(cell: Cell, verdict: Verdict, message: str | None = None) -> CellRecord:
+def bare_record(cell: Cell, verdict: Verdict, message: str | None = None, exploring: str = "") -> CellRecord:
     """A verdict on `cell` and nothing measured."""
     return CellRecord(
         id=cell.id,
@@ -34,7 +36,7 @@ def bare_record(cell: Cell, verdict: Verdict, message: str | None = None) -> Cel
         clause=cell.clause,
         verdict=verdict,
         message=message,
-        replay=replay_command(cell),
+        replay=replay_command(cell, exploring),
     )
 
 
@@ -46,10 +48,13 @@ def judge(
     versions: Mapping[str, str],
     metrics: Mapping[str, float],
     duration_s: float,
+    exploring: str = "",
 ) -> CellRecord:
     """The verdict on `cell`, whose check ended with `error`, or well."""
     observed = dataclasses.replace(
-        bare_record(cell, Verdict.PASS), metrics=dict(metrics) or None, duration_s=round(duration_s, 3)
+        bare_record(cell, Verdict.PASS, exploring=exploring),
+        metrics=dict(metrics) or None,
+        duration_s=round(duration_s, 3),
     )
     match error:
         case None:
@@ -62,7 +67,7 @@ def judge(
                 verdict=Verdict.FAIL,
                 stage=error.stage,
                 signature=error.signature,
-                message=explain(cell, error, versions),
+                message=explain(cell, error, versions, observed.replay),
             )
         case _:
             trace = "".join(traceback.format_exception(error)[-6:])
@@ -71,7 +76,7 @@ def judge(
     return _against(observed, expectation, getattr(error, "relative_error", None))
 
 
-def explain(cell: Cell, error: CellFailedError, versions: Mapping[str, str]) -> str:
+def explain(cell: Cell, error: CellFailedError, versions: Mapping[str, str], replay: str) -> str:
     """All that a reader needs to understand a failure and see it again."""
     where = " · ".join(part for part in (cell.architecture, cell.subject, cell.column) if part)
     lines = [f"{cell.clause} failed at stage {error.stage}: {where}"]
@@ -82,7 +87,7 @@ def explain(cell: Cell, error: CellFailedError, versions: Mapping[str, str]) -> 
     else:
         lines += [f"  observed  {_clipped(str(error))}", f"  expected  stage {error.stage} to succeed"]
     lines.append("  versions  " + ", ".join(f"{name} {version}" for name, version in versions.items()))
-    lines.append(f"  replay    {replay_command(cell)}")
+    lines.append(f"  replay    {replay}")
     return "\n".join(lines)
 
 

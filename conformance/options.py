@@ -60,6 +60,13 @@ class Options:
     asked: Mapping[str, str | int | None]
 
     @property
+    def exploring(self) -> str:
+        """The options beside the selection that change which scripts are tried, as they would be typed."""
+        parts = [f"--examples {self.examples}"] if self.examples != DEFAULT_EXAMPLES else []
+        parts += [f"--hypothesis-seed {self.seed}"] if self.seed is not None else []
+        return " ".join(parts)
+
+    @property
     def cells(self) -> tuple[Cell, ...]:
         """Every planned cell."""
         return tuple(plan(self.selection))

@@ -12,7 +12,7 @@ import pytest
 
 from conformance import environment
 from conformance.cells import Cell
-from conformance.judging import bare_record, judge, replay_command
+from conformance.judging import bare_record, judge
 from conformance.matrix import Expectation
 from conformance.options import Options, resolve_subjects
 from conformance.records import CellRecord, RunInfo, RunWriter, cell_from_json, cell_to_json
@@ -151,6 +151,7 @@ class ConformancePlugin:
             versions=self.versions,
             metrics=item.stash.get(_METRICS, {}),
             duration_s=call.duration,
+            exploring=self.options.exploring,
         )
         setattr(report, _RECORD, cell_to_json(record))
         report.user_properties += [("cell", cell.id), ("verdict", record.verdict.value)]
@@ -168,8 +169,9 @@ class ConformancePlugin:
         """A worker died: the cell it was at has crashed."""
         cell = self._cell_of(crashitem)
         if cell is not None:
-            told = f"the process died while it judged {cell.id}; replay: {replay_command(cell)}"
-            setattr(report, _RECORD, cell_to_json(bare_record(cell, Verdict.CRASH, told)))
+            told = f"the process died while it judged {cell.id}"
+            record = bare_record(cell, Verdict.CRASH, told, self.options.exploring)
+            setattr(report, _RECORD, cell_to_json(record))
 
     # Reporting: in the controller, or the only process
 

@@ -120,7 +120,10 @@ def _causes(records: Iterable[CellRecord]) -> list[str]:
             bad.setdefault(f"{record.architecture} {key}", []).append(record)
     paragraphs = []
     for key, alike in bad.items():
-        lines = [f"✗ {key}: {len(alike)} cells", alike[0].message or str(alike[0].verdict)]
+        first = alike[0]
+        lines = [f"✗ {key}: {len(alike)} {'cell' if len(alike) == 1 else 'cells'}", first.message or str(first.verdict)]
+        if first.replay not in lines[1]:
+            lines.append(f"  replay    {first.replay}")
         if len(alike) > 1:
             others = [record.id for record in alike[1 : 1 + _SHOWN]]
             more = f" and {len(alike) - 1 - _SHOWN} more" if len(alike) - 1 > _SHOWN else ""

@@ -59,6 +59,13 @@ def test_failure_explains_itself() -> None:
     assert "tox -e conformance -- --arch llama --clause PAR-1" in message
 
 
+def test_replay_repeats_what_was_explored() -> None:
+    error = _differs(0.001)
+    record = judge(_CELL, error, None, versions={}, metrics={}, duration_s=0, exploring="--hypothesis-seed 7")
+    assert record.replay.endswith("--mode decode --hypothesis-seed 7")
+    assert record.replay in (record.message or "")
+
+
 def test_runtime_error_code_is_in_the_signature() -> None:
     error = StageError(Stage.EXECUTE, RuntimeError("method->set_inputs() failed with error 0x10"))
     assert error.signature == "execute:RuntimeError:error 0x10"

@@ -72,7 +72,7 @@ def test_faulty_subject_fails_the_run(tmp_path: Path) -> None:
         *("--clause", "EXP-1,PAR-1", "--record", str(record), "-n0"),
     )
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED
-    assert "✗ llama execute:logits-differ: 1 cells" in ended.stdout
+    assert "✗ llama execute:logits-differ: 1 cell\n" in ended.stdout
     verdicts = {cell.clause: cell for cell in load_run(record).cells}
     assert verdicts["EXP-1"].verdict is Verdict.PASS
     failure = verdicts["PAR-1"]
