@@ -198,7 +198,12 @@ class ConformancePlugin:
             reporter.showfspath = False
             if self.config.option.tbstyle == "auto":
                 self.config.option.tbstyle = "no"  # the summary tells failures by cause, once each
-            self.progress = Progress(reporter.write_line)
+
+            def tell(line: str) -> None:
+                reporter.write_line(line)
+                reporter.flush()  # a log file is block-buffered, and would show nothing for minutes
+
+            self.progress = Progress(tell)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """No dots: progress is told in lines of its own."""
