@@ -197,7 +197,9 @@ class ConformancePlugin:
         if reporter is not None and self.config.option.verbose <= 0:
             reporter.showfspath = False
             if self.config.option.tbstyle == "auto":
-                self.config.option.tbstyle = "no"  # the summary tells failures by cause, once each
+                # The summary tells failures by cause, once each; pytest would tell each cell again, twice.
+                self.config.option.tbstyle = "no"
+                reporter.reportchars = ""
 
             def tell(line: str) -> None:
                 reporter.write_line(line)

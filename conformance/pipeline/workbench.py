@@ -109,6 +109,7 @@ class Workbench:
                 self._kept[key] = error
         kept = self._kept[key]
         if isinstance(kept, StageError | NotApplicableError):
-            raise kept
+            # Without its traceback, which grows each time it is raised, and which pytest formats each time.
+            raise kept.with_traceback(None) from None
         result: T = kept
         return result
