@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from conformance.cells import EAGER, EXPORTED, Cell
 from conformance.matrix import Expectation
 from conformance.records import CellRecord, ExpectedFailure
-from conformance.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Stage, Verdict
+from conformance.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Verdict
 
 
 def replay_command(cell: Cell, exploring: str = "") -> str:
@@ -98,7 +98,7 @@ def _against(record: CellRecord, expectation: Expectation | None, relative_error
     if record.verdict is Verdict.PASS:
         told = f"expected to fail and passes: remove the expectation from models_matrix.yaml ({expectation.reason})"
         return dataclasses.replace(record, verdict=Verdict.UNEXPECTED_PASS, message=told, expected=expected)
-    as_listed = (record.stage, record.signature) == (Stage(expectation.stage), expectation.signature)
+    as_listed = (record.stage, record.signature) == (expectation.stage, expectation.signature)
     bounded = expectation.at_most is None or (relative_error is not None and relative_error <= expectation.at_most)
     if as_listed and bounded:
         return dataclasses.replace(record, verdict=Verdict.EXPECTED_FAILURE, expected=expected)

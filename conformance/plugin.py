@@ -63,16 +63,18 @@ class ConformancePlugin:
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """In the plan's order, so that artifacts are built once and then let go."""
         order = {cell_id: index for index, cell_id in enumerate(self.plan)}
-        skipped: list[pytest.Item] = []
+        chosen: list[pytest.Item] = []
+        # A check none of whose cells were selected: pytest would show it as skipped.
+        unselected: list[pytest.Item] = []
         for item in items:
             cell = _item_cell(item)
             if cell is None:
-                # A check none of whose cells were selected: pytest would show it as skipped.
-                skipped.append(item)
-                continue
-            item.stash[_CELL] = cell
-        config.hook.pytest_deselected(items=skipped)
-        items[:] = sorted((item for item in items if item not in skipped), key=lambda item: order[item.stash[_CELL].id])
+                unselected.append(item)
+            else:
+                item.stash[_CELL] = cell
+                chosen.append(item)
+        config.hook.pytest_deselected(items=unselected)
+        items[:] = sorted(chosen, key=lambda item: order[item.stash[_CELL].id])
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -92,12 +94,12 @@ class ConformancePlugin:
         """
         from xdist.scheduler import LoadScopeScheduling
 
-        plan = self.plan
+        cell_of = self._cell_of
 
         class ByArchitecture(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
             def _split_scope(self, nodeid: str) -> str:
-                found = _CELL_ID.search(nodeid)
-                return plan[found.group(1)].architecture if found else nodeid
+                cell = cell_of(nodeid)
+                return cell.architecture if cell else nodeid
 
         return ByArchitecture(config, log)
 
