@@ -20,6 +20,7 @@ from transformers.cache_utils import (
     StaticSlidingWindowLayer,
 )
 
+from conformance.reference.calling import cache_argument
 from conformance.reference.settings import CacheSettings
 
 
@@ -61,7 +62,7 @@ class CacheSlot:
 
 
 def allocated_cache(model: PreTrainedModel, settings: CacheSettings) -> StaticCache:
-    """A zeroed `StaticCache` for `model` with every layer allocated, and ready to be traced as if in mid-sequence.
+    """A zeroed `StaticCache` for `model` with every layer allocated.
 
     Each layer allocates itself from the shapes that the model hands it, since no config says them for every
     architecture (latent attention, multi-query attention, convolution state).
@@ -69,14 +70,20 @@ def allocated_cache(model: PreTrainedModel, settings: CacheSettings) -> StaticCa
     cache = StaticCache(config=model.config, max_cache_len=settings.max_cache_len)
     cache.layers = [_without_window(layer, settings.max_cache_len) for layer in cache.layers]
     token = torch.zeros((settings.batch_size, 1), dtype=torch.long, device=model.device)
-    model(input_ids=token, past_key_values=cache, use_cache=True)
+    model(input_ids=token, use_cache=True, **{cache_argument(model): cache})
     cache.reset()
+    return cache
+
+
+def in_mid_sequence(cache: StaticCache) -> None:
+    """Make an empty cache look as if tokens had been decoded.
+
+    A Python flag picks the code path while tracing. Unset, it would trace the first call only, which ignores the state
+    on every later call; with a zero state the later path is right from position 0 on.
+    """
     for layer in cache.layers:
         if isinstance(layer, LinearAttentionCacheLayerMixin):
-            # A Python flag picks the code path while tracing. Unset, it would trace the first call only, which
-            # ignores the state on every later call; with a zero state the later path is right from position 0 on.
             layer.has_previous_state = dict.fromkeys(layer.has_previous_state, True)
-    return cache
 
 
 def state_slots(cache: StaticCache) -> tuple[CacheSlot, ...]:
@@ -94,6 +101,16 @@ def set_position(cache: StaticCache, start: torch.Tensor) -> None:
             if hasattr(layer, attribute):
                 # A copy for each: layers advance their lengths in place.
                 setattr(layer, attribute, start.clone())
+
+
+def set_integer_length(cache: StaticCache, start: torch.Tensor, max_cache_len: int) -> None:
+    """Make the cache report `start` (int64, shape []) as an integer: while tracing, one whose value stays open."""
+    length: Any = start.item()
+    torch._check(length >= 0)
+    torch._check(length < max_cache_len)
+    counting: tuple[Any, ...] = (cache, *cache.layers)
+    for part in counting:
+        part.get_seq_length = lambda *_, **__: length
 
 
 def _without_window(layer: Any, max_cache_len: int) -> Any:

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from conformance.reference.activations import exact_activations
 from conformance.reference.experts import EXPERTS_BY_SLOT, register_experts_by_slot
 
 
 @contextmanager
 def ready_to_trace(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode, no gradients, an exportable experts implementation; on leaving, all of it undone.
+    """Evaluation mode, no gradients, exportable experts and activations; on leaving, all of it undone.
 
     Gradients must be off because lowering decomposes in-place cache updates, which autograd forbids on leaf tensors.
     Train or eval mode is restored module by module, since a caller may have frozen only a part. The global random
@@ -23,7 +24,7 @@ def ready_to_trace(model: PreTrainedModel) -> Iterator[None]:
     training = [(module, module.training) for module in model.modules()]
     experts = _experts_implementation(model)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), exact_activations(model):
             model.eval()
             if experts is not None:
                 register_experts_by_slot()

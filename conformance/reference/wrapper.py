@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from conformance.reference.cache import allocated_cache, set_position, state_slots
+from conformance.reference.cache import allocated_cache, in_mid_sequence, set_integer_length, set_position, state_slots
+from conformance.reference.calling import settled_convention
 from conformance.reference.settings import cache_settings
 from conformance.reference.tracing import ready_to_trace
 
@@ -41,6 +42,8 @@ class TorchExportableModuleWithStaticCache(nn.Module):
         self.max_cache_len = settings.max_cache_len
         with ready_to_trace(model):
             self._cache = allocated_cache(model, settings)
+            self._convention = settled_convention(model, self._cache, settings)
+        in_mid_sequence(self._cache)
         self._slots = state_slots(self._cache)
         for slot in self._slots:
             # Not persistent: the cache is working memory, not a part of the checkpoint.
@@ -71,6 +74,8 @@ class TorchExportableModuleWithStaticCache(nn.Module):
                 buffer.copy_(torch.where(start == 0, torch.zeros_like(buffer), buffer))
             slot.write(self._cache, buffer)
         set_position(self._cache, start)
-        outputs = self.model(input_ids=input_ids, past_key_values=self._cache, use_cache=True)
-        logits: torch.Tensor = outputs.logits
+        if self._convention.integer_length:
+            set_integer_length(self._cache, start, self.max_cache_len)
+        arguments = self._convention.arguments(input_ids, cache_position, self._cache, self.max_cache_len)
+        logits: torch.Tensor = self.model(**arguments).logits
         return logits
