@@ -12,8 +12,10 @@ import pytest
 
 from conformance.cells import EXPORTED, Cell, Selection, plan
 from conformance.contract import CHECKED, CLAUSES, Chapter, Clause, Mode
+from conformance.discovery import registered
+from conformance.isolation import Limits
 from conformance.matrix import ANY_SUBJECT, Matrix, MatrixError, Tier, load_matrix
-from conformance.pipeline.backends import BACKENDS
+from conformance.pipeline.backends import BACKENDS, XNNPACK
 from conformance.subjects import KNOWN, canonical
 from conformance.suggest import unknown
 
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from conformance.subjects.resolve import Subject
 
 DEFAULT_EXAMPLES = 25
+#: Over all architectures, generated scripts would cost more than lowering does; the pinned ones are always tried.
+FULL_TIER_EXAMPLES = 5
+#: Cells of an architecture take 20 to 200 s on a machine of 2 cores, all backends together.
+DEFAULT_TIME_LIMIT_S = 1200
+#: The largest fixture needs 1.6 GiB while it is lowered.
+DEFAULT_MEMORY_LIMIT_MIB = 6144
 DEFAULT_RECORD = "build/conformance/run.json"
 
 
@@ -34,16 +42,39 @@ def add_options(parser: pytest.Parser) -> None:
         default="reference",
         help=f"what to put under test: {', '.join(KNOWN)} or package.module:callable (default: reference)",
     )
-    group.addoption("--backend", metavar="NAMES", help=f"of {', '.join(BACKENDS)}, or {EXPORTED} to lower nothing")
+    group.addoption(
+        "--backend",
+        metavar="NAMES",
+        help=f"of {', '.join(BACKENDS)}, or {EXPORTED} to lower nothing (default: all; {XNNPACK.name} in tier full)",
+    )
     group.addoption("--mode", metavar="NAMES", help=f"of {', '.join(Mode)}")
     group.addoption("--clause", metavar="IDS", help="clauses such as PAR-1, or whole chapters such as PAR")
     group.addoption("--tier", metavar="TIER", help=f"of {', '.join(Tier)} (default: core)")
     group.addoption(
         "--examples",
         type=_positive,
-        default=DEFAULT_EXAMPLES,
         metavar="N",
-        help=f"scripts generated for each parity cell, beside the pinned ones (default: {DEFAULT_EXAMPLES})",
+        help="scripts generated for each parity cell, beside the pinned ones (default: "
+        f"{DEFAULT_EXAMPLES}; {FULL_TIER_EXAMPLES} in tier full)",
+    )
+    group.addoption(
+        "--time-limit",
+        type=_positive,
+        default=DEFAULT_TIME_LIMIT_S,
+        metavar="SECONDS",
+        help=f"for all cells of an architecture together (default: {DEFAULT_TIME_LIMIT_S})",
+    )
+    group.addoption(
+        "--memory-limit",
+        type=_positive,
+        default=DEFAULT_MEMORY_LIMIT_MIB,
+        metavar="MIB",
+        help=f"resident memory of the process that judges an architecture (default: {DEFAULT_MEMORY_LIMIT_MIB})",
+    )
+    group.addoption(
+        "--in-process",
+        action="store_true",
+        help="judge in pytest's own process, without limits and unprotected from crashes: for debuggers",
     )
     group.addoption("--record", default=DEFAULT_RECORD, metavar="PATH", help=f"default: {DEFAULT_RECORD}")
 
@@ -57,6 +88,7 @@ class Options:
     examples: int
     seed: int | None
     record: Path
+    limits: Limits | None
     asked: Mapping[str, str | int | None]
 
     @property
@@ -85,8 +117,11 @@ def read_options(config: pytest.Config) -> Options:
     _check_expectations(matrix)
     get = config.getoption
     tier = _one_tier(get("--tier"))
-    architectures = _chosen("architecture", get("--arch"), matrix.architectures, matrix.in_tier(tier))
-    backends = _chosen("backend", get("--backend"), {**BACKENDS, EXPORTED: None}, tuple(BACKENDS))
+    unlisted = [name for name in registered() if name not in matrix.architectures]
+    known = [*matrix.architectures, *unlisted]
+    architectures = _chosen("architecture", get("--arch"), known, (*matrix.in_tier(tier), *unlisted))
+    default_backends = (XNNPACK.name,) if tier is Tier.FULL else tuple(BACKENDS)
+    backends = _chosen("backend", get("--backend"), {**BACKENDS, EXPORTED: None}, default_backends)
     selection = Selection(
         architectures=architectures,
         subjects=[_subject_name(name) for name in _split(get("--subject"))],
@@ -94,13 +129,16 @@ def read_options(config: pytest.Config) -> Options:
         clauses=_clauses(get("--clause")),
         modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
     )
+    # A debugger needs the terminal, which a forked process does not have.
+    in_process = get("--in-process") or get("usepdb", False)
     names = ("--arch", "--subject", "--backend", "--mode", "--clause", "--tier", "--examples")
     return Options(
         matrix=matrix,
         selection=selection,
-        examples=get("--examples"),
+        examples=get("--examples") or (FULL_TIER_EXAMPLES if tier is Tier.FULL else DEFAULT_EXAMPLES),
         seed=_seed(get("--hypothesis-seed", None)),
         record=config.rootpath / get("--record"),
+        limits=None if in_process else Limits(get("--time-limit"), get("--memory-limit")),
         asked={name.lstrip("-"): get(name) for name in names},
     )
 

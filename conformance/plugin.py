@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import re
+import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.runner import runtestprotocol  # pytest-forked and pytest-rerunfailures take it from there too
 
 from conformance import environment
 from conformance.cells import Cell
@@ -19,10 +22,15 @@ from conformance.records import CellRecord, RunInfo, RunWriter, cell_from_json, 
 from conformance.summary import Progress, render_summary
 from conformance.verdicts import ACCEPTABLE, Verdict
 
+if TYPE_CHECKING:
+    from conformance.isolation import Keeper, Limits
+
 _CELL_ID = re.compile(r"\[(.+)\]")
 _RECORD = "conformance_record"
 #: Architectures named in the header before "and N more".
 _SHOWN = 12
+#: Lines shown of what a process printed before it was lost.
+_LAST_LINES = 5
 _CELL = pytest.StashKey[Cell]()
 _METRICS = pytest.StashKey[Mapping[str, float]]()
 #: How pytest counts a verdict, for its own exit code.
@@ -44,6 +52,7 @@ class ConformancePlugin:
         self.run_id = uuid.uuid4().hex[:12]
         self.writer: RunWriter | None = None
         self.progress: Progress | None = None
+        self.keeper: Keeper | None = None
         # A typo in a dotted path should end the run, not fail each of its cells. Known names need no import here.
         self.subjects = (
             resolve_subjects(options.selection) if any(":" in name for name in options.selection.subjects) else {}
@@ -105,6 +114,18 @@ class ConformancePlugin:
 
     # Running
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Judge a cell in its architecture's own process."""
+        cell = item.stash.get(_CELL, None)
+        if cell is None or self.options.limits is None:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in self._isolated(item, cell, self.options.limits):
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
     @pytest.fixture
     def cell(self, request: pytest.FixtureRequest) -> Cell:
         """The cell being judged."""
@@ -125,16 +146,19 @@ class ConformancePlugin:
     @pytest.fixture
     def case(self, request: pytest.FixtureRequest, cell: Cell, workbench: Any) -> Any:
         """What a check is given."""
-        from conformance.checks.case import Case
+        from conformance.checks.case import Case, require_undecodable
 
+        row = self.options.matrix.architectures.get(cell.architecture)
         case = Case(
             cell,
             workbench,
             self.options.examples,
             derandomize=self.options.seed is None,
-            caches=self.options.matrix.architectures[cell.architecture].caches,
+            caches=row.caches if row else None,
         )
         request.node.stash[_METRICS] = case.metrics
+        if row and row.undecodable:
+            require_undecodable(case, row.undecodable)
         return case
 
     @pytest.hookimpl(hookwrapper=True)
@@ -230,6 +254,8 @@ class ConformancePlugin:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Close the record: what was planned and not reached is not-run, which is no pass."""
+        if self.keeper is not None:
+            self.keeper.close()
         if self.writer is None:
             return
         missing = [cell for cell_id, cell in self.collected.items() if cell_id not in self.records]
@@ -250,6 +276,38 @@ class ConformancePlugin:
         ordered = [self.records[cell_id] for cell_id in self.plan if cell_id in self.records]
         color = bool(terminalreporter._tw.hasmarkup)
         terminalreporter.write_line(render_summary(ordered, self.plan, self.options.record, width=width, color=color))
+
+    # Isolation
+
+    def _isolated(self, item: pytest.Item, cell: Cell, limits: Limits) -> list[pytest.TestReport]:
+        from conformance.isolation import ArchitectureLostError, Keeper
+
+        items = item.session.items
+        if self.keeper is None:
+            self.keeper = Keeper(lambda job: _judged(items, job), limits)
+        began = time.monotonic()
+        try:
+            plain = self.keeper.run(cell.architecture, items.index(item))
+        except ArchitectureLostError as lost:
+            told = f"{cell.clause} came to no verdict: {lost}{self._last_words()}"
+            record = dataclasses.replace(
+                bare_record(cell, lost.verdict, told, self.options.exploring),
+                stage=lost.stage,
+                duration_s=round(time.monotonic() - began, 3),
+            )
+            report = pytest.TestReport(item.nodeid, item.location, {}, "failed", told, "call")
+            setattr(report, _RECORD, cell_to_json(record))
+            return [report]
+        return [self.config.hook.pytest_report_from_serializable(config=self.config, data=data) for data in plain]
+
+    def _last_words(self) -> str:
+        """What the lost process printed last, where pytest captures that."""
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        if capture is None or not capture.is_globally_capturing():
+            return ""
+        lines = "\n".join(capture.read_global_capture()).split("\n")
+        said = [line for line in lines if line.strip()][-_LAST_LINES:]
+        return "".join(f"\n  last words  {line}" for line in said)
 
     # Helpers
 
@@ -276,6 +334,18 @@ class ConformancePlugin:
             options=dict(self.options.asked),
             seed=self.options.seed,
         )
+
+
+def _judged(items: list[pytest.Item], job: int) -> list[dict[str, Any]]:
+    """Run the check of `items[job]`, and give back pytest's reports as plain data."""
+    item = items[job]
+    following = items[job + 1] if job + 1 < len(items) else None
+    ours, theirs = item.stash[_CELL], following.stash.get(_CELL, None) if following else None
+    # What is set up for the session lives as long as the architecture.
+    nextitem = following if theirs and theirs.architecture == ours.architecture else None
+    hook = item.config.hook
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    return [hook.pytest_report_to_serializable(config=item.config, report=report) for report in reports]
 
 
 def _item_cell(item: pytest.Item) -> Cell | None:

@@ -19,6 +19,7 @@ class Verdict(StrEnum):
     NOT_RUN = "not-run"
     CRASH = "crash"
     TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out-of-memory"
     HARNESS_ERROR = "harness-error"
 
 

@@ -1,0 +1,195 @@
+"""Each architecture in a process of its own, forked from one that has imported everything, and held to limits.
+
+A crash, a hang or a leak inside torch, a delegate or the runtime then costs the cell it happened in and nothing else:
+the next cell gets a new process. Forking costs 50 ms, importing torch, Transformers and ExecuTorch 13 s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import multiprocessing
+import os
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import Any
+
+from conformance.verdicts import Stage, Verdict
+
+#: Imported before the first fork, so that no architecture pays for it.
+_SHARED_IMPORTS = (
+    "conformance.pipeline.workbench",
+    "torch._dynamo",
+    "torch._export",
+    "executorch.backends.xnnpack.partition.xnnpack_partitioner",
+    "transformers.models.auto.modeling_auto",
+)
+_POLL_S = 0.2
+#: How long a process that is over its limit gets to write down where it was.
+_LAST_WORDS_S = 1.0
+_MIB = 1 << 20
+#: Which stage a frame of a dumped traceback belongs to, by file and function; a traceback lists the innermost first.
+_STAGE_OF_FRAME = (
+    (re.compile(r"pipeline/stages\.py.* in (build|export|lower|emit|load)$"), None),
+    (re.compile(r"conformance/sessions\.py.* in step$"), Stage.EXECUTE),
+    (re.compile(r"conformance/oracle\.py"), Stage.EAGER),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an architecture may use: seconds over all its cells, and MiB of resident memory at any time."""
+
+    seconds: float
+    mebibytes: int
+
+
+class ArchitectureLostError(Exception):
+    """The process that judged a cell is gone.
+
+    Args:
+        verdict: crash, timeout or out-of-memory.
+        stage: Where it was, as far as that can be told.
+        message: What happened and the last words.
+    """
+
+    def __init__(self, verdict: Verdict, stage: Stage | None, message: str) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+        self.stage = stage
+
+
+class Keeper:
+    """Runs the jobs of one architecture after the other in a forked process, which a job may take down.
+
+    Args:
+        judge: Does a job in the forked process; what it returns has to be picklable.
+        limits: What each architecture may use.
+    """
+
+    def __init__(self, judge: Callable[[int], Any], limits: Limits) -> None:
+        for name in _SHARED_IMPORTS:
+            importlib.import_module(name)
+        self._judge = judge
+        self._limits = limits
+        self._architecture: str | None = None
+        self._spent = 0.0
+        self._process: ForkProcess | None = None
+        self._connection: Connection | None = None
+        self._diary = tempfile.NamedTemporaryFile(prefix="conformance-", suffix=".trace")  # noqa: SIM115 - see close
+
+    def run(self, architecture: str, job: int) -> Any:
+        """The result of `job`.
+
+        Raises:
+            ArchitectureLostError: The process died over it, or used up the architecture's time or memory.
+        """
+        if architecture != self._architecture:
+            self._end()
+            self._architecture, self._spent = architecture, 0.0
+        if self._spent >= self._limits.seconds:
+            told = f"{architecture} had used up its {self._limits.seconds:.0f} s before this cell"
+            raise ArchitectureLostError(Verdict.TIMEOUT, None, told)
+        if self._process is None or not self._process.is_alive():
+            self._start()
+        began = time.monotonic()
+        try:
+            return self._wait(job, began)
+        finally:
+            self._spent += time.monotonic() - began
+
+    def close(self) -> None:
+        """End the process."""
+        self._end()
+        self._diary.close()
+
+    def _wait(self, job: int, began: float) -> Any:
+        assert self._connection is not None
+        assert self._process is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._connection.send(job)
+        while True:
+            try:
+                if self._connection.poll(_POLL_S):
+                    return self._connection.recv()
+            except (EOFError, ConnectionResetError):
+                raise self._lost(Verdict.CRASH, "died") from None
+            if self._spent + time.monotonic() - began > self._limits.seconds:
+                raise self._lost(Verdict.TIMEOUT, f"was over the {self._limits.seconds:.0f} s of its architecture")
+            used = _resident_mebibytes(self._process.pid)
+            if used > self._limits.mebibytes:
+                told = f"held {used} MiB, over its limit of {self._limits.mebibytes} MiB"
+                raise self._lost(Verdict.OUT_OF_MEMORY, told)
+
+    def _lost(self, verdict: Verdict, what: str) -> ArchitectureLostError:
+        """End what is left of the process, and tell what it was doing."""
+        assert self._process is not None
+        process = self._process
+        if verdict is not Verdict.CRASH and process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGUSR1)  # faulthandler writes the traceback
+            process.join(_LAST_WORDS_S)
+        self._end()
+        trace = Path(self._diary.name).read_text(errors="replace")
+        frames = re.findall(r'File "(.+?)", line (\d+) in (.+)', trace)
+        where = " < ".join(f"{Path(file).name}:{line} {function}" for file, line, function in frames[:6])
+        code = process.exitcode
+        if verdict is Verdict.CRASH:
+            what += f" of {signal.Signals(-code).name}" if code and code < 0 else f" with exit code {code}"
+        told = f"the process that judged it {what}; it was at {where or 'a place it left no trace of'}"
+        return ArchitectureLostError(verdict, _stage_of(trace), told)
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        self._diary.truncate(0)
+        self._connection = ours
+        self._process = context.Process(target=_serve, args=(theirs, ours, self._judge, self._diary.name), daemon=True)
+        self._process.start()
+        theirs.close()  # or the end of the process would not be seen
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        if self._connection is not None:
+            self._connection.close()
+        self._process = self._connection = None
+
+
+def _serve(connection: Connection, parents: Connection, judge: Callable[[int], Any], diary: str) -> None:
+    """The forked process: one job after the other, until the parent hangs up."""
+    parents.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    with open(diary, "w") as trace:
+        faulthandler.enable(file=trace)
+        faulthandler.register(signal.SIGUSR1, file=trace, all_threads=False)
+        with contextlib.suppress(EOFError, BrokenPipeError):
+            while True:
+                connection.send(judge(connection.recv()))
+    os._exit(0)  # not through pytest's and xdist's own clean-up, which belongs to the parent
+
+
+def _stage_of(trace: str) -> Stage | None:
+    for line in trace.splitlines():
+        for pattern, stage in _STAGE_OF_FRAME:
+            found = pattern.search(line)
+            if found:
+                return stage or Stage(found.group(1))
+    return None
+
+
+def _resident_mebibytes(pid: int | None) -> int:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0  # it has just ended, or this is no Linux
+    return pages * os.sysconf("SC_PAGE_SIZE") // _MIB
