@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from conformance.matrix import ROOT
+from conformance.shrinking import shrunk
+from conformance.suggest import unknown
 
 CONFIGS = ROOT / "fixtures" / "configs"
 
@@ -34,11 +37,20 @@ def fixture_config(architecture: str, directory: Path = CONFIGS) -> PreTrainedCo
     """
     values = _values(architecture, directory)
     config = AutoConfig.for_model(**values)
-    defaults = type(config)()
-    stray = [key for key in values if not hasattr(defaults, key)]
+    stray = list(_stray_keys(config, values))
     if stray:
-        raise ValueError(f"{directory / architecture}.json: {type(config).__name__} has no {', '.join(stray)}")
+        raise ValueError(f"{directory / architecture}.json: {', '.join(stray)}")
     return config
+
+
+def has_fixture(architecture: str, directory: Path = CONFIGS) -> bool:
+    """Whether there is a fixture for this architecture."""
+    return (directory / f"{architecture}.json").is_file()
+
+
+def shrunk_config(architecture: str) -> PreTrainedConfig:
+    """The published config made tiny, as a fixture's first draft."""
+    return AutoConfig.for_model(**{**shrunk(default_config(architecture)), "model_type": architecture})
 
 
 def default_config(architecture: str) -> PreTrainedConfig:
@@ -75,6 +87,16 @@ def fill_weights(model: PreTrainedModel) -> None:
                 tensor.add_(noise * VECTOR_NOISE)
             else:
                 tensor.copy_(noise * (MATRIX_GAIN / tensor.shape[-1] ** 0.5))
+
+
+def _stray_keys(config: PreTrainedConfig, values: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each key that the config class does not know."""
+    defaults = type(config)()
+    known = {*vars(defaults), *type(config).attribute_map}
+    for key in values:
+        if key not in known and not hasattr(defaults, key):
+            shown = [name for name in known if not name.startswith("_")]
+            yield unknown(f"key of {type(config).__name__}", key, shown)
 
 
 def _values(architecture: str, directory: Path) -> dict[str, Any]:

@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, StaticCache
 
-from conformance.verdicts import Stage, at
+from conformance.reference.calling import cache_argument
+from conformance.strategies import text
+from conformance.verdicts import ClauseViolationError, Stage, at
+
+#: Share of the logits' scale that tells a wrong cache (0.04 and more) from rounding (5e-4 at most, see PAR-8).
+_GROSS = 5e-3
 
 
 class Oracle:
@@ -21,20 +26,23 @@ class Oracle:
     def __init__(self, model: PreTrainedModel, max_cache_len: int) -> None:
         self.model = model
         self.max_cache_len = max_cache_len
+        self._cache_argument = cache_argument(model)
         self._known: dict[tuple[int, ...], torch.Tensor] = {}
         self._cache: StaticCache | None = None
         self._held: tuple[int, ...] = ()
-        #: Largest absolute logit over a full cache of consecutive token ids: what errors are measured against.
+        #: Largest absolute logit over a full cache: what errors are measured against.
         self.scale = self._scale()
 
     def new_cache(self) -> StaticCache:
         """An empty static cache of Transformers' own choosing, sliding layers and all."""
-        return StaticCache(config=self.model.config, max_cache_len=self.max_cache_len)
+        with at(Stage.EAGER):
+            return StaticCache(config=self.model.config, max_cache_len=self.max_cache_len)
 
     def step(self, cache: Any, token: int) -> torch.Tensor:
         """Decode one token with `cache`; returns its logits, float32, shape [vocab]."""
         with at(Stage.EAGER), torch.no_grad():
-            outputs = self.model(input_ids=torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            held = {self._cache_argument: cache}
+            outputs = self.model(input_ids=torch.tensor([[token]]), use_cache=True, **held)
             logits: torch.Tensor = outputs.logits[0, -1]
             return logits.clone()
 
@@ -54,10 +62,26 @@ class Oracle:
             logits: torch.Tensor = self.model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
             return logits
 
+    def agree_without_cache(self) -> None:
+        """Raises `ClauseViolationError` where decoding with the cache is grossly off the forward pass without it."""
+        tokens = text(0, self.max_cache_len, self._vocab)
+        decoded = torch.stack([self.logits(tokens[: length + 1]) for length in range(len(tokens))])
+        error = float((decoded - self.without_cache(tokens)).abs().max()) / self.scale
+        if not error < _GROSS:  # nan is no agreement either
+            raise ClauseViolationError(
+                Stage.EAGER,
+                "static-cache-decoding-differs",
+                observed=f"eager decoding with StaticCache is off by {error:.1e} of the logits' scale",
+                expected="the logits of the forward pass without cache",
+            )
+
+    @property
+    def _vocab(self) -> int:
+        return int(self.model.config.get_text_config(decoder=True).vocab_size)
+
     def _scale(self) -> float:
-        vocab = int(self.model.config.get_text_config().vocab_size)
-        text = tuple(position % vocab for position in range(self.max_cache_len))
-        return max(float(self.logits(text[: length + 1]).abs().max()) for length in range(len(text)))
+        tokens = text(0, self.max_cache_len, self._vocab)
+        return max(float(self.logits(tokens[: length + 1]).abs().max()) for length in range(len(tokens)))
 
 
 def cache_states(cache: Any) -> Iterator[tuple[int, str, torch.Tensor]]:

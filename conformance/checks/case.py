@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from conformance.cells import EXPORTED, Cell
 from conformance.contract import Mode
+from conformance.matrix import Undecodable
 from conformance.models import MAX_CACHE_LEN
 from conformance.oracle import Oracle
 from conformance.pipeline.backends import FLOAT32_TOLERANCE
@@ -21,6 +22,7 @@ from conformance.pipeline.workbench import Workbench
 from conformance.sessions import Session
 from conformance.strategies import DecodeScript, ScriptSpace
 from conformance.subjects.resolve import Subject
+from conformance.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Case:
         workbench: Builds and keeps models and programs.
         examples: How many scripts Hypothesis may try, beside the pinned ones.
         derandomize: Try the same scripts in every run.
-        caches: The kinds of cache layers that the architecture's row declares.
+        caches: The kinds of cache layers that the architecture's row declares; None where it has no row.
         metrics: Filled in by the check; goes into the record.
     """
 
@@ -40,7 +42,7 @@ class Case:
     workbench: Workbench
     examples: int
     derandomize: bool = True
-    caches: tuple[str, ...] = ()
+    caches: tuple[str, ...] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -50,7 +52,12 @@ class Case:
 
     @property
     def oracle(self) -> Oracle:
-        """The oracle of the fixture model."""
+        """The oracle of the fixture model, which has been seen to agree with a forward pass without cache."""
+        return self.workbench.trusted_oracle(self.cell.architecture)
+
+    @property
+    def untried_oracle(self) -> Oracle:
+        """The oracle, for checks of the oracle itself."""
         return self.workbench.oracle(self.cell.architecture)
 
     @property
@@ -118,6 +125,28 @@ class Case:
     def measure(self, name: str, value: float) -> None:
         """Keep the largest `value` seen under this name."""
         self.metrics[name] = max(self.metrics.get(name, value), value)
+
+
+def require_undecodable(case: Case, known: Undecodable) -> None:
+    """Try to decode eagerly, which has to fail as the architecture's row says.
+
+    Raises:
+        NotApplicableError: It does; no clause applies.
+        CellFailedError: It fails otherwise, or decodes after all.
+    """
+    try:
+        case.workbench.trusted_oracle(case.cell.architecture)
+    except CellFailedError as error:
+        if error.signature != known.signature:
+            raise
+        link = f" ({known.link})" if known.link else ""
+        raise NotApplicableError(f"cannot decode with a static cache: {known.reason}{link}") from None
+    raise ClauseViolationError(
+        Stage.EAGER,
+        "decodes-after-all",
+        observed="eager decoding with a static cache agrees with the forward pass without cache",
+        expected=f"{known.signature}, as its row says; remove `undecodable` there",
+    )
 
 
 def tensors(call_tokens: tuple[int, ...], position: int) -> tuple[torch.Tensor, torch.Tensor]:

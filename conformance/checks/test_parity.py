@@ -6,12 +6,16 @@ import torch
 from hypothesis.strategies import SearchStrategy
 
 from conformance.checks.case import Case, clause, tensors
+from conformance.oracle import Oracle
 from conformance.sessions import Session
 from conformance.strategies import DecodeScript, in_chunks, joined, text, token_by_token
 from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage
 
 #: Attributes of Transformers' cache layers whose content sums up the past, so that it cannot be rewound.
 _RECURRENT_STATE = ("conv_states", "recurrent_states")
+#: For PAR-8 where there is recurrent state: the forward pass without cache scans in chunks and the oracle goes step by
+#: step, which rounds differently (up to 1.0e-4 for nemotron_h). A state that is not carried is off by 0.1 and more.
+_SCAN_TOLERANCE = 5e-4
 
 
 @clause("PAR-1")
@@ -33,9 +37,9 @@ def test_chunks(case: Case) -> None:
 @clause("PAR-3")
 def test_rewinds(case: Case) -> None:
     """Back to an earlier position, with other tokens."""
-    for layer in case.oracle.new_cache().layers:
-        if any(hasattr(layer, attribute) for attribute in _RECURRENT_STATE):
-            raise NotApplicableError(f"{type(layer).__name__} sums up the past, which cannot be rewound but to 0")
+    recurrent = _sums_up_the_past(case.oracle)
+    if recurrent:
+        raise NotApplicableError(f"{recurrent} sums up the past, which cannot be rewound but to 0")
     first, second = (text(seed, case.space.length, case.space.vocab) for seed in (0, 1))
     pinned = joined(token_by_token(first[:12]), token_by_token(second[:3], start=1))
     follow_all(case, case.space.rewinds(), pinned)
@@ -76,16 +80,24 @@ def test_last_slot(case: Case) -> None:
 @clause("PAR-8")
 def test_oracle_against_no_cache(case: Case) -> None:
     """The oracle's decoding against one forward pass over all the tokens."""
-    oracle = case.oracle
+    oracle = case.untried_oracle
+    tolerance = _SCAN_TOLERANCE if _sums_up_the_past(oracle) else case.tolerance
 
     def judge(script: DecodeScript) -> None:
         tokens = list(script.steps())[-1][1]
         expected = oracle.without_cache(tokens)
         for index in range(len(tokens)):
             so_far = token_by_token(tokens[: index + 1])
-            _assert_close(case, oracle.logits(tokens[: index + 1]), expected[index], so_far, Stage.EAGER)
+            observed = oracle.logits(tokens[: index + 1])
+            _assert_close(case, observed, expected[index], so_far, Stage.EAGER, tolerance)
 
     case.try_scripts(case.space.singles(), judge, (token_by_token(text(0, case.space.length, case.space.vocab)),))
+
+
+def _sums_up_the_past(oracle: Oracle) -> str | None:
+    """The class of the cache's first layer with convolution or recurrent state."""
+    layers = oracle.new_cache().layers
+    return next((type(layer).__name__ for layer in layers if any(hasattr(layer, a) for a in _RECURRENT_STATE)), None)
 
 
 def follow_all(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: DecodeScript) -> None:
@@ -110,31 +122,36 @@ def follow(case: Case, script: DecodeScript, session: Session | None = None) -> 
                 expected=f"{[1, *expected.shape]}",
                 script=str(so_far),
             )
-        _assert_close(case, observed[0], expected, so_far, Stage.EXECUTE)
+        _assert_close(case, observed[0], expected, so_far, Stage.EXECUTE, case.tolerance)
 
 
 def _assert_close(
-    case: Case, observed: torch.Tensor, expected: torch.Tensor, script: DecodeScript, stage: Stage
+    case: Case,
+    observed: torch.Tensor,
+    expected: torch.Tensor,
+    script: DecodeScript,
+    stage: Stage,
+    tolerance: float,
 ) -> None:
     """Compare the logits of a script's last call; the script is all that led to it."""
     __tracebackhide__ = True
     call = script.calls[-1]
-    difference = (observed - expected).abs() / case.oracle.scale
+    difference = (observed - expected).abs() / case.untried_oracle.scale
     if not bool(torch.isfinite(observed).all()):
         raise ClauseViolationError(
             stage, "not-finite", observed=f"nan or inf in call {call}", expected="finite logits", script=str(script)
         )
     error = float(difference.max())
     case.measure("max_relative_error", error)
-    case.metrics["tolerance"] = case.tolerance
-    if error > case.tolerance:
+    case.metrics["tolerance"] = tolerance
+    if error > tolerance:
         where = int(difference.argmax())
         raise ClauseViolationError(
             stage,
             "logits-differ",
             observed=f"{float(observed.flatten()[where]):.6g} for logit {where} of the call {call}",
             expected=f"{float(expected.flatten()[where]):.6g}; off by {error:.1e} of the logits' scale "
-            f"{case.oracle.scale:.3g}, tolerance {case.tolerance:.0e}",
+            f"{case.untried_oracle.scale:.3g}, tolerance {tolerance:.0e}",
             script=str(script),
             relative_error=error,
         )

@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge_transform_and_lower
 from executorch.runtime import Method, Runtime
 from torch.export import Dim, ExportedProgram
 from transformers import PreTrainedModel
 
 from conformance.contract import Mode
-from conformance.models import BATCH_SIZE, MAX_CACHE_LEN, build_model, fixture_config
+from conformance.discovery import registered
+from conformance.models import BATCH_SIZE, MAX_CACHE_LEN, build_model, fixture_config, has_fixture, shrunk_config
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.partition import PartitionReport, partition_report
 from conformance.subjects.resolve import Subject
-from conformance.verdicts import Stage, at
+from conformance.verdicts import NotApplicableError, Stage, at
 
 #: Length of the example in dynamic mode; more than 1, since export would otherwise fix the length at 1.
 _DYNAMIC_EXAMPLE_LENGTH = 3
@@ -44,9 +46,15 @@ class Emitted:
 
 
 def build(architecture: str) -> PreTrainedModel:
-    """The architecture's fixture model."""
+    """The architecture's fixture model, or of one that the matrix lacks, a model of its published config made tiny.
+
+    Raises:
+        NotApplicableError: The installed Transformers does not have this architecture.
+    """
+    if architecture not in registered():
+        raise NotApplicableError(f"not in transformers {transformers.__version__}")
     with at(Stage.BUILD):
-        return build_model(fixture_config(architecture))
+        return build_model(fixture_config(architecture) if has_fixture(architecture) else shrunk_config(architecture))
 
 
 def export(subject: Subject, model: PreTrainedModel, mode: Mode) -> ExportedProgram:
