@@ -1,22 +1,97 @@
-"""`python -m conformance contract` and `schema`: print what is generated from the code and kept in the repository."""
+"""`python -m conformance`: add an architecture, rewrite expectations, print what is generated."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
-from conformance.contract import contract_page
-from conformance.records import schema_text
+from pydantic import ValidationError
+
+from conformance.records import RunRecord, load_run
 
 
-def main() -> None:
-    """Print one of the generated files."""
+def main() -> int:
+    """Do one command; the exit code is 0, or 1 with a sentence on stderr."""
     parser = argparse.ArgumentParser(prog="python -m conformance")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("contract", help="print docs/contract.md")
-    commands.add_parser("schema", help="print conformance/run.schema.json")
-    printers = {"contract": contract_page, "schema": schema_text}
-    print(printers[parser.parse_args().command](), end="")
+    commands.add_parser("contract", help="print docs/contract.md").set_defaults(do=_contract)
+    commands.add_parser("schema", help="print conformance/run.schema.json").set_defaults(do=_schema)
+    status = commands.add_parser("status", help="print docs/status.md from run records")
+    status.add_argument("runs", nargs="+", type=Path, metavar="RUN.json")
+    status.set_defaults(do=_status)
+    update = commands.add_parser(
+        "update-expectations", help="rewrite what models_matrix.yaml expects, from a run record"
+    )
+    update.add_argument("run", type=Path, metavar="RUN.json")
+    update.set_defaults(do=_update)
+    new = commands.add_parser("new-architecture", help="write a fixture and a row for an architecture")
+    new.add_argument("architecture", metavar="MODEL_TYPE")
+    new.add_argument("--force", action="store_true", help="show what would be written, also where a row exists")
+    new.set_defaults(do=_new)
+    arguments = parser.parse_args()
+    do: Callable[[argparse.Namespace], None] = arguments.do
+    try:
+        do(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _contract(_: argparse.Namespace) -> None:
+    from conformance.contract import contract_page
+
+    print(contract_page(), end="")
+
+
+def _schema(_: argparse.Namespace) -> None:
+    from conformance.records import schema_text
+
+    print(schema_text(), end="")
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from conformance.status import status_page
+
+    print(status_page([_run(path) for path in arguments.runs]), end="")
+
+
+def _update(arguments: argparse.Namespace) -> None:
+    from conformance.expectations import updated_matrix
+    from conformance.matrix import MATRIX_PATH
+
+    update = updated_matrix(MATRIX_PATH.read_text(encoding="utf-8"), _run(arguments.run))
+    MATRIX_PATH.write_text(update.text, encoding="utf-8")
+    print("\n".join(update.changes) or "nothing to change")
+
+
+def _new(arguments: argparse.Namespace) -> None:
+    from conformance.matrix import load_matrix
+    from conformance.newcomers import add, draft
+
+    matrix = load_matrix()
+    made = draft(arguments.architecture) if arguments.force else add(arguments.architecture, matrix)
+    print("\n".join(made.tried))
+    place = f"fixtures/configs/{arguments.architecture}.json"
+    if arguments.force:
+        print(f"\n{place} would be:\n{made.fixture}\nthe row in models_matrix.yaml would be:\n{made.row}", end="")
+    else:
+        print(
+            f"wrote {place} and a row in models_matrix.yaml: read both, then run\n  tox -e conformance -- --arch "
+            f"{arguments.architecture}"
+        )
+
+
+def _run(path: Path) -> RunRecord:
+    try:
+        return load_run(path)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole file"
+        raise ValueError(f"{path} is no run record: {where}: {first['msg']}") from error
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
