@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
-from transformers.cache_utils import get_layer_types_and_kwargs
 
 from conformance.discovery import registered
 from conformance.matrix import MATRIX_PATH, Matrix
@@ -22,7 +21,7 @@ from conformance.models import (
     shrunk_config,
 )
 from conformance.oracle import Oracle
-from conformance.shrinking import shrunk
+from conformance.shrinking import layer_kinds, shrunk
 from conformance.suggest import unknown
 from conformance.verdicts import CellFailedError, Stage, at
 
@@ -71,7 +70,7 @@ def draft(architecture: str) -> Draft:
         with at(Stage.BUILD):
             config = config_of(architecture)
             model = build_model(config)
-            caches = list(dict.fromkeys(get_layer_types_and_kwargs(config.get_text_config(decoder=True))[0]))
+            caches = list(dict.fromkeys(layer_kinds(config.get_text_config(decoder=True))))
         exercises = "; ".join(mechanisms(model))
         tried.append(f"built {type(model).__name__}: {model.num_parameters():,} parameters, layers {', '.join(caches)}")
         Oracle(model, MAX_CACHE_LEN).agree_without_cache()
@@ -110,7 +109,7 @@ def mechanisms(model: PreTrainedModel) -> list[str]:
 
     heads = number("num_attention_heads", "n_head", "n_heads", "num_heads")
     key_values = number("num_key_value_heads", "num_kv_heads") or heads
-    layers = set(get_layer_types_and_kwargs(config)[0])
+    layers = set(layer_kinds(config))
     attends = any("attention" in kind or "hybrid" in kind for kind in layers - {"linear_attention"})
     found = {
         "multi-head latent attention": number("kv_lora_rank") > 0,

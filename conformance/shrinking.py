@@ -77,7 +77,7 @@ def _own_values(config: PreTrainedConfig) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if published.get("is_decoder") is False:
         values["is_decoder"] = True  # an encoder family's decoder looks ahead unless it is told what it is
-    kinds = _layer_kinds(config)
+    kinds = layer_kinds(config)
     layers = _chosen_layers(kinds, published)
     for name, value in published.items():
         if name in _TOKENS and value is not None:
@@ -101,11 +101,12 @@ def _small(name: str, value: Any) -> Any:
     return min(value, _SIZE_OF[name])
 
 
-def _layer_kinds(config: PreTrainedConfig) -> list[str]:
+def layer_kinds(config: PreTrainedConfig) -> list[str]:
+    """Transformers' type of each cache layer; empty where it knows none."""
     try:
         return list(get_layer_types_and_kwargs(config)[0])
     except (AttributeError, ValueError):
-        return []  # not a decoder's config
+        return []
 
 
 def _chosen_layers(kinds: list[str], published: Mapping[str, Any]) -> list[int]:

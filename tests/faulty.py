@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -303,3 +304,16 @@ def kills_the_process(model: PreTrainedModel, *examples: Tensor, dynamic_shapes:
     """Ends the process that exports, as a crash in native code would."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable")
+
+
+def hangs(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Never comes back."""
+    while True:
+        time.sleep(1)
+
+
+def takes_all_memory(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Asks for more and more memory, and touches it."""
+    held = []
+    while True:
+        held.append(torch.ones(1 << 24))

@@ -133,7 +133,7 @@ def _expectations(path: Path, text: str, name: str) -> list[tuple[str, ...]]:
         (_fails("nobody/reference/xnnpack/decode/PAR-1", "nobody/eager/SEN-1"), 1),
         ([_record(_cell("llama/eager/SEN-1"), verdict) for verdict in (Verdict.CRASH, Verdict.NOT_RUN)], 1),
         # Only the bound is exceeded.
-        (_fails("gemma2/reference/xnnpack/decode/PAR-1", "gemma2/reference/xnnpack/dynamic/PAR-2"), 2),
+        (_fails("gemma2/transformers/xnnpack/decode/PAR-1", "gemma2/transformers/xnnpack/dynamic/PAR-2"), 2),
     ],
 )
 def test_nothing_to_change_gives_the_identical_text(cells: list[CellRecord], changes: int) -> None:
