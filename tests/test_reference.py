@@ -17,6 +17,8 @@ from conformance.reference import (
     TorchExportableModuleWithStaticCache,
     convert_and_export_with_cache,
 )
+from conformance.reference.activations import exact_activations, tanh_gelu
+from conformance.reference.calling import CallingConvention, _conventions, cache_argument
 
 
 def _state(model: Any) -> dict[str, Any]:
@@ -131,3 +133,43 @@ def test_examples_that_do_not_fit_are_refused(examples: tuple[Any, Any], told: s
     model = build_model(fixture_config("llama"))
     with pytest.raises(ModelNotExportableError, match=told):
         convert_and_export_with_cache(model, *examples)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "first_position", "attention_mask", "integer_length"),
+    [
+        ("llama", None, False, False),  # told nothing, it reads nothing
+        ("bert", 0, False, False),
+        ("roberta", None, False, False),  # counts from its padding id + 1, without reading
+        ("opt", 0, True, False),
+        ("bart", None, True, False),
+        ("trocr", None, False, True),  # takes no positions, and computes them from the cache's length
+    ],
+)
+def test_convention_spares_the_model_reading_its_cache(
+    architecture: str, first_position: int | None, attention_mask: bool, integer_length: bool
+) -> None:
+    convention = TorchExportableModuleWithStaticCache(build_model(fixture_config(architecture)))._convention
+    assert convention == CallingConvention("past_key_values", first_position, attention_mask, integer_length)
+
+
+def test_positions_that_change_the_logits_are_not_passed() -> None:
+    wrapper = TorchExportableModuleWithStaticCache(build_model(fixture_config("bert")))
+    conventions = list(_conventions(wrapper.model))
+    assert CallingConvention(first_position=1) in conventions  # tried, and found to differ
+    assert wrapper._convention.first_position == 0
+
+
+def test_mamba_is_given_its_cache_by_its_own_name() -> None:
+    assert cache_argument(build_model(fixture_config("mamba"))) == "cache_params"
+
+
+def test_tanh_gelu_is_spelt_out_while_tracing_only() -> None:
+    x = torch.linspace(-6, 6, 1001, dtype=torch.float64)
+    assert torch.allclose(tanh_gelu(x), torch.nn.functional.gelu(x, approximate="tanh"), rtol=0, atol=1e-12)
+    model = build_model(fixture_config("gemma3_text"))
+    before = [module.act for module in model.modules() if hasattr(module, "act")]
+    with exact_activations(model):
+        assert [module.act for module in model.modules() if hasattr(module, "act")] == [tanh_gelu] * len(before)
+    assert [module.act for module in model.modules() if hasattr(module, "act")] == before
+    assert before
