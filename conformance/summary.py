@@ -36,6 +36,7 @@ class Progress:
         self._start = time.monotonic()
         self._done = 0
         self._columns: dict[tuple[str, str, str], list[CellRecord]] = {}
+        self._sizes: Counter[tuple[str, str, str]] = Counter()
 
     def add(self, record: CellRecord, cell: Cell, planned: Mapping[str, Cell]) -> None:
         """Count a verdict; `planned` are the cells that this run will reach."""
@@ -43,7 +44,9 @@ class Progress:
         key = _column(cell)
         column = self._columns.setdefault(key, [])
         column.append(record)
-        if len(column) < sum(_column(other) == key for other in planned.values()):
+        if self._sizes.total() != len(planned):  # counted once: thousands of cells arrive one by one
+            self._sizes = Counter(map(_column, planned.values()))
+        if len(column) < self._sizes[key]:
             return
         elapsed = time.monotonic() - self._start
         total = max(len(planned), self._done)
