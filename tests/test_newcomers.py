@@ -73,7 +73,10 @@ def test_draft_of_what_cannot_decode_leaves_the_reason_to_a_person() -> None:
     ("arguments", "told"),
     [
         (["qwen3"], "error: qwen3 exists: it has a row in models_matrix.yaml; --force shows what would be written"),
-        (["qwen33", "--force"], "error: no causal-LM architecture of the installed Transformers 'qwen33'; did you mean 'qwen3'?"),
+        (
+            ["qwen33", "--force"],
+            "error: no causal-LM architecture of the installed Transformers 'qwen33'; did you mean 'qwen3'?",
+        ),
     ],
 )
 def test_command_refuses_in_a_sentence(arguments: list[str], told: str) -> None:

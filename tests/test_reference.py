@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch.export import Dim
 from transformers import GenerationConfig
 
+from conformance.contract import Mode
 from conformance.models import MAX_CACHE_LEN, build_model, fixture_config
 from conformance.oracle import Oracle
 from conformance.reference import (
@@ -19,6 +21,7 @@ from conformance.reference import (
 )
 from conformance.reference.activations import exact_activations, tanh_gelu
 from conformance.reference.calling import CallingConvention, _conventions, cache_argument
+from tests.harness import judge
 
 
 def _state(model: Any) -> dict[str, Any]:
@@ -173,3 +176,18 @@ def test_tanh_gelu_is_spelt_out_while_tracing_only() -> None:
         assert [module.act for module in model.modules() if hasattr(module, "act")] == [tanh_gelu] * len(before)
     assert [module.act for module in model.modules() if hasattr(module, "act")] == before
     assert before
+
+
+@pytest.mark.parametrize(
+    ("architecture", "clause"),
+    [("qwen3_next", "EXP-5"), ("kimi_linear", "EXP-5"), ("mamba2", "PAR-2"), ("nemotron_h", "PAR-2")],
+)
+def test_recurrences_take_chunks_of_any_length(architecture: str, clause: str) -> None:
+    kernels = {name: dict(vars(sys.modules[name])) for name in _own_modules(architecture)}
+    judge(clause, architecture, convert_and_export_with_cache, mode=Mode.DYNAMIC)
+    for name, before in kernels.items():
+        assert dict(vars(sys.modules[name])) == before, "a kernel was left replaced"
+
+
+def _own_modules(architecture: str) -> set[str]:
+    return {type(module).__module__ for module in build_model(fixture_config(architecture)).modules()}

@@ -9,6 +9,7 @@ from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
 from conformance.reference.errors import ModelNotExportableError
+from conformance.reference.recurrences import scanned_recurrences
 from conformance.reference.tracing import ready_to_trace
 from conformance.reference.wrapper import TorchExportableModuleWithStaticCache
 
@@ -47,7 +48,7 @@ def convert_and_export_with_cache(
     """
     wrapper = TorchExportableModuleWithStaticCache(model)
     examples = _examples(wrapper, example_input_ids, example_cache_position, dynamic=dynamic_shapes is not None)
-    with ready_to_trace(model):
+    with ready_to_trace(model), scanned_recurrences(model):
         return torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
 
 

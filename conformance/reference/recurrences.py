@@ -1,0 +1,148 @@
+"""Linear and state-space recurrences over a dynamic number of tokens: a scan of the kernel for one token.
+
+For more than one token Transformers calls a chunked kernel, which pads the sequence to a multiple of its chunk size and
+reshapes it; export can prove that for no dynamic length. Token by token, the kernel for a single token gives the same,
+and `torch.scan` of it goes through ExecuTorch 1.5.1 with a dynamic length, portable and with XNNPACK.
+
+Kernels are known by the names under which Transformers looks for faster ones on the hub, not by model.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch._higher_order_ops.scan import scan
+
+Kernel = Callable[..., Any]
+
+
+@contextmanager
+def scanned_recurrences(model: nn.Module) -> Iterator[None]:
+    """Let the chunked kernels of `model`'s own modules be scans; on leaving, as they were."""
+    replaced: list[tuple[dict[str, Any], str, Kernel]] = []
+    try:
+        for name in {type(module).__module__ for module in model.modules()}:
+            namespace = vars(sys.modules[name])
+            kernels = {_hub_name(value): key for key, value in namespace.items() if _hub_name(value)}
+            for chunked, (single, as_scan) in _SCANS.items():
+                if chunked in kernels and single in kernels:
+                    place = kernels[chunked]
+                    replaced.append((namespace, place, namespace[place]))
+                    namespace[place] = as_scan(inspect.unwrap(namespace[kernels[single]]))
+        yield
+    finally:
+        for namespace, place, kernel in replaced:
+            namespace[place] = kernel
+
+
+def _gated_delta_rule(single: Kernel) -> Kernel:
+    """A scan in place of `chunk_gated_delta_rule` or `chunk_kda`; state [batch, heads, key_dim, value_dim], float32."""
+
+    def scanned(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        g: torch.Tensor,
+        beta: torch.Tensor,
+        chunk_size: int = 64,
+        initial_state: torch.Tensor | None = None,
+        output_final_state: bool = False,
+        **options: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        options = {name: option for name, option in options.items() if not isinstance(option, torch.Tensor)}
+        if initial_state is None:
+            initial_state = value.new_zeros(value.shape[0], value.shape[2], key.shape[3], value.shape[3])
+
+        def step(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+            q, k, v, decay, strength = (part.unsqueeze(1) for part in token)
+            output, state = single(
+                q, k, v, g=decay, beta=strength, initial_state=state, output_final_state=True, **options
+            )
+            return state, output.squeeze(1)
+
+        state, outputs = scan(step, initial_state.float().clone(), _by_token(query, key, value, g, beta))
+        return outputs.transpose(0, 1).contiguous(), state if output_final_state else None
+
+    return scanned
+
+
+def _state_space_dual(single: Kernel) -> Kernel:
+    """A scan in place of `mamba_chunk_scan_combined`; state [batch, heads, head_dim, state_size], float32."""
+
+    def scanned(
+        hidden_states: torch.Tensor,
+        dt: torch.Tensor,
+        A: torch.Tensor,  # noqa: N803 - the kernel's own names
+        B: torch.Tensor,  # noqa: N803
+        C: torch.Tensor,  # noqa: N803
+        chunk_size: int,
+        D: torch.Tensor | None = None,  # noqa: N803
+        dt_bias: torch.Tensor | None = None,
+        initial_states: torch.Tensor | None = None,
+        dt_softplus: bool = False,
+        dt_limit: tuple[float, float] = (0.0, float("inf")),
+        return_final_states: bool = False,
+        **_: Any,
+    ) -> Any:
+        batch_size, _length, heads, head_dim = hidden_states.shape
+        state_size = B.shape[-1]
+        if dt_bias is not None:
+            dt = dt + dt_bias.to(dt.dtype)
+        if dt_softplus:
+            dt = nn.functional.softplus(dt)
+        dt = torch.clamp(dt, min=dt_limit[0], max=dt_limit[1])
+        if initial_states is None:
+            initial_states = hidden_states.new_zeros(batch_size, heads, head_dim, state_size)
+
+        def step(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+            inputs, delta, b, c = token
+            state = state.clone()  # the kernel updates it in place
+            output = single(
+                state,
+                inputs,
+                # Expanded here and not outside: ExecuTorch has no tensors with a stride of 0 between operators.
+                delta.unsqueeze(-1).expand(-1, -1, head_dim),
+                A[:, None, None].expand(-1, head_dim, state_size),
+                b,
+                c,
+                None if D is None else D[:, None].expand(-1, head_dim),
+                None,
+                False,
+                None,
+            )
+            return state, output
+
+        tokens = _by_token(hidden_states.float(), dt, B, C)
+        state, outputs = scan(step, initial_states.float().clone(), tokens)
+        outputs = outputs.transpose(0, 1).contiguous()
+        return (outputs, state) if return_final_states else outputs
+
+    return scanned
+
+
+def _by_token(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """[batch, seq, ...] to [seq, batch, ...], which is what a scan runs over."""
+    return tuple(part.transpose(0, 1).contiguous() for part in parts)
+
+
+def _hub_name(value: object) -> str | None:
+    """The name that a kernel was decorated with (`use_kernel_func_from_hub_with_fallback`)."""
+    if not isinstance(value, types.FunctionType) or value.__closure__ is None:
+        return None
+    name = inspect.getclosurevars(value).nonlocals.get("func_name")
+    return name if isinstance(name, str) else None
+
+
+#: Chunked kernel to the kernel for one token, and what makes a scan of it.
+_SCANS: dict[str, tuple[str, Callable[[Kernel], Kernel]]] = {
+    "chunk_gated_delta_rule": ("fused_recurrent_gated_delta_rule", _gated_delta_rule),
+    "chunk_kda": ("fused_recurrent_kda", _gated_delta_rule),
+    "mamba_chunk_scan_combined": ("selective_state_update", _state_space_dual),
+}
