@@ -15,21 +15,16 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, TypeVar
 
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from conformance.contract import BOTH_MODES, CLAUSES
-from conformance.matrix import ANY_MODE, ANY_SUBJECT, MatrixError
+from conformance.matrix import ANY_MODE, ANY_SUBJECT, TODO, MatrixError, versions_fit
 from conformance.records import CellRecord, RunRecord
 from conformance.subjects import KNOWN
 from conformance.verdicts import ACCEPTABLE, Verdict
-
-#: The reason that a person is to replace.
-TODO = "TODO"
 
 _WIDTH = 120
 _AXES = ("clauses", "backends", "modes", "subject")
@@ -106,10 +101,7 @@ class _Entry:
 
     def applies_to(self, versions: Mapping[str, str]) -> bool:
         """The same as `Expectation.applies_to`."""
-        return all(
-            package in versions and SpecifierSet(text).contains(Version(versions[package]), prereleases=True)
-            for package, text in self.values.get("when", {}).items()
-        )
+        return versions_fit(self.values.get("when", {}).items(), versions)
 
     def fits(self, cell: CellRecord) -> bool:
         """Whether it describes how `cell` failed, its size apart."""

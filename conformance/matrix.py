@@ -27,17 +27,28 @@ ANY_SUBJECT = "any"
 #: In an expectation's `modes`: whatever the mode, and in cells that have none.
 ANY_MODE = "any"
 
+#: The reason that a command writes and a person replaces; no run accepts it.
+TODO = "TODO"
+
 _CONFIG = ConfigDict(extra="forbid")
 
 
 def _told(reason: str) -> str:
-    if reason.strip().upper() == "TODO":
+    if reason.strip().upper() == TODO:
         raise ValueError("the reason is still to be found: say why this fails, and link to where it is reported")
     return reason
 
 
 #: Why something is expected: a sentence, not a word.
 Reason = Annotated[str, BeforeValidator(_told), Field(min_length=20)]
+
+
+def versions_fit(when: Iterable[tuple[str, str]], versions: Mapping[str, str]) -> bool:
+    """Whether each package in `when` is among `versions`, in one that fits its specifier."""
+    return all(
+        package in versions and SpecifierSet(text).contains(Version(versions[package]), prereleases=True)
+        for package, text in when
+    )
 
 
 class Tier(StrEnum):
@@ -98,10 +109,7 @@ class Expectation:
 
     def applies_to(self, versions: Mapping[str, str]) -> bool:
         """Whether the installed versions are ones it was written for."""
-        return all(
-            SpecifierSet(text).contains(Version(versions[package]), prereleases=True)
-            for package, text in self.when.items()
-        )
+        return versions_fit(self.when.items(), versions)
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

@@ -52,9 +52,9 @@ def has_fixture(architecture: str, directory: Path = CONFIGS) -> bool:
     return (directory / f"{architecture}.json").is_file()
 
 
-def shrunk_config(architecture: str) -> PreTrainedConfig:
-    """The published config made tiny, as a fixture's first draft."""
-    return AutoConfig.for_model(**{**shrunk(default_config(architecture)), "model_type": architecture})
+def drafted_values(architecture: str) -> dict[str, Any]:
+    """What a fixture's first draft holds: the published config made tiny."""
+    return {**shrunk(default_config(architecture)), "model_type": architecture}
 
 
 def default_config(architecture: str) -> PreTrainedConfig:

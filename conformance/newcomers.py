@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import PreTrainedModel
 
 from conformance.discovery import registered
-from conformance.matrix import MATRIX_PATH, Matrix
-from conformance.models import (
-    CONFIGS,
-    MAX_CACHE_LEN,
-    build_model,
-    default_config,
-    fixture_config,
-    has_fixture,
-    shrunk_config,
-)
+from conformance.matrix import MATRIX_PATH, TODO, Matrix
+from conformance.models import CONFIGS, MAX_CACHE_LEN, drafted_values, has_fixture
 from conformance.oracle import Oracle
-from conformance.shrinking import layer_kinds, shrunk
+from conformance.pipeline.stages import build
+from conformance.shrinking import layer_kinds
 from conformance.suggest import unknown
-from conformance.verdicts import CellFailedError, Stage, at
+from conformance.verdicts import CellFailedError
 
+#: What a row exercises where neither config nor modules tell more.
+_UNTOLD = "causal language model"
 #: What modules are called that hold a position's own embedding.
 _LEARNED = ("wpe", "position_embeddings", "embed_positions", "positions_embed")
 
@@ -57,20 +50,16 @@ def draft(architecture: str) -> Draft:
     tried: list[str] = []
     if has_fixture(architecture):
         fixture = (CONFIGS / f"{architecture}.json").read_text(encoding="utf-8")
-        config_of: Callable[[str], Any] = fixture_config
         tried.append("took the fixture that is there")
     else:
-        values = {**shrunk(default_config(architecture)), "model_type": architecture}
+        values = drafted_values(architecture)
         fixture = json.dumps(values, indent=2) + "\n"
-        config_of = shrunk_config
         tried.append(f"shrunk the published config: {len(values) - 1} values changed")
     caches: list[str] = []
-    exercises, undecodable = "TODO", None
+    exercises, undecodable = _UNTOLD, None
     try:
-        with at(Stage.BUILD):
-            config = config_of(architecture)
-            model = build_model(config)
-            caches = list(dict.fromkeys(layer_kinds(config.get_text_config(decoder=True))))
+        model = build(architecture)
+        caches = list(dict.fromkeys(layer_kinds(model.config.get_text_config(decoder=True))))
         exercises = "; ".join(mechanisms(model))
         tried.append(f"built {type(model).__name__}: {model.num_parameters():,} parameters, layers {', '.join(caches)}")
         Oracle(model, MAX_CACHE_LEN).agree_without_cache()
@@ -134,7 +123,7 @@ def mechanisms(model: PreTrainedModel) -> list[str]:
             name.endswith(("q_norm", "q_layernorm")) for name, _ in model.named_modules()
         ),
     }
-    return [name for name, present in found.items() if present] or ["causal language model"]
+    return [name for name, present in found.items() if present] or [_UNTOLD]
 
 
 def _row(architecture: str, caches: list[str], exercises: str, undecodable: str | None) -> str:
@@ -145,5 +134,5 @@ def _row(architecture: str, caches: list[str], exercises: str, undecodable: str 
         f"    exercises: {exercises}",
     ]
     if undecodable:
-        lines += ["    undecodable:", f"      signature: {json.dumps(undecodable)}", "      reason: TODO"]
+        lines += ["    undecodable:", f"      signature: {json.dumps(undecodable)}", f"      reason: {TODO}"]
     return "\n".join(lines) + "\n"

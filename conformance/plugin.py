@@ -8,22 +8,20 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol  # pytest-forked and pytest-rerunfailures take it from there too
 
 from conformance import environment
 from conformance.cells import Cell
+from conformance.isolation import ArchitectureLostError, Keeper, Limits
 from conformance.judging import bare_record, judge
 from conformance.matrix import Expectation
 from conformance.options import Options, resolve_subjects
 from conformance.records import CellRecord, RunInfo, RunWriter, cell_from_json, cell_to_json
 from conformance.summary import Progress, render_summary
 from conformance.verdicts import ACCEPTABLE, Verdict
-
-if TYPE_CHECKING:
-    from conformance.isolation import Keeper, Limits
 
 _CELL_ID = re.compile(r"\[(.+)\]")
 _RECORD = "conformance_record"
@@ -280,8 +278,6 @@ class ConformancePlugin:
     # Isolation
 
     def _isolated(self, item: pytest.Item, cell: Cell, limits: Limits) -> list[pytest.TestReport]:
-        from conformance.isolation import ArchitectureLostError, Keeper
-
         items = item.session.items
         if self.keeper is None:
             self.keeper = Keeper(lambda job: _judged(items, job), limits)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from conformance.cells import EAGER, EXPORTED, Cell
 from conformance.checks import test_export, test_lowering, test_parity, test_sensitivity
 from conformance.checks.case import Case
 from conformance.contract import Mode
-from conformance.matrix import load_matrix
+from conformance.matrix import ROOT, load_matrix
 from conformance.pipeline.backends import BACKENDS, Backend
 from conformance.pipeline.stages import build
 from conformance.pipeline.workbench import Workbench
@@ -48,3 +51,14 @@ def judge(
     case = Case(cell, Workbench(subjects, backends, make_model), EXAMPLES, caches=row.caches)
     checks()[clause](case)
     return case
+
+
+def python_module(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`python -m` with these arguments, in a checkout of the suite."""
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+
+
+def suite(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """A run of the suite in a process of its own."""
+    return python_module("pytest", "conformance", *arguments, cwd=cwd)

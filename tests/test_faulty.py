@@ -151,6 +151,17 @@ def test_fixture_without_its_other_layers_is_caught_by_sen_2(architecture: str) 
     assert caught.value.signature == "build:fixture-lacks-layers"
 
 
+def test_fixture_without_a_module_kind_is_caught_by_sen_2() -> None:
+    def without_experts(architecture: str) -> PreTrainedModel:
+        config = fixture_config(architecture)
+        config.first_k_dense_replace = config.num_hidden_layers
+        return build_model(config)
+
+    with pytest.raises(ClauseViolationError, match="module DeepseekV3MoE") as caught:
+        judge("SEN-2", "deepseek_v3", make_model=without_experts)
+    assert caught.value.signature == "build:fixture-lacks-parts"
+
+
 @pytest.mark.parametrize(
     ("clause", "mode"),
     [(clause.id, mode) for clause in CHECKED if Level.EXPORTED in clause.levels for mode in clause.modes],

@@ -14,7 +14,7 @@ from conformance import isolation
 from conformance.isolation import ArchitectureLostError, Keeper, Limits
 from conformance.records import load_run
 from conformance.verdicts import Stage, Verdict
-from tests.test_plugin import _suite
+from tests.harness import suite
 
 
 def _segfaults() -> None:
@@ -92,7 +92,7 @@ def test_stage_is_read_off_the_trace(frame: str, stage: Stage | None) -> None:
 )
 def test_lost_architecture_does_not_end_the_run(tmp_path: Path, workers: str, subject: str, verdict: Verdict) -> None:
     record = tmp_path / "run.json"
-    ended = _suite(
+    ended = suite(
         *("--arch", "llama", "--subject", f"tests.faulty:{subject}", "--backend", "exported", "--mode", "decode"),
         *("--clause", "SEN-1,EXP-1", "--record", str(record), "--time-limit", "30", "--memory-limit", "3000", workers),
     )

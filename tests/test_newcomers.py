@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -23,13 +21,9 @@ from conformance.pipeline.workbench import Workbench
 from conformance.records import load_run
 from conformance.shrinking import layer_kinds, shrunk
 from conformance.verdicts import CellFailedError, NotApplicableError, Stage, Verdict
+from tests.harness import python_module, suite
 
 _REASON = "a reason that is long enough to be one"
-
-
-def _command(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "conformance", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
 
 
 def _cell(architecture: str) -> Cell:
@@ -80,7 +74,7 @@ def test_draft_of_what_cannot_decode_leaves_the_reason_to_a_person() -> None:
     ],
 )
 def test_command_refuses_in_a_sentence(arguments: list[str], told: str) -> None:
-    ended = _command("new-architecture", *arguments)
+    ended = python_module("conformance", "new-architecture", *arguments)
     assert ended.returncode == 1
     assert told in ended.stderr
 
@@ -101,8 +95,8 @@ def test_unlisted_architecture_fails_the_run_and_is_added_by_the_command(checkou
     start = text.index("\n  arcee:\n") + 1
     matrix.write_text(text[:start] + text[text.index("\n  aria_text:\n") + 1 :], encoding="utf-8")
     (checkout / "fixtures/configs/arcee.json").unlink()
-    suite = [sys.executable, "-m", "pytest", "conformance", "--clause", "SEN-2,PAR-8", "-n2", "--tier", "smoke"]
-    ended = subprocess.run(suite, cwd=checkout, capture_output=True, text=True, check=False, timeout=300)
+    smoke = ("--clause", "SEN-2,PAR-8", "-n2", "--tier", "smoke")
+    ended = suite(*smoke, cwd=checkout)
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout
     assert "arcee is registered by Transformers and has no row in models_matrix.yaml" in ended.stdout
     assert "python -m conformance new-architecture arcee" in ended.stdout
@@ -113,10 +107,10 @@ def test_unlisted_architecture_fails_the_run_and_is_added_by_the_command(checkou
     )
     assert verdicts["arcee/eager/PAR-8"].verdict is Verdict.PASS  # tried with a shrunk config
 
-    added = _command("new-architecture", "arcee", cwd=checkout)
+    added = python_module("conformance", "new-architecture", "arcee", cwd=checkout)
     assert added.returncode == 0, added.stderr
     assert "arcee" in load_matrix(matrix).architectures
-    ended = subprocess.run(suite, cwd=checkout, capture_output=True, text=True, check=False, timeout=300)
+    ended = suite(*smoke, cwd=checkout)
     assert ended.returncode == 0, ended.stdout
 
 

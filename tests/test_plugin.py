@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from conformance.matrix import ROOT
 from conformance.records import Environment, RunInfo, RunWriter, load_run, run_schema
 from conformance.verdicts import Verdict
-
-
-def _suite(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "conformance", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+from tests.harness import suite
 
 
 @pytest.mark.parametrize(
@@ -38,7 +31,7 @@ def _suite(*arguments: str) -> subprocess.CompletedProcess[str]:
 )
 def test_typo_is_answered_and_nothing_runs(tmp_path: Path, arguments: list[str], told: str) -> None:
     record = tmp_path / "run.json"
-    ended = _suite(*arguments, "--record", str(record))
+    ended = suite(*arguments, "--record", str(record))
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR
     assert told in ended.stderr + ended.stdout
     assert not record.exists()
@@ -47,7 +40,7 @@ def test_typo_is_answered_and_nothing_runs(tmp_path: Path, arguments: list[str],
 def test_good_run_is_recorded(tmp_path: Path) -> None:
     record = tmp_path / "run.json"
     junit = tmp_path / "junit.xml"
-    ended = _suite(
+    ended = suite(
         *("--arch", "gpt2,llama", "--backend", "exported", "--mode", "decode", "--clause", "EXP,SEN"),
         *("--record", str(record), f"--junitxml={junit}"),
     )
@@ -67,7 +60,7 @@ def test_good_run_is_recorded(tmp_path: Path) -> None:
 
 def test_faulty_subject_fails_the_run(tmp_path: Path) -> None:
     record = tmp_path / "run.json"
-    ended = _suite(
+    ended = suite(
         *("--arch", "llama", "--subject", "tests.faulty:off_by_one", "--backend", "exported", "--mode", "decode"),
         *("--clause", "EXP-1,PAR-1", "--record", str(record), "-n0"),
     )
@@ -84,7 +77,7 @@ def test_faulty_subject_fails_the_run(tmp_path: Path) -> None:
 
 def test_dead_worker_costs_one_cell(tmp_path: Path) -> None:
     record = tmp_path / "run.json"
-    ended = _suite(
+    ended = suite(
         *("--arch", "llama", "--subject", "tests.faulty:kills_the_process", "--backend", "exported"),
         *("--mode", "decode", "--clause", "SEN-2,EXP-6", "--record", str(record), "-n1"),
     )

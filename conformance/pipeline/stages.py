@@ -14,11 +14,11 @@ import transformers
 from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge_transform_and_lower
 from executorch.runtime import Method, Runtime
 from torch.export import Dim, ExportedProgram
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from conformance.contract import Mode
 from conformance.discovery import registered
-from conformance.models import BATCH_SIZE, MAX_CACHE_LEN, build_model, fixture_config, has_fixture, shrunk_config
+from conformance.models import BATCH_SIZE, MAX_CACHE_LEN, build_model, drafted_values, fixture_config, has_fixture
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.partition import PartitionReport, partition_report
 from conformance.subjects.resolve import Subject
@@ -54,7 +54,9 @@ def build(architecture: str) -> PreTrainedModel:
     if architecture not in registered():
         raise NotApplicableError(f"not in transformers {transformers.__version__}")
     with at(Stage.BUILD):
-        return build_model(fixture_config(architecture) if has_fixture(architecture) else shrunk_config(architecture))
+        if has_fixture(architecture):
+            return build_model(fixture_config(architecture))
+        return build_model(AutoConfig.for_model(**drafted_values(architecture)))
 
 
 def export(subject: Subject, model: PreTrainedModel, mode: Mode) -> ExportedProgram:

@@ -41,13 +41,13 @@ class Workbench:
     ) -> None:
         self.backends = backends
         self._subjects = dict(subjects or {})
-        self._build = build
+        self.build = build
         self._architecture: str | None = None
         self._kept: dict[tuple[object, ...], Any] = {}
 
     def model(self, architecture: str) -> PreTrainedModel:
         """The fixture model."""
-        return self._once(architecture, ("model",), lambda: self._build(architecture))
+        return self._once(architecture, ("model",), lambda: self.build(architecture))
 
     def oracle(self, architecture: str) -> Oracle:
         """The oracle of the fixture model."""

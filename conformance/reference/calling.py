@@ -76,6 +76,8 @@ def settled_convention(model: PreTrainedModel, cache: StaticCache, settings: Cac
     for convention in _conventions(model):
         if fewest == 0:
             break
+        if convention == plain:
+            continue  # tried above
         try:
             observed, reads = _trial(model, convention, cache, settings)
         except (RuntimeError, IndexError, ValueError, TypeError):
