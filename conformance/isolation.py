@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import importlib
 import multiprocessing
 import os
 import re
@@ -24,14 +23,6 @@ from typing import Any
 
 from conformance.verdicts import Stage, Verdict
 
-#: Imported before the first fork, so that no architecture pays for it.
-_SHARED_IMPORTS = (
-    "conformance.pipeline.workbench",
-    "torch._dynamo",
-    "torch._export",
-    "executorch.backends.xnnpack.partition.xnnpack_partitioner",
-    "transformers.models.auto.modeling_auto",
-)
 _POLL_S = 0.2
 #: How long a process that is over its limit gets to write down where it was.
 _LAST_WORDS_S = 1.0
@@ -76,8 +67,6 @@ class Keeper:
     """
 
     def __init__(self, judge: Callable[[int], Any], limits: Limits) -> None:
-        for name in _SHARED_IMPORTS:
-            importlib.import_module(name)
         self._judge = judge
         self._limits = limits
         self._architecture: str | None = None

@@ -64,7 +64,9 @@ def default_config(architecture: str) -> PreTrainedConfig:
 
 def build_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A float32 model in evaluation mode, asking for a static cache, with weights that depend on their names only."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a few vectors (the steps of Mamba) keep what their initialiser drew, plus noise
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     fill_weights(model)
     model.generation_config = GenerationConfig(
         use_cache=True,

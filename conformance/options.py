@@ -30,6 +30,9 @@ DEFAULT_TIME_LIMIT_S = 1200
 #: The largest fixture needs 1.6 GiB while it is lowered.
 DEFAULT_MEMORY_LIMIT_MIB = 6144
 DEFAULT_RECORD = "build/conformance/run.json"
+DEFAULT_STORE = "build/conformance/store"
+#: A program of a fixture takes 0.1 to 0.5 MiB, all 378 of the full tier on one backend about 100.
+DEFAULT_STORE_LIMIT_MIB = 2048
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -77,6 +80,19 @@ def add_options(parser: pytest.Parser) -> None:
         help="judge in pytest's own process, without limits and unprotected from crashes: for debuggers",
     )
     group.addoption("--record", default=DEFAULT_RECORD, metavar="PATH", help=f"default: {DEFAULT_RECORD}")
+    group.addoption(
+        "--store",
+        default=DEFAULT_STORE,
+        metavar="PATH",
+        help=f"where lowered programs are kept from run to run (default: {DEFAULT_STORE})",
+    )
+    group.addoption(
+        "--store-limit",
+        type=_size,
+        default=DEFAULT_STORE_LIMIT_MIB,
+        metavar="MIB",
+        help=f"size of the store; 0 to lower everything anew and keep nothing (default: {DEFAULT_STORE_LIMIT_MIB})",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +105,8 @@ class Options:
     seed: int | None
     record: Path
     limits: Limits | None
+    store: Path
+    store_limit: int
     asked: Mapping[str, str | int | None]
 
     @property
@@ -139,6 +157,8 @@ def read_options(config: pytest.Config) -> Options:
         seed=_seed(get("--hypothesis-seed", None)),
         record=config.rootpath / get("--record"),
         limits=None if in_process else Limits(get("--time-limit"), get("--memory-limit")),
+        store=config.rootpath / get("--store"),
+        store_limit=get("--store-limit"),
         asked={name.lstrip("-"): get(name) for name in names},
     )
 
@@ -151,6 +171,10 @@ def resolve_subjects(selection: Selection) -> dict[str, Subject]:
         return {name: resolve(name) for name in selection.subjects}
     except UnknownSubjectError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def _size(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
 
 
 def _positive(text: str) -> int:

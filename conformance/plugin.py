@@ -135,11 +135,14 @@ class ConformancePlugin:
         """Models and programs, built once."""
         import torch
 
+        from conformance.pipeline.store import Store
         from conformance.pipeline.workbench import Workbench
 
         # Two workers on two cores: more threads would only take turns.
         torch.set_num_threads(1)
-        return Workbench(self.subjects or resolve_subjects(self.options.selection))
+        subjects = self.subjects or resolve_subjects(self.options.selection)
+        store = Store(self.options.store, self.options.store_limit) if self.options.store_limit else None
+        return Workbench(subjects, store=store)
 
     @pytest.fixture
     def case(self, request: pytest.FixtureRequest, cell: Cell, workbench: Any) -> Any:
@@ -280,6 +283,7 @@ class ConformancePlugin:
     def _isolated(self, item: pytest.Item, cell: Cell, limits: Limits) -> list[pytest.TestReport]:
         items = item.session.items
         if self.keeper is None:
+            self._warm_up()
             self.keeper = Keeper(lambda job: _judged(items, job), limits)
         began = time.monotonic()
         try:
@@ -295,6 +299,14 @@ class ConformancePlugin:
             setattr(report, _RECORD, cell_to_json(record))
             return [report]
         return [self.config.hook.pytest_report_from_serializable(config=self.config, data=data) for data in plain]
+
+    def _warm_up(self) -> None:
+        """Before the first fork, so that no architecture pays for what can be shared."""
+        from conformance.pipeline.backends import BACKENDS
+        from conformance.pipeline.warming import warm_up
+
+        lowered = dict.fromkeys(cell.backend for cell in self.plan.values() if cell.backend in BACKENDS)
+        warm_up(BACKENDS[name] for name in lowered if name)
 
     def _last_words(self) -> str:
         """What the lost process printed last, where pytest captures that."""

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import isolation
-from conformance.isolation import ArchitectureLostError, Keeper, Limits
+from conformance.isolation import ArchitectureLostError, Keeper, Limits, _stage_of
 from conformance.records import load_run
 from conformance.verdicts import Stage, Verdict
 from tests.harness import suite
@@ -39,8 +38,7 @@ _JOBS: list[Callable[[], object]] = [lambda: "fine", _segfaults, _hangs, _alloca
 
 
 @pytest.fixture
-def keeper(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
-    monkeypatch.setattr(isolation, "_SHARED_IMPORTS", ())
+def keeper() -> Iterator[Keeper]:
     keeper = Keeper(lambda job: _JOBS[job](), Limits(seconds=5, mebibytes=1500))
     yield keeper
     keeper.close()
@@ -82,7 +80,7 @@ def test_used_up_time_is_told_for_the_cells_that_follow(keeper: Keeper) -> None:
     ],
 )
 def test_stage_is_read_off_the_trace(frame: str, stage: Stage | None) -> None:
-    assert isolation._stage_of(f'Current thread:\n  File "/x/torch.py", line 1 in f\n{frame}\n') is stage
+    assert _stage_of(f'Current thread:\n  File "/x/torch.py", line 1 in f\n{frame}\n') is stage
 
 
 @pytest.mark.parametrize("workers", ["-n0", "-n1"])

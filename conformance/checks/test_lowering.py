@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from conformance.checks.case import Case, clause
-from conformance.pipeline.stages import Lowered
 from conformance.verdicts import ClauseViolationError, Stage
 
 #: Names shown before "and N more".
@@ -13,22 +12,22 @@ _SHOWN = 5
 @clause("LOW-1")
 def test_lowers(case: Case) -> None:
     """To the edge dialect with IR validity checks on, and on to the bytes of a program."""
-    lowered = _lowered(case)
-    emitted = case.workbench.emitted(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
+    artifact = case.workbench.artifact(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
     case.metrics.update(
-        delegates=lowered.partition.delegates,
-        delegated_operators=lowered.partition.delegated,
-        undelegated_operators=lowered.partition.undelegated,
-        lower_s=round(lowered.seconds, 3),
-        emit_s=round(emitted.seconds, 3),
-        program_bytes=len(emitted.program),
+        delegates=artifact.partition.delegates,
+        delegated_operators=artifact.partition.delegated,
+        undelegated_operators=artifact.partition.undelegated,
+        lower_s=round(artifact.lower_s, 3),
+        emit_s=round(artifact.emit_s, 3),
+        program_bytes=len(artifact.program),
     )
 
 
 @clause("LOW-2")
 def test_partition_is_complete(case: Case) -> None:
     """Asked again, the partitioner finds nothing more."""
-    leftover = _lowered(case).partition.leftover
+    partition = case.workbench.partition(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
+    leftover = partition.leftover
     case.metrics["leftover"] = len(leftover)
     if leftover:
         more = f" and {len(leftover) - _SHOWN} more" if len(leftover) > _SHOWN else ""
@@ -38,7 +37,3 @@ def test_partition_is_complete(case: Case) -> None:
             observed=f"{len(leftover)} more: {', '.join(leftover[:_SHOWN])}{more}",
             expected="nothing left that the partitioner would take",
         )
-
-
-def _lowered(case: Case) -> Lowered:
-    return case.workbench.lowered(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)

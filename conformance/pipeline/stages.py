@@ -38,11 +38,13 @@ class Lowered:
 
 
 @dataclass(frozen=True, slots=True)
-class Emitted:
-    """An ExecuTorch program, as the bytes of a `.pte` file. Times are in seconds."""
+class Artifact:
+    """An ExecuTorch program, as the bytes of a `.pte` file, and how it came about. Times are in seconds."""
 
     program: bytes
-    seconds: float
+    partition: PartitionReport
+    lower_s: float
+    emit_s: float
 
 
 def build(architecture: str) -> PreTrainedModel:
@@ -86,12 +88,12 @@ def lower(program: ExportedProgram, backend: Backend) -> Lowered:
         return Lowered(edge, partition_report(edge, backend.partitioners()), seconds)
 
 
-def emit(lowered: Lowered) -> Emitted:
+def emit(lowered: Lowered) -> Artifact:
     """The bytes of the program, memory planned and delegates serialised."""
     with at(Stage.EMIT), torch.no_grad():
         start = time.monotonic()
         program = bytes(lowered.edge.to_executorch().buffer)
-        return Emitted(program, time.monotonic() - start)
+        return Artifact(program, lowered.partition, lowered.seconds, time.monotonic() - start)
 
 
 def load(program: bytes) -> Method:

@@ -14,7 +14,9 @@ from conformance.models import MAX_CACHE_LEN
 from conformance.oracle import Oracle
 from conformance.pipeline import stages
 from conformance.pipeline.backends import BACKENDS, Backend
-from conformance.pipeline.stages import Emitted, Lowered
+from conformance.pipeline.partition import PartitionReport
+from conformance.pipeline.stages import Artifact, Lowered
+from conformance.pipeline.store import Store, key_of
 from conformance.sessions import ExportedModule, RuntimeSession, Session
 from conformance.subjects.resolve import Subject, resolve
 from conformance.verdicts import CellFailedError, NotApplicableError
@@ -31,6 +33,7 @@ class Workbench:
         subjects: Subjects that have been resolved already; others are resolved by name.
         backends: The backends by name.
         build: Makes an architecture's model; tests give others than the fixtures.
+        store: Where artifacts are kept from run to run.
     """
 
     def __init__(
@@ -38,10 +41,12 @@ class Workbench:
         subjects: Mapping[str, Subject] | None = None,
         backends: Mapping[str, Backend] = BACKENDS,
         build: Callable[[str], PreTrainedModel] = stages.build,
+        store: Store | None = None,
     ) -> None:
         self.backends = backends
         self._subjects = dict(subjects or {})
         self.build = build
+        self._store = store
         self._architecture: str | None = None
         self._kept: dict[tuple[object, ...], Any] = {}
 
@@ -77,23 +82,22 @@ class Workbench:
             lambda: stages.export(self.subject(subject), self.model(architecture), mode),
         )
 
-    def lowered(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
-        """The program, lowered by `backend`."""
+    def partition(self, architecture: str, subject: str, mode: Mode, backend: str) -> PartitionReport:
+        """What `backend` took of the program."""
+        stored = self._stored(architecture, subject, mode, backend)
+        return (stored or self._lowered(architecture, subject, mode, backend)).partition
 
-        def make() -> Lowered:
-            # ExecuTorch marks the program's nodes while it lowers. A copy takes 0.02 s, exporting again 1 s.
-            program = copy.deepcopy(self.exported(architecture, subject, mode))
-            return stages.lower(program, self.backends[backend])
+    def artifact(self, architecture: str, subject: str, mode: Mode, backend: str) -> Artifact:
+        """The program, lowered by `backend` and emitted: out of the store, or made and put there."""
 
-        return self._once(architecture, ("lowered", subject, mode, backend), make)
+        def make() -> Artifact:
+            made = stages.emit(self._lowered(architecture, subject, mode, backend))
+            if self._store is not None:
+                self._store.put(self._key(architecture, subject, mode, backend), made)
+            return made
 
-    def emitted(self, architecture: str, subject: str, mode: Mode, backend: str) -> Emitted:
-        """The program, lowered by `backend` and emitted."""
-        return self._once(
-            architecture,
-            ("emitted", subject, mode, backend),
-            lambda: stages.emit(self.lowered(architecture, subject, mode, backend)),
-        )
+        stored = self._stored(architecture, subject, mode, backend)
+        return stored or self._once(architecture, ("artifact", subject, mode, backend), make)
 
     def exported_session(self, architecture: str, subject: str, mode: Mode) -> Session:
         """A new session of the exported program; it ends the one before."""
@@ -106,7 +110,32 @@ class Workbench:
 
     def runtime_session(self, architecture: str, subject: str, mode: Mode, backend: str) -> Session:
         """A new session of the emitted program."""
-        return RuntimeSession(stages.load(self.emitted(architecture, subject, mode, backend).program))
+        return RuntimeSession(stages.load(self.artifact(architecture, subject, mode, backend).program))
+
+    def _lowered(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
+        def make() -> Lowered:
+            # ExecuTorch marks the program's nodes while it lowers. A copy takes 0.02 s, exporting again 1 s.
+            program = copy.deepcopy(self.exported(architecture, subject, mode))
+            return stages.lower(program, self.backends[backend])
+
+        return self._once(architecture, ("lowered", subject, mode, backend), make)
+
+    def _stored(self, architecture: str, subject: str, mode: Mode, backend: str) -> Artifact | None:
+        """What the store had when it was first asked."""
+        store = self._store
+        if store is None:
+            return None
+
+        def find() -> Artifact | None:
+            return store.get(self._key(architecture, subject, mode, backend))
+
+        return self._once(architecture, ("stored", subject, mode, backend), find)
+
+    def _key(self, architecture: str, subject: str, mode: Mode, backend: str) -> str:
+        def make() -> str:
+            return key_of(self.exported(architecture, subject, mode), self.backends[backend])
+
+        return self._once(architecture, ("key", subject, mode, backend), make)
 
     def _once(self, architecture: str, key: tuple[object, ...], make: Callable[[], T]) -> T:
         if architecture != self._architecture:

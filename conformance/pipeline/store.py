@@ -1,0 +1,147 @@
+"""The artifact store: emitted programs by the content of what they were made from, so that no run lowers one twice.
+
+What is made from it decides: the exported program itself, the backend, the installed torch and ExecuTorch, and the
+code here that lowers. A subject whose source changes but exports the same program is not lowered again; one that
+exports another is, whatever its name and version say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_leaves
+
+from conformance.pipeline import backends, partition, stages
+from conformance.pipeline.backends import Backend
+from conformance.pipeline.partition import PartitionReport
+from conformance.pipeline.stages import Artifact
+
+#: Packages whose every file has a say in what lowering gives.
+_LOWERING_PACKAGES = ("torch", "executorch", "torchao")
+#: What else of a node partitioners go by: which function or module of the model it came from.
+_ORIGINS = ("torch_fn", "source_fn_stack", "nn_module_stack")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A directory of artifacts, for any number of processes at once.
+
+    Args:
+        directory: Where they are kept; it need not exist.
+        limit: MiB that they may take together. Beyond it, those that were not used for longest go.
+    """
+
+    directory: Path
+    limit: int
+
+    def get(self, key: str) -> Artifact | None:
+        """The artifact under `key`; None if there is none, or it is not what was put there."""
+        path = self._path(key)
+        try:
+            digest, _, body = path.read_bytes().partition(b"\n")
+            if hashlib.sha256(body).hexdigest().encode() != digest:
+                return None
+            head, _, program = body.partition(b"\n")
+            facts = json.loads(head)
+            partition_facts = facts.pop("partition")
+            leftover = tuple(partition_facts.pop("leftover"))
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        return Artifact(program, PartitionReport(leftover=leftover, **partition_facts), **facts)
+
+    def put(self, key: str, artifact: Artifact) -> None:
+        """Keep `artifact` under `key`. A full disk costs the artifact, not the verdict."""
+        facts = dataclasses.asdict(artifact)
+        program: bytes = facts.pop("program")
+        body = json.dumps(facts).encode() + b"\n" + program
+        with contextlib.suppress(OSError):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.directory, prefix=".") as partial:
+                (Path(partial) / key).write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+                os.replace(Path(partial) / key, self._path(key))
+            self._make_room()
+
+    def _make_room(self) -> None:
+        found = [(entry.stat(), entry) for entry in self.directory.glob("*.artifact")]
+        entries = sorted((stat.st_mtime, stat.st_size, entry) for stat, entry in found)
+        taken = sum(size for _, size, _ in entries)
+        for _, size, entry in entries:
+            if taken <= self.limit * _MIB:
+                break
+            entry.unlink(missing_ok=True)
+            taken -= size
+
+    def _path(self, key: str) -> Path:
+        return self.directory / f"{key}.artifact"
+
+
+def key_of(program: ExportedProgram, backend: Backend) -> str:
+    """What `program` lowered by `backend` is kept under."""
+    digest = hashlib.sha256()
+    for part in (*_surroundings(), backend.name, *_graphs(program), *_interface(program)):
+        digest.update(_ADDRESS.sub("", part).encode() + b"\0")
+    for name, tensor in _tensors(program):
+        digest.update(f"{name} {_described(tensor)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _surroundings() -> Iterator[str]:
+    """The interpreter, the packages file by file, and the code of this suite that lowers."""
+    yield platform.python_version()
+    for package in _LOWERING_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found = metadata.distribution(package)
+            yield found.version + (found.read_text("RECORD") or "")
+    for source in (__file__, stages.__file__, backends.__file__, partition.__file__):
+        yield Path(source).read_text()
+
+
+def _graphs(program: ExportedProgram) -> Iterator[str]:
+    """Every node of the graph and of the graphs inside it."""
+    for name, module in program.graph_module.named_modules():
+        if isinstance(module, GraphModule):
+            yield name
+            yield from map(_node, module.graph.nodes)
+
+
+def _node(node: Node) -> str:
+    value = [_described(leaf) for leaf in tree_leaves(node.meta.get("val"))]
+    origins = [node.meta.get(origin) for origin in _ORIGINS]
+    return repr((node.op, node.name, str(node.target), node.args, node.kwargs, value, origins))
+
+
+def _interface(program: ExportedProgram) -> Iterator[str]:
+    yield repr(program.graph_signature)
+    yield repr(program.range_constraints)
+    yield repr(program.call_spec)
+
+
+def _tensors(program: ExportedProgram) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, held in {**program.state_dict, **program.constants}.items():
+        if isinstance(held, torch.Tensor):
+            yield name, held
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {list(value.shape)} {list(value.stride())}"
+    return str(value)
