@@ -9,13 +9,23 @@ from typing import Annotated, Any, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 
 from conformance.cells import Cell
+from conformance.records import CellRecord
 from conformance.suggest import unknown
 from conformance.verdicts import Stage
 
@@ -33,22 +43,17 @@ TODO = "TODO"
 _CONFIG = ConfigDict(extra="forbid")
 
 
-def _told(reason: str) -> str:
-    if reason.strip().upper() == TODO:
+def _told(reason: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
+    if str(reason).strip().upper() != TODO:
+        told: str = check(reason)
+        return told
+    if info.context != TODO:
         raise ValueError("the reason is still to be found: say why this fails, and link to where it is reported")
-    return reason
+    return TODO
 
 
 #: Why something is expected: a sentence, not a word.
-Reason = Annotated[str, BeforeValidator(_told), Field(min_length=20)]
-
-
-def versions_fit(when: Iterable[tuple[str, str]], versions: Mapping[str, str]) -> bool:
-    """Whether each package in `when` is among `versions`, in one that fits its specifier."""
-    return all(
-        package in versions and SpecifierSet(text).contains(Version(versions[package]), prereleases=True)
-        for package, text in when
-    )
+Reason = Annotated[str, Field(min_length=20), WrapValidator(_told)]
 
 
 class Tier(StrEnum):
@@ -98,7 +103,7 @@ class Expectation:
                 raise ValueError(f"{package}: {text!r} is no version specifier such as '<=1.5.1'") from None
         return when
 
-    def covers(self, cell: Cell) -> bool:
+    def covers(self, cell: Cell | CellRecord) -> bool:
         """Whether this expectation speaks of `cell`, a cell of its own row."""
         return (
             cell.clause in self.clauses
@@ -109,7 +114,10 @@ class Expectation:
 
     def applies_to(self, versions: Mapping[str, str]) -> bool:
         """Whether the installed versions are ones it was written for."""
-        return versions_fit(self.when.items(), versions)
+        return all(
+            package in versions and SpecifierSet(text).contains(Version(versions[package]), prereleases=True)
+            for package, text in self.when.items()
+        )
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -184,16 +192,23 @@ def load_matrix(path: Path = MATRIX_PATH) -> Matrix:
         MatrixError: The file is missing, is not YAML, or does not fit the schema; says file, line and key.
     """
     try:
-        document = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise MatrixError(f"{path}: {error.strerror}") from error
+    return parsed(text, path)
+
+
+def parsed(text: str, path: Path = MATRIX_PATH, *, drafted: bool = False) -> Matrix:
+    """The matrix that `text`, read from `path`, says; if `drafted`, a reason may be TODO."""
+    try:
+        document = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise MatrixError(f"{path}:{line}: {error.problem}") from error
     if not isinstance(document, CommentedMap):
         raise MatrixError(f"{path}:1: expected a mapping with the keys schema_version and architectures")
     try:
-        return _MATRIX.validate_python(_plain(document))
+        return _MATRIX.validate_python(_plain(document), context=TODO if drafted else None)
     except ValidationError as error:
         # A misspelt key is missing under its right name too: tell the cause first.
         first = min(error.errors(), key=lambda found: found["type"] == "missing")
