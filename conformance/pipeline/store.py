@@ -37,6 +37,8 @@ _LOWERING_PACKAGES = ("torch", "executorch", "torchao")
 _ORIGINS = ("torch_fn", "source_fn_stack", "nn_module_stack")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _MIB = 1 << 20
+#: To be raised when the layout of an entry or the way of hashing changes.
+_FORMAT = "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +58,17 @@ class Store:
         path = self._path(key)
         try:
             digest, _, body = path.read_bytes().partition(b"\n")
-            if hashlib.sha256(body).hexdigest().encode() != digest:
-                return None
-            head, _, program = body.partition(b"\n")
-            facts = json.loads(head)
-            partition_facts = facts.pop("partition")
-            leftover = tuple(partition_facts.pop("leftover"))
-            os.utime(path)
-        except FileNotFoundError:
+        except OSError:
             return None
-        return Artifact(program, PartitionReport(leftover=leftover, **partition_facts), **facts)
+        if hashlib.sha256(body).hexdigest().encode() != digest:
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # it is in use
+        head, _, program = body.partition(b"\n")
+        facts = json.loads(head)
+        counts = facts.pop("partition")
+        leftover = tuple(counts.pop("leftover"))
+        return Artifact(program, PartitionReport(leftover=leftover, **counts), **facts)
 
     def put(self, key: str, artifact: Artifact) -> None:
         """Keep `artifact` under `key`. A full disk costs the artifact, not the verdict."""
@@ -96,7 +99,7 @@ class Store:
 def key_of(program: ExportedProgram, backend: Backend) -> str:
     """What `program` lowered by `backend` is kept under."""
     digest = hashlib.sha256()
-    for part in (*_surroundings(), backend.name, *_graphs(program), *_interface(program)):
+    for part in (_FORMAT, *_surroundings(), backend.name, *_graphs(program), *_interface(program)):
         digest.update(_ADDRESS.sub("", part).encode() + b"\0")
     for name, tensor in _tensors(program):
         digest.update(f"{name} {_described(tensor)}".encode())
@@ -111,8 +114,8 @@ def _surroundings() -> Iterator[str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found = metadata.distribution(package)
             yield found.version + (found.read_text("RECORD") or "")
-    for source in (__file__, stages.__file__, backends.__file__, partition.__file__):
-        yield Path(source).read_text()
+    for module in (stages, backends, partition):
+        yield Path(str(module.__file__)).read_text()
 
 
 def _graphs(program: ExportedProgram) -> Iterator[str]:

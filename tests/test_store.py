@@ -1,0 +1,142 @@
+"""The artifact store: found again by content, never trusted blindly, never too big."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from conformance.contract import Mode
+from conformance.pipeline import stages
+from conformance.pipeline.backends import PORTABLE, XNNPACK
+from conformance.pipeline.partition import PartitionReport
+from conformance.pipeline.stages import Artifact
+from conformance.pipeline.store import Store, key_of
+from conformance.pipeline.workbench import Workbench
+from conformance.reference import convert_and_export_with_cache
+from conformance.subjects.resolve import Subject
+from tests import faulty
+
+_MIB = 1 << 20
+
+
+class _Scaled(nn.Module):
+    def __init__(self, weight: float = 1.0, function: Callable[..., Any] = torch.sin) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.tensor([weight]), persistent=False)
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scaled: torch.Tensor = self.function(x) * self.get_buffer("weight")
+        return scaled
+
+
+def _exported(module: nn.Module, length: int = 3, dim: Any = None) -> ExportedProgram:
+    shapes = {"x": {0: dim}} if dim is not None else None
+    return torch.export.export(module, (torch.zeros(length),), dynamic_shapes=shapes)
+
+
+def _artifact(size: int = 10) -> Artifact:
+    return Artifact(b"\n\x00" * (size // 2), PartitionReport(2, 7, 3, ("aten_add (aten.add.Tensor)",)), 1.5, 0.25)
+
+
+def test_what_was_put_comes_back(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", limit=1)
+    assert store.get("a") is None
+    store.put("a", _artifact())
+    assert store.get("a") == _artifact()
+    assert store.get("b") is None
+
+
+def test_equal_programs_have_equal_keys() -> None:
+    assert key_of(_exported(_Scaled()), XNNPACK) == key_of(_exported(_Scaled()), XNNPACK)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: _exported(_Scaled(weight=1.0000001)),
+        lambda: _exported(_Scaled(function=torch.cos)),
+        lambda: _exported(_Scaled(), length=4),
+        lambda: _exported(_Scaled(), dim=Dim("n", max=8)),
+    ],
+    ids=["weights", "operator", "shape", "dynamic"],
+)
+def test_another_program_has_another_key(other: Callable[[], ExportedProgram]) -> None:
+    assert key_of(_exported(_Scaled()), XNNPACK) != key_of(other(), XNNPACK)
+
+
+def test_a_range_and_a_backend_are_part_of_the_key() -> None:
+    short, long = (_exported(_Scaled(), dim=Dim("n", max=most)) for most in (8, 16))
+    assert key_of(short, XNNPACK) != key_of(long, XNNPACK)
+    assert key_of(short, XNNPACK) != key_of(short, PORTABLE)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: content[:70] + b"x" + content[71:],
+        lambda _: b"",
+        lambda _: b"not an artifact",
+    ],
+    ids=["cut", "changed", "empty", "foreign"],
+)
+def test_a_damaged_entry_is_not_trusted(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    store = Store(tmp_path, limit=1)
+    store.put("a", _artifact())
+    (entry,) = tmp_path.iterdir()
+    entry.write_bytes(damage(entry.read_bytes()))
+    assert store.get("a") is None
+    store.put("a", _artifact())
+    assert store.get("a") == _artifact()
+
+
+def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
+    store = Store(tmp_path, limit=1)
+    for age, key in enumerate(("used", "old", "new")):
+        store.put(key, _artifact(_MIB // 4))
+        os.utime(next(tmp_path.glob(f"{key}*")), (age, age))
+    store.get("used")
+    store.put("last", _artifact(_MIB // 4))
+    assert [key for key in ("used", "old", "new", "last") if store.get(key)] == ["used", "new", "last"]
+
+
+def test_many_writers_leave_whole_entries_and_nothing_else(tmp_path: Path) -> None:
+    store = Store(tmp_path, limit=1)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda number: store.put(f"{number % 4}", _artifact(1000)), range(80)):
+            pass
+    assert [store.get(f"{number}") for number in range(4)] == [_artifact(1000)] * 4
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_directory_that_cannot_be_written_costs_no_verdict(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file" / "store", limit=1)
+    store.put("a", _artifact())
+    assert store.get("a") is None
+
+
+def test_nothing_is_lowered_twice_and_a_changed_subject_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lower = Mock(wraps=stages.lower)
+    monkeypatch.setattr(stages, "lower", lower)
+
+    def program(export: Callable[..., Any]) -> bytes:
+        bench = Workbench({"mine": Subject("mine", export)}, store=Store(tmp_path, limit=10))
+        return bench.artifact("llama", "mine", Mode.DECODE, "portable").program
+
+    first = program(convert_and_export_with_cache)
+    assert lower.call_count == 1
+    assert program(convert_and_export_with_cache) == first
+    assert lower.call_count == 1
+    assert program(faulty.off_by_one) != first
+    assert lower.call_count == 2
