@@ -33,12 +33,14 @@ class CallingConvention:
         attention_mask: Whether to pass an `attention_mask` of ones over the whole cache; causality does the masking.
         integer_length: Whether the model works from the number of tokens in the cache whatever it is told, so that the
             cache has to give it as an integer. One that tracing follows costs a check each time the program runs.
+        complex_numbers: Whether the model computes with complex tensors, which have to be spelt out as pairs.
     """
 
     cache: str = "past_key_values"
     first_position: int | None = None
     attention_mask: bool = False
     integer_length: bool = False
+    complex_numbers: bool = False
 
     def arguments(
         self, input_ids: torch.Tensor, cache_position: torch.Tensor, cache: StaticCache, max_cache_len: int
@@ -71,21 +73,21 @@ def settled_convention(model: PreTrainedModel, cache: StaticCache, settings: Cac
         settings: Its sizes.
     """
     plain = CallingConvention(cache_argument(model))
-    expected, fewest = _trial(model, plain, cache, settings)
-    best = plain
+    expected, watch = _trial(model, plain, cache, settings)
+    best, fewest = plain, watch.integers
     for convention in _conventions(model):
         if fewest == 0:
             break
         if convention == plain:
             continue  # tried above
         try:
-            observed, reads = _trial(model, convention, cache, settings)
+            observed, watch = _trial(model, convention, cache, settings)
         except (RuntimeError, IndexError, ValueError, TypeError):
             continue  # the model does not take these arguments so
-        if reads < fewest and torch.allclose(observed, expected, rtol=1e-4, atol=1e-4):
-            best, fewest = convention, reads
+        if watch.integers < fewest and torch.allclose(observed, expected, rtol=1e-4, atol=1e-4):
+            best, fewest = convention, watch.integers
     cache.reset()
-    return replace(best, integer_length=fewest > 0)
+    return replace(best, integer_length=fewest > 0, complex_numbers=watch.complex_numbers)
 
 
 def _conventions(model: PreTrainedModel) -> Iterator[CallingConvention]:
@@ -101,32 +103,40 @@ def _conventions(model: PreTrainedModel) -> Iterator[CallingConvention]:
 
 def _trial(
     model: PreTrainedModel, convention: CallingConvention, cache: StaticCache, settings: CacheSettings
-) -> tuple[torch.Tensor, int]:
-    """The logits of two tokens, decoded one by one from an empty cache, and how many integers were read meanwhile."""
+) -> tuple[torch.Tensor, _Watch]:
+    """The logits of two tokens, decoded one by one from an empty cache, and what was seen meanwhile."""
     cache.reset()
     vocab = int(model.config.get_text_config(decoder=True).vocab_size)
     logits = []
-    with _IntegerReads() as reads:
+    with _Watch() as watch:
         for position in range(_TRIAL_LENGTH):
             token = torch.full((settings.batch_size, 1), vocab - 1 - position, device=model.device)
             where = torch.tensor([position], device=model.device)
             logits.append(model(**convention.arguments(token, where, cache, settings.max_cache_len)).logits)
-    return torch.cat(logits), reads.count
+    return torch.cat(logits), watch
 
 
-class _IntegerReads(TorchDispatchMode):
-    """Counts the integers that Python reads from tensors; booleans not, since only eager masking reads those."""
+class _Watch(TorchDispatchMode):
+    """Watches a model run.
+
+    Attributes:
+        integers: How many integers Python read from tensors; booleans not, since only eager masking reads those.
+        complex_numbers: Whether there was a complex tensor.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
+        self.integers = 0
+        self.complex_numbers = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype in (torch.int64, torch.int32):
-            self.count += 1
-        return func(*args, **(kwargs or {}))
+            self.integers += 1
+        result = func(*args, **(kwargs or {}))
+        self.complex_numbers |= isinstance(result, torch.Tensor) and result.is_complex()
+        return result
 
 
 def _parameters(model: PreTrainedModel) -> Mapping[str, inspect.Parameter]:

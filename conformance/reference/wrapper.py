@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from conformance.reference.cache import allocated_cache, in_mid_sequence, set_integer_length, set_position, state_slots
 from conformance.reference.calling import settled_convention
+from conformance.reference.complex_numbers import RealPairs
 from conformance.reference.settings import cache_settings
 from conformance.reference.tracing import ready_to_trace
 
@@ -77,5 +80,6 @@ class TorchExportableModuleWithStaticCache(nn.Module):
         if self._convention.integer_length:
             set_integer_length(self._cache, start, self.max_cache_len)
         arguments = self._convention.arguments(input_ids, cache_position, self._cache, self.max_cache_len)
-        logits: torch.Tensor = self.model(**arguments).logits
+        with RealPairs() if self._convention.complex_numbers else nullcontext():
+            logits: torch.Tensor = self.model(**arguments).logits
         return logits
