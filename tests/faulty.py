@@ -118,9 +118,9 @@ def _keeps_what_followed(inner: Any, ids: Tensor, position: Tensor) -> Any:
 def _keeps_its_state(inner: Any, ids: Tensor, position: Tensor) -> Any:
     """Puts back the convolution state that the reference clears at position 0."""
     for slot in inner._slots:
-        slot.write(inner._cache, inner.get_buffer(slot.buffer_name))
-    set_position(inner._cache, position[0])
-    return inner.model(input_ids=ids, past_key_values=inner._cache, use_cache=True).logits
+        slot.write(inner.cache, inner.get_buffer(slot.buffer_name))
+    set_position(inner.cache, position[0])
+    return inner.model(input_ids=ids, past_key_values=inner.cache, use_cache=True).logits
 
 
 def _last_slot_lost(inner: Any, ids: Tensor, position: Tensor) -> Any:
@@ -251,7 +251,7 @@ def cache_as_constant(model: PreTrainedModel, *examples: Tensor, dynamic_shapes:
             super().__init__()
             self.model = model
             inner = TorchExportableModuleWithStaticCache(model)
-            self._held = [inner._cache]
+            self._held = [inner.cache]
 
         def forward(self, input_ids: Tensor, cache_position: Tensor) -> Any:
             set_position(self._held[0], cache_position[0])

@@ -48,7 +48,7 @@ def convert_and_export_with_cache(
     """
     wrapper = TorchExportableModuleWithStaticCache(model)
     examples = _examples(wrapper, example_input_ids, example_cache_position, dynamic=dynamic_shapes is not None)
-    with ready_to_trace(model), scanned_recurrences(model):
+    with ready_to_trace(model), scanned_recurrences(model, wrapper.cache):
         return torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
 
 

@@ -19,30 +19,74 @@ from typing import Any
 import torch
 from torch import nn
 from torch._higher_order_ops.scan import scan
+from transformers import StaticCache
 
 Kernel = Callable[..., Any]
 
+_DIMENSIONS_WITHOUT_HEADS = 3
+
 
 @contextmanager
-def scanned_recurrences(model: nn.Module) -> Iterator[None]:
-    """Let the chunked kernels of `model`'s own modules be scans; on leaving, as they were."""
+def scanned_recurrences(model: nn.Module, cache: StaticCache) -> Iterator[None]:
+    """Let the chunked kernels of `model`'s own modules be scans that start from `cache`; on leaving, as they were."""
     replaced: list[tuple[dict[str, Any], str, Kernel]] = []
     try:
-        for name in {type(module).__module__ for module in model.modules()}:
-            namespace = vars(sys.modules[name])
-            kernels = {_hub_name(value): key for key, value in namespace.items() if _hub_name(value)}
-            for chunked, (single, as_scan) in _SCANS.items():
-                if chunked in kernels and single in kernels:
-                    place = kernels[chunked]
-                    replaced.append((namespace, place, namespace[place]))
-                    namespace[place] = as_scan(inspect.unwrap(namespace[kernels[single]]))
-        yield
+        with _recalling(cache) as recall:
+            for name in {type(module).__module__ for module in model.modules()}:
+                namespace = vars(sys.modules[name])
+                kernels = {_hub_name(value): key for key, value in namespace.items() if _hub_name(value)}
+                for chunked, (single, as_scan) in _SCANS.items():
+                    if chunked in kernels and single in kernels:
+                        place = kernels[chunked]
+                        replaced.append((namespace, place, namespace[place]))
+                        namespace[place] = as_scan(inspect.unwrap(namespace[kernels[single]]), recall)
+            yield
     finally:
         for namespace, place, kernel in replaced:
             namespace[place] = kernel
 
 
-def _gated_delta_rule(single: Kernel) -> Kernel:
+class _Recall:
+    """The state that a layer asked its cache for last.
+
+    The chunked kernel of Mamba's first generation has no argument for it, so that Transformers itself decodes a chunk
+    right only at position 0. The layer has asked for the state just before, though.
+    """
+
+    def __init__(self) -> None:
+        self._asked: torch.Tensor | None = None
+        self._heads = 0
+
+    def asked(self, state: torch.Tensor | None) -> None:
+        """Remember what a layer was given: [batch, channels, state_size], or [batch, heads, channels, state_size]."""
+        self._asked, self._heads = state, 0
+
+    def next(self) -> torch.Tensor | None:
+        """The state to start from; a layer with heads calls its kernel for one after the other."""
+        if self._asked is None or self._asked.ndim == _DIMENSIONS_WITHOUT_HEADS:
+            return self._asked
+        self._heads += 1
+        return self._asked[:, self._heads - 1]
+
+
+@contextmanager
+def _recalling(cache: StaticCache) -> Iterator[_Recall]:
+    recall = _Recall()
+    get = cache.get_recurrent_state
+
+    def get_and_tell(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+        state: torch.Tensor | None = get(*args, **kwargs)
+        recall.asked(state)
+        return state
+
+    cache.get_recurrent_state = get_and_tell  # type: ignore[method-assign]
+    try:
+        yield recall
+    finally:
+        del cache.get_recurrent_state
+
+
+def _gated_delta_rule(single: Kernel, _: _Recall) -> Kernel:
     """A scan in place of `chunk_gated_delta_rule` or `chunk_kda`; state [batch, heads, key_dim, value_dim], float32."""
 
     def scanned(
@@ -73,7 +117,7 @@ def _gated_delta_rule(single: Kernel) -> Kernel:
     return scanned
 
 
-def _state_space_dual(single: Kernel) -> Kernel:
+def _state_space_dual(single: Kernel, _: _Recall) -> Kernel:
     """A scan in place of `mamba_chunk_scan_combined`; state [batch, heads, head_dim, state_size], float32."""
 
     def scanned(
@@ -127,6 +171,42 @@ def _state_space_dual(single: Kernel) -> Kernel:
     return scanned
 
 
+def _selective_scan(single: Kernel, recall: _Recall) -> Kernel:
+    """A scan in place of `selective_scan_fn`, whose tensors are [batch, channels, seq]."""
+
+    def scanned(
+        hidden_states: torch.Tensor,
+        dt: torch.Tensor,
+        A: torch.Tensor,  # noqa: N803
+        B: torch.Tensor,  # noqa: N803
+        C: torch.Tensor,  # noqa: N803
+        D: torch.Tensor | None = None,  # noqa: N803
+        z: torch.Tensor | None = None,
+        delta_bias: torch.Tensor | None = None,
+        delta_softplus: bool = False,
+        return_last_state: bool = False,
+        **_: Any,
+    ) -> Any:
+        batch_size, channels, _length = hidden_states.shape
+        state = recall.next()
+        if state is None:
+            state = hidden_states.new_zeros(batch_size, channels, A.shape[-1])
+        gate = torch.ones_like(hidden_states) if z is None else z
+
+        def step(state: torch.Tensor, token: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+            inputs, delta, b, c, gate = token
+            state = state.clone()  # the kernel updates it in place
+            options = {"z": None if z is None else gate, "dt_bias": delta_bias, "dt_softplus": delta_softplus}
+            return state, single(state, inputs, delta, A, b, c, D, **options)
+
+        tokens = tuple(part.permute(2, 0, 1).contiguous() for part in (hidden_states.float(), dt, B, C, gate))
+        state, outputs = scan(step, state.float().clone(), tokens)
+        outputs = outputs.permute(1, 2, 0).contiguous()
+        return (outputs, state) if return_last_state else outputs
+
+    return scanned
+
+
 def _by_token(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """[batch, seq, ...] to [seq, batch, ...], which is what a scan runs over."""
     return tuple(part.transpose(0, 1).contiguous() for part in parts)
@@ -141,8 +221,9 @@ def _hub_name(value: object) -> str | None:
 
 
 #: Chunked kernel to the kernel for one token, and what makes a scan of it.
-_SCANS: dict[str, tuple[str, Callable[[Kernel], Kernel]]] = {
+_SCANS: dict[str, tuple[str, Callable[[Kernel, _Recall], Kernel]]] = {
     "chunk_gated_delta_rule": ("fused_recurrent_gated_delta_rule", _gated_delta_rule),
     "chunk_kda": ("fused_recurrent_kda", _gated_delta_rule),
+    "selective_scan_fn": ("selective_state_update", _selective_scan),
     "mamba_chunk_scan_combined": ("selective_state_update", _state_space_dual),
 }

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, StaticCache
 
 from conformance.reference.cache import allocated_cache, in_mid_sequence, set_integer_length, set_position, state_slots
 from conformance.reference.calling import settled_convention
@@ -24,7 +24,12 @@ class TorchExportableModuleWithStaticCache(nn.Module):
 
     Export it under `torch.no_grad()` and in evaluation mode, or let
     [`convert_and_export_with_cache`][conformance.reference.convert_and_export_with_cache] do so.
+
+    Attributes:
+        cache: The cache, which holds this module's buffers as its states.
     """
+
+    cache: StaticCache
 
     def __init__(self, model: PreTrainedModel, batch_size: int | None = None, max_cache_len: int | None = None) -> None:
         """Allocate the cache by running one token through `model`, which is left as it was.
@@ -44,13 +49,13 @@ class TorchExportableModuleWithStaticCache(nn.Module):
         self.batch_size = settings.batch_size
         self.max_cache_len = settings.max_cache_len
         with ready_to_trace(model):
-            self._cache = allocated_cache(model, settings)
-            self._convention = settled_convention(model, self._cache, settings)
-        in_mid_sequence(self._cache)
-        self._slots = state_slots(self._cache)
+            self.cache = allocated_cache(model, settings)
+            self._convention = settled_convention(model, self.cache, settings)
+        in_mid_sequence(self.cache)
+        self._slots = state_slots(self.cache)
         for slot in self._slots:
             # Not persistent: the cache is working memory, not a part of the checkpoint.
-            self.register_buffer(slot.buffer_name, slot.read(self._cache), persistent=False)
+            self.register_buffer(slot.buffer_name, slot.read(self.cache), persistent=False)
 
     def forward(self, input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
         """Decode `input_ids` at `cache_position`, reading and updating the cache.
@@ -72,14 +77,14 @@ class TorchExportableModuleWithStaticCache(nn.Module):
         # ones would reach the graph a second time, as lifted constants, and the program could not be lowered.
         for slot in self._slots:
             buffer = self.get_buffer(slot.buffer_name)
-            if slot.is_recurrent(self._cache):
+            if slot.is_recurrent(self.cache):
                 # `where`, not a product with 0: a state that has overflowed to inf or nan must be forgotten too.
                 buffer.copy_(torch.where(start == 0, torch.zeros_like(buffer), buffer))
-            slot.write(self._cache, buffer)
-        set_position(self._cache, start)
+            slot.write(self.cache, buffer)
+        set_position(self.cache, start)
         if self._convention.integer_length:
-            set_integer_length(self._cache, start, self.max_cache_len)
-        arguments = self._convention.arguments(input_ids, cache_position, self._cache, self.max_cache_len)
+            set_integer_length(self.cache, start, self.max_cache_len)
+        arguments = self._convention.arguments(input_ids, cache_position, self.cache, self.max_cache_len)
         with RealPairs() if self._convention.complex_numbers else nullcontext():
             logits: torch.Tensor = self.model(**arguments).logits
         return logits
