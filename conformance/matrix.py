@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -196,6 +197,11 @@ def load_matrix(path: Path = MATRIX_PATH) -> Matrix:
     except OSError as error:
         raise MatrixError(f"{path}: {error.strerror}") from error
     return parsed(text, path)
+
+
+def matrix_digest(path: Path = MATRIX_PATH) -> str:
+    """A short name for what the matrix says: verdicts by one matrix do not go with those by another."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def parsed(text: str, path: Path = MATRIX_PATH, *, drafted: bool = False) -> Matrix:

@@ -14,7 +14,7 @@ from conformance.cells import EXPORTED, Cell, Selection, plan
 from conformance.contract import CHECKED, CLAUSES, Chapter, Clause, Mode
 from conformance.discovery import registered
 from conformance.isolation import Limits
-from conformance.matrix import ANY_SUBJECT, Matrix, MatrixError, Tier, load_matrix
+from conformance.matrix import ANY_SUBJECT, Matrix, MatrixError, Tier, load_matrix, matrix_digest
 from conformance.pipeline.backends import BACKENDS, XNNPACK
 from conformance.subjects import KNOWN, canonical
 from conformance.suggest import unknown
@@ -81,6 +81,11 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption("--record", default=DEFAULT_RECORD, metavar="PATH", help=f"default: {DEFAULT_RECORD}")
     group.addoption(
+        "--resume",
+        action="store_true",
+        help="go on with the run that is recorded at --record, if there is one, and judge only what has no verdict yet",
+    )
+    group.addoption(
         "--store",
         default=DEFAULT_STORE,
         metavar="PATH",
@@ -104,6 +109,7 @@ class Options:
     examples: int
     seed: int | None
     record: Path
+    resume: bool
     limits: Limits | None
     store: Path
     store_limit: int
@@ -156,10 +162,11 @@ def read_options(config: pytest.Config) -> Options:
         examples=get("--examples") or (FULL_TIER_EXAMPLES if tier is Tier.FULL else DEFAULT_EXAMPLES),
         seed=_seed(get("--hypothesis-seed", None)),
         record=config.rootpath / get("--record"),
+        resume=get("--resume"),
         limits=None if in_process else Limits(get("--time-limit"), get("--memory-limit")),
         store=config.rootpath / get("--store"),
         store_limit=get("--store-limit"),
-        asked={name.lstrip("-"): get(name) for name in names},
+        asked={**{name.lstrip("-"): get(name) for name in names}, "matrix": matrix_digest()},
     )
 
 

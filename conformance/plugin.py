@@ -19,12 +19,14 @@ from conformance.isolation import ArchitectureLostError, Keeper, Limits
 from conformance.judging import bare_record, judge
 from conformance.matrix import Expectation
 from conformance.options import Options, resolve_subjects
-from conformance.records import CellRecord, RunInfo, RunWriter, cell_from_json, cell_to_json
+from conformance.records import CellRecord, RunInfo, RunRecord, RunWriter, cell_from_json, cell_to_json
+from conformance.resuming import NotResumableError, judged_so_far
 from conformance.summary import Progress, render_summary
 from conformance.verdicts import ACCEPTABLE, Verdict
 
 _CELL_ID = re.compile(r"\[(.+)\]")
 _RECORD = "conformance_record"
+_DONE = "conformance_done"
 #: Architectures named in the header before "and N more".
 _SHOWN = 12
 #: Lines shown of what a process printed before it was lost.
@@ -46,8 +48,14 @@ class ConformancePlugin:
         self.is_worker = hasattr(config, "workerinput")
         self.collected: dict[str, Cell] = {}
         self.records: dict[str, CellRecord] = {}
-        self.started = _now()
-        self.run_id = uuid.uuid4().hex[:12]
+        earlier = self._earlier()
+        self.started = earlier.run.started if earlier else _now()
+        self.run_id = earlier.run.id if earlier else uuid.uuid4().hex[:12]
+        #: Cells that have a verdict from before the run was interrupted. Workers are told by the controller.
+        self.done: frozenset[str] = frozenset(getattr(config, "workerinput", {}).get(_DONE, ()))
+        if earlier:
+            self.records = {cell.id: cell for cell in earlier.cells}
+            self.done = frozenset(self.records)
         self.writer: RunWriter | None = None
         self.progress: Progress | None = None
         self.keeper: Keeper | None = None
@@ -71,11 +79,11 @@ class ConformancePlugin:
         """In the plan's order, so that artifacts are built once and then let go."""
         order = {cell_id: index for index, cell_id in enumerate(self.plan)}
         chosen: list[pytest.Item] = []
-        # A check none of whose cells were selected: pytest would show it as skipped.
+        # Done before, or a check none of whose cells were selected: pytest would show that as skipped.
         unselected: list[pytest.Item] = []
         for item in items:
             cell = _item_cell(item)
-            if cell is None:
+            if cell is None or cell.id in self.done:
                 unselected.append(item)
             else:
                 item.stash[_CELL] = cell
@@ -92,6 +100,11 @@ class ConformancePlugin:
     def pytest_xdist_node_collection_finished(self, node: object, ids: list[str]) -> None:
         """With xdist: what will run, as each worker found it."""
         self._collected(ids)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """With xdist: tell a new worker what is done. It cannot read that off the record, which grows meanwhile."""
+        node.workerinput[_DONE] = sorted(self.done)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -209,7 +222,9 @@ class ConformancePlugin:
         found = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         rest = len(selection.architectures) - _SHOWN
         more = f" and {rest} more" if rest > 0 else ""
+        resumed = [f"conformance: going on with a run of {self.started}; {len(self.done)} cells are done"]
         return [
+            *(resumed if self.done else []),
             f"conformance: {', '.join(selection.subjects)}; {found}",
             f"conformance: {len(self.plan)} cells of {', '.join(selection.architectures[:_SHOWN])}{more}; "
             f"{self.options.examples} examples a parity cell, {seed}; record {self.options.record}",
@@ -219,7 +234,8 @@ class ConformancePlugin:
         """Begin the record, and take the terminal over from pytest's dots."""
         if self.is_worker or self.config.option.collectonly:
             return
-        self.writer = RunWriter(self.options.record, self._info(None), environment.environment())
+        cells = self.records.values()
+        self.writer = RunWriter(self.options.record, self._info(None), environment.environment(), cells)
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self.config.option.verbose <= 0:
             reporter.showfspath = False
@@ -265,6 +281,8 @@ class ConformancePlugin:
         if missing:
             self.writer.add(*(self.records[cell.id] for cell in missing))
         self.writer.finish(self._info(_now()), self.plan)
+        if self.done and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK  # nothing was left to do
         bad = any(record.verdict not in ACCEPTABLE for record in self.records.values())
         if bad and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -318,6 +336,14 @@ class ConformancePlugin:
         return "".join(f"\n  last words  {line}" for line in said)
 
     # Helpers
+
+    def _earlier(self) -> RunRecord | None:
+        if self.is_worker or not self.options.resume:
+            return None
+        try:
+            return judged_so_far(self.options.record, self.options.asked, self.versions, self.options.seed)
+        except NotResumableError as error:
+            raise pytest.UsageError(f"--resume: {error}") from error
 
     def _expectation(self, cell: Cell) -> Expectation | None:
         return self.options.matrix.expectation(cell, self.versions)

@@ -118,13 +118,13 @@ class RunWriter:
     Each cell is turned into text once, so that writing thousands of them again costs milliseconds.
     """
 
-    def __init__(self, path: Path, info: RunInfo, environment: Environment) -> None:
+    def __init__(self, path: Path, info: RunInfo, environment: Environment, cells: Iterable[CellRecord] = ()) -> None:
         self.path = path
         self._environment = _ENVIRONMENT.dump_json(environment).decode()
         self._cells: dict[str, str] = {}
         self._info = info
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._write()
+        self.add(*cells)
 
     def add(self, *cells: CellRecord) -> None:
         """Add verdicts, or replace them, and write."""

@@ -1,0 +1,47 @@
+"""Going on with a run that was interrupted: what it has judged already, and whether it may be added to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from conformance.records import RunRecord, load_run
+from conformance.verdicts import Verdict
+
+
+class NotResumableError(ValueError):
+    """The record is no run, or is of another run than the one asked for."""
+
+
+def judged_so_far(
+    path: Path, asked: Mapping[str, str | int | None], versions: Mapping[str, str], seed: int | None
+) -> RunRecord | None:
+    """The run recorded at `path`, with the cells that have a verdict; None if there is none.
+
+    Args:
+        path: The record.
+        asked: The options of the run that goes on.
+        versions: The installed packages.
+        seed: Hypothesis's seed.
+
+    Raises:
+        NotResumableError: Its verdicts and those to come would not be of one run.
+    """
+    if not path.exists():
+        return None
+    try:
+        run = load_run(path)
+    except (OSError, ValidationError) as error:
+        raise NotResumableError(f"{path} is not the record of a run: {str(error).splitlines()[0]}") from error
+    before = {**run.environment.packages, **run.run.options, "--hypothesis-seed": run.run.seed}
+    now = {**versions, **asked, "--hypothesis-seed": seed}
+    for name in dict.fromkeys([*before, *now]):
+        if before.get(name) != now.get(name):
+            raise NotResumableError(
+                f"{path} is of another run: {name} was {before.get(name)} there and is {now.get(name)} now; "
+                "run without --resume to begin anew"
+            )
+    cells = tuple(cell for cell in run.cells if cell.verdict is not Verdict.NOT_RUN)
+    return RunRecord(run.schema_version, run.run, run.environment, cells)
