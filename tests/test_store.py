@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -78,6 +79,18 @@ def test_a_range_and_a_backend_are_part_of_the_key() -> None:
     short, long = (_exported(_Scaled(), dim=Dim("n", max=most)) for most in (8, 16))
     assert key_of(short, XNNPACK) != key_of(long, XNNPACK)
     assert key_of(short, XNNPACK) != key_of(short, PORTABLE)
+
+
+def test_an_environment_in_another_place_has_the_same_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keyed(script: str, library: str) -> str:
+        installed = Mock(
+            version="1", read_text=Mock(return_value=f"../../../bin/flatc,{script},1\ntorch/a.so,{library},1")
+        )
+        monkeypatch.setattr(metadata, "distribution", Mock(return_value=installed))
+        return key_of(_exported(_Scaled()), XNNPACK)
+
+    assert keyed("sha256=here", "sha256=built") == keyed("sha256=there", "sha256=built")
+    assert keyed("sha256=here", "sha256=built") != keyed("sha256=here", "sha256=rebuilt")
 
 
 @pytest.mark.parametrize(

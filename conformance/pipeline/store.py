@@ -113,7 +113,9 @@ def _surroundings() -> Iterator[str]:
     for package in _LOWERING_PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found = metadata.distribution(package)
-            yield found.version + (found.read_text("RECORD") or "")
+            yield found.version
+            # Every file with its digest, but for the scripts, whose first line says where the environment is.
+            yield from (line for line in (found.read_text("RECORD") or "").splitlines() if not line.startswith(".."))
     for module in (stages, backends, partition):
         yield Path(str(module.__file__)).read_text()
 
