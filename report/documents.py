@@ -1,0 +1,95 @@
+"""The site as data: `index.json` and one JSON per architecture, for those who build on it.
+
+Their JSON Schemas are generated from these classes and stand in the site beside them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from conformance.records import CellRecord, Environment, RunInfo
+from conformance.verdicts import Stage, Verdict
+
+SCHEMA_VERSION: Literal[1] = 1
+
+_CONFIG = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class VariantStatus:
+    """What one variant of an architecture comes to; `verdict` is null where it is not covered."""
+
+    subject: str
+    backend: str
+    mode: str
+    verdict: Verdict | None
+    stage: Stage | None
+    label: str
+    since: str | None
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class ArchitectureStatus:
+    """One architecture in the index. `page`, `data` and `badge` are addresses within the site."""
+
+    name: str
+    tier: str | None
+    caches: tuple[str, ...]
+    page: str
+    data: str
+    badge: str
+    counts: dict[Verdict, int]
+    variants: tuple[VariantStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class CauseStatus:
+    """One root cause in the index."""
+
+    signature: str
+    page: str
+    known: bool
+    cells: int
+    architectures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class Index:
+    """`index.json`."""
+
+    schema_version: Literal[1]
+    run: RunInfo
+    environment: Environment
+    counts: dict[Verdict, int]
+    architectures: tuple[ArchitectureStatus, ...]
+    causes: tuple[CauseStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class ArchitectureDocument:
+    """`architectures/NAME.json`: the architecture's line of the index, and all its cells."""
+
+    schema_version: Literal[1]
+    run: RunInfo
+    architecture: ArchitectureStatus
+    cells: tuple[CellRecord, ...]
+
+
+INDEX = TypeAdapter(Index)
+ARCHITECTURE = TypeAdapter(ArchitectureDocument)
+
+
+def schemas() -> dict[str, str]:
+    """The JSON Schema of each kind of document, by its file name."""
+    return {
+        "schema/index.schema.json": _text(INDEX.json_schema()),
+        "schema/architecture.schema.json": _text(ARCHITECTURE.json_schema()),
+    }
+
+
+def _text(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, indent=2) + "\n"

@@ -1,0 +1,243 @@
+"""What a run says of an architecture: variants, stages, and what a group of cells comes to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from conformance.cells import EAGER, EXPORTED
+from conformance.contract import Chapter
+from conformance.records import CellRecord
+from conformance.verdicts import ACCEPTABLE, Stage, Verdict
+
+#: What deserves a reader's attention first.
+WORST_FIRST = (
+    Verdict.CRASH,
+    Verdict.OUT_OF_MEMORY,
+    Verdict.TIMEOUT,
+    Verdict.HARNESS_ERROR,
+    Verdict.FAIL,
+    Verdict.UNEXPECTED_PASS,
+    Verdict.NOT_RUN,
+    Verdict.EXPECTED_FAILURE,
+    Verdict.PASS,
+    Verdict.NOT_APPLICABLE,
+)
+#: The verdicts with nothing to explain.
+QUIET = frozenset({Verdict.PASS, Verdict.NOT_APPLICABLE})
+GLYPHS = {
+    Verdict.PASS: "✓",
+    Verdict.FAIL: "✗",
+    Verdict.EXPECTED_FAILURE: "≈",
+    Verdict.UNEXPECTED_PASS: "↑",
+    Verdict.NOT_APPLICABLE: "–",
+    Verdict.NOT_RUN: "○",
+    Verdict.CRASH: "✱",
+    Verdict.TIMEOUT: "◔",
+    Verdict.OUT_OF_MEMORY: "▣",
+    Verdict.HARNESS_ERROR: "?",
+}
+STAGES = tuple(Stage)
+#: The stage that a clause of a chapter speaks of, for cells whose record names none.
+_HOME = {
+    Chapter.EXP: Stage.EXPORT,
+    Chapter.LOW: Stage.LOWER,
+    Chapter.PAR: Stage.EXECUTE,
+    Chapter.RUN: Stage.EXECUTE,
+    Chapter.SEN: Stage.EAGER,
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Variant:
+    """One way to take an architecture to a program: a column of a run. Parts that play no role are empty."""
+
+    subject: str
+    backend: str
+    mode: str
+
+    def __str__(self) -> str:
+        return " · ".join(filter(None, (self.subject, self.backend, self.mode)))
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that it goes through: a program that is not lowered knows neither lowering nor loading."""
+        skipped = {Stage.LOWER, Stage.EMIT, Stage.LOAD} if self.backend == EXPORTED else set()
+        if not self.subject:
+            return (Stage.BUILD, Stage.EAGER)
+        return tuple(stage for stage in STAGES if stage not in skipped)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a group of cells comes to: its worst verdict, and the earliest stage it was met at, if that is known."""
+
+    verdict: Verdict | None
+    stage: Stage | None = None
+
+    @property
+    def glyph(self) -> str:
+        """The sign of the verdict."""
+        return GLYPHS[self.verdict] if self.verdict else "·"
+
+    @property
+    def kind(self) -> str:
+        """The verdict as a style class; empty groups have one too."""
+        return self.verdict.value if self.verdict else "none"
+
+    @property
+    def label(self) -> str:
+        """In a few words."""
+        match self.verdict:
+            case None:
+                return "not covered"
+            case Verdict.PASS:
+                return "holds"
+            case Verdict.NOT_APPLICABLE:
+                return "not applicable"
+            case Verdict.NOT_RUN:
+                return "not run"
+            case Verdict.EXPECTED_FAILURE:
+                return f"known, at {self.stage}" if self.stage else "known failure"
+            case Verdict.FAIL:
+                return f"fails at {self.stage}" if self.stage else "fails"
+            case Verdict.UNEXPECTED_PASS:
+                return "passes, listed as failing"
+            case other:
+                return f"{other} at {self.stage}" if self.stage else other.value
+
+    @property
+    def rank(self) -> int:
+        """Its place among problems: the worst first, and what stops earlier before what gets further."""
+        if self.verdict is None:
+            return len(WORST_FIRST) * 10
+        stage = STAGES.index(self.stage) if self.stage else len(STAGES)
+        return WORST_FIRST.index(self.verdict) * 10 + stage
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlace:
+    """One stage of one architecture in a variant.
+
+    `passed` says that no cell is about this stage, but that one of a later stage holds, so that it was gone through.
+    """
+
+    stage: Stage
+    standing: Standing
+    passed: bool
+    counts: tuple[tuple[Verdict, int], ...]
+
+    @property
+    def told(self) -> str:
+        """For a tooltip and a screen reader."""
+        if self.counts:
+            return f"{self.stage}: {told(self.counts)}"
+        return f"{self.stage}: {'gone through' if self.passed else 'not reached'}"
+
+
+def count(cells: Iterable[CellRecord]) -> tuple[tuple[Verdict, int], ...]:
+    """How many cells have each verdict, the worst first, without those that none has."""
+    counts = Counter(cell.verdict for cell in cells)
+    return tuple((verdict, counts[verdict]) for verdict in WORST_FIRST if counts[verdict])
+
+
+def told(counts: Iterable[tuple[Verdict, int]]) -> str:
+    """Counts as text."""
+    return ", ".join(f"{number} {verdict}" for verdict, number in counts)
+
+
+def by_architecture(cells: Iterable[CellRecord]) -> dict[str, tuple[CellRecord, ...]]:
+    """Each architecture's cells, in the order of the record."""
+    found: dict[str, list[CellRecord]] = {}
+    for cell in cells:
+        found.setdefault(cell.architecture, []).append(cell)
+    return {name: tuple(own) for name, own in found.items()}
+
+
+def variant_of(cell: CellRecord) -> Variant:
+    """The column that the cell itself is of."""
+    return Variant(cell.subject or "", cell.backend, cell.mode or "")
+
+
+def variants(cells: Iterable[CellRecord]) -> tuple[Variant, ...]:
+    """The columns of a run, the one to show first first.
+
+    What was lowered comes before what was only exported: it tells more. Cells without a subject belong to every
+    variant, and are one of their own only if there is no other.
+    """
+    found = {variant_of(cell) for cell in cells}
+    chosen = [variant for variant in found if variant.subject] or found
+    return tuple(sorted(chosen, key=_reading_order))
+
+
+def _reading_order(variant: Variant) -> tuple[bool, bool, bool, Variant]:
+    # `portable` delegates nothing: what a device would run comes first.
+    late = variant.backend in {EXPORTED, EAGER}
+    return variant.subject != "reference", late, variant.backend == "portable", variant
+
+
+def own_cells(cells: Iterable[CellRecord], variant: Variant) -> tuple[CellRecord, ...]:
+    """The cells of `variant` alone."""
+    return tuple(cell for cell in cells if variant_of(cell) == variant)
+
+
+def cells_of(cells: Iterable[CellRecord], variant: Variant) -> tuple[CellRecord, ...]:
+    """All that has to hold for `variant`: the fixture, the exported program that was lowered, and its own cells."""
+    exported = Variant(variant.subject, EXPORTED, variant.mode)
+    return tuple(cell for cell in cells if cell.subject is None or variant_of(cell) in (variant, exported))
+
+
+def standing(cells: Sequence[CellRecord]) -> Standing:
+    """The worst verdict of `cells`, and the earliest stage among those that have it."""
+    if not cells:
+        return Standing(None)
+    worst = min((cell.verdict for cell in cells), key=WORST_FIRST.index)
+    stages = [cell.stage for cell in cells if cell.verdict is worst and cell.stage]
+    return Standing(worst, min(stages, key=STAGES.index, default=None))
+
+
+def variant_standing(cells: Sequence[CellRecord], variant: Variant) -> Standing:
+    """What `variant` comes to, of all the cells of one architecture.
+
+    Cells that it shares with others can spoil it, but cannot hold in its place: if nothing of its own was judged,
+    nothing is known of it.
+    """
+    own = standing(own_cells(cells, variant))
+    whole = standing(cells_of(cells, variant))
+    troubled = whole.verdict is not None and whole.verdict not in QUIET
+    return whole if troubled or own.verdict is Verdict.PASS else own
+
+
+def home(cell: CellRecord, variant: Variant | None = None) -> Stage:
+    """The stage that a cell counts at.
+
+    Seen from a lowered variant, an exported program that computes the wrong logits is an export gone wrong.
+    """
+    chapter = Chapter.__members__.get(cell.clause.partition("-")[0])
+    stage = cell.stage or (_HOME[chapter] if chapter else Stage.EXECUTE)
+    if not cell.stage and cell.subject is None:
+        stage = Stage.EAGER
+    if variant and stage not in variant.stages:
+        return variant.stages[-1]
+    if variant and cell.backend == EXPORTED != variant.backend and stage is Stage.EXECUTE:
+        return Stage.EXPORT
+    return stage
+
+
+def stage_places(cells: Sequence[CellRecord], variant: Variant) -> tuple[StagePlace, ...]:
+    """The stages of `variant`, of all the cells of one architecture; each cell counts at exactly one."""
+    at: dict[Stage, list[CellRecord]] = {stage: [] for stage in variant.stages}
+    for cell in cells_of(cells, variant):
+        at[home(cell, variant)].append(cell)
+    places: list[StagePlace] = []
+    passed = False
+    for stage in reversed(variant.stages):
+        places.append(StagePlace(stage, standing(at[stage]), passed, count(at[stage])))
+        passed = passed or any(cell.verdict in {Verdict.PASS, Verdict.UNEXPECTED_PASS} for cell in at[stage])
+    return tuple(reversed(places))
+
+
+def acceptable(cells: Iterable[CellRecord]) -> bool:
+    """Whether a run of these cells alone would exit with 0."""
+    return all(cell.verdict in ACCEPTABLE for cell in cells)

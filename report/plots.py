@@ -1,0 +1,136 @@
+"""Pictures as numbers: where each mark of a plot goes. Templates draw them, so that escaping is in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from conformance.records import CellRecord
+from report.compare import delegated_share
+from report.model import Variant, variant_of
+
+#: SEN-1 asks for effects of at least this many tolerances.
+SENSITIVE = 100.0
+_WIDTH = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One measured value: where it goes, from 0 to 100, and what it is. Zero is drawn at the left edge."""
+
+    label: str
+    value: float
+    at: float
+    fine: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Marks that belong together, and the worst of their values."""
+
+    label: str
+    marks: tuple[Mark, ...]
+    worst: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A power of ten on the axis."""
+
+    label: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogPlot:
+    """Values on a logarithmic axis, against one limit."""
+
+    lines: tuple[Line, ...]
+    ticks: tuple[Tick, ...]
+    limit: float
+    limit_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """What a backend took of one program, and what lowering cost."""
+
+    variant: Variant
+    delegates: int
+    delegated: int
+    undelegated: int
+    share: float
+    metrics: tuple[tuple[str, str], ...]
+
+
+def errors(cells: Iterable[CellRecord], name: Callable[[Variant], str] = str) -> LogPlot | None:
+    """The largest error of each cell against the tolerance, a line for each variant; None if nothing was measured."""
+    found: dict[str, list[tuple[str, float]]] = {}
+    tolerance = 0.0
+    for cell in cells:
+        metrics = cell.metrics or {}
+        if "max_relative_error" in metrics and "tolerance" in metrics:
+            found.setdefault(name(variant_of(cell)), []).append((cell.clause, metrics["max_relative_error"]))
+            tolerance = max(tolerance, metrics["tolerance"])
+    return log_plot(found, tolerance, at_most=True)
+
+
+def sensitivity(cells: Iterable[CellRecord]) -> LogPlot | None:
+    """How far each planted fault moves the logits, in tolerances."""
+    found: dict[str, list[tuple[str, float]]] = {}
+    for cell in cells:
+        for name, value in (cell.metrics or {}).items():
+            if name.startswith("effect_"):
+                fault = name.removeprefix("effect_").replace("_", " ")
+                found.setdefault(fault, []).append((cell.clause, value))
+    return log_plot(found, SENSITIVE, at_most=False)
+
+
+def log_plot(values: Mapping[str, Sequence[tuple[str, float]]], limit: float, *, at_most: bool) -> LogPlot | None:
+    """`values` on a logarithmic axis that also shows `limit`, which they should not be above, or below."""
+    if not values or limit <= 0:
+        return None
+    positive = [abs(value) for line in values.values() for _, value in line if value] + [limit]
+    low = math.floor(math.log10(min(positive)) - 0.3)
+    high = math.ceil(math.log10(max(positive)) + 0.3)
+
+    def at(value: float) -> float:
+        return round(_WIDTH * (math.log10(abs(value)) - low) / (high - low), 2) if value else 0.0
+
+    def mark(label: str, value: float) -> Mark:
+        return Mark(label, value, at(value), value <= limit if at_most else value >= limit)
+
+    worst = max if at_most else min
+    step = max(1, math.ceil((high - low) / 8))
+    return LogPlot(
+        tuple(
+            Line(label, tuple(mark(*each) for each in line), worst(value for _, value in line))
+            for label, line in values.items()
+        ),
+        tuple(Tick(f"1e{power}", at(10.0**power)) for power in range(low + 1, high, step)),
+        limit,
+        at(limit),
+    )
+
+
+def delegations(cells: Iterable[CellRecord]) -> tuple[Delegation, ...]:
+    """What each backend took, where it was counted."""
+    found = []
+    for cell in cells:
+        share = delegated_share(cell)
+        if share is None:
+            continue
+        metrics = dict(cell.metrics or {})
+        taken, left = metrics.pop("delegated_operators"), metrics.pop("undelegated_operators")
+        parts = int(metrics.pop("delegates", 0))
+        others = tuple((name, number(value)) for name, value in metrics.items())
+        found.append(Delegation(variant_of(cell), parts, int(taken), int(left), share, others))
+    return tuple(found)
+
+
+def number(value: float) -> str:
+    """A measured number, short: `135`, `12.33`, `5.7e-07`."""
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value)}"
+    return f"{value:.2f}" if 0.01 <= abs(value) < 1e6 else f"{value:.1e}"

@@ -1,0 +1,287 @@
+"""The static site: every page as text, and putting them on disk without ever touching what is not ours."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from conformance.matrix import Matrix
+from conformance.verdicts import Stage, Verdict
+from report import badges, documents, plots, views
+from report.causes import Cause, causes
+from report.compare import MEANINGS, Change, Comparison, Difference, compare
+from report.errors import ReportError
+from report.loading import when
+from report.model import GLYPHS, Standing, Variant, count, standing, told, variant_of, variant_standing, variants
+from report.names import plain_link, shown, slug
+from report.timeline import History, versions
+
+_HERE = Path(__file__).parent
+#: Lists what a build wrote, so that the next one can take it away, and nothing else.
+MANIFEST = ".report-files.json"
+#: Pages keep to the newest of very many runs; `python -m report history` reads them all.
+_COMPARED, _REMEMBERED, _VERSIONS = 20, 50, 20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a build is told beside the runs."""
+
+    now: datetime
+    stale_after: int = 14
+
+
+@dataclass(frozen=True, slots=True)
+class DifferenceGroup:
+    """Differences that a reader sees as one: the same architecture, variant and change, in several clauses."""
+
+    architecture: str
+    variant: Variant
+    before: Standing
+    after: Standing
+    signature: str | None
+    clauses: tuple[str, ...]
+
+
+def build(history: History, matrix: Matrix, settings: Settings) -> dict[str, str]:
+    """Every file of the site, by its address in it."""
+    run = history.head
+    environment = _environment()
+    strip = views.strip(run, settings.now, settings.stale_after)
+    known = views.architectures(history, matrix)
+    shown_variants = variants(run.cells)
+    all_causes = causes(run.cells)
+    compared = [compare(base, run) for base in reversed(history.runs[:-1][-_COMPARED:])]
+    subjects = {variant.subject for variant in shown_variants}
+    short = str if len(subjects) > 1 else _without_subject
+    environment.filters["short"] = short
+    environment.globals.update(
+        strip=strip,
+        subjects=len(subjects),
+        has_causes=bool(all_causes),
+        has_comparison=bool(compared),
+        pages={each.name: each.page for each in known},
+    )
+    files = {name: (_HERE / "static" / name).read_text("utf-8") for name in ("style.css", "script.js", "icon.svg")}
+    files |= documents.schemas()
+
+    def page(address: str, template: str, **values: object) -> None:
+        root = "../" * (len(PurePosixPath(address).parts) - 1)
+        _put(files, address, environment.get_template(template).render(root=root, address=address, **values))
+
+    grids = {variant: views.grid(history, known, variant) for variant in shown_variants}
+    addresses = {variant: views.grid_page(variant) if index else "index.html" for index, variant in enumerate(grids)}
+    tabs = [views.tab(variant, addresses[variant], rows) for variant, rows in grids.items()]
+    if not grids:
+        page("index.html", "grid.html", rows=(), variant=None, tabs=(), stages=(), runs=())
+    for variant, rows in grids.items():
+        page(
+            addresses[variant],
+            "grid.html",
+            rows=rows,
+            variant=variant,
+            tabs=tabs,
+            stages=variant.stages,
+            runs=history.runs[:-1][::-1],
+        )
+    for each in known:
+        own = views.own_variants(each)
+        page(
+            each.page,
+            "architecture.html",
+            architecture=each,
+            standings=[
+                (variant, variant_standing(each.cells, variant), history.since(each.name, variant)) for variant in own
+            ],
+            columns=views.columns(each.cells),
+            clauses=views.clause_rows(each.cells),
+            causes=each.causes,
+            errors=plots.errors(each.cells, short),
+            sensitivity=plots.sensitivity(each.cells),
+            delegations=plots.delegations(each.cells),
+            past=views.past(history, each.name, own, _REMEMBERED),
+        )
+        status = _status(history, each)
+        document = documents.ArchitectureDocument(documents.SCHEMA_VERSION, run.run, status, each.cells)
+        _put(files, status.data, documents.ARCHITECTURE.dump_json(document, indent=1).decode() + "\n")
+        _put(files, status.badge, badges.badge(each.name, each.standing))
+    for cause in all_causes:
+        page(cause.page, "cause.html", cause=cause)
+    page("causes/index.html", "causes.html", causes=all_causes)
+    page("versions.html", "versions.html", **_compatibility(history))
+    for place, comparison in enumerate(compared):
+        address = _comparison_page(place, comparison)
+        page(
+            address,
+            "compare.html",
+            comparison=comparison,
+            groups=_groups(comparison),
+            meanings=MEANINGS,
+            others=[
+                (_comparison_page(other, each), each.base, each is comparison) for other, each in enumerate(compared)
+            ],
+        )
+    index = _index(history, known, all_causes)
+    _put(files, "index.json", documents.INDEX.dump_json(index, indent=1).decode() + "\n")
+    _put(files, "badge.json", _overall(index, run.run.complete))
+    return files
+
+
+def write(files: Mapping[str, str], directory: Path) -> None:
+    """Put the site into `directory`, which must be new, empty, or hold an earlier site, which goes.
+
+    Raises:
+        ReportError: The directory holds something else.
+    """
+    manifest = directory / MANIFEST
+    try:
+        if manifest.exists():
+            for name in _written(manifest):
+                (directory / name).unlink(missing_ok=True)
+        elif directory.exists() and any(directory.iterdir()):
+            raise ReportError(f"{directory} is not empty and holds no report: choose another directory")
+        for folder in {(directory / name).parent for name in files}:
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (directory / name).write_text(text, encoding="utf-8", newline="\n")
+        manifest.write_text(json.dumps(sorted(files), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"{error.filename or directory}: {error.strerror or error}") from error
+
+
+def _written(manifest: Path) -> list[str]:
+    """What an earlier build wrote; a manifest that names anything outside its directory is none of ours."""
+    try:
+        names = json.loads(manifest.read_text(encoding="utf-8"))
+        paths = [PurePosixPath(name) for name in names]
+    except (ValueError, TypeError) as error:
+        raise ReportError(f"{manifest} is damaged: {error}") from error
+    if any(path.is_absolute() or ".." in path.parts for path in paths):
+        raise ReportError(f"{manifest} is damaged: it names files outside of the report")
+    return [str(path) for path in paths]
+
+
+def _put(files: dict[str, str], address: str, text: str) -> None:
+    """Add a file; two pages at one address would hide one of them."""
+    if address in files:
+        raise ReportError(f"two pages of the site would have the address {address}")
+    files[address] = text
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Whatever is printed: no control characters, and no marks that make a name read as another.
+        finalize=lambda value: shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    environment.filters.update(
+        date=lambda text: when(text).strftime("%Y-%m-%d"),
+        time=lambda text: when(text).strftime("%Y-%m-%d %H:%M UTC"),
+        number=plots.number,
+        told=told,
+        slug=slug,
+        message=views.message,
+        variant=variant_of,
+        plain_link=plain_link,
+        versions=versions,
+    )
+    environment.globals.update(GLYPHS=GLYPHS, Standing=Standing, stages=tuple(Stage), verdicts=tuple(Verdict))
+    return environment
+
+
+def _status(history: History, architecture: views.Architecture) -> documents.ArchitectureStatus:
+    def variant(each: Variant) -> documents.VariantStatus:
+        found, since = variant_standing(architecture.cells, each), history.since(architecture.name, each)
+        return documents.VariantStatus(
+            each.subject,
+            each.backend,
+            each.mode,
+            found.verdict,
+            found.stage,
+            found.label,
+            since.started if since else None,
+        )
+
+    return documents.ArchitectureStatus(
+        architecture.name,
+        architecture.row.tier.value if architecture.row else None,
+        architecture.row.caches if architecture.row else (),
+        architecture.page,
+        f"architectures/{architecture.slug}.json",
+        f"badges/{architecture.slug}.json",
+        dict(architecture.counts),
+        tuple(map(variant, views.own_variants(architecture))),
+    )
+
+
+def _index(history: History, known: tuple[views.Architecture, ...], found: tuple[Cause, ...]) -> documents.Index:
+    run = history.head
+    return documents.Index(
+        documents.SCHEMA_VERSION,
+        run.run,
+        run.environment,
+        dict(count(run.cells)),
+        tuple(_status(history, each) for each in known),
+        tuple(documents.CauseStatus(c.signature, c.page, c.known, len(c.cells), c.architectures) for c in found),
+    )
+
+
+def _overall(index: documents.Index, complete: bool) -> str:
+    counts = Counter(index.counts)
+    known = counts[Verdict.EXPECTED_FAILURE]
+    judged = counts.total() - counts[Verdict.NOT_APPLICABLE]
+    holding = counts[Verdict.PASS]
+    return badges.overall(
+        "ExecuTorch conformance", holding, known, judged, complete=complete, unlisted=holding + known < judged
+    )
+
+
+def _without_subject(variant: Variant) -> str:
+    """A variant's name where all have the same subject."""
+    return f"{variant.backend} {variant.mode}".strip()
+
+
+def _comparison_page(index: int, comparison: Comparison) -> str:
+    """The newest pair has an address that stays."""
+    return f"compare/{slug(comparison.base.run.id)}.html" if index else "compare.html"
+
+
+def _groups(comparison: Comparison) -> list[tuple[Change, int, list[DifferenceGroup]]]:
+    return [(change, len(found), list(_grouped(found))) for change in Change if (found := comparison.of(change))]
+
+
+def _grouped(differences: tuple[Difference, ...]) -> Iterator[DifferenceGroup]:
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for each in differences:
+        before, after = (
+            Standing(cell.verdict, cell.stage) if cell else Standing(None) for cell in (each.base, each.head)
+        )
+        key = (each.cell.architecture, variant_of(each.cell), before, after, each.cell.signature)
+        alike.setdefault(key, []).append(each.cell.clause)
+    for key, clauses in alike.items():
+        yield DifferenceGroup(*key, clauses=tuple(clauses))
+
+
+def _compatibility(history: History) -> dict[str, Any]:
+    """Versions x architectures: for each set of versions, the newest run that has the architecture."""
+    latest: dict[tuple[tuple[str, str], ...], dict[str, tuple[int, Standing]]] = {}
+    for index in range(len(history.runs) - 1, -1, -1):
+        column = latest.setdefault(versions(history.runs[index]), {})
+        for name, cells in history.cells[index].items():
+            column.setdefault(name, (index, standing(cells)))
+    heads = list(latest)[:_VERSIONS]
+    names = sorted({name for head in heads for name in latest[head]})
+    rows = [(name, [latest[head].get(name, (0, Standing(None)))[1] for head in heads]) for name in names]
+    return {"heads": heads, "rows": rows, "left_out": len(latest) - len(heads)}
