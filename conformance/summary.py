@@ -77,6 +77,7 @@ def render_summary(
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
     console.print(f"{len(records)} cells: {told}", style="bold", highlight=False)
     console.print(f"record: {path}", highlight=False, soft_wrap=True)
+    console.print("report: `tox -e report` makes a site of it in build/report", highlight=False, soft_wrap=True)
     return buffer.getvalue()
 
 

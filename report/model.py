@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from conformance.cells import EAGER, EXPORTED
 from conformance.contract import Chapter
@@ -67,6 +68,10 @@ class Variant:
         if not self.subject:
             return (Stage.BUILD, Stage.EAGER)
         return tuple(stage for stage in STAGES if stage not in skipped)
+
+
+#: One architecture's cells, by variant.
+Columns: TypeAlias = Mapping[Variant, tuple[CellRecord, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +182,19 @@ def _reading_order(variant: Variant) -> tuple[bool, bool, bool, Variant]:
     return variant.subject != "reference", late, variant.backend == "portable", variant
 
 
-def own_cells(cells: Iterable[CellRecord], variant: Variant) -> tuple[CellRecord, ...]:
-    """The cells of `variant` alone."""
-    return tuple(cell for cell in cells if variant_of(cell) == variant)
+def columns(cells: Iterable[CellRecord]) -> Columns:
+    """The cells of one architecture by variant, those without a subject among them."""
+    found: dict[Variant, list[CellRecord]] = {}
+    for cell in cells:
+        found.setdefault(variant_of(cell), []).append(cell)
+    return {variant: tuple(own) for variant, own in found.items()}
 
 
-def cells_of(cells: Iterable[CellRecord], variant: Variant) -> tuple[CellRecord, ...]:
+def cells_of(found: Columns, variant: Variant) -> tuple[CellRecord, ...]:
     """All that has to hold for `variant`: the fixture, the exported program that was lowered, and its own cells."""
     exported = Variant(variant.subject, EXPORTED, variant.mode)
-    return tuple(cell for cell in cells if cell.subject is None or variant_of(cell) in (variant, exported))
+    parts = [each for each in found if not each.subject or each in (variant, exported)]
+    return tuple(cell for part in parts for cell in found[part])
 
 
 def standing(cells: Sequence[CellRecord]) -> Standing:
@@ -197,14 +206,14 @@ def standing(cells: Sequence[CellRecord]) -> Standing:
     return Standing(worst, min(stages, key=STAGES.index, default=None))
 
 
-def variant_standing(cells: Sequence[CellRecord], variant: Variant) -> Standing:
-    """What `variant` comes to, of all the cells of one architecture.
+def variant_standing(found: Columns, variant: Variant) -> Standing:
+    """What `variant` of one architecture comes to.
 
     Cells that it shares with others can spoil it, but cannot hold in its place: if nothing of its own was judged,
     nothing is known of it.
     """
-    own = standing(own_cells(cells, variant))
-    whole = standing(cells_of(cells, variant))
+    own = standing(found.get(variant, ()))
+    whole = standing(cells_of(found, variant))
     troubled = whole.verdict is not None and whole.verdict not in QUIET
     return whole if troubled or own.verdict is Verdict.PASS else own
 
@@ -225,10 +234,10 @@ def home(cell: CellRecord, variant: Variant | None = None) -> Stage:
     return stage
 
 
-def stage_places(cells: Sequence[CellRecord], variant: Variant) -> tuple[StagePlace, ...]:
-    """The stages of `variant`, of all the cells of one architecture; each cell counts at exactly one."""
+def stage_places(found: Columns, variant: Variant) -> tuple[StagePlace, ...]:
+    """The stages of `variant` of one architecture; each cell counts at exactly one."""
     at: dict[Stage, list[CellRecord]] = {stage: [] for stage in variant.stages}
-    for cell in cells_of(cells, variant):
+    for cell in cells_of(found, variant):
         at[home(cell, variant)].append(cell)
     places: list[StagePlace] = []
     passed = False

@@ -28,6 +28,8 @@ def slug(*names: str) -> str:
 
 def shown(text: str) -> str:
     """`text` without control characters or marks that change the direction of reading; lines stay."""
+    if text.isprintable():  # nearly all of it, and ten times as fast
+        return text
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -14,13 +14,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from conformance.matrix import Matrix
+from conformance.records import RunRecord
 from conformance.verdicts import Stage, Verdict
 from report import badges, documents, plots, views
 from report.causes import Cause, causes
 from report.compare import MEANINGS, Change, Comparison, Difference, compare
 from report.errors import ReportError
 from report.loading import when
-from report.model import GLYPHS, Standing, Variant, count, standing, told, variant_of, variant_standing, variants
+from report.model import GLYPHS, Standing, Variant, count, standing, told, variant_of, variants
 from report.names import plain_link, shown, slug
 from report.timeline import History, versions
 
@@ -77,7 +78,7 @@ def build(history: History, matrix: Matrix, settings: Settings) -> dict[str, str
         root = "../" * (len(PurePosixPath(address).parts) - 1)
         _put(files, address, environment.get_template(template).render(root=root, address=address, **values))
 
-    grids = {variant: views.grid(history, known, variant) for variant in shown_variants}
+    grids = {variant: views.grid(known, variant) for variant in shown_variants}
     addresses = {variant: views.grid_page(variant) if index else "index.html" for index, variant in enumerate(grids)}
     tabs = [views.tab(variant, addresses[variant], rows) for variant, rows in grids.items()]
     if not grids:
@@ -93,23 +94,19 @@ def build(history: History, matrix: Matrix, settings: Settings) -> dict[str, str
             runs=history.runs[:-1][::-1],
         )
     for each in known:
-        own = views.own_variants(each)
         page(
             each.page,
             "architecture.html",
             architecture=each,
-            standings=[
-                (variant, variant_standing(each.cells, variant), history.since(each.name, variant)) for variant in own
-            ],
-            columns=views.columns(each.cells),
+            columns=views.table_columns(each.cells),
             clauses=views.clause_rows(each.cells),
             causes=each.causes,
             errors=plots.errors(each.cells, short),
             sensitivity=plots.sensitivity(each.cells),
             delegations=plots.delegations(each.cells),
-            past=views.past(history, each.name, own, _REMEMBERED),
+            past=views.past(history, each, _REMEMBERED),
         )
-        status = _status(history, each)
+        status = _status(each)
         document = documents.ArchitectureDocument(documents.SCHEMA_VERSION, run.run, status, each.cells)
         _put(files, status.data, documents.ARCHITECTURE.dump_json(document, indent=1).decode() + "\n")
         _put(files, status.badge, badges.badge(each.name, each.standing))
@@ -129,7 +126,7 @@ def build(history: History, matrix: Matrix, settings: Settings) -> dict[str, str
                 (_comparison_page(other, each), each.base, each is comparison) for other, each in enumerate(compared)
             ],
         )
-    index = _index(history, known, all_causes)
+    index = _index(run, known, all_causes)
     _put(files, "index.json", documents.INDEX.dump_json(index, indent=1).decode() + "\n")
     _put(files, "badge.json", _overall(index, run.run.complete))
     return files
@@ -144,7 +141,7 @@ def write(files: Mapping[str, str], directory: Path) -> None:
     manifest = directory / MANIFEST
     try:
         if manifest.exists():
-            for name in _written(manifest):
+            for name in set(_written(manifest)) - files.keys():
                 (directory / name).unlink(missing_ok=True)
         elif directory.exists() and any(directory.iterdir()):
             raise ReportError(f"{directory} is not empty and holds no report: choose another directory")
@@ -201,19 +198,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _status(history: History, architecture: views.Architecture) -> documents.ArchitectureStatus:
-    def variant(each: Variant) -> documents.VariantStatus:
-        found, since = variant_standing(architecture.cells, each), history.since(architecture.name, each)
-        return documents.VariantStatus(
-            each.subject,
-            each.backend,
-            each.mode,
-            found.verdict,
-            found.stage,
-            found.label,
-            since.started if since else None,
-        )
-
+def _status(architecture: views.Architecture) -> documents.ArchitectureStatus:
     return documents.ArchitectureStatus(
         architecture.name,
         architecture.row.tier.value if architecture.row else None,
@@ -222,18 +207,29 @@ def _status(history: History, architecture: views.Architecture) -> documents.Arc
         f"architectures/{architecture.slug}.json",
         f"badges/{architecture.slug}.json",
         dict(architecture.counts),
-        tuple(map(variant, views.own_variants(architecture))),
+        tuple(map(_variant, architecture.own)),
     )
 
 
-def _index(history: History, known: tuple[views.Architecture, ...], found: tuple[Cause, ...]) -> documents.Index:
-    run = history.head
+def _variant(state: views.VariantState) -> documents.VariantStatus:
+    return documents.VariantStatus(
+        state.variant.subject,
+        state.variant.backend,
+        state.variant.mode,
+        state.standing.verdict,
+        state.standing.stage,
+        state.standing.label,
+        state.since.started if state.since else None,
+    )
+
+
+def _index(run: RunRecord, known: Sequence[views.Architecture], found: Sequence[Cause]) -> documents.Index:
     return documents.Index(
         documents.SCHEMA_VERSION,
         run.run,
         run.environment,
         dict(count(run.cells)),
-        tuple(_status(history, each) for each in known),
+        tuple(map(_status, known)),
         tuple(documents.CauseStatus(c.signature, c.page, c.known, len(c.cells), c.architectures) for c in found),
     )
 
@@ -276,12 +272,12 @@ def _grouped(differences: tuple[Difference, ...]) -> Iterator[DifferenceGroup]:
 
 def _compatibility(history: History) -> dict[str, Any]:
     """Versions x architectures: for each set of versions, the newest run that has the architecture."""
-    latest: dict[tuple[tuple[str, str], ...], dict[str, tuple[int, Standing]]] = {}
+    latest: dict[tuple[tuple[str, str], ...], dict[str, Standing]] = {}
     for index in range(len(history.runs) - 1, -1, -1):
         column = latest.setdefault(versions(history.runs[index]), {})
-        for name, cells in history.cells[index].items():
-            column.setdefault(name, (index, standing(cells)))
+        for name, found in history.columns[index].items():
+            column.setdefault(name, standing([cell for cells in found.values() for cell in cells]))
     heads = list(latest)[:_VERSIONS]
     names = sorted({name for head in heads for name in latest[head]})
-    rows = [(name, [latest[head].get(name, (0, Standing(None)))[1] for head in heads]) for name in names]
+    rows = [(name, [latest[head].get(name, Standing(None)) for head in heads]) for name in names]
     return {"heads": heads, "rows": rows, "left_out": len(latest) - len(heads)}

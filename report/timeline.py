@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from conformance.records import CellRecord, RunRecord
 from conformance.verdicts import Verdict
-from report.model import QUIET, Standing, Variant, by_architecture, cells_of, own_cells, variant_standing
+from report.model import QUIET, Columns, Standing, Variant, by_architecture, cells_of, columns, variant_standing
 
 #: What a verdict depends on, and a reader asks for: "with which versions?"
 PACKAGES = ("transformers", "torch", "executorch")
@@ -25,19 +25,19 @@ class Since:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All runs given, oldest first, with their cells by architecture."""
+    """All runs given, oldest first, with their cells by architecture and variant."""
 
     runs: tuple[RunRecord, ...]
-    cells: tuple[dict[str, tuple[CellRecord, ...]], ...]
+    columns: tuple[dict[str, Columns], ...]
 
     @property
     def head(self) -> RunRecord:
         """The newest run, which the site is about."""
         return self.runs[-1]
 
-    def of(self, run: int, architecture: str) -> tuple[CellRecord, ...]:
+    def of(self, run: int, architecture: str) -> Columns:
         """The cells of an architecture in the run with this index."""
-        return self.cells[run].get(architecture, ())
+        return self.columns[run].get(architecture, {})
 
     def standing(self, run: int, architecture: str, variant: Variant) -> Standing:
         """What a variant came to in the run with this index."""
@@ -46,7 +46,7 @@ class History:
     def since(self, architecture: str, variant: Variant) -> Since | None:
         """Since when a variant has failed as it fails, or held; None if the newest run does not judge it."""
         now = _ends(cells_of(self.of(-1, architecture), variant))
-        if not own_cells(self.of(-1, architecture), variant) or not now:
+        if variant not in self.of(-1, architecture) or not now:
             return None
         started, changed = self.head.run.started, False
         for index in range(len(self.runs) - 2, -1, -1):
@@ -63,7 +63,10 @@ class History:
 
 def history(runs: Sequence[RunRecord]) -> History:
     """The history that `runs`, oldest first, tell."""
-    return History(tuple(runs), tuple(by_architecture(run.cells) for run in runs))
+    return History(
+        tuple(runs),
+        tuple({name: columns(cells) for name, cells in by_architecture(run.cells).items()} for run in runs),
+    )
 
 
 def versions(run: RunRecord) -> tuple[tuple[str, str], ...]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 from conformance.cells import EAGER, EXPORTED
 from conformance.contract import CLAUSES
@@ -17,10 +18,12 @@ from report.causes import Cause, causes
 from report.loading import when
 from report.model import (
     WORST_FIRST,
+    Columns,
     StagePlace,
     Standing,
     Variant,
     acceptable,
+    by_architecture,
     count,
     stage_places,
     standing,
@@ -122,12 +125,24 @@ class PastRun:
 
 
 @dataclass(frozen=True, slots=True)
+class VariantState:
+    """How a variant of an architecture stands, and since when; `covered` says that it has cells of its own."""
+
+    variant: Variant
+    standing: Standing
+    since: Since | None
+    covered: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """Everything about one architecture that more than one page needs."""
 
     name: str
     cells: tuple[CellRecord, ...]
     row: Row | None
+    columns: Columns
+    states: tuple[VariantState, ...]
 
     @property
     def slug(self) -> str:
@@ -150,16 +165,30 @@ class Architecture:
         return standing(self.cells)
 
     @property
+    def own(self) -> tuple[VariantState, ...]:
+        """The variants that it has cells of."""
+        return tuple(state for state in self.states if state.covered)
+
+    @property
     def causes(self) -> tuple[Cause, ...]:
         """What fails, by cause, of this architecture alone."""
         return causes(self.cells)
 
 
 def architectures(history: History, matrix: Matrix) -> tuple[Architecture, ...]:
-    """The architectures of the newest run, by name."""
-    return tuple(
-        Architecture(name, cells, matrix.architectures.get(name)) for name, cells in sorted(history.cells[-1].items())
-    )
+    """The architectures of the newest run, by name, each with its state in all variants of the run."""
+    shown = variants(history.head.cells)
+
+    def architecture(name: str, cells: tuple[CellRecord, ...]) -> Architecture:
+        found = history.of(-1, name)
+        alone = [] if any(variant in found for variant in shown) else list(found)
+        states = tuple(
+            VariantState(variant, variant_standing(found, variant), history.since(name, variant), variant in found)
+            for variant in (*shown, *alone)
+        )
+        return Architecture(name, cells, matrix.architectures.get(name), found, states)
+
+    return tuple(architecture(*each) for each in sorted(by_architecture(history.head.cells).items()))
 
 
 def strip(run: RunRecord, now: datetime, stale_after: int) -> Strip:
@@ -175,19 +204,21 @@ def strip(run: RunRecord, now: datetime, stale_after: int) -> Strip:
     )
 
 
-def grid(history: History, known: Sequence[Architecture], variant: Variant) -> tuple[GridRow, ...]:
+def grid(known: Sequence[Architecture], variant: Variant) -> tuple[GridRow, ...]:
     """The grid of a variant, problems first."""
     rows = (
         GridRow(
             each.name,
             each.page,
-            variant_standing(each.cells, variant),
-            stage_places(each.cells, variant),
+            state.standing,
+            stage_places(each.columns, variant),
             each.row.tier.value if each.row else "",
             each.row.caches if each.row else (),
-            history.since(each.name, variant),
+            state.since,
         )
         for each in known
+        for state in each.states
+        if state.variant == variant
     )
     return tuple(sorted(rows, key=lambda row: (row.standing.rank, row.name)))
 
@@ -207,11 +238,13 @@ def tab(variant: Variant, page: str, rows: Sequence[GridRow]) -> Tab:
     )
 
 
-def columns(cells: Sequence[CellRecord]) -> tuple[Variant, ...]:
+def table_columns(cells: Sequence[CellRecord]) -> tuple[Variant, ...]:
     """The columns of an architecture's table, as a failure is best read: what comes before lowering first."""
-    found = {variant_of(cell) for cell in cells}
     return tuple(
-        sorted(found, key=lambda each: (each.subject, each.mode, each.backend != EAGER, each.backend != EXPORTED, each))
+        sorted(
+            {variant_of(cell) for cell in cells},
+            key=lambda each: (each.subject, each.mode, each.backend != EAGER, each.backend != EXPORTED, each),
+        )
     )
 
 
@@ -220,7 +253,7 @@ def clause_rows(cells: Sequence[CellRecord]) -> tuple[ClauseRow, ...]:
     found = {(cell.clause, variant_of(cell)): cell for cell in cells}
     order = {clause: index for index, clause in enumerate(_CLAUSES)}
     clauses = sorted({cell.clause for cell in cells}, key=lambda clause: (order.get(clause, len(order)), clause))
-    heads = columns(cells)
+    heads = table_columns(cells)
     return tuple(
         ClauseRow(
             clause,
@@ -243,20 +276,15 @@ def message(cell: CellRecord) -> Message:
     return Message(tuple(lines), tuple(fields))
 
 
-def past(history: History, architecture: str, shown: Sequence[Variant], limit: int) -> tuple[PastRun, ...]:
+def past(history: History, architecture: Architecture, limit: int) -> tuple[PastRun, ...]:
     """The newest runs, newest first, that have the architecture at all."""
     found = (
         PastRun(
             history.runs[index],
             versions(history.runs[index]),
-            tuple(history.standing(index, architecture, variant) for variant in shown),
+            tuple(history.standing(index, architecture.name, state.variant) for state in architecture.own),
         )
         for index in range(len(history.runs) - 1, -1, -1)
-        if history.of(index, architecture)
+        if history.of(index, architecture.name)
     )
-    return tuple(each for _, each in zip(range(limit), found, strict=False))
-
-
-def own_variants(architecture: Architecture) -> tuple[Variant, ...]:
-    """The variants that an architecture has cells of."""
-    return variants(architecture.cells)
+    return tuple(islice(found, limit))

@@ -111,7 +111,11 @@
 
   if (form) {
     // Where the screen is small, the grid matters more than the filters.
-    form.querySelector(".more").open = matchMedia("(min-width: 45.01rem)").matches;
+    const toggle = form.querySelector(".toggle");
+    toggle.addEventListener("click", () => {
+      const open = form.querySelector(".more").classList.toggle("open");
+      toggle.setAttribute("aria-expanded", String(open));
+    });
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", (event) => {
       remember(event.target.name, event.target.value);

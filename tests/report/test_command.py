@@ -1,0 +1,75 @@
+"""`python -m report` as people call it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conformance.matrix import ROOT
+from conformance.records import RunRecord, RunWriter
+from tests.harness import python_module
+from tests.report.samples import cell, run
+
+
+def _write(path: Path, given: RunRecord) -> Path:
+    RunWriter(path, given.run, given.environment, given.cells)
+    return path
+
+
+def test_site_is_built_without_torch(tmp_path: Path) -> None:
+    record = _write(tmp_path / "run.json", run(cell()))
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = sys.modules['executorch'] = None\n"
+        f"sys.argv = ['report', 'build', {str(record)!r}, '-o', {str(tmp_path / 'site')!r}]\n"
+        "from report.__main__ import main; sys.exit(main())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == str(tmp_path / "site" / "index.html")
+    assert (tmp_path / "site" / "architectures" / "llama.html").exists()
+
+
+_GOOD = {
+    "schema_version": 1,
+    "run": {"id": "1", "started": "2026-11-23", "finished": None, "complete": False, "options": {}, "seed": None},
+    "environment": {"python": "3", "platform": "p", "cpu": "c", "packages": {}},
+    "cells": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "No such file"),
+        ("", "is no run record"),
+        ("[]", "is no run record"),
+        (json.dumps({**_GOOD, "schema_version": 2}), "schema_version"),
+        (json.dumps({**_GOOD, "cells": [{"id": "x"}]}), "cells.0"),
+        (json.dumps({**_GOOD, "run": {**_GOOD["run"], "started": "yesterday"}}), "is no ISO 8601 time"),  # type: ignore[dict-item]
+        ("\x00\xff", "is no run record"),
+    ],
+)
+def test_what_is_no_record_is_answered_in_a_sentence(tmp_path: Path, text: str | None, told: str) -> None:
+    record = tmp_path / "run.json"
+    if text is not None:
+        record.write_text(text)
+    ended = python_module("report", "build", str(record), "-o", str(tmp_path / "site"))
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ")
+    assert told in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_record_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    record = _write(tmp_path / "run.json", run(cell()))
+    plain = json.loads(record.read_text())
+    plain["cells"] *= 2
+    record.write_text(json.dumps(plain))
+    ended = python_module("report", "build", str(record), "-o", str(tmp_path / "site"))
+    assert ended.returncode == 2
+    assert "is there twice" in ended.stderr

@@ -1,0 +1,71 @@
+"""Two runs, cell by cell."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+
+from conformance.records import CellRecord, RunRecord
+from conformance.verdicts import Stage, Verdict
+from report.compare import Change, classify, compare
+from tests.report.samples import cell, run, runs
+
+_PASS = cell()
+_FAIL = cell(verdict=Verdict.FAIL, stage=Stage.EXECUTE, signature="execute:a")
+_EARLIER = cell(verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:a")
+_OTHERWISE = cell(verdict=Verdict.FAIL, stage=Stage.EXECUTE, signature="execute:b")
+_KNOWN = cell(verdict=Verdict.EXPECTED_FAILURE, stage=Stage.EXECUTE, signature="execute:a")
+_STALE = cell(verdict=Verdict.UNEXPECTED_PASS)
+_LOST = cell(verdict=Verdict.NOT_RUN)
+_CRASH = cell(verdict=Verdict.CRASH)
+_NOT_APPLICABLE = cell(verdict=Verdict.NOT_APPLICABLE)
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "change", "regression"),
+    [
+        (_PASS, _PASS, None, False),
+        (_PASS, _FAIL, Change.NEWLY_FAILING, True),
+        (_PASS, _CRASH, Change.NEWLY_FAILING, True),
+        (_PASS, None, Change.VANISHED, True),
+        (_PASS, _LOST, Change.VANISHED, True),
+        (_PASS, _NOT_APPLICABLE, Change.VANISHED, True),
+        (_PASS, _STALE, Change.STALE, True),
+        (_PASS, _KNOWN, Change.NEWLY_FAILING, True),
+        (_KNOWN, _FAIL, Change.NEWLY_FAILING, True),
+        (_KNOWN, _PASS, Change.FIXED, False),
+        (_FAIL, _PASS, Change.FIXED, False),
+        (_FAIL, _FAIL, None, False),
+        (_FAIL, _EARLIER, Change.CHANGED_STAGE, True),
+        (_FAIL, _OTHERWISE, Change.CHANGED_CAUSE, True),
+        (_FAIL, _KNOWN, Change.CHANGED_CAUSE, False),
+        (None, _PASS, Change.APPEARED, False),
+        (None, _FAIL, Change.APPEARED, True),
+        (_NOT_APPLICABLE, _FAIL, Change.NEWLY_FAILING, True),
+        (_LOST, None, None, False),
+    ],
+)
+def test_change(base: CellRecord | None, head: CellRecord | None, change: Change | None, regression: bool) -> None:
+    assert classify(base, head) is change
+    comparison = compare(run(*filter(None, [base])), run(*filter(None, [head])))
+    assert bool(comparison.regressions) is regression
+
+
+@settings(max_examples=50, deadline=None)
+@given(runs, runs)
+def test_no_lost_or_failing_cell_is_dropped(base: RunRecord, head: RunRecord) -> None:
+    told = {each.cell.id for each in compare(base, head).regressions}
+    judged = {each.id for each in head.cells if each.verdict not in (Verdict.NOT_RUN, Verdict.NOT_APPLICABLE)}
+    lost = {each.id for each in base.cells if each.verdict is Verdict.PASS} - judged
+    assert lost <= told
+
+
+def test_slower_and_less_delegated() -> None:
+    def lowered(seconds: float, taken: float) -> CellRecord:
+        return cell("LOW-1", metrics={"lower_s": seconds, "delegated_operators": taken, "undelegated_operators": 10.0})
+
+    comparison = compare(run(lowered(10.0, 90.0)), run(lowered(20.0, 80.0)))
+    assert [(each.base, each.head) for each in comparison.slower] == [(10.0, 20.0)]
+    assert [round(each.head, 2) for each in comparison.less_delegated] == [0.89]
+    same = compare(run(lowered(10.0, 90.0)), run(lowered(11.0, 90.0)))
+    assert (same.slower, same.less_delegated) == ((), ())
