@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.export import Dim
 from transformers import GenerationConfig
 
@@ -22,6 +23,7 @@ from conformance.reference import (
 from conformance.reference.activations import exact_activations, tanh_gelu
 from conformance.reference.calling import CallingConvention, _conventions, cache_argument
 from conformance.reference.complex_numbers import RealPairs
+from conformance.reference.maxima import use_amax
 from tests.harness import judge
 
 
@@ -201,6 +203,17 @@ def test_program_has_no_complex_tensor(architecture: str) -> None:
     assert not [value for value in values if value.is_complex()]
 
 
+def test_maximum_whose_indices_are_not_read_is_amax() -> None:
+    program = torch.export.export(_Maxima(), (torch.randn(1, 2, 3, 5),))
+    use_amax(program)
+    targets = [node.target for node in program.graph.nodes]
+    assert targets.count(torch.ops.aten.amax.default) == 1
+    assert targets.count(torch.ops.aten.max.dim) == 1
+    x = torch.randn(1, 2, 3, 5)
+    for observed, expected in zip(program.module()(x), _Maxima()(x), strict=True):
+        assert torch.equal(observed, expected)
+
+
 @pytest.mark.parametrize(
     ("architecture", "clause"),
     [("qwen3_next", "EXP-5"), ("kimi_linear", "EXP-5"), ("mamba2", "PAR-2"), ("nemotron_h", "PAR-2")],
@@ -210,6 +223,11 @@ def test_recurrences_take_chunks_of_any_length(architecture: str, clause: str) -
     judge(clause, architecture, convert_and_export_with_cache, mode=Mode.DYNAMIC)
     for name, before in kernels.items():
         assert dict(vars(sys.modules[name])) == before, "a kernel was left replaced"
+
+
+class _Maxima(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x - x.max(dim=-1, keepdim=True).values, x.max(dim=2).indices
 
 
 def _own_modules(architecture: str) -> set[str]:

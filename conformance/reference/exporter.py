@@ -9,6 +9,7 @@ from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
 from conformance.reference.errors import ModelNotExportableError
+from conformance.reference.maxima import use_amax
 from conformance.reference.recurrences import scanned_recurrences
 from conformance.reference.tracing import ready_to_trace
 from conformance.reference.wrapper import TorchExportableModuleWithStaticCache
@@ -49,7 +50,9 @@ def convert_and_export_with_cache(
     wrapper = TorchExportableModuleWithStaticCache(model)
     examples = _examples(wrapper, example_input_ids, example_cache_position, dynamic=dynamic_shapes is not None)
     with ready_to_trace(model), scanned_recurrences(model, wrapper.cache):
-        return torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
+        program = torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
+    use_amax(program)
+    return program
 
 
 def _examples(
