@@ -24,6 +24,7 @@ from conformance.reference.activations import exact_activations, tanh_gelu
 from conformance.reference.calling import CallingConvention, _conventions, cache_argument
 from conformance.reference.complex_numbers import RealPairs
 from conformance.reference.maxima import use_amax
+from conformance.reference.slices import use_slices
 from tests.harness import judge
 
 
@@ -214,6 +215,18 @@ def test_maximum_whose_indices_are_not_read_is_amax() -> None:
         assert torch.equal(observed, expected)
 
 
+def test_cutting_along_a_dynamic_first_dimension_is_slicing() -> None:
+    seq = Dim("seq", min=2, max=8)
+    program = torch.export.export(_Cuts(), (torch.randn(3, 6),), dynamic_shapes={"x": {0: seq}})
+    use_slices(program)
+    targets = {node.target for node in program.graph.nodes}
+    assert not targets & {torch.ops.aten.chunk.default, torch.ops.aten.split_with_sizes.default}
+    assert torch.ops.aten.split.Tensor in targets  # cut along the first dimension of the weight, which is static
+    for rows in (2, 8):
+        x = torch.randn(rows, 6)
+        torch.testing.assert_close(program.module()(x), _Cuts()(x))
+
+
 @pytest.mark.parametrize(
     ("architecture", "clause"),
     [("qwen3_next", "EXP-5"), ("kimi_linear", "EXP-5"), ("mamba2", "PAR-2"), ("nemotron_h", "PAR-2")],
@@ -228,6 +241,14 @@ def test_recurrences_take_chunks_of_any_length(architecture: str, clause: str) -
 class _Maxima(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x - x.max(dim=-1, keepdim=True).values, x.max(dim=2).indices
+
+
+class _Cuts(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = x.chunk(2, dim=-1)
+        one, other = x.split([2, 4], dim=1)
+        first, _ = torch.arange(6.0).split(3)
+        return torch.cat([gate * up * first, one, other], dim=-1)
 
 
 def _own_modules(architecture: str) -> set[str]:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from conformance.reference.errors import ModelNotExportableError
 from conformance.reference.maxima import use_amax
 from conformance.reference.recurrences import scanned_recurrences
+from conformance.reference.slices import use_slices
 from conformance.reference.tracing import ready_to_trace
 from conformance.reference.wrapper import TorchExportableModuleWithStaticCache
 
@@ -52,6 +53,7 @@ def convert_and_export_with_cache(
     with ready_to_trace(model), scanned_recurrences(model, wrapper.cache):
         program = torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
     use_amax(program)
+    use_slices(program)
     return program
 
 
