@@ -23,6 +23,7 @@ from conformance.reference import (
 from conformance.reference.activations import exact_activations, tanh_gelu
 from conformance.reference.calling import CallingConvention, _conventions, cache_argument
 from conformance.reference.complex_numbers import RealPairs
+from conformance.reference.constants import use_known_numbers
 from conformance.reference.maxima import use_amax
 from conformance.reference.slices import use_slices
 from tests.harness import judge
@@ -227,6 +228,15 @@ def test_cutting_along_a_dynamic_first_dimension_is_slicing() -> None:
         torch.testing.assert_close(program.module()(x), _Cuts()(x))
 
 
+def test_inverse_error_function_of_a_constant_is_a_number() -> None:
+    x = torch.tensor(0.25)
+    program = torch.export.export(_Quantiles(), (x,))
+    use_known_numbers(program)
+    targets = [node.target for node in program.graph.nodes]
+    assert targets.count(torch.ops.aten.erfinv.default) == 1  # of the input
+    torch.testing.assert_close(program.module()(x), _Quantiles()(x))
+
+
 @pytest.mark.parametrize(
     ("architecture", "clause"),
     [("qwen3_next", "EXP-5"), ("kimi_linear", "EXP-5"), ("mamba2", "PAR-2"), ("nemotron_h", "PAR-2")],
@@ -249,6 +259,11 @@ class _Cuts(nn.Module):
         one, other = x.split([2, 4], dim=1)
         first, _ = torch.arange(6.0).split(3)
         return torch.cat([gate * up * first, one, other], dim=-1)
+
+
+class _Quantiles(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.distributions.Normal(0, 1).icdf(torch.tensor(0.95)) + torch.erfinv(x)
 
 
 def _own_modules(architecture: str) -> set[str]:

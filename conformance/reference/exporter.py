@@ -8,6 +8,7 @@ import torch
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
+from conformance.reference.constants import use_known_numbers
 from conformance.reference.errors import ModelNotExportableError
 from conformance.reference.maxima import use_amax
 from conformance.reference.recurrences import scanned_recurrences
@@ -52,6 +53,7 @@ def convert_and_export_with_cache(
     examples = _examples(wrapper, example_input_ids, example_cache_position, dynamic=dynamic_shapes is not None)
     with ready_to_trace(model), scanned_recurrences(model, wrapper.cache):
         program = torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
+    use_known_numbers(program)
     use_amax(program)
     use_slices(program)
     return program
