@@ -263,7 +263,8 @@ class _Cuts(nn.Module):
 
 class _Quantiles(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.distributions.Normal(0, 1).icdf(torch.tensor(0.95)) + torch.erfinv(x)
+        quantile: torch.Tensor = torch.distributions.Normal(0, 1).icdf(torch.tensor(0.95))
+        return quantile + torch.erfinv(x)
 
 
 def _own_modules(architecture: str) -> set[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.fx import Node
 
 _CUTTING = (torch.ops.aten.chunk.default, torch.ops.aten.split.Tensor, torch.ops.aten.split_with_sizes.default)
 
@@ -26,23 +27,18 @@ def use_slices(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _slice(node: Node) -> None:
+def _slice(node: Any) -> None:
     parts: Sequence[torch.Tensor] = node.meta["val"]
-    named = {argument.name: value for argument, value in zip(node.target._schema.arguments, node.args, strict=False)}
-    named.update(node.kwargs)
-    dim = named.get("dim", 0) % parts[0].ndim
-    ends = [0]
-    for part in parts:
-        ends.append(ends[-1] + part.shape[dim])
+    named = dict(zip((argument.name for argument in node.target._schema.arguments), node.args, strict=False))
+    dim = {**named, **node.kwargs}.get("dim", 0) % parts[0].ndim
+    ends = [0, *itertools.accumulate(part.shape[dim] for part in parts)]
     if not all(isinstance(end, int) for end in ends):
         return  # cut along the dynamic dimension itself
     for user in list(node.users):
         assert user.target is operator.getitem, "a list of tensors is taken apart before it is used"
-        index = user.args[1]
+        start, end = ends[user.args[1] : user.args[1] + 2]
         with node.graph.inserting_before(user):
-            cut = node.graph.call_function(
-                torch.ops.aten.slice.Tensor, (node.args[0], dim, ends[index], ends[index + 1])
-            )
+            cut = node.graph.call_function(torch.ops.aten.slice.Tensor, (node.args[0], dim, start, end))
         cut.meta = user.meta
         user.replace_all_uses_with(cut)
         node.graph.erase_node(user)
