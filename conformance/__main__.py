@@ -13,7 +13,7 @@ from conformance.records import RunRecord, load_run
 
 
 def main() -> int:
-    """Do one command; the exit code is 0, or 1 with a sentence on stderr."""
+    """Do one command; the exit code is 0, or 1 with a sentence on stderr. For `replay`, see there."""
     parser = argparse.ArgumentParser(prog="python -m conformance")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("contract", help="print docs/contract.md").set_defaults(do=_contract)
@@ -30,14 +30,16 @@ def main() -> int:
     new.add_argument("architecture", metavar="MODEL_TYPE")
     new.add_argument("--force", action="store_true", help="show what would be written, also where a row exists")
     new.set_defaults(do=_new)
+    again = commands.add_parser("replay", help="judge a failure bundle's cell again: FIXED, STILL FAILING, CANNOT RUN")
+    again.add_argument("bundle", type=Path, metavar="BUNDLE")
+    again.set_defaults(do=_replay)
     arguments = parser.parse_args()
-    do: Callable[[argparse.Namespace], None] = arguments.do
+    do: Callable[[argparse.Namespace], int | None] = arguments.do
     try:
-        do(arguments)
+        return do(arguments) or 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _contract(_: argparse.Namespace) -> None:
@@ -82,6 +84,26 @@ def _new(arguments: argparse.Namespace) -> None:
             f"wrote {place} and a row in models_matrix.yaml: read both, then run\n  tox -e conformance -- --arch "
             f"{arguments.architecture}"
         )
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    """Exit code 0 for FIXED, 1 for STILL FAILING, 2 for CANNOT RUN."""
+    from conformance.bundles import BundleError, read_bundle
+
+    try:
+        bundle = read_bundle(arguments.bundle)
+    except BundleError as error:
+        print(f"CANNOT RUN: {error}")
+        return 2
+    from conformance.matrix import ROOT
+    from conformance.options import DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB
+    from conformance.pipeline.store import Store
+    from conformance.replaying import Outcome, announcement, replay
+
+    print(announcement(bundle), flush=True)
+    done = replay(bundle, Store(ROOT / DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB))
+    print(f"{done.outcome}: {done.told}")
+    return {Outcome.FIXED: 0, Outcome.STILL_FAILING: 1, Outcome.CANNOT_RUN: 2}[done.outcome]
 
 
 def _run(path: Path) -> RunRecord:

@@ -31,6 +31,7 @@ DEFAULT_TIME_LIMIT_S = 1200
 DEFAULT_MEMORY_LIMIT_MIB = 6144
 DEFAULT_RECORD = "build/conformance/run.json"
 DEFAULT_STORE = "build/conformance/store"
+DEFAULT_BUNDLES = "build/conformance/failures"
 #: A program of a fixture takes 0.1 to 0.5 MiB, all 378 of the full tier on one backend about 100.
 DEFAULT_STORE_LIMIT_MIB = 2048
 
@@ -92,6 +93,12 @@ def add_options(parser: pytest.Parser) -> None:
         help=f"where lowered programs are kept from run to run (default: {DEFAULT_STORE})",
     )
     group.addoption(
+        "--bundles",
+        default=DEFAULT_BUNDLES,
+        metavar="PATH",
+        help=f"where each failing cell gets a folder with all there is to know of it (default: {DEFAULT_BUNDLES})",
+    )
+    group.addoption(
         "--store-limit",
         type=_size,
         default=DEFAULT_STORE_LIMIT_MIB,
@@ -111,6 +118,7 @@ class Options:
     record: Path
     resume: bool
     limits: Limits | None
+    bundles: Path
     store: Path
     store_limit: int
     asked: Mapping[str, str | int | None]
@@ -164,6 +172,7 @@ def read_options(config: pytest.Config) -> Options:
         record=config.rootpath / get("--record"),
         resume=get("--resume"),
         limits=None if in_process else Limits(get("--time-limit"), get("--memory-limit")),
+        bundles=config.rootpath / get("--bundles"),
         store=config.rootpath / get("--store"),
         store_limit=get("--store-limit"),
         asked={**{name.lstrip("-"): get(name) for name in names}, "matrix": matrix_digest()},

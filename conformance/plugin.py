@@ -14,6 +14,7 @@ import pytest
 from _pytest.runner import runtestprotocol  # pytest-forked and pytest-rerunfailures take it from there too
 
 from conformance import environment
+from conformance.bundles import write_bundle
 from conformance.cells import Cell
 from conformance.isolation import ArchitectureLostError, Keeper, Limits
 from conformance.judging import bare_record, judge
@@ -22,7 +23,7 @@ from conformance.options import Options, resolve_subjects
 from conformance.records import CellRecord, RunInfo, RunRecord, RunWriter, cell_from_json, cell_to_json
 from conformance.resuming import NotResumableError, judged_so_far
 from conformance.summary import Progress, render_summary
-from conformance.verdicts import ACCEPTABLE, Verdict
+from conformance.verdicts import ACCEPTABLE, CellFailedError, Verdict
 
 _CELL_ID = re.compile(r"\[(.+)\]")
 _RECORD = "conformance_record"
@@ -193,6 +194,8 @@ class ConformancePlugin:
             duration_s=call.duration,
             exploring=self.options.exploring,
         )
+        if record.verdict is Verdict.FAIL and call.excinfo is not None:
+            record = self._with_bundle(item, call.excinfo.value, record)
         setattr(report, _RECORD, cell_to_json(record))
         report.user_properties += [("cell", cell.id), ("verdict", record.verdict.value)]
         report.outcome = _OUTCOMES.get(record.verdict, "failed")  # type: ignore[assignment]  # a Literal
@@ -325,6 +328,22 @@ class ConformancePlugin:
 
         lowered = dict.fromkeys(cell.backend for cell in self.plan.values() if cell.backend in BACKENDS)
         warm_up(BACKENDS[name] for name in lowered if name)
+
+    def _with_bundle(self, item: pytest.Item, error: BaseException, record: CellRecord) -> CellRecord:
+        """The record, with the place of the failure's bundle. What goes wrong here must not cost the verdict."""
+        from conformance.evidence import bundle_of
+
+        case = getattr(item, "funcargs", {}).get("case")
+        if case is None or not isinstance(error, CellFailedError):
+            return record
+        try:
+            bundle, files = bundle_of(case, error, record, self.versions)
+            folder = write_bundle(self.options.bundles, bundle, files)
+        except Exception as lost:
+            told = f"{record.message}\n  bundle    none: {type(lost).__name__}: {lost}"
+            return dataclasses.replace(record, message=told)
+        shown = folder.relative_to(self.config.rootpath) if folder.is_relative_to(self.config.rootpath) else folder
+        return dataclasses.replace(record, bundle=str(shown))
 
     def _last_words(self) -> str:
         """What the lost process printed last, where pytest captures that."""

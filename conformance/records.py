@@ -32,7 +32,10 @@ class ExpectedFailure:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class CellRecord:
-    """One cell's verdict. `subject` and `mode` are null where they play no part; see `conformance.cells.Cell`."""
+    """One cell's verdict. `subject` and `mode` are null where they play no part; see `conformance.cells.Cell`.
+
+    `bundle` is the folder of its failure bundle, relative to where the run was started, if it has one.
+    """
 
     id: str
     architecture: str
@@ -48,6 +51,7 @@ class CellRecord:
     metrics: dict[str, float] | None = None
     duration_s: float = 0.0
     replay: str = ""
+    bundle: str | None = None
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

@@ -128,6 +128,8 @@ def _causes(records: Iterable[CellRecord]) -> list[str]:
         lines = [f"✗ {key}: {len(alike)} {'cell' if len(alike) == 1 else 'cells'}", first.message or str(first.verdict)]
         if first.replay not in lines[1]:
             lines.append(f"  replay    {first.replay}")
+        if first.bundle:
+            lines.append(f"  bundle    {first.bundle}: `python -m conformance replay {first.bundle}`")
         if len(alike) > 1:
             others = [record.id for record in alike[1 : 1 + _SHOWN]]
             more = f" and {len(alike) - 1 - _SHOWN} more" if len(alike) - 1 > _SHOWN else ""

@@ -64,8 +64,9 @@ class ClauseViolationError(CellFailedError):
         code: A short name for the kind of difference, such as "logits-differ"; the same for the same cause.
         observed: What was seen.
         expected: What should have been seen.
-        script: The decode script that shows it, where there is one.
+        script: The decode script that shows it, where there is one; its text is shown.
         relative_error: How far off, as a share of the logits' scale, where that is the difference.
+        observed_logits, expected_logits: Those of the script's last call, where they are what differs.
     """
 
     def __init__(
@@ -75,14 +76,18 @@ class ClauseViolationError(CellFailedError):
         *,
         observed: object,
         expected: object,
-        script: str | None = None,
+        script: object | None = None,
         relative_error: float | None = None,
+        observed_logits: object | None = None,
+        expected_logits: object | None = None,
     ) -> None:
         super().__init__(stage, code, f"observed {observed}, expected {expected}")
         self.observed = str(observed)
         self.expected = str(expected)
         self.script = script
         self.relative_error = relative_error
+        self.observed_logits = observed_logits
+        self.expected_logits = expected_logits
 
 
 class NotApplicableError(Exception):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from conformance.cells import EAGER, EXPORTED, Cell
-from conformance.checks import test_export, test_lowering, test_parity, test_sensitivity
 from conformance.checks.case import Case
+from conformance.checks.registry import checks
 from conformance.contract import Mode
 from conformance.matrix import ROOT, load_matrix
 from conformance.pipeline.backends import BACKENDS, Backend
@@ -20,17 +20,6 @@ from conformance.subjects.resolve import Subject
 
 #: Few are enough: every fault here shows in a pinned script or in almost any generated one.
 EXAMPLES = 5
-
-
-def checks() -> dict[str, Callable[[Case], None]]:
-    """Each clause's check."""
-    found: dict[str, Callable[[Case], None]] = {}
-    for module in (test_export, test_lowering, test_parity, test_sensitivity):
-        for value in vars(module).values():
-            for mark in getattr(value, "pytestmark", []):
-                if mark.name == "clause":
-                    found[mark.args[0]] = value
-    return found
 
 
 def judge(

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from conformance.checks.registry import checks
 from conformance.contract import CHECKED, CLAUSES, contract_page
 from conformance.matrix import ROOT
 from conformance.records import SCHEMA_PATH, schema_text
-from tests.harness import checks
 
 
 def test_ids_are_unique() -> None:

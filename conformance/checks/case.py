@@ -35,6 +35,7 @@ class Case:
         examples: How many scripts Hypothesis may try, beside the pinned ones.
         derandomize: Try the same scripts in every run.
         caches: The kinds of cache layers that the architecture's row declares; None where it has no row.
+        only: The one script to try, in place of pinned and generated ones.
         metrics: Filled in by the check; goes into the record.
     """
 
@@ -43,6 +44,7 @@ class Case:
     examples: int
     derandomize: bool = True
     caches: tuple[str, ...] | None = None
+    only: DecodeScript | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -103,6 +105,9 @@ class Case:
         pinned: tuple[DecodeScript, ...] = (),
     ) -> None:
         """Judge the pinned scripts, then generated ones; a failure is shrunk to the shortest script that shows it."""
+        if self.only is not None:
+            judge(self.only)
+            return
 
         @settings(
             max_examples=self.examples,

@@ -120,7 +120,7 @@ def follow(case: Case, script: DecodeScript, session: Session | None = None) -> 
                 "wrong-shape",
                 observed=f"logits {list(observed.shape)}",
                 expected=f"{[1, *expected.shape]}",
-                script=str(so_far),
+                script=so_far,
             )
         _assert_close(case, observed[0], expected, so_far, Stage.EXECUTE, case.tolerance)
 
@@ -139,7 +139,7 @@ def _assert_close(
     difference = (observed - expected).abs() / case.untried_oracle.scale
     if not bool(torch.isfinite(observed).all()):
         raise ClauseViolationError(
-            stage, "not-finite", observed=f"nan or inf in call {call}", expected="finite logits", script=str(script)
+            stage, "not-finite", observed=f"nan or inf in call {call}", expected="finite logits", script=script
         )
     error = float(difference.max())
     case.measure("max_relative_error", error)
@@ -152,6 +152,8 @@ def _assert_close(
             observed=f"{float(observed.flatten()[where]):.6g} for logit {where} of the call {call}",
             expected=f"{float(expected.flatten()[where]):.6g}; off by {error:.1e} of the logits' scale "
             f"{case.untried_oracle.scale:.3g}, tolerance {tolerance:.0e}",
-            script=str(script),
+            script=script,
             relative_error=error,
+            observed_logits=observed,
+            expected_logits=expected,
         )

@@ -1,0 +1,113 @@
+"""`python -m conformance replay`: judge a bundle's cell again, with what is installed now."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from enum import StrEnum
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from conformance.bundles import Bundle
+from conformance.checks.case import Case
+from conformance.checks.registry import checks
+from conformance.discovery import registered
+from conformance.environment import versions
+from conformance.matrix import load_matrix
+from conformance.models import MAX_CACHE_LEN, build_model
+from conformance.pipeline.backends import BACKENDS
+from conformance.pipeline.store import Store
+from conformance.pipeline.workbench import Workbench
+from conformance.strategies import Call, DecodeScript
+from conformance.subjects.resolve import UnknownSubjectError, resolve
+from conformance.verdicts import CellFailedError, NotApplicableError, Stage, at
+
+
+class Outcome(StrEnum):
+    """What a replay comes to."""
+
+    FIXED = "FIXED"
+    STILL_FAILING = "STILL FAILING"
+    CANNOT_RUN = "CANNOT RUN"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Replay:
+    """What came of it, and why."""
+
+    outcome: Outcome
+    told: str
+
+
+def announcement(bundle: Bundle) -> str:
+    """What a replay is going to do, and what has changed since the bundle was written."""
+    subject = f" with the exporter {bundle.subject}, imported from here" if bundle.subject else ""
+    lines = [f"replaying {bundle.cell.id}{subject}"]
+    if bundle.calls:
+        lines.append(f"  script    {script_of(bundle)}")
+    now = versions()
+    changed = [
+        f"{name} {was} → {now.get(name, 'none')}" for name, was in bundle.versions.items() if now.get(name) != was
+    ]
+    lines.append(f"  versions  {', '.join(changed) or 'as they were'}")
+    return "\n".join(lines)
+
+
+def replay(bundle: Bundle, store: Store | None) -> Replay:
+    """Judge the bundle's cell again: its config, its script where it has one, the exporter and packages of today."""
+    obstacle = next(_obstacles(bundle), None)
+    if obstacle:
+        return Replay(Outcome.CANNOT_RUN, obstacle)
+    row = load_matrix().architectures.get(bundle.architecture)
+    case = Case(
+        bundle.cell,
+        Workbench(build=lambda _: _build(bundle), store=store),
+        bundle.examples,
+        caches=row.caches if row else None,
+        only=script_of(bundle),
+    )
+    torch.set_num_threads(1)
+    try:
+        checks()[bundle.clause](case)
+    except CellFailedError as error:
+        if error.signature == bundle.signature:
+            return Replay(Outcome.STILL_FAILING, str(error))
+        return Replay(Outcome.STILL_FAILING, f"otherwise: {error.signature}, was {bundle.signature}\n  {error}")
+    except NotApplicableError as error:
+        return Replay(Outcome.CANNOT_RUN, str(error))
+    return Replay(Outcome.FIXED, f"{bundle.clause} passes")
+
+
+def script_of(bundle: Bundle) -> DecodeScript | None:
+    """The bundle's decode script."""
+    if not bundle.calls:
+        return None
+    return DecodeScript(tuple(Call(call.position, call.tokens) for call in bundle.calls))
+
+
+def _obstacles(bundle: Bundle) -> Iterator[str]:
+    """Why the bundle cannot be replayed here."""
+    if bundle.clause not in checks():
+        yield f"this suite has no check for {bundle.clause}"
+    if bundle.architecture not in registered():
+        yield f"the installed Transformers has no architecture {bundle.architecture}"
+    if bundle.config is None:
+        yield "the bundle holds no config"
+    if bundle.backend not in (*BACKENDS, "eager", "exported"):
+        yield f"there is no backend {bundle.backend!r}"
+    if bundle.max_cache_len != MAX_CACHE_LEN:
+        yield f"it was found with {bundle.max_cache_len} cache positions; this suite has {MAX_CACHE_LEN}"
+    if bundle.calls and max(call.position + len(call.tokens) for call in bundle.calls) > MAX_CACHE_LEN:
+        yield f"its script goes beyond the {MAX_CACHE_LEN} cache positions"
+    if bundle.subject:
+        try:
+            resolve(bundle.subject)
+        except UnknownSubjectError as error:
+            yield str(error)
+
+
+def _build(bundle: Bundle) -> PreTrainedModel:
+    with at(Stage.BUILD):
+        values = {**(bundle.config or {}), "model_type": bundle.architecture}
+        return build_model(AutoConfig.for_model(**values))

@@ -1,0 +1,101 @@
+"""Show a failure that the ExecuTorch conformance suite has found, with torch, transformers and executorch alone.
+
+It lies in a failure bundle, beside what it reads: `bundle.json` (the model's config, the calls), `weights.pt`, and
+`program.pt2`, the exported program, if there is one. `python reproduce.py` does again what failed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, StaticCache
+
+HERE = Path(__file__).parent
+Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def main() -> None:
+    """Build, export, lower and call, as far as the failure needs it."""
+    facts = json.loads((HERE / "bundle.json").read_text())
+    print(facts["message"], end="\n\n")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**facts["config"]), dtype=torch.float32).eval()
+    model.load_state_dict(torch.load(HERE / "weights.pt", weights_only=True))
+    with torch.no_grad():
+        program = exported(model, facts)
+        step = exported_step(program) if facts["backend"] == "exported" else runtime_step(program, facts["backend"])
+        print("exported" if facts["backend"] == "exported" else f"lowered with {facts['backend']}, and loaded")
+        worst = 0.0
+        for call, tokens, held in calls(facts):
+            observed = step(torch.tensor([tokens]), torch.arange(call, call + len(tokens)))[0]
+            expected = eager(model, held, facts["max_cache_len"])[call : call + len(tokens)]
+            error = float((observed - expected).abs().max()) / facts["logits_scale"]
+            worst = max(worst, error)
+            print(f"{tokens} at {call}: off by {error:.1e} of the logits' scale {facts['logits_scale']:.3g}")
+    if worst > facts["tolerance"]:
+        print(f"it still fails: {worst:.1e} is above the tolerance of {facts['tolerance']:.0e}")
+
+
+def exported(model: Any, facts: dict[str, Any]) -> Any:
+    """The exported program out of the bundle; without one, exporting is what failed, and is done again."""
+    if (HERE / "program.pt2").exists():
+        return torch.export.load(HERE / "program.pt2")
+    if facts["subject"] != "transformers":
+        raise SystemExit(f"exporting failed: call {facts['subject']} on this model to see it")
+    from transformers.integrations.executorch import convert_and_export_with_cache
+
+    most = facts["max_cache_len"]
+    model.generation_config = GenerationConfig(
+        use_cache=True, cache_implementation="static", cache_config={"batch_size": 1, "max_cache_len": most}
+    )
+    length, shapes = 1, None
+    if facts["mode"] == "dynamic":
+        seq = torch.export.Dim("seq", min=1, max=most)
+        length, shapes = 3, {"input_ids": {1: seq}, "cache_position": {0: seq}}
+    examples = torch.zeros((1, length), dtype=torch.long), torch.arange(length)
+    return convert_and_export_with_cache(model, *examples, dynamic_shapes=shapes)
+
+
+def exported_step(program: Any) -> Step:
+    """One call of the exported program, run by torch."""
+    module = program.module()
+    if program.call_spec.in_spec.child(1).num_children:  # it was exported with arguments by name
+        return lambda input_ids, cache_position: module(input_ids=input_ids, cache_position=cache_position)
+    step: Step = module
+    return step
+
+
+def runtime_step(program: Any, backend: str) -> Step:
+    """One call of the program on the ExecuTorch runtime."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.runtime import Runtime
+
+    partitioners = [XnnpackPartitioner()] if backend == "xnnpack" else []
+    emitted = to_edge_transform_and_lower(program, partitioner=partitioners).to_executorch()
+    method = Runtime.get().load_program(bytes(emitted.buffer)).load_method("forward")
+    return lambda input_ids, cache_position: method.execute((input_ids, cache_position))[0].clone()
+
+
+def calls(facts: dict[str, Any]) -> Iterator[tuple[int, list[int], list[int]]]:
+    """Each call's position and tokens, and all the tokens in the cache after it."""
+    held: list[int] = []
+    for call in facts["calls"] or ():
+        held = held[: call["position"]] + call["tokens"]
+        yield call["position"], call["tokens"], held
+
+
+def eager(model: Any, tokens: list[int], most: int) -> torch.Tensor:
+    """The logits of eager decoding with Transformers' own static cache of `most` positions, one token at a time."""
+    name = "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
+    cache = StaticCache(config=model.config, max_cache_len=most)
+    outputs = [model(input_ids=torch.tensor([[token]]), use_cache=True, **{name: cache}) for token in tokens]
+    return torch.stack([output.logits[0, -1].clone() for output in outputs])
+
+
+if __name__ == "__main__":
+    main()
