@@ -164,7 +164,9 @@ def test_a_damaged_run_is_refused_or_shown_whole(
     site, out = report.directory / "site", report.directory / "merged.json"
     if _answered(report("build", path, "-o", site)):
         assert _ids_on_site(site) == sorted(cell["id"] for cell in json.loads(path.read_bytes())["cells"])
-        assert report("validate", path).code == 0
+        # Reading is lenient where a value can only mean one thing, such as "1.5" for a number; the schema is not.
+        told = report("validate", path)
+        assert told.code == 0 or "does not fit its schema" in told.err
         shutil.rmtree(site)
     else:
         assert not site.exists()
