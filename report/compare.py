@@ -7,12 +7,25 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from conformance.records import CellRecord, RunRecord
-from conformance.verdicts import ACCEPTABLE, Verdict
+from conformance.verdicts import ACCEPTABLE, Stage, Verdict
 from report.model import Variant, variant_of
 
+_STAGES = tuple(Stage)
 _HOLDS = frozenset({Verdict.PASS, Verdict.UNEXPECTED_PASS})
-#: Slower means both, since small times vary by more than half.
-SLOWER_BY, SLOWER_SECONDS = 1.5, 2.0
+_FAILED = frozenset({Verdict.FAIL, Verdict.EXPECTED_FAILURE})
+
+
+@dataclass(frozen=True, slots=True)
+class Margins:
+    """How much worse a measured number may get before it counts.
+
+    Slower means both, by the factor and by the seconds, since small times vary by more than half. `delegation` is a
+    difference of shares of operators, from 0 to 1.
+    """
+
+    slower_by: float = 1.5
+    slower_seconds: float = 2.0
+    delegation: float = 0.0
 
 
 class Change(StrEnum):
@@ -20,22 +33,28 @@ class Change(StrEnum):
 
     NEWLY_FAILING = "newly failing"
     VANISHED = "vanished"
+    NOT_RUN = "newly not run"
     STALE = "passes, still listed"
-    CHANGED_STAGE = "changed stage"
-    CHANGED_CAUSE = "changed cause"
+    FAILS_EARLIER = "fails at an earlier stage"
+    CHANGED_CAUSE = "fails with another signature"
+    FAILS_LATER = "fails at a later stage"
     FIXED = "fixed"
     APPEARED = "appeared"
 
 
 MEANINGS = {
     Change.NEWLY_FAILING: "held, did not apply, or was a listed failure; now it fails",
-    Change.VANISHED: "was judged, and now is not: no longer in the run, not run, or said not to apply",
+    Change.VANISHED: "was judged, and now is not: no longer in the run, or said not to apply",
+    Change.NOT_RUN: "was judged, and now the run did not get to it",
     Change.STALE: "held before and holds now, but is listed as failing",
-    Change.CHANGED_STAGE: "failed and fails, at another stage",
+    Change.FAILS_EARLIER: "failed and fails, and does not get as far as before",
     Change.CHANGED_CAUSE: "failed and fails, with another signature or verdict",
+    Change.FAILS_LATER: "failed and fails, but gets further than before",
     Change.FIXED: "failed, and now holds",
     Change.APPEARED: "is judged now, and was not before",
 }
+#: What makes a head run worse than its base, whatever the matrix lists.
+_WORSE = frozenset({Change.NEWLY_FAILING, Change.VANISHED, Change.NOT_RUN, Change.STALE, Change.FAILS_EARLIER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +74,17 @@ class Difference:
 
     @property
     def regression(self) -> bool:
-        """Whether the head run is worse for it: something fails that nobody listed, or is no longer looked at."""
-        unlisted = self.head is not None and self.head.verdict not in ACCEPTABLE
-        return self.change in {Change.NEWLY_FAILING, Change.VANISHED} or (unlisted and self.change is not Change.FIXED)
+        """Whether the head run is worse for it: something fails that did not, fails otherwise, or is not looked at.
+
+        Another signature is worse, unless a crash, which has none, became a failure that the matrix lists. What
+        appeared has nothing to be worse than; if it fails, and nobody listed it, its own run has failed for it.
+        """
+        if self.change is not Change.CHANGED_CAUSE:
+            return self.change in _WORSE
+        assert self.base is not None
+        assert self.head is not None
+        other = self.base.signature is not None and self.base.signature != self.head.signature
+        return other or self.head.verdict not in ACCEPTABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +106,16 @@ class Comparison:
     differences: tuple[Difference, ...]
     slower: tuple[Measured, ...]
     less_delegated: tuple[Measured, ...]
+    margins: Margins
+
+    @property
+    def worse(self) -> bool:
+        """Whether a gate must not let the head run pass."""
+        return bool(self.regressions or self.slower or self.less_delegated)
 
     @property
     def regressions(self) -> tuple[Difference, ...]:
-        """What a gate must not let pass."""
+        """The cells that are worse than they were."""
         return tuple(each for each in self.differences if each.regression)
 
     def of(self, change: Change) -> tuple[Difference, ...]:
@@ -90,8 +123,9 @@ class Comparison:
         return tuple(each for each in self.differences if each.change is change)
 
 
-def compare(base: RunRecord, head: RunRecord) -> Comparison:
+def compare(base: RunRecord, head: RunRecord, margins: Margins | None = None) -> Comparison:
     """What `head` does otherwise than `base`."""
+    margins = margins or Margins()
     before = {cell.id: cell for cell in base.cells}
     after = {cell.id: cell for cell in head.cells}
     differences = []
@@ -104,15 +138,19 @@ def compare(base: RunRecord, head: RunRecord) -> Comparison:
         base,
         head,
         tuple(sorted(differences, key=lambda each: list(Change).index(each.change))),
-        tuple(_slower(pairs)),
-        tuple(_less_delegated(pairs)),
+        tuple(_slower(pairs, margins)),
+        tuple(_less_delegated(pairs, margins)),
+        margins,
     )
 
 
 def classify(base: CellRecord | None, head: CellRecord | None) -> Change | None:
     """The kind of difference between two verdicts on one cell; None if a reader need not know."""
     if not _judged(head):
-        return Change.VANISHED if _judged(base) or (base and not head and base.verdict is not Verdict.NOT_RUN) else None
+        if head is not None and head.verdict is Verdict.NOT_RUN:
+            return Change.NOT_RUN if base is None or base.verdict is not Verdict.NOT_RUN else None
+        lost = _judged(base) or (base is not None and head is None and base.verdict is not Verdict.NOT_RUN)
+        return Change.VANISHED if lost else None
     assert head is not None
     if not _judged(base):
         applied = base is not None and base.verdict is Verdict.NOT_APPLICABLE
@@ -128,9 +166,10 @@ def classify(base: CellRecord | None, head: CellRecord | None) -> Change | None:
             return Change.FIXED
     if base.verdict in ACCEPTABLE and head.verdict not in ACCEPTABLE:
         return Change.NEWLY_FAILING
-    if base.stage is not head.stage:
-        return Change.CHANGED_STAGE
-    if (base.signature, base.verdict) != (head.signature, head.verdict):
+    # A crash or a timeout has no stage to trust, and is no progress wherever it comes.
+    if {base.verdict, head.verdict} <= _FAILED and base.stage and head.stage and base.stage is not head.stage:
+        return Change.FAILS_EARLIER if _STAGES.index(head.stage) < _STAGES.index(base.stage) else Change.FAILS_LATER
+    if (base.stage, base.signature, base.verdict) != (head.stage, head.signature, head.verdict):
         return Change.CHANGED_CAUSE
     return None
 
@@ -139,18 +178,20 @@ def _judged(cell: CellRecord | None) -> bool:
     return cell is not None and cell.verdict not in {Verdict.NOT_RUN, Verdict.NOT_APPLICABLE}
 
 
-def _slower(pairs: Iterable[tuple[CellRecord, CellRecord]]) -> Iterator[Measured]:
+def _slower(pairs: Iterable[tuple[CellRecord, CellRecord]], margins: Margins) -> Iterator[Measured]:
     """Lowering alone is timed by itself; a cell's duration includes whatever was not built yet."""
     for base, head in pairs:
         before, after = (base.metrics or {}).get("lower_s"), (head.metrics or {}).get("lower_s")
-        if before is not None and after is not None and after > max(before * SLOWER_BY, before + SLOWER_SECONDS):
+        if before is None or after is None:
+            continue
+        if after > max(before * margins.slower_by, before + margins.slower_seconds):
             yield Measured(head.architecture, variant_of(head), before, after)
 
 
-def _less_delegated(pairs: Iterable[tuple[CellRecord, CellRecord]]) -> Iterator[Measured]:
+def _less_delegated(pairs: Iterable[tuple[CellRecord, CellRecord]], margins: Margins) -> Iterator[Measured]:
     for base, head in pairs:
         before, after = delegated_share(base), delegated_share(head)
-        if before is not None and after is not None and after < before:
+        if before is not None and after is not None and after < before - margins.delegation:
             yield Measured(head.architecture, variant_of(head), before, after)
 
 

@@ -125,7 +125,7 @@ class Standing:
 class StagePlace:
     """One stage of one architecture in a variant.
 
-    `passed` says that no cell is about this stage, but that one of a later stage holds, so that it was gone through.
+    `passed` says that a cell of a later stage holds, or failed there, so that this one was gone through.
     """
 
     stage: Stage
@@ -243,8 +243,14 @@ def stage_places(found: Columns, variant: Variant) -> tuple[StagePlace, ...]:
     passed = False
     for stage in reversed(variant.stages):
         places.append(StagePlace(stage, standing(at[stage]), passed, count(at[stage])))
-        passed = passed or any(cell.verdict in {Verdict.PASS, Verdict.UNEXPECTED_PASS} for cell in at[stage])
+        passed = passed or any(map(_got_to_its_stage, at[stage]))
     return tuple(reversed(places))
+
+
+def _got_to_its_stage(cell: CellRecord) -> bool:
+    """Whether the stages before its own were gone through: it holds, or it says itself where it failed."""
+    failed = cell.verdict in {Verdict.FAIL, Verdict.EXPECTED_FAILURE} and cell.stage is not None
+    return failed or cell.verdict in {Verdict.PASS, Verdict.UNEXPECTED_PASS}
 
 
 def acceptable(cells: Iterable[CellRecord]) -> bool:

@@ -130,7 +130,9 @@ def delegations(cells: Iterable[CellRecord]) -> tuple[Delegation, ...]:
 
 
 def number(value: float) -> str:
-    """A measured number, short: `135`, `12.33`, `5.7e-07`."""
+    """A measured number, short: `135`, `12.33`, `62488`, `5.7e-07`."""
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value)}"
-    return f"{value:.2f}" if 0.01 <= abs(value) < 1e6 else f"{value:.1e}"
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:.0f}"
+    return f"{value:.2f}" if 0.01 <= abs(value) < 1000 else f"{value:.1e}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -18,8 +18,9 @@ from conformance.records import RunRecord
 from conformance.verdicts import Stage, Verdict
 from report import badges, documents, plots, views
 from report.causes import Cause, causes
-from report.compare import MEANINGS, Change, Comparison, Difference, compare
+from report.compare import MEANINGS, Comparison, compare
 from report.errors import ReportError
+from report.grouping import groups
 from report.loading import when
 from report.model import GLYPHS, Standing, Variant, count, standing, told, variant_of, variants
 from report.names import plain_link, shown, slug
@@ -38,18 +39,6 @@ class Settings:
 
     now: datetime
     stale_after: int = 14
-
-
-@dataclass(frozen=True, slots=True)
-class DifferenceGroup:
-    """Differences that a reader sees as one: the same architecture, variant and change, in several clauses."""
-
-    architecture: str
-    variant: Variant
-    before: Standing
-    after: Standing
-    signature: str | None
-    clauses: tuple[str, ...]
 
 
 def build(history: History, matrix: Matrix, settings: Settings) -> dict[str, str]:
@@ -120,7 +109,7 @@ def build(history: History, matrix: Matrix, settings: Settings) -> dict[str, str
             address,
             "compare.html",
             comparison=comparison,
-            groups=_groups(comparison),
+            groups=groups(comparison),
             meanings=MEANINGS,
             others=[
                 (_comparison_page(other, each), each.base, each is comparison) for other, each in enumerate(compared)
@@ -252,22 +241,6 @@ def _without_subject(variant: Variant) -> str:
 def _comparison_page(index: int, comparison: Comparison) -> str:
     """The newest pair has an address that stays."""
     return f"compare/{slug(comparison.base.run.id)}.html" if index else "compare.html"
-
-
-def _groups(comparison: Comparison) -> list[tuple[Change, int, list[DifferenceGroup]]]:
-    return [(change, len(found), list(_grouped(found))) for change in Change if (found := comparison.of(change))]
-
-
-def _grouped(differences: tuple[Difference, ...]) -> Iterator[DifferenceGroup]:
-    alike: dict[tuple[Any, ...], list[str]] = {}
-    for each in differences:
-        before, after = (
-            Standing(cell.verdict, cell.stage) if cell else Standing(None) for cell in (each.base, each.head)
-        )
-        key = (each.cell.architecture, variant_of(each.cell), before, after, each.cell.signature)
-        alike.setdefault(key, []).append(each.cell.clause)
-    for key, clauses in alike.items():
-        yield DifferenceGroup(*key, clauses=tuple(clauses))
 
 
 def _compatibility(history: History) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from conformance.matrix import ROOT
 from conformance.records import RunRecord, RunWriter
-from tests.harness import python_module
+from tests.report.harness import Report
 from tests.report.samples import cell, run
 
 
@@ -53,23 +54,36 @@ _GOOD = {
         ("\x00\xff", "is no run record"),
     ],
 )
-def test_what_is_no_record_is_answered_in_a_sentence(tmp_path: Path, text: str | None, told: str) -> None:
+def test_what_is_no_record_is_answered_in_a_sentence(
+    report: Report, tmp_path: Path, text: str | None, told: str
+) -> None:
     record = tmp_path / "run.json"
     if text is not None:
         record.write_text(text)
-    ended = python_module("report", "build", str(record), "-o", str(tmp_path / "site"))
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("error: ")
-    assert told in ended.stderr
-    assert ended.stderr.count("\n") == 1
+    assert told in report.refused("build", record, "-o", tmp_path / "site")
     assert not (tmp_path / "site").exists()
 
 
-def test_a_record_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+def test_a_record_that_contradicts_itself_is_refused(report: Report, tmp_path: Path) -> None:
     record = _write(tmp_path / "run.json", run(cell()))
     plain = json.loads(record.read_text())
     plain["cells"] *= 2
     record.write_text(json.dumps(plain))
-    ended = python_module("report", "build", str(record), "-o", str(tmp_path / "site"))
-    assert ended.returncode == 2
-    assert "is there twice" in ended.stderr
+    assert "is there twice" in report.refused("build", record, "-o", tmp_path / "site")
+
+
+def test_signs_that_a_terminal_lacks_are_no_reason_to_fail(tmp_path: Path) -> None:
+    record = _write(tmp_path / "run.json", run(cell()))
+    command = [sys.executable, "-m", "report", "summary", str(record)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith(b"## \\u2713")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    record = _write(tmp_path / "run.json", run(*(cell(architecture=f"a{number}") for number in range(3000))))
+    sql = "SELECT * FROM cells"
+    command = f"{sys.executable} -m report query '{sql}' {record} | head -1"
+    ended = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.stderr == ""

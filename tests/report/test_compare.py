@@ -7,7 +7,8 @@ from hypothesis import given, settings
 
 from conformance.records import CellRecord, RunRecord
 from conformance.verdicts import Stage, Verdict
-from report.compare import Change, classify, compare
+from report.compare import Change, Margins, classify, compare
+from report.grouping import groups
 from tests.report.samples import cell, run, runs
 
 _PASS = cell()
@@ -15,6 +16,7 @@ _FAIL = cell(verdict=Verdict.FAIL, stage=Stage.EXECUTE, signature="execute:a")
 _EARLIER = cell(verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:a")
 _OTHERWISE = cell(verdict=Verdict.FAIL, stage=Stage.EXECUTE, signature="execute:b")
 _KNOWN = cell(verdict=Verdict.EXPECTED_FAILURE, stage=Stage.EXECUTE, signature="execute:a")
+_KNOWN_EARLIER = cell(verdict=Verdict.EXPECTED_FAILURE, stage=Stage.LOWER, signature="lower:a")
 _STALE = cell(verdict=Verdict.UNEXPECTED_PASS)
 _LOST = cell(verdict=Verdict.NOT_RUN)
 _CRASH = cell(verdict=Verdict.CRASH)
@@ -28,7 +30,7 @@ _NOT_APPLICABLE = cell(verdict=Verdict.NOT_APPLICABLE)
         (_PASS, _FAIL, Change.NEWLY_FAILING, True),
         (_PASS, _CRASH, Change.NEWLY_FAILING, True),
         (_PASS, None, Change.VANISHED, True),
-        (_PASS, _LOST, Change.VANISHED, True),
+        (_PASS, _LOST, Change.NOT_RUN, True),
         (_PASS, _NOT_APPLICABLE, Change.VANISHED, True),
         (_PASS, _STALE, Change.STALE, True),
         (_PASS, _KNOWN, Change.NEWLY_FAILING, True),
@@ -36,11 +38,17 @@ _NOT_APPLICABLE = cell(verdict=Verdict.NOT_APPLICABLE)
         (_KNOWN, _PASS, Change.FIXED, False),
         (_FAIL, _PASS, Change.FIXED, False),
         (_FAIL, _FAIL, None, False),
-        (_FAIL, _EARLIER, Change.CHANGED_STAGE, True),
+        (_FAIL, _EARLIER, Change.FAILS_EARLIER, True),
+        (_EARLIER, _FAIL, Change.FAILS_LATER, False),
+        (_KNOWN, _KNOWN_EARLIER, Change.FAILS_EARLIER, True),
+        (_FAIL, _CRASH, Change.CHANGED_CAUSE, True),
+        (_CRASH, _FAIL, Change.CHANGED_CAUSE, True),
+        (_CRASH, _KNOWN, Change.CHANGED_CAUSE, False),
         (_FAIL, _OTHERWISE, Change.CHANGED_CAUSE, True),
         (_FAIL, _KNOWN, Change.CHANGED_CAUSE, False),
         (None, _PASS, Change.APPEARED, False),
-        (None, _FAIL, Change.APPEARED, True),
+        (None, _FAIL, Change.APPEARED, False),
+        (None, _LOST, Change.NOT_RUN, True),
         (_NOT_APPLICABLE, _FAIL, Change.NEWLY_FAILING, True),
         (_LOST, None, None, False),
     ],
@@ -54,10 +62,16 @@ def test_change(base: CellRecord | None, head: CellRecord | None, change: Change
 @settings(max_examples=50, deadline=None)
 @given(runs, runs)
 def test_no_lost_or_failing_cell_is_dropped(base: RunRecord, head: RunRecord) -> None:
-    told = {each.cell.id for each in compare(base, head).regressions}
+    comparison = compare(base, head)
+    told = {each.cell.id for each in comparison.regressions}
     judged = {each.id for each in head.cells if each.verdict not in (Verdict.NOT_RUN, Verdict.NOT_APPLICABLE)}
     lost = {each.id for each in base.cells if each.verdict is Verdict.PASS} - judged
     assert lost <= told
+    known = {each.id: each.verdict for each in base.cells}
+    failing = {each.id for each in head.cells if each.verdict in (Verdict.FAIL, Verdict.CRASH)}
+    assert {each for each in failing if known.get(each) is Verdict.PASS} <= told
+    shown = [cell.id for _, _, found in groups(comparison) for group in found for cell in group.cells]
+    assert sorted(shown) == sorted(each.cell.id for each in comparison.differences)
 
 
 def test_slower_and_less_delegated() -> None:
@@ -67,5 +81,8 @@ def test_slower_and_less_delegated() -> None:
     comparison = compare(run(lowered(10.0, 90.0)), run(lowered(20.0, 80.0)))
     assert [(each.base, each.head) for each in comparison.slower] == [(10.0, 20.0)]
     assert [round(each.head, 2) for each in comparison.less_delegated] == [0.89]
+    assert comparison.worse
     same = compare(run(lowered(10.0, 90.0)), run(lowered(11.0, 90.0)))
-    assert (same.slower, same.less_delegated) == ((), ())
+    assert (same.slower, same.less_delegated, same.worse) == ((), (), False)
+    wide = Margins(slower_by=2.5, delegation=0.05)
+    assert not compare(run(lowered(10.0, 90.0)), run(lowered(20.0, 80.0)), wide).worse

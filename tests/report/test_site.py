@@ -18,6 +18,7 @@ from conformance.records import ExpectedFailure, RunRecord
 from conformance.verdicts import Stage, Verdict
 from report.errors import ReportError
 from report.loading import when
+from report.model import stage_places, variant_of
 from report.site import MANIFEST, Settings, build, write
 from report.timeline import history
 from tests.report.samples import HOSTILE, STARTED, cell, run, runs
@@ -138,6 +139,18 @@ def test_problems_come_first_and_are_told_by_more_than_colour() -> None:
     assert "fails at lower" in page.text
     assert {attributes.get("scope") for attributes in page.all("th")} == {"row", "col"}
     assert page.all("caption")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "gone_through"),
+    [(Verdict.FAIL, True), (Verdict.EXPECTED_FAILURE, True), (Verdict.PASS, True), (Verdict.CRASH, False)],
+)
+def test_what_comes_before_the_stage_of_a_failure_was_gone_through(verdict: Verdict, gone_through: bool) -> None:
+    found = cell("PAR-1", verdict, None if verdict is Verdict.PASS else Stage.EXECUTE)
+    variant = variant_of(found)
+    places = {place.stage: place for place in stage_places({variant: (found,)}, variant)}
+    assert (places[Stage.LOAD].passed, places[Stage.BUILD].passed) == (gone_through, gone_through)
+    assert not places[Stage.EXECUTE].passed
 
 
 @pytest.mark.parametrize(

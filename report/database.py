@@ -1,0 +1,197 @@
+"""Many run records as two views, `runs` and `cells`: DuckDB reads the files in place, and nothing beside them.
+
+A thousand runs of 7000 cells are 3 GB of JSON; one pass over them takes 5 to 10 seconds on two busy cores, by how many
+fields of a cell are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from report.errors import ReportError
+from report.text import one_line
+
+#: Enough for any record; DuckDB's own limit of 16 MiB would be 30000 cells.
+_LARGEST = 1 << 24
+_RUN = """{
+    schema_version: 'INTEGER',
+    run: 'STRUCT(id VARCHAR, started VARCHAR, finished VARCHAR, complete BOOLEAN, options MAP(VARCHAR, VARCHAR),
+                 seed HUGEINT)',
+    environment: 'STRUCT(python VARCHAR, platform VARCHAR, cpu VARCHAR, packages MAP(VARCHAR, VARCHAR))',
+    cells: 'STRUCT(id VARCHAR)[]'
+}"""
+#: The cells' fields in the view, by how they are written in a record.
+_CELL = {
+    "id": "VARCHAR",
+    "architecture": "VARCHAR",
+    "subject": "VARCHAR",
+    "backend": "VARCHAR",
+    "mode": "VARCHAR",
+    "clause": "VARCHAR",
+    "verdict": "VARCHAR",
+    "stage": "VARCHAR",
+    "signature": "VARCHAR",
+    "message": "VARCHAR",
+    "expected": "STRUCT(reason VARCHAR, link VARCHAR)",
+    "metrics": "MAP(VARCHAR, DOUBLE)",
+    "duration_s": "DOUBLE",
+    "replay": "VARCHAR",
+}
+
+
+class Database:
+    """The records of some files; see `opened`."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
+        self._connection = connection
+        self._files = files
+
+    def rows(self, sql: str) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+        """The names of the columns that `sql` gives, and its rows.
+
+        Raises:
+            ReportError: DuckDB refuses it, or one of the files.
+        """
+        try:
+            cursor = self._connection.execute(sql)
+            return tuple(column[0] for column in cursor.description or ()), cursor.fetchall()
+        except (duckdb.Error, ValueError, OverflowError) as error:
+            raise ReportError(one_line(str(error), most=500)) from error
+
+    def ask(self, sql: str) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+        """The same for what a person typed: one query, and nothing that would change or write anything.
+
+        Raises:
+            ReportError: It is more than a query, or DuckDB refuses it.
+        """
+        try:
+            statements = self._connection.extract_statements(sql)
+        except duckdb.Error as error:
+            raise ReportError(one_line(str(error), most=500)) from error
+        # The files are readable to whatever runs here, and a COPY could write them.
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise ReportError("only one SELECT can be asked, such as: SELECT verdict, count(*) FROM cells GROUP BY ALL")
+        return self.rows(sql)
+
+    def cells(self, *fields: str) -> str:
+        """A table expression for the cells with these fields alone: what is not asked for costs nothing."""
+        wanted = ", ".join(f"{field} {_CELL[field]}" for field in fields)
+        columns = f"{{run: 'STRUCT(id VARCHAR)', cells: 'STRUCT({wanted})[]'}}"
+        named = ", ".join(f"cell.{field} AS {field}" for field in fields)
+        return (
+            f"(SELECT run, file, {named} FROM "
+            f"(SELECT run.id AS run, filename AS file, unnest(cells) AS cell FROM {_read(self._files, columns)}))"
+        )
+
+
+def record_files(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The records that `paths` mean: files, or directories with all `*.json` below them but hidden ones.
+
+    Raises:
+        ReportError: One of them does not exist, or holds none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            below = (file for file in path.rglob("*.json") if not file.name.startswith("."))
+            own = sorted(file for file in below if file.is_file())
+            if not own:
+                raise ReportError(f"{path} holds no run records: there is no *.json in it")
+            found += own
+        elif path.exists():
+            found.append(path)
+        else:
+            raise ReportError(f"{path}: there is no such file or directory")
+    files = tuple(dict.fromkeys(file.resolve() for file in found))
+    for file in files:
+        # DuckDB takes these for patterns, and would read other files than are meant.
+        if set("*?[]{}") & set(str(file)) or not str(file).isprintable():
+            raise ReportError(f"{one_line(str(file))}: a name with any of * ? [ ] {{ }} cannot be read by the database")
+    return files
+
+
+@contextmanager
+def opened(paths: Sequence[Path]) -> Iterator[Database]:
+    """The records that `paths` mean, each looked at, and none left out.
+
+    Raises:
+        ReportError: A file cannot be read, is no run record, or holds a run that another one holds too.
+    """
+    files = [str(file) for file in record_files(paths)]
+    largest = max((Path(file).stat().st_size for file in files), default=0)
+    with duckdb.connect(":memory:", config={"temp_directory": ""}) as connection:
+        database = Database(connection, files)
+        for setting in (
+            f"allowed_paths = {_texts(files)}",
+            "python_enable_replacements = false",
+            "TimeZone = 'UTC'",
+            "autoinstall_known_extensions = false",
+            "autoload_known_extensions = false",
+            "enable_external_access = false",
+            "lock_configuration = true",
+        ):
+            database.rows(f"SET {setting}")
+        database.rows(f"SET VARIABLE largest = {max(largest * 2, _LARGEST)}")
+        database.rows(_runs(files))
+        _check(database, files)
+        database.rows(_cells(files))
+        yield database
+
+
+def _read(files: Sequence[str], columns: str) -> str:
+    return (
+        f"read_json({_texts(files)}, format = 'unstructured', filename = true, columns = {columns}, "
+        "maximum_object_size = getvariable('largest')::UINTEGER)"
+    )
+
+
+def _texts(texts: Sequence[str]) -> str:
+    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
+
+
+def _runs(files: Sequence[str]) -> str:
+    """A table, since the check needs one pass over the files, which then serves every query of runs alone."""
+    return f"""
+        CREATE TABLE runs AS
+        SELECT run.id AS run, CAST(try_cast(run.started AS TIMESTAMPTZ) AS TIMESTAMP) AS started,
+               CAST(try_cast(run.finished AS TIMESTAMPTZ) AS TIMESTAMP) AS finished, run.complete AS complete,
+               run.seed AS seed,
+               run.options AS options, environment.packages['transformers'] AS transformers,
+               environment.packages['torch'] AS torch, environment.packages['executorch'] AS executorch,
+               environment.packages AS packages, environment.python AS python, environment.platform AS platform,
+               environment.cpu AS cpu, len(cells) AS cells, filename AS file,
+               schema_version IS NOT DISTINCT FROM 1 AND run.id IS NOT NULL AND run.complete IS NOT NULL
+                   AND started IS NOT NULL AND environment.packages IS NOT NULL
+                   AND cells IS NOT NULL AS sound
+        FROM {_read(files, _RUN)}"""
+
+
+def _cells(files: Sequence[str]) -> str:
+    fields = ", ".join(f"{name} {kind}" for name, kind in _CELL.items())
+    plain = ", ".join(f"cell.{name} AS {name}" for name in _CELL if name != "expected")
+    columns = f"{{run: 'STRUCT(id VARCHAR, started VARCHAR)', cells: 'STRUCT({fields})[]'}}"
+    return f"""
+        CREATE VIEW cells AS
+        SELECT run, started, {plain}, cell.expected.reason AS reason, cell.expected.link AS link FROM (
+            SELECT run.id AS run, CAST(try_cast(run.started AS TIMESTAMPTZ) AS TIMESTAMP) AS started,
+                   unnest(cells) AS cell
+            FROM {_read(files, columns)})"""
+
+
+def _check(database: Database, files: Sequence[str]) -> None:
+    """Reading in place is lenient: what is missing is null, and another kind of file would look like an empty run."""
+    _, unsound = database.rows("SELECT min(file) FROM runs WHERE NOT sound")
+    if unsound[0][0] is not None:
+        raise ReportError(f"{unsound[0][0]} is no run record; `python -m report validate` says what is wrong with it")
+    _, twice = database.rows("SELECT run, min(file), max(file) FROM runs GROUP BY run HAVING count(*) > 1 ORDER BY run")
+    if twice:
+        run, first, last = map(str, twice[0])
+        raise ReportError(f"run {one_line(run)} is given twice, in {first} and in {last}")
+    _, read = database.rows("SELECT count(DISTINCT file) FROM runs")
+    if read[0][0] != len(files):
+        raise ReportError(f"{len(files)} files were given, and {read[0][0]} of them hold a run: one of them is empty")
+    database.rows("ALTER TABLE runs DROP COLUMN sound")

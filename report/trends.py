@@ -1,0 +1,172 @@
+"""How each architecture did over many runs: what it comes to now, since when, and how it got there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+from conformance.verdicts import Verdict
+from report.database import Database
+from report.errors import ReportError
+from report.model import QUIET, STAGES, WORST_FIRST, Standing
+
+#: Runs in a trend, the newest at the right.
+POINTS = 24
+_BARS = "▁▂▃▄▅▆▇█"
+_UNJUDGED = "·"
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """One architecture and subject over all runs that have it.
+
+    `shares` are how much of what was judged holds or is a known failure, oldest first; None where nothing was judged.
+    """
+
+    architecture: str
+    subject: str
+    runs: int
+    standing: Standing
+    since: datetime
+    changes: int
+    last: datetime
+    accepted: int
+    judged: int
+    shares: tuple[float | None, ...]
+
+    @property
+    def bars(self) -> str:
+        """The shares as a small picture."""
+        return "".join(map(_bar, self.shares))
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What an architecture came to in one run."""
+
+    run: str
+    started: datetime
+    versions: tuple[tuple[str, str], ...]
+    subject: str
+    standing: Standing
+    accepted: int
+    judged: int
+
+
+def prepare(database: Database) -> None:
+    """One pass over the files: what each architecture came to in each run.
+
+    Raises:
+        ReportError: A record has a verdict or a stage that there is not.
+    """
+    verdicts, stages = _list(WORST_FIRST), _list(STAGES)
+    unjudged = _list((Verdict.NOT_RUN, Verdict.NOT_APPLICABLE))
+    accepted = _list((Verdict.PASS, Verdict.EXPECTED_FAILURE))
+    database.rows(f"""
+        CREATE TEMP TABLE counted AS
+        SELECT run, any_value(file) AS file, architecture, coalesce(subject, '') AS subject,
+               min(10 * (list_position({verdicts}, verdict) - 1)
+                   + coalesce(list_position({stages}, stage) - 1, {len(STAGES)})) AS worst,
+               count(*) FILTER (list_contains({accepted}, verdict)) AS accepted,
+               count(*) FILTER (NOT list_contains({unjudged}, verdict)) AS judged,
+               bool_and(coalesce(list_contains({verdicts}, verdict), false)
+                        AND (stage IS NULL OR list_contains({stages}, stage))
+                        AND architecture IS NOT NULL) AS sound
+        FROM {database.cells("architecture", "subject", "verdict", "stage")} GROUP BY ALL""")
+    _, unsound = database.rows("SELECT min(file) FROM counted WHERE NOT sound")
+    if unsound[0][0] is not None:
+        raise ReportError(f"{unsound[0][0]} is no run record; `python -m report validate` says what is wrong with it")
+    # Cells of the fixture belong to every subject: they can spoil what it comes to, but cannot hold in its place.
+    troubled = 10 * WORST_FIRST.index(Verdict.PASS)
+    assert set(WORST_FIRST[WORST_FIRST.index(Verdict.PASS) :]) == QUIET
+    database.rows(f"""
+        CREATE TEMP TABLE judged AS
+        SELECT own.run, started, row_number() OVER (ORDER BY started, own.run) AS place, own.architecture, own.subject,
+               CASE WHEN fixture.worst < {troubled} THEN least(own.worst, fixture.worst) ELSE own.worst END AS worst,
+               own.accepted + coalesce(fixture.accepted, 0) AS accepted,
+               own.judged + coalesce(fixture.judged, 0) AS judged
+        FROM counted AS own JOIN runs ON runs.run = own.run
+        LEFT JOIN counted AS fixture
+            ON own.subject <> '' AND fixture.subject = '' AND fixture.run = own.run
+            AND fixture.architecture = own.architecture
+        WHERE own.subject <> '' OR NOT EXISTS (
+            FROM counted AS other WHERE other.run = own.run AND other.architecture = own.architecture
+            AND other.subject <> '')""")
+
+
+def trends(database: Database) -> tuple[Trend, ...]:
+    """Every architecture that any run has, problems first; `prepare` has to come before."""
+    _, rows = database.rows(f"""
+        WITH flagged AS (
+            SELECT *, worst IS DISTINCT FROM lag(worst) OVER (PARTITION BY architecture, subject ORDER BY place)
+                   AS changed
+            FROM judged)
+        SELECT architecture, subject, count(*), arg_max(worst, place), arg_max(started, place) FILTER (changed),
+               count(*) FILTER (changed) - 1, max(started), arg_max(accepted, place), arg_max(judged, place),
+               list(CASE WHEN judged > 0 THEN accepted / judged END ORDER BY place)[-{POINTS}:]
+        FROM flagged GROUP BY architecture, subject""")
+    found = [_trend(*cast("tuple[Any, ...]", row)) for row in rows]
+    return tuple(sorted(found, key=lambda trend: (trend.standing.rank, trend.architecture, trend.subject)))
+
+
+def moments(database: Database, architecture: str) -> tuple[Moment, ...]:
+    """One architecture in every run that has it, newest first; `prepare` has to come before."""
+    _, rows = database.rows(f"""
+        SELECT judged.run, judged.started, transformers, torch, executorch, subject, worst, accepted, judged
+        FROM judged JOIN runs ON runs.run = judged.run WHERE architecture = {_text(architecture)}
+        ORDER BY place DESC, subject""")
+    return tuple(_moment(*cast("tuple[Any, ...]", row)) for row in rows)
+
+
+def _trend(
+    architecture: str,
+    subject: str,
+    runs: int,
+    worst: int,
+    since: datetime,
+    changes: int,
+    last: datetime,
+    accepted: int,
+    judged: int,
+    shares: list[float | None],
+) -> Trend:
+    standing = _standing(worst)
+    return Trend(architecture, subject, runs, standing, since, changes, last, accepted, judged, tuple(shares))
+
+
+def _moment(
+    run: str,
+    started: datetime,
+    transformers: str | None,
+    torch: str | None,
+    executorch: str | None,
+    subject: str,
+    worst: int,
+    accepted: int,
+    judged: int,
+) -> Moment:
+    versions = (("transformers", transformers), ("torch", torch), ("executorch", executorch))
+    known = tuple((name, version) for name, version in versions if version)
+    return Moment(run, started, known, subject, _standing(worst), accepted, judged)
+
+
+def _standing(worst: int) -> Standing:
+    verdict, stage = divmod(worst, 10)
+    return Standing(WORST_FIRST[verdict], STAGES[stage] if stage < len(STAGES) else None)
+
+
+def _bar(share: float | None) -> str:
+    """Full only where nothing is amiss: one cell of a hundred must show."""
+    if share is None:
+        return _UNJUDGED
+    return _BARS[-1] if share >= 1 else _BARS[min(int(share * len(_BARS)), len(_BARS) - 2)]
+
+
+def _list(texts: Iterable[str]) -> str:
+    return "[" + ", ".join(map(_text, texts)) + "]"
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

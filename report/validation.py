@@ -1,0 +1,245 @@
+"""Is this a sound run record, or a sound site? Everything that is wrong with it, a sentence each."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+import jsonschema
+import referencing
+import referencing.exceptions
+
+from conformance.records import run_schema
+from report.errors import ReportError
+from report.loading import load
+from report.site import MANIFEST
+from report.text import one_line
+
+#: Elements that fetch, and the attribute that says what; a link to follow fetches nothing by itself.
+_FETCHING = {
+    "script": "src",
+    "link": "href",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "image": "href",
+    "use": "href",
+}
+_NEVER = frozenset({"img", "iframe", "object", "embed", "base", "audio", "video", "source", "style"})
+_OUTSIDE = re.compile(r"https?://", re.IGNORECASE)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
+#: What a style sheet or a script would fetch with.
+_CSS_FETCH = re.compile(r"@import|url\s*\(", re.IGNORECASE)
+_SCRIPT_FETCH = re.compile(
+    r"\bfetch\s*\(|XMLHttpRequest|WebSocket|EventSource|sendBeacon|importScripts|\bimport\s*[({'\"]|\beval\s*\("
+)
+_POLICY = "default-src 'none'"
+_BADGE = {"schemaVersion", "label", "message", "color"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, in a few words, and what is wrong with it."""
+
+    looked_at: str
+    problems: tuple[str, ...]
+
+
+def validate(path: Path) -> Finding:
+    """Look at the run record or the site at `path`.
+
+    Raises:
+        ReportError: There is neither.
+    """
+    if path.is_dir():
+        return _site(path)
+    if not path.exists():
+        raise ReportError(f"{path}: there is no such file or directory")
+    try:
+        run = load(path)
+        found = tuple(_against(json.loads(path.read_bytes()), run_schema(), str(path)))
+    except ReportError as error:
+        return Finding("", (str(error),))
+    return Finding(f"a run record of {len(run.cells)} cells", found)
+
+
+class _Page(HTMLParser):
+    """What a browser would make of a page, as far as it can leave it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.fetched: list[tuple[str, str]] = []
+        self.odd: list[str] = []
+        self.policy = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if given.get("id"):
+            self.ids.add(given["id"])
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        if tag in _FETCHING and _FETCHING[tag] in given:
+            self.fetched.append((tag, given[_FETCHING[tag]]))
+        if tag == "script" and not given.get("src"):
+            self.odd.append("a script inside of the page")
+        if tag in _NEVER:
+            self.odd.append(f"an element <{tag}>")
+        self.odd += [f"an attribute {name} at <{tag}>" for name in given if name.startswith("on") or name == "style"]
+        if tag == "meta" and given.get("http-equiv", "").lower() == "content-security-policy":
+            self.policy = given.get("content", "")
+        elif tag == "meta" and given.get("http-equiv", "").lower() == "refresh":
+            self.odd.append("a <meta> that leads elsewhere")
+
+
+def _site(directory: Path) -> Finding:
+    files = _listed(directory)
+    problems: list[str] = []
+    texts: dict[str, str] = {}
+    for name in files:
+        try:
+            texts[name] = (directory / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            problems.append(f"{name} is missing")
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{name} cannot be read: {error}")
+    pages = {name: _Page(text) for name, text in texts.items() if name.endswith(".html")}
+    if "index.html" not in pages:
+        problems.append("index.html is missing")
+    for name, page in pages.items():
+        problems += (f"{name}: {problem}" for problem in _page_problems(name, page, pages, texts.keys()))
+    for name, text in texts.items():
+        pattern = {".css": _CSS_FETCH, ".js": _SCRIPT_FETCH}.get(PurePosixPath(name).suffix)
+        found = pattern.search(text) if pattern else None
+        if found:
+            problems.append(f"{name}: {found[0]!r} would fetch something")
+    problems += _data_problems(texts)
+    links = sum(len(page.links) + len(page.fetched) for page in pages.values())
+    documents = sum(name.endswith(".json") for name in texts)
+    return Finding(f"a site of {len(pages)} pages with {links} links, and {documents} JSON files", tuple(problems))
+
+
+def _listed(directory: Path) -> list[str]:
+    try:
+        names = json.loads((directory / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise ReportError(f"{directory} holds no report: it has no {MANIFEST}") from None
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{directory / MANIFEST} is damaged: {error}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) and _inside(name) for name in names):
+        raise ReportError(f"{directory / MANIFEST} is damaged: it is no list of files of the report")
+    return sorted(names)
+
+
+def _inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def _page_problems(name: str, page: _Page, pages: Mapping[str, _Page], files: Iterable[str]) -> Iterator[str]:
+    yield from page.odd
+    if _POLICY not in page.policy:
+        yield f"its content security policy does not say {_POLICY!r}"
+    known = frozenset(files)
+    for tag, target in page.fetched:
+        if _SCHEME.match(target):
+            yield f"<{tag}> would fetch {target}"
+        else:
+            yield from _resolve(name, target, pages, known)
+    for target in page.links:
+        if _OUTSIDE.match(target):
+            continue
+        if _SCHEME.match(target):
+            yield f"the link {target} is no address on the web"
+        else:
+            yield from _resolve(name, target, pages, known)
+
+
+def _resolve(name: str, target: str, pages: Mapping[str, _Page], files: frozenset[str]) -> Iterator[str]:
+    place, _, fragment = target.partition("#")
+    parts = list(PurePosixPath(name).parts[:-1]) if place else list(PurePosixPath(name).parts)
+    for part in PurePosixPath(unquote(place)).parts:
+        if part == ".." and not parts:
+            yield f"the link {target} leads out of the site"
+            return
+        parts = parts[:-1] if part == ".." else [*parts, part]
+    found = "/".join(parts)
+    if found not in files:
+        yield f"the link {target} leads nowhere"
+    elif fragment and found in pages and unquote(fragment) not in pages[found].ids:
+        yield f"the link {target} leads to no place on that page"
+
+
+def _data_problems(texts: Mapping[str, str]) -> Iterator[str]:
+    """Every document against its schema, and the index against what it lists."""
+    data: dict[str, Any] = {}
+    for name, text in texts.items():
+        if name.endswith(".json"):
+            try:
+                data[name] = json.loads(text, parse_constant=_no_number)
+            except ValueError as error:
+                yield f"{name} is no JSON: {error}"
+    for name, document in data.items():
+        if name.startswith("badge") and (not isinstance(document, dict) or set(document) != _BADGE):
+            yield f"{name} is no badge: shields.io needs {', '.join(sorted(_BADGE))}"
+        kind = "index" if name == "index.json" else "architecture" if name.startswith("architectures/") else None
+        schema = data.get(f"schema/{kind}.schema.json")
+        if kind and schema is None:
+            yield f"{name} has no schema"
+        elif kind:
+            yield from _against(document, schema, name)
+    index = data.get("index.json")
+    if isinstance(index, dict):
+        yield from _index_problems(index, data, texts)
+    else:
+        yield "index.json is missing, or no object"
+
+
+def _index_problems(index: Mapping[str, Any], data: Mapping[str, Any], files: Iterable[str]) -> Iterator[str]:
+    """Nothing that the index counts may be missing from what it lists."""
+    known = frozenset(files)
+    try:
+        for each in index["architectures"]:
+            yield from (
+                f"index.json: {each['name']}: {each[key]} is missing"
+                for key in ("page", "data", "badge")
+                if each[key] not in known
+            )
+        yield from (
+            f"index.json: {each['signature']}: {each['page']} is missing"
+            for each in index["causes"]
+            if each["page"] not in known
+        )
+        listed = sum(len(data[each["data"]]["cells"]) for each in index["architectures"] if each["data"] in data)
+        counted = sum(index["counts"].values())
+    except (KeyError, TypeError, AttributeError):
+        return  # the schema has said so
+    if listed != counted:
+        yield f"index.json counts {counted} cells, and the architectures have {listed}"
+
+
+def _against(document: object, schema: Any, name: str) -> Iterator[str]:
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+        # A registry of its own: without one, a schema could have its references fetched from anywhere.
+        validator = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
+        error = jsonschema.exceptions.best_match(validator.iter_errors(document))
+    except (jsonschema.exceptions.SchemaError, referencing.exceptions.Unresolvable) as wrong:
+        yield f"the schema of {name} is none: {one_line(str(wrong))}"
+        return
+    if error:
+        where = ".".join(map(str, error.absolute_path)) or "the whole of it"
+        yield f"{name} does not fit its schema: {where}: {one_line(error.message)}"
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")

@@ -1,0 +1,103 @@
+"""The gate: what closes it, what is only reported, and what it refuses to compare."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.records import CellRecord, RunRecord
+from conformance.verdicts import Stage, Verdict
+from tests.report.harness import Report
+from tests.report.samples import cell, run
+
+_PASS = cell()
+_FAIL = cell(verdict=Verdict.FAIL, stage=Stage.EXECUTE, signature="execute:a")
+_EARLIER = cell(verdict=Verdict.FAIL, stage=Stage.EXPORT, signature="export:a")
+_OTHERWISE = cell(verdict=Verdict.FAIL, stage=Stage.EXECUTE, signature="execute:b")
+_NOT_APPLICABLE = cell(verdict=Verdict.NOT_APPLICABLE)
+#: Keeps a run from being one that judged nothing.
+_OTHER = cell(architecture="gpt2")
+
+
+def _lowered(seconds: float, taken: float) -> CellRecord:
+    metrics = {"lower_s": seconds, "delegated_operators": taken, "undelegated_operators": 100 - taken}
+    return cell("LOW-1", metrics=metrics)
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "code", "told"),
+    [
+        (_PASS, _PASS, 0, "gate: open, 2 cells compared"),
+        (_PASS, _FAIL, 1, "✗ newly failing: 1 cell"),
+        (_FAIL, _EARLIER, 1, "✗ fails at an earlier stage: 1 cell"),
+        (_FAIL, _OTHERWISE, 1, "✗ fails with another signature: 1 cell"),
+        (_PASS, None, 1, "✗ vanished: 1 cell"),
+        (_PASS, _NOT_APPLICABLE, 1, "✗ vanished: 1 cell"),
+        (_lowered(10, 50), _lowered(20, 50), 1, "✗ slower to lower, by more than 1.5 times and 2 s: 1"),
+        (_lowered(10, 50), _lowered(10, 49), 1, "✗ less delegated, by more than 0 % of the operators: 1"),
+        (_FAIL, _FAIL, 0, "gate: open"),
+        (_FAIL, _PASS, 0, "· fixed: 1 cell"),
+        (_EARLIER, _FAIL, 0, "· fails at a later stage: 1 cell"),
+        (None, _PASS, 0, "· appeared: 1 cell"),
+        (None, _FAIL, 0, "not listed: its own run has failed for it"),
+    ],
+)
+def test_what_closes_the_gate(
+    report: Report, base: CellRecord | None, head: CellRecord | None, code: int, told: str
+) -> None:
+    before, after = (run(_OTHER, *filter(None, [each]), name=name) for each, name in ((base, "base"), (head, "head")))
+    ended = report("gate", report.record(before), report.record(after))
+    assert ended.code == code, ended.out
+    assert told in ended.out
+    assert ("gate: open" in ended.out) == (code == 0)
+
+
+def test_margins_are_chosen_and_stated(report: Report) -> None:
+    before, after = report.record(run(_lowered(10, 50), name="base")), report.record(run(_lowered(20, 49)))
+    ended = report("gate", before, after, "--slower-by", "3", "--less-delegated", "0.05")
+    assert ended.code == 0
+    closed = report("gate", before, after, "--slower-by", "1.2", "--slower-seconds", "1")
+    assert "by more than 1.2 times and 1 s" in closed.out
+    assert "slower" in closed.out.splitlines()[-1]
+    assert report("gate", before, after, "--less-delegated", "-1").code == 2
+
+
+def test_differing_versions_and_options_are_shown(report: Report) -> None:
+    ended = report("gate", report.record(run(_PASS, name="base", torch="2.12.0")), report.record(run(_PASS)))
+    assert ended.code == 0
+    assert "version of torch: 2.12.0 → 2.13.0" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("unfit", "reason"),
+    [
+        (run(_PASS, complete=False), "is a partial run and cannot be compared: it never finished"),
+        (run(_OTHER, cell(verdict=Verdict.NOT_RUN)), "is a partial run and cannot be compared: it left 1 cell not run"),
+        (run(cell(verdict=Verdict.CRASH), cell("PAR-3", Verdict.HARNESS_ERROR)), "nothing but errors"),
+        (run(_NOT_APPLICABLE), "judged nothing"),
+        (run(), "judged nothing and cannot be compared: it has 0 cells"),
+    ],
+)
+def test_a_run_that_says_nothing_is_refused_on_either_side(report: Report, unfit: RunRecord, reason: str) -> None:
+    good, bad = report.record(run(_PASS)), report.record(unfit)
+    for sides in ((good, bad), (bad, good)):
+        told = report.refused("gate", *sides)
+        assert reason in told
+        assert str(bad) in told
+
+
+def test_a_log_holds_no_control_sequence_and_no_command(report: Report) -> None:
+    text = "\x1b[2J\n::add-mask::x\n##[add-path]/tmp"
+    hostile = cell(architecture=text, subject=text, verdict=Verdict.FAIL, signature=text, message=text)
+    ended = report("gate", report.record(run(_OTHER, name=text)), report.record(run(_OTHER, hostile, name=text)))
+    assert "\x1b" not in ended.out
+    assert "##[" not in ended.out
+    assert not any(line.lstrip().startswith("::") for line in ended.out.splitlines())
+
+
+def test_long_lists_say_how_much_they_leave_out(report: Report) -> None:
+    names = [f"model{number}" for number in range(13)]
+    before = run(*(cell(architecture=name) for name in names), name="base")
+    after = run(*(cell(architecture=name, verdict=Verdict.FAIL) for name in names))
+    ended = report("gate", report.record(before), report.record(after))
+    assert "  and 3 more" in ended.out
+    assert "gate: closed, 13 newly failing" in ended.out

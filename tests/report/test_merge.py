@@ -1,0 +1,129 @@
+"""Merging: one record of several, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conformance.records import RunRecord
+from conformance.verdicts import Verdict
+from report.errors import ReportError
+from report.loading import load
+from report.merging import Named, merge
+from tests.report.harness import Report
+from tests.report.samples import cell, run, runs
+
+
+def _with(record: RunRecord, *, name: str | None = None, seed: int | None = None, **options: str) -> RunRecord:
+    info = record.run
+    return dataclasses.replace(
+        record,
+        run=dataclasses.replace(info, id=name or info.id, seed=seed, options={**info.options, **options}),
+    )
+
+
+def _shard(number: int, of: int, record: RunRecord) -> RunRecord:
+    return _with(record, name=f"shard {number}", shard=f"{number}/{of}")
+
+
+_ONE = _shard(1, 2, run(cell(architecture="gpt2")))
+_TWO = _shard(2, 2, run(cell(architecture="llama")))
+
+
+def test_shards_make_one_whole_run(report: Report) -> None:
+    out = report.directory / "new" / "merged.json"
+    ended = report("merge", report.record(_TWO), report.record(_ONE), "-o", out)
+    assert (ended.code, ended.out) == (0, f"{out}: 2 cells of 2 records\n")
+    merged = load(out)
+    assert [each.architecture for each in merged.cells] == ["gpt2", "llama"]
+    assert merged.run.complete
+    assert "shard" not in merged.run.options
+    assert report("validate", out).code == 0
+
+
+def test_runs_of_different_architectures_merge_too() -> None:
+    parts = [_with(run(cell(architecture=name), name=name), arch=name) for name in ("gpt2", "llama")]
+    assert merge([Named(each.run.id, each) for each in parts]).run.options["arch"] == "gpt2,llama"
+
+
+def test_a_part_that_is_not_complete_makes_a_run_that_is_not(report: Report) -> None:
+    partial = _shard(2, 2, run(cell(architecture="llama"), complete=False))
+    out = report.directory / "merged.json"
+    assert "it is not complete" in report("merge", report.record(_ONE), report.record(partial), "-o", out).out
+    assert not load(out).run.complete
+    assert load(out).run.finished is None
+
+
+_OTHER = run(cell(architecture="llama"))
+
+
+@pytest.mark.parametrize(
+    ("records", "reason"),
+    [
+        ((_ONE,), "shard 2/2 is missing"),
+        ((_shard(1, 40, run(cell())),), "shards 2/40, 3/40, "),
+        ((_ONE, _shard(1, 2, _OTHER)), "are both shard 1/2"),
+        ((_ONE, _shard(2, 2, run(cell(architecture="gpt2")))), "overlap: both have the cell gpt2/reference/"),
+        ((_ONE, _shard(2, 3, _OTHER)), "is shard 2/3, and"),
+        ((_ONE, _OTHER), "is no shard, and"),
+        (
+            (_ONE, _shard(2, 2, run(cell(), torch="2.12.0"))),
+            "version of torch is 2.12.0 in the former and 2.13.0 in the latter",
+        ),
+        ((_ONE, _with(_TWO, tier="full")), "option tier is full in the former and not given in the latter"),
+        ((_ONE, _with(_TWO, seed=7)), "Hypothesis seed is 7"),
+        ((run(cell(), name="a"), run(cell(), name="b")), "overlap: both have the cell"),
+        ((_ONE, _with(_TWO, shard="0/2")), "is '0/2', and not such as 3/8"),
+        ((_ONE, _with(_TWO, shard="two")), "is 'two', and not such as 3/8"),
+    ],
+)
+def test_what_is_not_one_run_is_refused_in_a_sentence(
+    report: Report, records: tuple[RunRecord, ...], reason: str
+) -> None:
+    out = report.directory / "merged.json"
+    told = report.refused("merge", *map(report.record, records), "-o", out)
+    assert reason in told
+    assert not out.exists()
+
+
+def test_a_record_is_never_overwritten_by_its_own_merger(report: Report) -> None:
+    first, second = report.record(_ONE), report.record(_TWO)
+    before = first.read_bytes()
+    assert "would be overwritten" in report.refused("merge", first, second, "-o", first)
+    assert first.read_bytes() == before
+
+
+@settings(max_examples=40, deadline=None)
+@given(runs, st.integers(1, 4), st.data())
+def test_a_run_cut_into_shards_is_put_together_again(whole: RunRecord, number: int, data: st.DataObject) -> None:
+    names = sorted({each.architecture for each in whole.cells})
+    place = {name: data.draw(st.integers(1, number)) for name in names}
+    shards = [
+        _shard(index, number, run(*(each for each in whole.cells if place[each.architecture] == index)))
+        for index in range(1, number + 1)
+    ]
+    made = {repr(merge([Named(each.run.id, each) for each in order])) for order in itertools.permutations(shards)}
+    assert len(made) == 1
+    merged = merge([Named(each.run.id, each) for each in shards])
+    assert sorted(each.id for each in merged.cells) == sorted(each.id for each in whole.cells)
+    if number > 1:
+        with pytest.raises(ReportError, match="missing"):
+            merge([Named(each.run.id, each) for each in shards[1:]])
+    if whole.cells:
+        cut = dataclasses.replace(whole, cells=whole.cells[:1])
+        twice = [_shard(1, 2, cut), _shard(2, 2, cut)]
+        with pytest.raises(ReportError, match="overlap"):
+            merge([Named(each.run.id, each) for each in twice])
+
+
+def test_every_verdict_survives(report: Report) -> None:
+    cells = [cell(architecture=f"a{index}", verdict=verdict) for index, verdict in enumerate(Verdict)]
+    out = report.directory / "merged.json"
+    parts = [report.record(_shard(index + 1, len(cells), run(each))) for index, each in enumerate(cells)]
+    assert report("merge", *parts, "-o", out).code == 0
+    assert [each["verdict"] for each in json.loads(out.read_text())["cells"]] == [str(each) for each in Verdict]

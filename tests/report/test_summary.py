@@ -1,0 +1,136 @@
+"""Markdown and annotations: regressions first, ten rows, and no text of a record becomes markup or a command."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from conformance.records import CellRecord
+from conformance.verdicts import Stage, Verdict
+from report.annotations import annotate
+from report.compare import compare
+from report.markdown import code
+from report.summary import summary
+from tests.report.harness import Report
+from tests.report.samples import HOSTILE, cell, run
+
+
+def _fails(name: str, clause: str = "PAR-1") -> CellRecord:
+    signature = "execute:logits-differ"
+    return cell(clause, Verdict.FAIL, Stage.EXECUTE, architecture=name, signature=signature, message="it differs")
+
+
+def test_regressions_come_before_what_else_is_wrong_and_what_was_fixed() -> None:
+    base = run(cell(), _fails("gpt2"), _fails("phi"), name="base")
+    head = run(_fails("llama"), _fails("gpt2"), cell(architecture="phi"))
+    told = summary(head, compare(base, head))
+    places = [told.index(title) for title in ("### Regressions", "### Other failures that nobody listed", "### Fixed")]
+    assert places == sorted(places)
+    assert told.startswith("## ✗ ExecuTorch conformance: 1 regression\n")
+    assert "To see the first of them: <code>tox -e conformance -- --arch llama" in told
+
+
+@pytest.mark.parametrize(("failing", "more"), [(10, None), (11, "… and 1 more."), (25, "… and 15 more.")])
+def test_ten_rows_and_then_how_many_more(failing: int, more: str | None) -> None:
+    names = [f"model{number}" for number in range(failing)]
+    base = run(*(cell(architecture=name) for name in names), name="base")
+    told = summary(run(*map(_fails, names)), compare(base, run(*map(_fails, names))))
+    regressions = told.partition("### Regressions")[2].partition("###")[0]
+    assert regressions.count("| newly failing |") == 10
+    assert ("… and" in regressions) == bool(more)
+    assert more is None or more in regressions
+    assert f"Regressions: {failing} cells" in told
+
+
+def test_a_run_is_good_only_if_it_is_whole_and_judged_something() -> None:
+    assert summary(run(cell())).startswith("## ✓ ")
+    assert summary(run(cell(), complete=False)).startswith("## ✗ ")
+    assert "> [!WARNING]" in summary(run(cell(), complete=False))
+    assert summary(run()).startswith("## ✗ ExecuTorch conformance: nothing was judged")
+    assert summary(run(cell(verdict=Verdict.NOT_APPLICABLE))).startswith("## ✗ ")
+    assert summary(run(_fails("llama"))).startswith("## ✗ ExecuTorch conformance: 1 cell not as listed")
+
+
+def test_differing_versions_are_marked() -> None:
+    base = run(cell(), name="base", torch="2.12.0")
+    told = summary(run(cell()), compare(base, run(cell())))
+    assert "| <code>torch</code> | **<code>2.12.0</code>** | **<code>2.13.0</code>** |" in told
+    assert "| <code>transformers</code> | <code>5.23.0</code> | <code>5.23.0</code> |" in told
+
+
+_MARKDOWN = (
+    *HOSTILE,
+    "a | b",
+    r"a \| b \\| c",
+    "`a` ``b`` **c** _d_ ~~e~~",
+    "[a](https://example.org) ![b](x) https://example.org www.example.org @somebody #12 $x$",
+    "a\n\n# heading\n| x |\n",
+    "\x1b[31mred\x1b[0m",
+)
+
+
+@pytest.mark.parametrize("text", _MARKDOWN)
+def test_no_text_of_a_record_becomes_markdown(text: str) -> None:
+    failing = cell(
+        architecture=text, subject=text, backend=text, clause=text, verdict=Verdict.FAIL, signature=text, message=text
+    )
+    told = summary(run(failing, name=text), compare(run(cell(), name=text), run(failing, name=text)))
+    bare = re.sub(r"</?(code|span)>", "", told)
+    assert "<" not in bare
+    assert "\x1b" not in told
+    for within in re.findall(r"<code>(.*?)</code>", told):
+        assert not re.search(r"[`*|\[\]\\!]|(?<!>)[@$]|(?<!>)//", within)
+    widths = {len(re.findall(r"\|", line)) for line in told.splitlines() if line.startswith("|")}
+    assert widths <= {4, 6, 8}
+    assert all(line[:1] in {"", "#", "|", ">", "T", "…"} for line in told.splitlines())
+
+
+def test_code_shows_what_it_was_given() -> None:
+    assert code("gpt_neo") == "<code>gpt_neo</code>"
+    assert code("") == "<code>–</code>"
+    assert code("_a_|b") == "<code>&#95;a&#95;&#124;b</code>"
+
+
+def _unescaped(text: str) -> str:
+    for sign, escape in ((":", "%3A"), (",", "%2C"), ("\r", "%0D"), ("\n", "%0A"), ("%", "%25")):
+        text = text.replace(escape, sign)
+    return text
+
+
+def test_annotations_are_escaped_as_the_runner_reads_them() -> None:
+    message = "100% wrong:\r\n::set-env name=X::y\n##[error]no"
+    failing = cell(architecture="a:b,c%", verdict=Verdict.FAIL, message=message)
+    lines = annotate(run(failing)).splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        found = re.fullmatch(r"::(error|warning|notice) title=([^:,\n]*)::([^\r\n]*)", line)
+        assert found, line
+        assert not re.search(r"%(?!25|0A|0D|3A|2C)", line)
+    title, text = lines[1].removeprefix("::error title=").split("::", 1)
+    assert _unescaped(title).startswith("a:b,c%: ")
+    assert "100% wrong:" in _unescaped(text)
+    assert "%0A::set-env" in text
+
+
+@pytest.mark.parametrize("text", _MARKDOWN)
+def test_any_text_makes_only_whole_annotations(text: str) -> None:
+    failing = cell(architecture=text, subject=text, verdict=Verdict.FAIL, signature=text, message=text)
+    told = annotate(run(failing, name=text), compare(run(cell()), run(failing)))
+    assert all(line.startswith(("::error title=", "::notice title=")) for line in told.split("\n")[:-1])
+    assert "\x1b" not in told
+
+
+def test_more_annotations_than_github_shows_are_counted() -> None:
+    told = annotate(run(*(_fails(f"model{number}") for number in range(25)))).splitlines()
+    assert sum(line.startswith("::error") for line in told) == 10
+    assert told[-1].endswith("::and 16 more; see the job summary")
+
+
+def test_the_command_prints_either(report: Report) -> None:
+    base, head = report.record(run(cell(), name="base")), report.record(run(_fails("llama")))
+    assert report("summary", head, "--base", base).out.startswith("## ✗ ExecuTorch conformance: 1 regression")
+    assert report("summary", head, "--format", "github").out.startswith("::error title=")
+    assert "… and" not in report("summary", head, "--rows", "1").out
+    assert report("summary", head, "--rows", "0").code == 2
+    assert "No such file" in report.refused("summary", head, "--base", report.directory / "none.json")
