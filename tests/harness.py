@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from conformance.cells import EAGER, EXPORTED, Cell
-from conformance.checks import test_export, test_lowering, test_parity, test_sensitivity
+from conformance.checks import (
+    test_export,
+    test_exporting,
+    test_lowering,
+    test_parity,
+    test_sensitivity,
+    test_sessions,
+)
 from conformance.checks.case import Case
 from conformance.contract import Mode
 from conformance.matrix import ROOT, load_matrix
@@ -25,7 +32,7 @@ EXAMPLES = 5
 def checks() -> dict[str, Callable[[Case], None]]:
     """Each clause's check."""
     found: dict[str, Callable[[Case], None]] = {}
-    for module in (test_export, test_lowering, test_parity, test_sensitivity):
+    for module in (test_export, test_exporting, test_lowering, test_parity, test_sensitivity, test_sessions):
         for value in vars(module).values():
             for mark in getattr(value, "pytestmark", []):
                 if mark.name == "clause":

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from hypothesis.strategies import SearchStrategy
-
-from conformance.checks.case import Case, clause, tensors
+from conformance.checks.case import Case, clause
+from conformance.checks.following import assert_close, follow_all
 from conformance.oracle import Oracle
-from conformance.sessions import Session
 from conformance.strategies import DecodeScript, in_chunks, joined, text, token_by_token
-from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage
+from conformance.verdicts import NotApplicableError, Stage
 
 #: Attributes of Transformers' cache layers whose content sums up the past, so that it cannot be rewound.
 _RECURRENT_STATE = ("conv_states", "recurrent_states")
@@ -89,7 +86,7 @@ def test_oracle_against_no_cache(case: Case) -> None:
         for index in range(len(tokens)):
             so_far = token_by_token(tokens[: index + 1])
             observed = oracle.logits(tokens[: index + 1])
-            _assert_close(case, observed, expected[index], so_far, Stage.EAGER, tolerance)
+            assert_close(case, observed, expected[index], so_far, Stage.EAGER, tolerance)
 
     case.try_scripts(case.space.singles(), judge, (token_by_token(text(0, case.space.length, case.space.vocab)),))
 
@@ -98,60 +95,3 @@ def _sums_up_the_past(oracle: Oracle) -> str | None:
     """The class of the cache's first layer with convolution or recurrent state."""
     layers = oracle.new_cache().layers
     return next((type(layer).__name__ for layer in layers if any(hasattr(layer, a) for a in _RECURRENT_STATE)), None)
-
-
-def follow_all(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: DecodeScript) -> None:
-    """Judge the pinned scripts and those of `strategy` against the oracle."""
-    case.try_scripts(strategy, lambda script: follow(case, script), pinned)
-
-
-def follow(case: Case, script: DecodeScript, session: Session | None = None) -> None:
-    """One script on a new session, or on the one given, each call compared with the oracle."""
-    __tracebackhide__ = True
-    oracle = case.oracle
-    session = session or case.new_session()
-    for index, (call, held) in enumerate(script.steps()):
-        so_far = DecodeScript(script.calls[: index + 1])
-        observed = session.step(*tensors(call.tokens, call.position))
-        expected = torch.stack([oracle.logits(held[: call.position + i + 1]) for i in range(len(call.tokens))])
-        if observed.shape != (1, *expected.shape):
-            raise ClauseViolationError(
-                Stage.EXECUTE,
-                "wrong-shape",
-                observed=f"logits {list(observed.shape)}",
-                expected=f"{[1, *expected.shape]}",
-                script=str(so_far),
-            )
-        _assert_close(case, observed[0], expected, so_far, Stage.EXECUTE, case.tolerance)
-
-
-def _assert_close(
-    case: Case,
-    observed: torch.Tensor,
-    expected: torch.Tensor,
-    script: DecodeScript,
-    stage: Stage,
-    tolerance: float,
-) -> None:
-    """Compare the logits of a script's last call; the script is all that led to it."""
-    __tracebackhide__ = True
-    call = script.calls[-1]
-    difference = (observed - expected).abs() / case.untried_oracle.scale
-    if not bool(torch.isfinite(observed).all()):
-        raise ClauseViolationError(
-            stage, "not-finite", observed=f"nan or inf in call {call}", expected="finite logits", script=str(script)
-        )
-    error = float(difference.max())
-    case.measure("max_relative_error", error)
-    case.metrics["tolerance"] = tolerance
-    if error > tolerance:
-        where = int(difference.argmax())
-        raise ClauseViolationError(
-            stage,
-            "logits-differ",
-            observed=f"{float(observed.flatten()[where]):.6g} for logit {where} of the call {call}",
-            expected=f"{float(expected.flatten()[where]):.6g}; off by {error:.1e} of the logits' scale "
-            f"{case.untried_oracle.scale:.3g}, tolerance {tolerance:.0e}",
-            script=str(script),
-            relative_error=error,
-        )

@@ -14,6 +14,7 @@ from conformance.models import MAX_CACHE_LEN
 from conformance.oracle import Oracle
 from conformance.pipeline import stages
 from conformance.pipeline.backends import BACKENDS, Backend
+from conformance.pipeline.footprint import changes, footprint
 from conformance.pipeline.partition import PartitionReport
 from conformance.pipeline.stages import Artifact, Lowered
 from conformance.pipeline.store import Store, key_of
@@ -76,11 +77,11 @@ class Workbench:
 
     def exported(self, architecture: str, subject: str, mode: Mode) -> ExportedProgram:
         """The subject's exported program."""
-        return self._once(
-            architecture,
-            ("exported", subject, mode),
-            lambda: stages.export(self.subject(subject), self.model(architecture), mode),
-        )
+        return self._exporting(architecture, subject, mode)[0]
+
+    def left_behind(self, architecture: str, subject: str, mode: Mode) -> list[str]:
+        """What that export changed of the model and around it."""
+        return self._exporting(architecture, subject, mode)[1]
 
     def partition(self, architecture: str, subject: str, mode: Mode, backend: str) -> PartitionReport:
         """What `backend` took of the program."""
@@ -111,6 +112,15 @@ class Workbench:
     def runtime_session(self, architecture: str, subject: str, mode: Mode, backend: str) -> Session:
         """A new session of the emitted program."""
         return RuntimeSession(stages.load(self.artifact(architecture, subject, mode, backend).program))
+
+    def _exporting(self, architecture: str, subject: str, mode: Mode) -> tuple[ExportedProgram, list[str]]:
+        def make() -> tuple[ExportedProgram, list[str]]:
+            model = self.model(architecture)
+            before = footprint(model)
+            program = stages.export(self.subject(subject), model, mode)
+            return program, changes(before, footprint(model))
+
+        return self._once(architecture, ("exporting", subject, mode), make)
 
     def _lowered(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
         def make() -> Lowered:
