@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import traceback
 from collections.abc import Mapping
 
@@ -10,6 +11,9 @@ from conformance.cells import EAGER, EXPORTED, Cell
 from conformance.matrix import Expectation
 from conformance.records import CellRecord, ExpectedFailure
 from conformance.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Verdict
+
+#: Where an environment stands says nothing about a failure, and makes the same one read differently elsewhere.
+_SITE_PACKAGES = re.compile(r"[^\s`'\"]*/site-packages/")
 
 
 def replay_command(cell: Cell, exploring: str = "") -> str:
@@ -108,5 +112,5 @@ def _against(record: CellRecord, expectation: Expectation | None, relative_error
 
 
 def _clipped(text: str, most: int = 600) -> str:
-    flat = " ".join(text.split())
+    flat = _SITE_PACKAGES.sub("", " ".join(text.split()))
     return flat if len(flat) <= most else f"{flat[:most]}…"

@@ -79,3 +79,8 @@ def test_signature_has_no_numbers() -> None:
 def test_record_survives_the_way_between_processes() -> None:
     record = _judged(_differs(0.001), _EXPECTED)
     assert cell_from_json(cell_to_json(record)) == record
+
+
+def test_message_does_not_say_where_the_environment_stands() -> None:
+    error = StageError(Stage.EXPORT, RuntimeError("in file `/home/me/.tox/x/lib/python3.11/site-packages/torch/a.py`"))
+    assert "in file `torch/a.py`" in (_judged(error, None).message or "")
