@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from conformance.invalid import first_problem
 from conformance.records import RunRecord, load_run
 
 
@@ -110,9 +111,7 @@ def _run(path: Path) -> RunRecord:
     try:
         return load_run(path)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole file"
-        raise ValueError(f"{path} is no run record: {where}: {first['msg']}") from error
+        raise ValueError(f"{path} is no run record: {first_problem(error)}") from error
 
 
 if __name__ == "__main__":

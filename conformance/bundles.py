@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from conformance.cells import Cell
 from conformance.contract import Mode
+from conformance.invalid import first_problem
 from conformance.verdicts import Stage
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -132,6 +133,4 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         return _BUNDLE.validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole file"
-        raise BundleError(f"{path} is no failure bundle: {where}: {first['msg']}") from error
+        raise BundleError(f"{path} is no failure bundle: {first_problem(error)}") from error

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from conformance.cells import Cell
 from conformance.contract import Mode
+from conformance.invalid import first_problem
 from conformance.records import CellRecord, RunRecord, load_run
 from report.errors import ReportError
 
@@ -26,9 +27,7 @@ def load(path: Path) -> RunRecord:
     except OSError as error:
         raise ReportError(f"{path}: {error.strerror or error}") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the whole file"
-        raise ReportError(f"{path} is no run record: {where}: {first['msg']}") from error
+        raise ReportError(f"{path} is no run record: {first_problem(error)}") from error
     for problem in _problems(run):
         raise ReportError(f"{path} is no run record: {problem}")
     return run

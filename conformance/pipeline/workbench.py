@@ -117,15 +117,17 @@ class Workbench:
 
     def evidence(self, cell: Cell) -> dict[str, bytes]:
         """By file name, what has been built for `cell` so far: weights, exported program, emitted program."""
+        if cell.architecture != self._architecture:
+            return {}
         found: dict[str, bytes] = {}
-        model = self._kept.get(("model",)) if cell.architecture == self._architecture else None
+        model = self._kept.get(("model",))
         if isinstance(model, PreTrainedModel):
             found["weights.pt"] = self._once(cell.architecture, ("weights",), lambda: _weights(model))
-        program = self._kept.get(("exported", cell.subject, cell.mode)) if model is not None else None
+        program = self._kept.get(("exported", cell.subject, cell.mode))
         if isinstance(program, ExportedProgram):
             found |= self._once(cell.architecture, ("saved", cell.subject, cell.mode), lambda: _saved(program))
         for kind in ("stored", "artifact"):
-            artifact = self._kept.get((kind, cell.subject, cell.mode, cell.backend)) if model is not None else None
+            artifact = self._kept.get((kind, cell.subject, cell.mode, cell.backend))
             if isinstance(artifact, Artifact):
                 found["program.pte"] = artifact.program
         return found
