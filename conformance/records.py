@@ -31,6 +31,36 @@ class ExpectedFailure:
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
+class PartitionRecord:
+    """What lowering made of one program: the cell of LOW-1 has it, if it got as far as a program.
+
+    Operators are counted by name, such as ``aten.linear.default``, on the lowered graph. All sizes are in bytes, times
+    in seconds.
+
+    Args:
+        delegates: Delegated subgraphs, by ExecuTorch's id of the backend that took them, such as ``XnnpackBackend``.
+        delegated: The operators inside them.
+        undelegated: The operators left to the runtime's own kernels.
+        program_bytes: The whole program, as in a `.pte` file.
+        constant_bytes: The constants in it, those of its delegates included as far as they are stored apart.
+        planned_bytes: Memory that the runtime sets aside for mutable buffers and activations.
+        cache_bytes: The mutable buffers alone.
+        lower_s: Seconds to lower.
+        emit_s: Seconds to emit.
+    """
+
+    delegates: dict[str, int]
+    delegated: dict[str, int]
+    undelegated: dict[str, int]
+    program_bytes: int
+    constant_bytes: int
+    planned_bytes: int
+    cache_bytes: int
+    lower_s: float
+    emit_s: float
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
 class CellRecord:
     """One cell's verdict. `subject` and `mode` are null where they play no part; see `conformance.cells.Cell`.
 
@@ -52,6 +82,7 @@ class CellRecord:
     duration_s: float = 0.0
     replay: str = ""
     bundle: str | None = None
+    partition: PartitionRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
