@@ -27,10 +27,21 @@ def main() -> int:
     )
     update.add_argument("run", type=Path, metavar="RUN.json")
     update.set_defaults(do=_update)
+    listed = commands.add_parser(
+        "update-partitions", help="rewrite what backends are known to leave to portable kernels, from a run record"
+    )
+    listed.add_argument("run", type=Path, metavar="RUN.json")
+    listed.set_defaults(do=_update_partitions)
     new = commands.add_parser("new-architecture", help="write a fixture and a row for an architecture")
     new.add_argument("architecture", metavar="MODEL_TYPE")
     new.add_argument("--force", action="store_true", help="show what would be written, also where a row exists")
     new.set_defaults(do=_new)
+    inspect = commands.add_parser("partition", help="what a backend took of a program, what it left, why, where from")
+    inspect.add_argument("architecture", metavar="MODEL_TYPE")
+    inspect.add_argument("--backend", default="xnnpack", metavar="NAME", help="default: xnnpack")
+    inspect.add_argument("--mode", default="decode", metavar="NAME", help="decode or dynamic; default: decode")
+    inspect.add_argument("--subject", default="reference", metavar="NAME", help="default: reference")
+    inspect.set_defaults(do=_partition)
     again = commands.add_parser("replay", help="judge a failure bundle's cell again: FIXED, STILL FAILING, CANNOT RUN")
     again.add_argument("bundle", type=Path, metavar="BUNDLE")
     again.set_defaults(do=_replay)
@@ -70,6 +81,12 @@ def _update(arguments: argparse.Namespace) -> None:
     print("\n".join(update.changes) or "nothing to change")
 
 
+def _update_partitions(arguments: argparse.Namespace) -> None:
+    from conformance.baselines import updated
+
+    print("\n".join(updated(_run(arguments.run))) or "nothing to change")
+
+
 def _new(arguments: argparse.Namespace) -> None:
     from conformance.matrix import load_matrix
     from conformance.newcomers import add, draft
@@ -85,6 +102,44 @@ def _new(arguments: argparse.Namespace) -> None:
             f"wrote {place} and a row in models_matrix.yaml: read both, then run\n  tox -e conformance -- --arch "
             f"{arguments.architecture}"
         )
+
+
+def _partition(arguments: argparse.Namespace) -> int:
+    """Exit code 1 where the program cannot be had, with the failure."""
+    from conformance.cells import Cell
+    from conformance.contract import Mode
+    from conformance.discovery import registered
+    from conformance.pipeline.backends import BACKENDS
+    from conformance.subjects import canonical
+    from conformance.suggest import unknown
+
+    named = {
+        "architecture": (arguments.architecture, registered()),
+        "backend": (arguments.backend, BACKENDS),
+        "mode": (arguments.mode, list(Mode)),
+    }
+    for kind, (name, known) in named.items():
+        if name not in known:
+            raise ValueError(unknown(kind, name, known))
+    print(f"lowering {arguments.architecture}, unless the store has it", file=sys.stderr, flush=True)
+    from conformance.inspecting import partition_page, show
+    from conformance.matrix import ROOT
+    from conformance.options import DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB
+    from conformance.pipeline.store import Store
+    from conformance.pipeline.workbench import Workbench
+    from conformance.verdicts import CellFailedError, NotApplicableError, NotRunError
+
+    where = (arguments.architecture, canonical(arguments.subject), Mode(arguments.mode), arguments.backend)
+    workbench = Workbench(store=Store(ROOT / DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB))
+    try:
+        artifact = workbench.artifact(*where)
+    except CellFailedError as error:
+        raise ValueError(f"it fails at stage {error.stage}: {error}") from error
+    except (NotApplicableError, NotRunError) as error:
+        raise ValueError(str(error)) from error
+    architecture, subject, mode, backend = where
+    show(partition_page(Cell(architecture, subject, backend, mode, "LOW-1"), artifact))
+    return 0
 
 
 def _replay(arguments: argparse.Namespace) -> int:

@@ -39,10 +39,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class BackendTraits:
-    """What planning needs to know of a backend, so that it need not import one."""
+    """What planning needs to know of a backend, so that it need not import one.
+
+    `runs` says whether its programs can be executed here; of others no clause speaks beyond lowering.
+    """
 
     name: str
     delegating: bool
+    runs: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,6 @@ def _lowered(
     architecture: str, subject: str, mode: Mode, backend: BackendTraits, selection: Selection
 ) -> Iterator[Cell]:
     for clause in selection.clauses:
-        applies = Level.LOWERED in clause.levels or Level.RUNTIME in clause.levels
+        applies = Level.LOWERED in clause.levels or (Level.RUNTIME in clause.levels and backend.runs)
         if applies and mode in clause.modes and (backend.delegating or not clause.delegating):
             yield Cell(architecture, subject, backend.name, mode, clause.id)

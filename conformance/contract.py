@@ -107,16 +107,30 @@ CLAUSES: tuple[Clause, ...] = (
         "LOW-3",
         "The partition covers: every compute-heavy operator (linear, matmul, attention products) is delegated, and "
         "only what the matrix row allows is left.",
+        (Level.LOWERED,),
+        delegating=True,
     ),
-    Clause("LOW-4", "Weights live once: constants used by a delegate are owned by it and not stored again."),
-    Clause("LOW-5", "Every undelegated operator has a kernel in the runtime."),
+    Clause(
+        "LOW-4",
+        "Weights live once: constants used by a delegate are owned by it and not stored again.",
+        (Level.LOWERED,),
+    ),
+    Clause("LOW-5", "Every undelegated operator has a kernel in the runtime.", (Level.LOWERED,)),
     Clause(
         "LOW-6",
         "Cache buffers are planned memory, updated in place, and never make a round trip through program outputs.",
+        (Level.LOWERED,),
     ),
-    Clause("LOW-7", "Planned memory stays within a stated bound of cache and activations."),
-    Clause("LOW-8", "Lowering the same program twice gives the same bytes."),
-    Clause("LOW-9", "User-defined passes are applied."),
+    Clause("LOW-7", "Planned memory stays within a stated bound of cache and activations.", (Level.LOWERED,)),
+    # In one mode: it costs another lowering, and nothing in lowering draws on the mode.
+    Clause("LOW-8", "Lowering the same program twice gives the same bytes.", (Level.LOWERED,), (Mode.DECODE,)),
+    Clause("LOW-9", "User-defined passes are applied.", (Level.LOWERED,)),
+    Clause(
+        "LOW-10",
+        "The partition is sound: a delegate contains only operators that its backend declares, and no cache update.",
+        (Level.LOWERED,),
+        delegating=True,
+    ),
     Clause("PAR-1", "Decoding token by token from position 0 matches the oracle.", _PARITY),
     Clause(
         "PAR-2",

@@ -29,7 +29,7 @@ _LAST_WORDS_S = 1.0
 _MIB = 1 << 20
 #: Which stage a frame of a dumped traceback belongs to, by file and function; a traceback lists the innermost first.
 _STAGE_OF_FRAME = (
-    (re.compile(r"pipeline/stages\.py.* in (build|export|lower|emit|load)$"), None),
+    (re.compile(r"pipeline/(?:stages|lowering)\.py.* in (build|export|lower|emit|load)$"), None),
     (re.compile(r"conformance/sessions\.py.* in step$"), Stage.EXECUTE),
     (re.compile(r"conformance/oracle\.py"), Stage.EAGER),
 )

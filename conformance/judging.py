@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from conformance.cells import EAGER, EXPORTED, Cell
 from conformance.matrix import Expectation
-from conformance.records import CellRecord, ExpectedFailure
-from conformance.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Verdict
+from conformance.records import CellRecord, ExpectedFailure, PartitionRecord
+from conformance.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, NotRunError, Verdict
 
 #: Where an environment stands says nothing about a failure, and makes the same one read differently elsewhere.
 _SITE_PACKAGES = re.compile(r"[^\s`'\"]*/site-packages/")
@@ -53,11 +53,13 @@ def judge(
     metrics: Mapping[str, float],
     duration_s: float,
     exploring: str = "",
+    partition: PartitionRecord | None = None,
 ) -> CellRecord:
     """The verdict on `cell`, whose check ended with `error`, or well."""
     observed = dataclasses.replace(
         bare_record(cell, Verdict.PASS, exploring=exploring),
         metrics=dict(metrics) or None,
+        partition=partition,
         duration_s=round(duration_s, 3),
     )
     match error:
@@ -65,6 +67,8 @@ def judge(
             pass
         case NotApplicableError():
             return dataclasses.replace(observed, verdict=Verdict.NOT_APPLICABLE, message=str(error))
+        case NotRunError():
+            return dataclasses.replace(observed, verdict=Verdict.NOT_RUN, message=str(error))
         case CellFailedError():
             observed = dataclasses.replace(
                 observed,

@@ -15,7 +15,7 @@ from conformance.contract import CHECKED, CLAUSES, Chapter, Clause, Mode
 from conformance.discovery import registered
 from conformance.isolation import Limits
 from conformance.matrix import ANY_SUBJECT, Matrix, MatrixError, Tier, load_matrix, matrix_digest
-from conformance.pipeline.backends import BACKENDS, XNNPACK
+from conformance.pipeline.backends import BACKENDS, PORTABLE, XNNPACK
 from conformance.subjects import KNOWN, canonical
 from conformance.suggest import unknown
 
@@ -36,6 +36,12 @@ DEFAULT_BUNDLES = "build/conformance/failures"
 DEFAULT_STORE_LIMIT_MIB = 2048
 
 
+#: What `--backend` takes for every backend there is.
+_ALL = "all"
+#: Those that need nothing beside ExecuTorch.
+_DEFAULT_BACKENDS = (PORTABLE.name, XNNPACK.name)
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Register the options, all in one group of `--help`."""
     group = parser.getgroup("conformance", "ExecuTorch conformance suite for Transformers")
@@ -49,7 +55,8 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--backend",
         metavar="NAMES",
-        help=f"of {', '.join(BACKENDS)}, or {EXPORTED} to lower nothing (default: all; {XNNPACK.name} in tier full)",
+        help=f"of {', '.join(BACKENDS)}; {_ALL} of them; or {EXPORTED} to lower nothing (default: "
+        f"{', '.join(_DEFAULT_BACKENDS)}; {XNNPACK.name} in tier full)",
     )
     group.addoption("--mode", metavar="NAMES", help=f"of {', '.join(Mode)}")
     group.addoption("--clause", metavar="IDS", help="clauses such as PAR-1, or whole chapters such as PAR")
@@ -152,8 +159,7 @@ def read_options(config: pytest.Config) -> Options:
     unlisted = [name for name in registered() if name not in matrix.architectures]
     known = [*matrix.architectures, *unlisted]
     architectures = _chosen("architecture", get("--arch"), known, (*matrix.in_tier(tier), *unlisted))
-    default_backends = (XNNPACK.name,) if tier is Tier.FULL else tuple(BACKENDS)
-    backends = _chosen("backend", get("--backend"), {**BACKENDS, EXPORTED: None}, default_backends)
+    backends = _backends(get("--backend"), tier)
     selection = Selection(
         architectures=architectures,
         subjects=[_subject_name(name) for name in _split(get("--subject"))],
@@ -220,6 +226,12 @@ def _chosen(kind: str, text: str | None, known: Collection[str], default: tuple[
         if name not in known:
             raise pytest.UsageError(unknown(kind, name, known))
     return tuple(names)
+
+
+def _backends(text: str | None, tier: Tier) -> tuple[str, ...]:
+    default = (XNNPACK.name,) if tier is Tier.FULL else _DEFAULT_BACKENDS
+    chosen = _chosen("backend", text, (*BACKENDS, EXPORTED, _ALL), default)
+    return tuple(BACKENDS) if _ALL in chosen else chosen
 
 
 def _one_tier(text: str | None) -> Tier:

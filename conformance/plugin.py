@@ -7,7 +7,7 @@ import datetime
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,7 +33,7 @@ _SHOWN = 12
 #: Lines shown of what a process printed before it was lost.
 _LAST_LINES = 5
 _CELL = pytest.StashKey[Cell]()
-_METRICS = pytest.StashKey[Mapping[str, float]]()
+_CASE = pytest.StashKey[Any]()
 #: How pytest counts a verdict, for its own exit code.
 _OUTCOMES = {Verdict.EXPECTED_FAILURE: "skipped", Verdict.NOT_APPLICABLE: "skipped", Verdict.PASS: "passed"}
 
@@ -171,7 +171,7 @@ class ConformancePlugin:
             derandomize=self.options.seed is None,
             caches=row.caches if row else None,
         )
-        request.node.stash[_METRICS] = case.metrics
+        request.node.stash[_CASE] = case
         if row and row.undecodable:
             require_undecodable(case, row.undecodable)
         return case
@@ -185,14 +185,16 @@ class ConformancePlugin:
         ended = call.when == "call" or (call.when == "setup" and call.excinfo is not None)
         if cell is None or not ended or (call.excinfo and call.excinfo.errisinstance(KeyboardInterrupt)):
             return
+        case = item.stash.get(_CASE, None)
         record = judge(
             cell,
             call.excinfo.value if call.excinfo else None,
             self._expectation(cell),
             versions=self.versions,
-            metrics=item.stash.get(_METRICS, {}),
+            metrics=case.metrics if case else {},
             duration_s=call.duration,
             exploring=self.options.exploring,
+            partition=case.measured.get("partition") if case else None,
         )
         if record.verdict is Verdict.FAIL and call.excinfo is not None:
             record = self._with_bundle(item, call.excinfo.value, record)
@@ -327,7 +329,7 @@ class ConformancePlugin:
         from conformance.pipeline.warming import warm_up
 
         lowered = dict.fromkeys(cell.backend for cell in self.plan.values() if cell.backend in BACKENDS)
-        warm_up(BACKENDS[name] for name in lowered if name)
+        warm_up(BACKENDS[name] for name in lowered if not BACKENDS[name].obstacle)
 
     def _with_bundle(self, item: pytest.Item, error: BaseException, record: CellRecord) -> CellRecord:
         """The record, with the place of the failure's bundle. What goes wrong here must not cost the verdict."""

@@ -21,7 +21,7 @@ from conformance.pipeline.store import Store
 from conformance.pipeline.workbench import Workbench
 from conformance.strategies import Call, DecodeScript
 from conformance.subjects.resolve import UnknownSubjectError, resolve
-from conformance.verdicts import CellFailedError, NotApplicableError, Stage, at
+from conformance.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, at
 
 
 class Outcome(StrEnum):
@@ -74,7 +74,7 @@ def replay(bundle: Bundle, store: Store | None) -> Replay:
         if error.signature == bundle.signature:
             return Replay(Outcome.STILL_FAILING, str(error))
         return Replay(Outcome.STILL_FAILING, f"otherwise: {error.signature}, was {bundle.signature}\n  {error}")
-    except NotApplicableError as error:
+    except (NotApplicableError, NotRunError) as error:
         return Replay(Outcome.CANNOT_RUN, str(error))
     return Replay(Outcome.FIXED, f"{bundle.clause} passes")
 

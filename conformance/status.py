@@ -18,6 +18,8 @@ from conformance.contract import Chapter
 from conformance.records import CellRecord, RunRecord
 from conformance.verdicts import ACCEPTABLE, Stage, Verdict
 
+#: The clause that asks for a program at the end of lowering.
+_LOWERS = "LOW-1"
 #: The verdicts that leave nothing to tell: the clause holds, or says nothing here.
 _QUIET = frozenset({Verdict.PASS, Verdict.NOT_APPLICABLE})
 #: An expected failure with this signature has run to the end, and is off by no more than the matrix allows.
@@ -37,6 +39,7 @@ of the same subject and mode count in it too, and so do those of the architectur
 | build, eager, export, lower, emit, load, execute | the stage at which it stops, or gives wrong results |
 | export: fail | the same, and it is not a known failure; the verdict follows the stage |
 | a verdict alone, such as crash | it failed, and the stage is not known |
+| lowered | a program came out at the end, which nothing executed: for a backend that cannot run here |
 | passes | nothing failed, but no parity clause was judged |
 | – n/a | no clause says anything about it |
 | an empty place | no run covers it |"""
@@ -134,6 +137,8 @@ def _place(own: Sequence[CellRecord], shared: Sequence[CellRecord]) -> _Place:
     trouble = [cell for cell in cells if cell.verdict not in _QUIET]
     glyph = "✗" if any(cell.verdict not in ACCEPTABLE for cell in trouble) else "≈" if trouble else "✓"
     if not any(_chapter(cell) is Chapter.PAR and cell.verdict is not Verdict.NOT_APPLICABLE for cell in own):
+        if any(cell.clause == _LOWERS and cell.verdict is Verdict.PASS for cell in own):
+            return _Place(glyph, "lowered", tuple(sorted({cell.clause for cell in trouble})))
         return _Place(glyph, _stop(trouble) if trouble else "passes")
     # How far a program gets shows in its parity. Another clause can fail without stopping it, such as EXP-9, which is
     # about misconfigured models. Sensitivity comes along: parity says nothing of a fixture that shows no fault.

@@ -94,12 +94,16 @@ class NotApplicableError(Exception):
     """The clause says nothing about this cell; the message is the fact that makes it so."""
 
 
+class NotRunError(Exception):
+    """The cell cannot be judged on this machine as it is; the message says what to install."""
+
+
 @contextmanager
 def at(stage: Stage) -> Iterator[None]:
     """Name the stage of whatever fails inside."""
     try:
         yield
-    except (CellFailedError, NotApplicableError):
+    except (CellFailedError, NotApplicableError, NotRunError):
         raise
     except Exception as error:
         raise StageError(stage, error) from error

@@ -300,6 +300,17 @@ def not_core_aten(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any
     return _export(model, step, ids, position, dynamic_shapes)
 
 
+def sorts(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Uses an operator of the edge dialect that has no kernel in the runtime."""
+
+    def step(inner: Any, ids: Tensor, position: Tensor) -> Any:
+        logits = inner(ids, position)
+        return logits + torch.sort(logits)[0] * 0.0
+
+    ids, position = examples
+    return _export(model, step, ids, position, dynamic_shapes)
+
+
 def kills_the_process(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
     """Ends the process that exports, as a crash in native code would."""
     os.kill(os.getpid(), signal.SIGKILL)

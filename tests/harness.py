@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from conformance.baselines import PARTITIONS
 from conformance.cells import EAGER, EXPORTED, Cell
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
@@ -31,13 +32,15 @@ def judge(
     backend: str = EXPORTED,
     backends: Mapping[str, Backend] = BACKENDS,
     make_model: Callable[[str], Any] = build,
+    baselines: Path = PARTITIONS,
 ) -> Case:
     """Run one clause's check on one subject; raises what the check raises."""
     eager = export is None
     cell = Cell(architecture, None if eager else "faulty", EAGER if eager else backend, None if eager else mode, clause)
     subjects = {"faulty": Subject("faulty", export)} if export else {}
     row = load_matrix().architectures[architecture]
-    case = Case(cell, Workbench(subjects, backends, make_model), EXAMPLES, caches=row.caches)
+    workbench = Workbench(subjects, backends, make_model)
+    case = Case(cell, workbench, EXAMPLES, caches=row.caches, baselines=baselines)
     checks()[clause](case)
     return case
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from conformance.contract import CHECKED, Level, Mode
 from conformance.models import build_model, fixture_config
-from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
+from conformance.pipeline.backends import Backend
 from conformance.reference import convert_and_export_with_cache
 from conformance.verdicts import CellFailedError, ClauseViolationError, StageError
 from tests import faulty
+from tests import faulty_lowerings as lowerings
 from tests.harness import judge
 
 DECODE, DYNAMIC = Mode.DECODE, Mode.DYNAMIC
@@ -51,7 +52,7 @@ FAULTS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
 
 
 def _name(value: object) -> str | None:
-    return getattr(value, "__name__", None) or str(value)
+    return getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
 
 
 @pytest.mark.parametrize(("fault", "architecture", "mode", "clause", "signature"), FAULTS, ids=_name)
@@ -80,29 +81,61 @@ def test_operator_outside_the_edge_dialect_is_caught_by_low_1() -> None:
     assert caught.value.signature.startswith("lower:")
 
 
-class _TakesNothingAtFirst(XnnpackPartitioner):  # type: ignore[misc]  # ExecuTorch has no types
-    """Finds nothing when it lowers, and everything when it is asked again."""
+#: Faulty backend, architecture, the clause that must catch it, and the signature it is caught with.
+LOWERINGS: list[tuple[Backend, str, str, str]] = [
+    (lowerings.LAZY, "gpt2", "LOW-2", "lower:partition-incomplete"),
+    (lowerings.TAKES_NOTHING, "gpt2", "LOW-3", "lower:heavy-operator-left-out:aten."),
+    (lowerings.WITHOUT_LINEAR, "gpt2", "LOW-3", "lower:heavy-operator-left-out:aten.addmm.default"),
+    (lowerings.HANDED_IN, "llama", "LOW-4", "lower:weights-handed-in"),
+    (lowerings.MISLABELS, "gpt2", "LOW-4", "lower:weights-handed-in"),
+    (lowerings.HOARDER, "gpt2", "LOW-4", "lower:stored-twice"),
+    (lowerings.COPIES_CACHES, "llama", "LOW-6", "emit:cache-copied"),
+    (lowerings.TAKES_ALL, "llama", "LOW-6", "emit:cache-lost"),
+    (lowerings.WASTEFUL, "llama", "LOW-7", "emit:memory-wasted"),
+    (lowerings.UNSTEADY, "llama", "LOW-8", "emit:bytes-differ"),
+    (lowerings.FORGETS_PASSES, "llama", "LOW-9", "lower:pass-without-effect"),
+    (lowerings.TAKES_ALL, "llama", "LOW-10", "lower:undeclared-operator:aten."),
+    (lowerings.CHANGES_NUMBERS, "llama", "PAR-1", "execute:logits-differ"),
+]
 
-    asked = 0
 
-    def ops_to_not_decompose(self, exported_program: Any) -> tuple[list[Any], None]:
-        return [], None
+@pytest.mark.parametrize(("backend", "architecture", "clause", "signature"), LOWERINGS, ids=_name)
+def test_faulty_lowering_is_caught(backend: Backend, architecture: str, clause: str, signature: str) -> None:
+    with pytest.raises(CellFailedError) as caught:
+        judge(
+            clause,
+            architecture,
+            convert_and_export_with_cache,
+            backend=backend.name,
+            backends={backend.name: backend},
+        )
+    assert caught.value.signature.startswith(signature)
 
-    def partition(self, exported_program: Any) -> Any:
-        type(self).asked += 1
-        result = super().partition(exported_program)
-        if type(self).asked == 1:
-            for node in exported_program.graph.nodes:
-                node.meta.pop("delegation_tag", None)
-            result.partition_tags.clear()
-        return result
 
-
-def test_partitioner_that_takes_nothing_is_caught_by_low_2() -> None:
-    lazy = Backend("lazy", lambda: [_TakesNothingAtFirst()], FLOAT32_TOLERANCE, delegating=True)
+def test_cache_inside_a_delegate_is_caught_by_low_10() -> None:
+    boastful = dataclasses.replace(lowerings.TAKES_ALL, declares=None)
     with pytest.raises(ClauseViolationError) as caught:
-        judge("LOW-2", "gpt2", convert_and_export_with_cache, backend="lazy", backends={"lazy": lazy})
-    assert caught.value.signature == "lower:partition-incomplete"
+        judge("LOW-10", "llama", convert_and_export_with_cache, backend="takes-all", backends={"takes-all": boastful})
+    assert caught.value.signature == "lower:cache-in-delegate"
+
+
+@pytest.mark.parametrize(
+    ("fault", "clause", "signature"),
+    [
+        (faulty.sorts, "LOW-5", "load:no-kernel:aten::sort.values"),
+        (faulty.returns_cache, "LOW-6", "emit:cache-returned"),
+    ],
+)
+def test_faulty_subject_is_caught_when_lowered(fault: Callable[..., Any], clause: str, signature: str) -> None:
+    with pytest.raises(CellFailedError) as caught:
+        judge(clause, "llama", fault, backend="portable")
+    assert caught.value.signature == signature
+
+
+def test_plain_lowering_is_caught_by_none() -> None:
+    plain = lowerings.PLAIN
+    for clause in ("LOW-1", "LOW-4", "LOW-5", "LOW-6", "LOW-7", "LOW-8", "LOW-9", "LOW-10", "PAR-1"):
+        judge(clause, "llama", convert_and_export_with_cache, backend="plain", backends={"plain": plain})
 
 
 def _forgetful(architecture: str) -> PreTrainedModel:
@@ -172,5 +205,6 @@ def test_reference_is_caught_by_none(clause: str, mode: Mode) -> None:
 
 
 def test_every_checked_clause_has_a_fault() -> None:
-    faulted = {clause for _, _, _, clause, _ in FAULTS} | {"LOW-1", "LOW-2", "PAR-8", "SEN-1", "SEN-2"}
+    faulted = {clause for _, _, _, clause, _ in FAULTS} | {clause for _, _, clause, _ in LOWERINGS}
+    faulted |= {"LOW-1", "LOW-5", "PAR-8", "SEN-1", "SEN-2"}
     assert faulted == {clause.id for clause in CHECKED}

@@ -16,10 +16,11 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from conformance.contract import Mode
-from conformance.pipeline import stages
+from conformance.pipeline import lowering
 from conformance.pipeline.backends import PORTABLE, XNNPACK
-from conformance.pipeline.partition import PartitionReport
-from conformance.pipeline.stages import Artifact
+from conformance.pipeline.emission import EmissionReport
+from conformance.pipeline.lowering import Artifact
+from conformance.pipeline.partition import LeftOut, PartitionReport
 from conformance.pipeline.store import Store, key_of
 from conformance.pipeline.workbench import Workbench
 from conformance.reference import convert_and_export_with_cache
@@ -46,7 +47,12 @@ def _exported(module: nn.Module, length: int = 3, dim: Any = None) -> ExportedPr
 
 
 def _artifact(size: int = 10) -> Artifact:
-    return Artifact(b"\n\x00" * (size // 2), PartitionReport(2, 7, 3, ("aten_add (aten.add.Tensor)",)), 1.5, 0.25)
+    left = LeftOut("aten.mean.dim", "float32 [1, 1, 64]", "modeling.py:1 in forward: x.mean(-1)", "")
+    partition = PartitionReport(
+        {"XnnpackBackend": 2}, {"aten.mul.Tensor": 7}, (left,), ("aten_add (aten.add.Tensor)",), (), (), (), ()
+    )
+    emission = EmissionReport(("aten::mean.out",), 300, 280, 256, 128, 128, ("b_cache",), (), (), (), ())
+    return Artifact(b"\n\x00" * (size // 2), partition, emission, 1.5, 0.25)
 
 
 def test_what_was_put_comes_back(tmp_path: Path) -> None:
@@ -140,8 +146,8 @@ def test_a_directory_that_cannot_be_written_costs_no_verdict(tmp_path: Path) -> 
 
 
 def test_nothing_is_lowered_twice_and_a_changed_subject_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lower = Mock(wraps=stages.lower)
-    monkeypatch.setattr(stages, "lower", lower)
+    lower = Mock(wraps=lowering.lower)
+    monkeypatch.setattr(lowering, "lower", lower)
 
     def program(export: Callable[..., Any]) -> bytes:
         bench = Workbench({"mine": Subject("mine", export)}, store=Store(tmp_path, limit=10))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -12,13 +14,15 @@ from hypothesis import strategies as st
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
+from conformance.baselines import PARTITIONS
 from conformance.cells import EXPORTED, Cell
 from conformance.contract import Mode
 from conformance.matrix import Undecodable
 from conformance.models import MAX_CACHE_LEN
 from conformance.oracle import Oracle
-from conformance.pipeline.backends import FLOAT32_TOLERANCE
+from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.workbench import Workbench
+from conformance.records import PartitionRecord
 from conformance.sessions import Session
 from conformance.strategies import DecodeScript, ScriptSpace
 from conformance.subjects.resolve import Subject
@@ -36,7 +40,9 @@ class Case:
         derandomize: Try the same scripts in every run.
         caches: The kinds of cache layers that the architecture's row declares; None where it has no row.
         only: The one script to try, in place of pinned and generated ones.
+        baselines: Where it is listed what backends leave to portable kernels.
         metrics: Filled in by the check; goes into the record.
+        measured: The same, for what is no number.
     """
 
     cell: Cell
@@ -45,7 +51,9 @@ class Case:
     derandomize: bool = True
     caches: tuple[str, ...] | None = None
     only: DecodeScript | None = None
+    baselines: Path = PARTITIONS
     metrics: dict[str, float] = field(default_factory=dict)
+    measured: dict[Literal["partition"], PartitionRecord] = field(default_factory=dict)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -78,6 +86,11 @@ class Case:
     def program(self) -> ExportedProgram:
         """The subject's exported program."""
         return self.workbench.exported(self.cell.architecture, self.subject.name, self.mode)
+
+    @property
+    def backend(self) -> Backend:
+        """The backend of a cell that has one."""
+        return self.workbench.backends[self.cell.backend]
 
     @property
     def tolerance(self) -> float:

@@ -63,7 +63,7 @@ def test_cache_is_buffers(case: Case) -> None:
     """Each cache tensor is one buffer, mutated in place."""
     program = case.program
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    mutated = _mutated(program)
+    mutated = mutated_buffers(program)
     case.metrics["mutated_buffers"] = len(mutated)
     for name in mutated:
         kind = inputs[name].kind
@@ -198,7 +198,7 @@ def _kinds(spec: TreeSpec) -> Iterator[object]:
         yield from _kinds(child)
 
 
-def _mutated(program: ExportedProgram) -> set[str]:
+def mutated_buffers(program: ExportedProgram) -> set[str]:
     """Names of the placeholders that the graph writes to, in place or, where it is functional, by its signature."""
     by_target = {spec.target: spec.arg.name for spec in program.graph_signature.input_specs if spec.target}
     mutated = {

@@ -1,22 +1,54 @@
-"""Lowering: the program fits the edge dialect, and the backend takes all that it can."""
+"""Lowering: the program fits the edge dialect, the backend takes what it should, the runtime can take the rest."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from conformance import environment
+from conformance.baselines import Baseline, baseline
 from conformance.checks.case import Case, clause
+from conformance.checks.test_export import mutated_buffers
+from conformance.pipeline.lowering import Artifact
+from conformance.pipeline.partition import LeftOut
+from conformance.records import PartitionRecord
 from conformance.verdicts import ClauseViolationError, Stage
 
 #: Names shown before "and N more".
 _SHOWN = 5
+#: Operators that cost as much as all others together: a backend that leaves one out is no use for a language model.
+_HEAVY = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("linear.default", "addmm.default", "mm.default", "bmm.default", "baddbmm.default", "matmul.default"),
+        *("convolution.default", "conv1d.default", "scaled_dot_product_attention.default"),
+    )
+)
+#: Activations may take this many times what is alive of them at once: ExecuTorch's greedy planner leaves gaps. Without
+#: any reuse they take 4 to 20 times as much.
+_ACTIVATIONS_BOUND = 1.5
 
 
 @clause("LOW-1")
 def test_lowers(case: Case) -> None:
     """To the edge dialect with IR validity checks on, and on to the bytes of a program."""
-    artifact = case.workbench.artifact(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
+    artifact = _artifact(case)
+    left = artifact.partition.undelegated
+    case.measured["partition"] = PartitionRecord(
+        delegates=dict(artifact.partition.delegates),
+        delegated=dict(artifact.partition.delegated),
+        undelegated=dict(left),
+        program_bytes=len(artifact.program),
+        constant_bytes=artifact.emission.constant_bytes,
+        planned_bytes=artifact.emission.planned_bytes,
+        cache_bytes=artifact.emission.cache_bytes,
+        lower_s=round(artifact.lower_s, 3),
+        emit_s=round(artifact.emit_s, 3),
+    )
     case.metrics.update(
-        delegates=artifact.partition.delegates,
-        delegated_operators=artifact.partition.delegated,
-        undelegated_operators=artifact.partition.undelegated,
+        delegates=sum(artifact.partition.delegates.values()),
+        delegated_operators=sum(artifact.partition.delegated.values()),
+        undelegated_operators=sum(left.values()),
         lower_s=round(artifact.lower_s, 3),
         emit_s=round(artifact.emit_s, 3),
         program_bytes=len(artifact.program),
@@ -26,14 +58,186 @@ def test_lowers(case: Case) -> None:
 @clause("LOW-2")
 def test_partition_is_complete(case: Case) -> None:
     """Asked again, the partitioner finds nothing more."""
-    partition = case.workbench.partition(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
-    leftover = partition.leftover
+    leftover = _artifact(case).partition.leftover
     case.metrics["leftover"] = len(leftover)
     if leftover:
-        more = f" and {len(leftover) - _SHOWN} more" if len(leftover) > _SHOWN else ""
-        raise ClauseViolationError(
-            Stage.LOWER,
+        raise _violation(
             "partition-incomplete",
-            observed=f"{len(leftover)} more: {', '.join(leftover[:_SHOWN])}{more}",
-            expected="nothing left that the partitioner would take",
+            f"{len(leftover)} more: {_some(leftover)}",
+            "nothing left that the partitioner would take",
         )
+
+
+@clause("LOW-3")
+def test_partition_covers(case: Case) -> None:
+    """No heavy operator is left out, and of the others exactly those that the baseline lists."""
+    partition = _artifact(case).partition
+    share = _share(sum(partition.delegated.values()), len(partition.left))
+    case.metrics["delegated_share"] = round(share, 4)
+    heavy = [each for each in partition.left if each.operator in _HEAVY]
+    if heavy:
+        raise _violation(
+            f"heavy-operator-left-out:{heavy[0].operator}", _some(heavy), "every matrix product inside a delegate"
+        )
+    known = baseline(case.cell, environment.versions(), case.baselines)
+    if known is not None:
+        _assert_as_listed(partition.left, share, known, exactly=known.exact)
+
+
+@clause("LOW-4")
+def test_weights_live_once(case: Case) -> None:
+    """A delegate owns the matrices that it multiplies by, and the program holds no constant twice."""
+    artifact = _artifact(case)
+    emission = artifact.emission
+    case.metrics.update(constant_bytes=emission.constant_bytes, exported_constant_bytes=emission.exported_bytes)
+    if artifact.partition.handed_in:
+        raise _violation(
+            "weights-handed-in",
+            f"a delegate is given {_some(artifact.partition.handed_in)} at each call",
+            "weights that the delegate owns",
+        )
+    if emission.stored_twice:
+        raise _violation(
+            "stored-twice",
+            f"{_some(emission.stored_twice)} more often in the program than in the exported one",
+            "each constant once",
+        )
+
+
+@clause("LOW-5")
+def test_kernels_exist(case: Case) -> None:
+    """Known before loading: whatever is called has been registered with the runtime."""
+    from executorch.runtime import Runtime
+
+    operators = _artifact(case).emission.operators
+    case.metrics["kernels"] = len(operators)
+    missing = sorted(set(operators) - set(Runtime.get().operator_registry.operator_names))
+    if missing:
+        raise ClauseViolationError(
+            Stage.LOAD,
+            f"no-kernel:{missing[0]}",
+            observed=f"no kernel for {_some(missing)}",
+            expected="a kernel in the runtime for each operator of the program",
+        )
+
+
+@clause("LOW-6")
+def test_caches_stay_in_place(case: Case) -> None:
+    """Each cache of the exported program is planned memory that an update writes into."""
+    emission = _artifact(case).emission
+    held = len(mutated_buffers(case.program))
+    case.metrics["caches"] = len(emission.caches)
+    absorbed = _artifact(case).partition.absorbed if case.backend.owns_state else ()
+    for code, names, told in (
+        ("cache-returned", emission.returned, "among the program's outputs"),
+        ("cache-unplanned", emission.unplanned, "without a place in planned memory"),
+        ("cache-copied", emission.copied, "copied as a whole by an update"),
+    ):
+        if names:
+            raise _emission_violation(code, f"{_some(names)} {told}", "planned memory, updated in place")
+    if len(emission.caches) + len(absorbed) < held:
+        raise _emission_violation(
+            "cache-lost", f"{len(emission.caches)} mutable buffers", f"{held}, as in the exported program"
+        )
+
+
+@clause("LOW-7")
+def test_planned_memory_is_bounded(case: Case) -> None:
+    """Caches, and little more than the activations that are alive at once."""
+    emission = _artifact(case).emission
+    activations = emission.planned_bytes - emission.cache_bytes
+    alive = emission.alive_bytes - emission.cache_bytes
+    case.metrics.update(
+        planned_bytes=emission.planned_bytes, cache_bytes=emission.cache_bytes, alive_bytes=emission.alive_bytes
+    )
+    if activations > _ACTIVATIONS_BOUND * alive:
+        raise _emission_violation(
+            "memory-wasted",
+            f"{activations} bytes for activations of which {alive} are alive at once",
+            f"at most {_ACTIVATIONS_BOUND} times these",
+        )
+
+
+@clause("LOW-8")
+def test_lowers_the_same_again(case: Case) -> None:
+    """To the same bytes."""
+    again = case.workbench.repeated(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
+    if again:
+        raise _emission_violation("bytes-differ", again, "the same bytes as the first time")
+
+
+@clause("LOW-9")
+def test_passes_are_applied(case: Case) -> None:
+    """Every operator, inside delegates and out, carries the mark that a user's pass left on it before partitioning."""
+    unstamped = _artifact(case).partition.unstamped
+    if unstamped:
+        raise _violation(
+            "pass-without-effect", f"no mark of it on {_some(unstamped)}", "the result of the pass in the program"
+        )
+
+
+@clause("LOW-10")
+def test_partition_is_sound(case: Case) -> None:
+    """A delegate holds nothing that its backend does not speak of, and no cache."""
+    partition = _artifact(case).partition
+    if partition.undeclared:
+        raise _violation(
+            f"undeclared-operator:{partition.undeclared[0]}",
+            f"{_some(partition.undeclared)} inside a delegate",
+            f"operators that {case.cell.backend} declares",
+        )
+    if partition.absorbed and not case.backend.owns_state:
+        raise _violation(
+            "cache-in-delegate", f"{_some(partition.absorbed)} mutated inside a delegate", "cache updates outside"
+        )
+
+
+def _artifact(case: Case) -> Artifact:
+    return case.workbench.artifact(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
+
+
+def _assert_as_listed(left: Sequence[LeftOut], share: float, known: Baseline, *, exactly: bool) -> None:
+    """What is left out against the baseline: more is worse, and less is news that has to be listed too."""
+    __tracebackhide__ = True
+    found, listed = Counter(each.operator for each in left), Counter(known.left)
+    more = found - listed
+    if more:
+        names = [name for name in more if not listed[name]] or list(more)
+        shown = [each for each in left if each.operator in more]
+        raise _violation(
+            f"left-out:{names[0]}",
+            f"{_counted(more)} more than listed: {_some(shown)}",
+            f"what {known.source} lists, {_counted(listed)}",
+        )
+    if round(share, 4) < round(known.share, 4):
+        raise _violation(
+            "lower-share", f"a share of {share:.1%} delegated", f"{known.share:.1%}, as {known.source} lists"
+        )
+    fewer = listed - found
+    if exactly and (fewer or round(share, 4) > round(known.share, 4)):
+        raise _violation(
+            "better-than-listed",
+            f"{_counted(fewer) or 'nothing'} no longer left out, a share of {share:.1%} delegated",
+            f"{known.share:.1%}, as {known.source} lists: run python -m conformance update-partitions on the record",
+        )
+
+
+def _share(delegated: int, left: int) -> float:
+    return delegated / (delegated + left) if delegated + left else 1.0
+
+
+def _counted(operators: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(operators.items()))
+
+
+def _some(names: Iterable[object]) -> str:
+    told = list(map(str, names))
+    return ", ".join(told[:_SHOWN]) + (f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else "")
+
+
+def _violation(code: str, observed: str, expected: str) -> ClauseViolationError:
+    return ClauseViolationError(Stage.LOWER, code, observed=observed, expected=expected)
+
+
+def _emission_violation(code: str, observed: str, expected: str) -> ClauseViolationError:
+    return ClauseViolationError(Stage.EMIT, code, observed=observed, expected=expected)

@@ -1,49 +1,222 @@
-"""What a backend's partitioners took, and what they would still take."""
+"""What a backend's partitioners took of a lowered program, what they left and why, and whether they had a right to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from executorch.devtools.backend_debug import get_delegation_info
+import torch
 from executorch.exir import EdgeProgramManager
+from executorch.exir.backend.utils import WhyNoPartition
+from executorch.exir.lowered_backend_module import LoweredBackendModule
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import GraphModule, Node
+from torch.fx.passes.infra.pass_base import PassResult
+
+#: Where the pass below leaves its mark on a node.
+_STAMP = "conformance_stamp"
+#: Not operators: what picks one of several results, and the call of a delegate.
+_NO_OPERATORS = ("getitem", "executorch_call_delegate")
+#: A frame of a node's stack trace: file, line, function, and the source line if it was there.
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n(?: {4}(.+)\n?)?')
+#: What comes before the part of a path that is the same on every machine.
+_ELSEWHERE = re.compile(r"^.*/(?:site-packages/|(?=conformance/))")
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An operator that no delegate took.
+
+    Args:
+        operator: Its name, such as ``aten.mean.dim``.
+        values: What it computes, such as ``float32 [1, 1, 64]``.
+        source: The line of the model that made it; empty where that is not known.
+        why: What the partitioner said when it was asked; empty where it said nothing.
+    """
+
+    operator: str
+    values: str
+    source: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.operator} ({self.values}{f'; {self.source}' if self.source else ''})"
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionReport:
-    """Counted by ExecuTorch's devtools on the lowered graph, before emission adds allocations and copies to it.
+    """Counted on the lowered graph and the graphs inside it, before emission adds allocations and copies.
+
+    ExecuTorch's `get_delegation_info` counts the same, but it looks at the outermost graph only, counts `getitem` as an
+    operator, and knows operators by the names of their nodes; a test holds the two together.
 
     Args:
-        delegates: Number of delegated subgraphs.
-        delegated: Number of operators inside them.
-        undelegated: Number of operators left to portable kernels.
-        leftover: Names of the nodes that the partitioners, asked again, would take.
+        delegates: Delegated subgraphs, by the id of the backend that took them.
+        delegated: The operators inside them, by name.
+        left: Those left to portable kernels.
+        leftover: The nodes that the partitioners, asked again, would take.
+        undeclared: Operators inside delegates that the backend does not declare.
+        handed_in: Weight matrices that a delegate is given from outside at each call, and does not own.
+        absorbed: Buffers that the program mutates and a delegate has taken over.
+        unstamped: Operators that a user-defined pass, applied before partitioning, has left no mark on.
     """
 
-    delegates: int
-    delegated: int
-    undelegated: int
+    delegates: Mapping[str, int]
+    delegated: Mapping[str, int]
+    left: tuple[LeftOut, ...]
     leftover: tuple[str, ...]
+    undeclared: tuple[str, ...]
+    handed_in: tuple[str, ...]
+    absorbed: tuple[str, ...]
+    unstamped: tuple[str, ...]
+
+    @property
+    def undelegated(self) -> Mapping[str, int]:
+        """The operators left to portable kernels, by name."""
+        return dict(sorted(Counter(each.operator for each in self.left).items()))
 
 
-def partition_report(edge: EdgeProgramManager, partitioners: Sequence[Any]) -> PartitionReport:
-    """Inspect a lowered program, which is left as it was."""
+def stamp(graph_module: GraphModule) -> PassResult:
+    """A pass as users write them: its result is another graph module, whose operators all carry a mark."""
+    stamped = copy.deepcopy(graph_module)
+    for graph in _graphs(stamped):
+        for node in _operators(graph):
+            node.meta[_STAMP] = True
+    return PassResult(stamped, True)
+
+
+def partition_report(
+    edge: EdgeProgramManager, partitioners: Sequence[Any], declares: Callable[[str], bool] | None
+) -> PartitionReport:
+    """Inspect a lowered program, which is left as it was.
+
+    Args:
+        edge: The program.
+        partitioners: To ask again.
+        declares: Whether the backend says that it can take an operator, by name without namespace.
+    """
     program = edge.exported_program()
-    info = get_delegation_info(program.graph_module)
-    leftover: list[str] = []
-    for partitioner in partitioners:
-        nodes = [node for node in program.graph.nodes if node.op == "call_function"]
-        before = [node.meta.pop("delegation_tag", None) for node in nodes]
-        partitioner.partition(program)
-        for node, tag in zip(nodes, before, strict=True):
-            if node.meta.pop("delegation_tag", None) is not None:
-                leftover.append(f"{node.name} ({node.target.__name__})")
-            if tag is not None:
-                node.meta["delegation_tag"] = tag
+    delegates = [module for module in program.graph_module.modules() if isinstance(module, LoweredBackendModule)]
+    inside = [node for delegate in delegates for node in _operators(delegate.original_module.graph_module)]
+    outside = [node for graph in _graphs(program.graph_module) for node in _operators(graph)]
+    leftover, reasons = _asked_again(program, partitioners)
+    delegated = Counter(map(_name, inside))
     return PartitionReport(
-        delegates=info.num_delegated_subgraphs,
-        delegated=info.num_delegated_nodes,
-        undelegated=info.num_non_delegated_nodes,
-        leftover=tuple(leftover),
+        delegates=dict(sorted(Counter(delegate.backend_id for delegate in delegates).items())),
+        delegated=dict(sorted(delegated.items())),
+        left=tuple(LeftOut(_name(node), _values(node), _source(node), reasons.get(node.name, "")) for node in outside),
+        leftover=leftover,
+        undeclared=tuple(name for name in sorted(delegated) if declares and not declares(_short(name))),
+        handed_in=tuple(sorted(_handed_in(program))),
+        absorbed=tuple(sorted(_absorbed(delegates))),
+        unstamped=tuple(sorted({_name(node) for node in (*inside, *outside) if _STAMP not in node.meta})),
     )
+
+
+def _graphs(graph_module: GraphModule) -> Iterator[GraphModule]:
+    """The graph and the graphs inside it, such as the body of a scan; not those of delegates."""
+    yield from (module for module in graph_module.modules() if isinstance(module, GraphModule))
+
+
+def _operators(graph_module: GraphModule) -> Iterator[Node]:
+    for node in graph_module.graph.nodes:
+        if node.op == "call_function" and _name(node) not in _NO_OPERATORS:
+            yield node
+
+
+def _name(node: Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _values(node: Node) -> str:
+    value = node.meta.get("val")
+    tensors = value if isinstance(value, tuple | list) else (value,)
+    return ", ".join(
+        f"{str(each.dtype).removeprefix('torch.')} {list(each.shape)}" if isinstance(each, torch.Tensor) else str(each)
+        for each in tensors
+    )
+
+
+def _source(node: Node) -> str:
+    """The innermost frame inside a model's own code, else the innermost of all."""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    if not frames:
+        return ""
+    models = [frame for frame in frames if "/transformers/models/" in frame[0]]
+    file, line, function, text = (models or frames)[-1]
+    return f"{_ELSEWHERE.sub('', file)}:{line} in {function}{f': {text.strip()}' if text else ''}"
+
+
+def _asked_again(program: ExportedProgram, partitioners: Sequence[Any]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The nodes that would be taken now, and by node what the partitioners said against the others."""
+    leftover: list[str] = []
+    with _heard() as reasons:
+        for partitioner in partitioners:
+            nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+            before = [node.meta.pop("delegation_tag", None) for node in nodes]
+            partitioner.partition(program)
+            for node, tag in zip(nodes, before, strict=True):
+                if node.meta.pop("delegation_tag", None) is not None:
+                    leftover.append(f"{node.name} ({_name(node)})")
+                if tag is not None:
+                    node.meta["delegation_tag"] = tag
+    return tuple(leftover), reasons
+
+
+@contextmanager
+def _heard() -> Iterator[dict[str, str]]:
+    """What ExecuTorch's partitioners log of nodes that they do not take: the first reason by the node's name."""
+    reasons: dict[str, str] = {}
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if isinstance(record.msg, WhyNoPartition) and record.msg.node is not None:
+                reasons.setdefault(record.msg.node.name, record.msg.reason)
+
+    logger, listener = logging.getLogger("executorch"), Listener()
+    level, propagates = logger.level, logger.propagate
+    logger.addHandler(listener)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    try:
+        yield reasons
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
+        logger.propagate = propagates
+
+
+def _short(name: str) -> str:
+    """Without namespace: ``mean.dim`` for ``aten.mean.dim``; operators of torch itself come without one."""
+    return ".".join(name.split(".")[-2:])
+
+
+def _handed_in(program: ExportedProgram) -> Iterator[str]:
+    """Weight matrices, other than mutated buffers, that are arguments of a delegate's call.
+
+    Vectors and numbers are left out: XNNPACK takes those of elementwise operators as inputs, and nothing is packed.
+    """
+    mutated = set(program.graph_signature.buffers_to_mutate.values())
+    held = {**program.state_dict, **program.constants}
+    constant = {
+        spec.arg.name: str(spec.target)
+        for spec in program.graph_signature.input_specs
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+        and spec.target not in mutated
+        and getattr(held.get(str(spec.target)), "ndim", 0) > 1
+    }
+    for node in program.graph.nodes:
+        if node.op == "call_function" and _name(node) == "executorch_call_delegate":
+            yield from (constant[arg.name] for arg in node.args if isinstance(arg, Node) and arg.name in constant)
+
+
+def _absorbed(delegates: Sequence[LoweredBackendModule]) -> Iterator[str]:
+    for delegate in delegates:
+        yield from map(str, delegate.original_module.graph_signature.buffers_to_mutate.values())

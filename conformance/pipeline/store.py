@@ -8,12 +8,12 @@ exports another is, whatever its name and version say.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
 import platform
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
-from conformance.pipeline import backends, partition, stages
+from conformance.pipeline import emission, lowering, partition
 from conformance.pipeline.backends import Backend
-from conformance.pipeline.partition import PartitionReport
-from conformance.pipeline.stages import Artifact
+from conformance.pipeline.lowering import Artifact
 
 #: Packages whose every file has a say in what lowering gives.
 _LOWERING_PACKAGES = ("torch", "executorch", "torchao")
@@ -38,7 +38,8 @@ _ORIGINS = ("torch_fn", "source_fn_stack", "nn_module_stack")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _MIB = 1 << 20
 #: To be raised when the layout of an entry or the way of hashing changes.
-_FORMAT = "1"
+_FORMAT = "2"
+_ARTIFACT = TypeAdapter(Artifact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +66,14 @@ class Store:
         with contextlib.suppress(OSError):
             os.utime(path)  # it is in use
         head, _, program = body.partition(b"\n")
-        facts = json.loads(head)
-        counts = facts.pop("partition")
-        leftover = tuple(counts.pop("leftover"))
-        return Artifact(program, PartitionReport(leftover=leftover, **counts), **facts)
+        try:
+            return _ARTIFACT.validate_python({**json.loads(head), "program": program})
+        except ValidationError:
+            return None  # from a suite of other days
 
     def put(self, key: str, artifact: Artifact) -> None:
         """Keep `artifact` under `key`. A full disk costs the artifact, not the verdict."""
-        facts = dataclasses.asdict(artifact)
-        program: bytes = facts.pop("program")
-        body = json.dumps(facts).encode() + b"\n" + program
+        body = _ARTIFACT.dump_json(artifact, exclude={"program"}) + b"\n" + artifact.program
         with contextlib.suppress(OSError):
             self.directory.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.directory, prefix=".") as partial:
@@ -99,7 +98,7 @@ class Store:
 def key_of(program: ExportedProgram, backend: Backend) -> str:
     """What `program` lowered by `backend` is kept under."""
     digest = hashlib.sha256()
-    for part in (_FORMAT, *_surroundings(), backend.name, *_graphs(program), *_interface(program)):
+    for part in (_FORMAT, *_surroundings(backend), backend.name, *_graphs(program), *_interface(program)):
         digest.update(_ADDRESS.sub("", part).encode() + b"\0")
     for name, tensor in _tensors(program):
         digest.update(f"{name} {_described(tensor)}".encode())
@@ -107,7 +106,7 @@ def key_of(program: ExportedProgram, backend: Backend) -> str:
     return digest.hexdigest()
 
 
-def _surroundings() -> Iterator[str]:
+def _surroundings(backend: Backend) -> Iterator[str]:
     """The interpreter, the packages file by file, and the code of this suite that lowers."""
     yield platform.python_version()
     for package in _LOWERING_PACKAGES:
@@ -116,8 +115,10 @@ def _surroundings() -> Iterator[str]:
             yield found.version
             # Every file with its digest, but for the scripts, whose first line says where the environment is.
             yield from (line for line in (found.read_text("RECORD") or "").splitlines() if not line.startswith(".."))
-    for module in (stages, backends, partition):
-        yield Path(str(module.__file__)).read_text()
+    recipe = (backend.partitioners, backend.edge, backend.passes, backend.emission)
+    names = (lowering.__name__, partition.__name__, emission.__name__, *(part.__module__ for part in recipe))
+    for name in sorted(set(names)):
+        yield Path(str(sys.modules[name].__file__)).read_text()
 
 
 def _graphs(program: ExportedProgram) -> Iterator[str]:

@@ -12,7 +12,7 @@ import transformers.masking_utils  # noqa: F401 - like the line above, what the 
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from conformance.pipeline import stages
+from conformance.pipeline import lowering
 from conformance.pipeline.backends import Backend
 
 
@@ -26,7 +26,7 @@ def warm_up(backends: Iterable[Backend]) -> None:
     tqdm.monitor_interval = 0
     program = torch.export.export(nn.Linear(1, 1).eval(), (torch.zeros(1, 1),))
     for backend in backends:
-        stages.emit(stages.lower(copy.deepcopy(program), backend))
+        lowering.emit(lowering.lower(copy.deepcopy(program), backend), backend)
     # What is there by now stays. Looking through it for garbage again and again took 8 % of lowering.
     gc.collect()
     gc.freeze()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -15,14 +16,13 @@ from conformance.cells import Cell
 from conformance.contract import Mode
 from conformance.models import MAX_CACHE_LEN
 from conformance.oracle import Oracle
-from conformance.pipeline import stages
+from conformance.pipeline import lowering, stages
 from conformance.pipeline.backends import BACKENDS, Backend
-from conformance.pipeline.partition import PartitionReport
-from conformance.pipeline.stages import Artifact, Lowered
+from conformance.pipeline.lowering import Artifact, Lowered
 from conformance.pipeline.store import Store, key_of
 from conformance.sessions import ExportedModule, RuntimeSession, Session
 from conformance.subjects.resolve import Subject, resolve
-from conformance.verdicts import CellFailedError, NotApplicableError
+from conformance.verdicts import CellFailedError, NotApplicableError, NotRunError
 
 T = TypeVar("T")
 
@@ -85,22 +85,42 @@ class Workbench:
             lambda: stages.export(self.subject(subject), self.model(architecture), mode),
         )
 
-    def partition(self, architecture: str, subject: str, mode: Mode, backend: str) -> PartitionReport:
-        """What `backend` took of the program."""
-        stored = self._stored(architecture, subject, mode, backend)
-        return (stored or self._lowered(architecture, subject, mode, backend)).partition
-
     def artifact(self, architecture: str, subject: str, mode: Mode, backend: str) -> Artifact:
         """The program, lowered by `backend` and emitted: out of the store, or made and put there."""
 
+        obstacle = self.backends[backend].obstacle
+        if obstacle:
+            raise NotRunError(obstacle)
+
         def make() -> Artifact:
-            made = stages.emit(self._lowered(architecture, subject, mode, backend))
+            made = lowering.emit(self._lowered(architecture, subject, mode, backend), self.backends[backend])
             if self._store is not None:
                 self._store.put(self._key(architecture, subject, mode, backend), made)
             return made
 
         stored = self._stored(architecture, subject, mode, backend)
         return stored or self._once(architecture, ("artifact", subject, mode, backend), make)
+
+    def repeated(self, architecture: str, subject: str, mode: Mode, backend: str) -> str:
+        """How another lowering of the same program differs from the artifact; empty if it gave the same bytes.
+
+        It lowers once more, unless somebody has done so before and the store has the answer.
+        """
+
+        def make() -> str:
+            artifact = self.artifact(architecture, subject, mode, backend)
+            if artifact.again is not None:
+                return artifact.again
+            made_here = ("artifact", subject, mode, backend) in self._kept
+            lower = self._lower if made_here else self._lowered
+            other = lowering.emit(lower(architecture, subject, mode, backend), self.backends[backend]).program
+            again = _difference(artifact.program, other)
+            if self._store is not None:
+                key = self._key(architecture, subject, mode, backend)
+                self._store.put(key, dataclasses.replace(artifact, again=again))
+            return again
+
+        return self._once(architecture, ("repeated", subject, mode, backend), make)
 
     def exported_session(self, architecture: str, subject: str, mode: Mode) -> Session:
         """A new session of the exported program; it ends the one before."""
@@ -134,11 +154,14 @@ class Workbench:
 
     def _lowered(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
         def make() -> Lowered:
-            # ExecuTorch marks the program's nodes while it lowers. A copy takes 0.02 s, exporting again 1 s.
-            program = copy.deepcopy(self.exported(architecture, subject, mode))
-            return stages.lower(program, self.backends[backend])
+            return self._lower(architecture, subject, mode, backend)
 
         return self._once(architecture, ("lowered", subject, mode, backend), make)
+
+    def _lower(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
+        # ExecuTorch marks the program's nodes while it lowers. A copy takes 0.02 s, exporting again 1 s.
+        program = copy.deepcopy(self.exported(architecture, subject, mode))
+        return lowering.lower(program, self.backends[backend])
 
     def _stored(self, architecture: str, subject: str, mode: Mode, backend: str) -> Artifact | None:
         """What the store had when it was first asked."""
@@ -172,6 +195,15 @@ class Workbench:
             raise kept.with_traceback(None) from None
         result: T = kept
         return result
+
+
+def _difference(first: bytes, second: bytes) -> str:
+    if first == second:
+        return ""
+    if len(first) != len(second):
+        return f"{len(second)} bytes after {len(first)}"
+    differing = [index for index, (one, other) in enumerate(zip(first, second, strict=True)) if one != other]
+    return f"{len(differing)} of {len(first)} bytes, the first at {differing[0]}"
 
 
 def _weights(model: PreTrainedModel) -> bytes:

@@ -1,0 +1,140 @@
+"""What each backend is known to leave to portable kernels: `fixtures/partitions/executorch-VERSION/ARCHITECTURE.json`.
+
+Partitions change with ExecuTorch, so each release has its own. Against a release that has none yet, the newest one
+before it is taken: what got worse since then is what a person wants to know. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as validated
+
+from conformance.cells import Cell
+from conformance.invalid import first_problem
+from conformance.matrix import ROOT
+from conformance.records import RunRecord
+
+PARTITIONS = ROOT / "fixtures" / "partitions"
+_FOLDER = "executorch-"
+#: What a partition depends on beside ExecuTorch.
+_MADE_WITH = ("torch", "transformers")
+
+
+@validated(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Listed:
+    """One program, as a file lists it: how many operators are delegated, and how many of which are left out."""
+
+    made_with: Mapping[str, str]
+    delegated: int
+    left: Mapping[str, int]
+
+
+#: A file: by subject, backend and mode.
+_FILE = TypeAdapter(dict[str, dict[str, dict[str, Listed]]])
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What is listed for one program.
+
+    Args:
+        left: How many operators are left out, by name.
+        share: The share of operators that is delegated.
+        source: The file that says so.
+        exact: Whether it was made with the versions that are installed, so that less is a difference too.
+    """
+
+    left: Mapping[str, int]
+    share: float
+    source: str
+    exact: bool
+
+
+class BaselineError(ValueError):
+    """A file of baselines is damaged; says which and where."""
+
+
+def baseline(cell: Cell, versions: Mapping[str, str], directory: Path = PARTITIONS) -> Baseline | None:
+    """What is listed for the program of `cell`; None if no release up to the installed one has it."""
+    for version in _releases(versions.get("executorch"), directory):
+        path = _path(cell.architecture, version, directory)
+        listed = _read(path).get(str(cell.subject), {}).get(cell.backend, {}).get(str(cell.mode))
+        if listed is not None:
+            total = listed.delegated + sum(listed.left.values())
+            same = all(listed.made_with.get(name) == _public(versions.get(name)) for name in _MADE_WITH)
+            return Baseline(
+                listed.left,
+                listed.delegated / total if total else 1.0,
+                str(path.relative_to(directory.parent.parent)),
+                exact=same and str(version) == versions.get("executorch"),
+            )
+    return None
+
+
+def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
+    """Write what `run` saw, and yield a sentence for each change."""
+    versions = run.environment.packages
+    made_with = {name: _public(versions[name]) or "" for name in _MADE_WITH if name in versions}
+    files: dict[Path, dict[str, dict[str, dict[str, Listed]]]] = {}
+    for cell in run.cells:
+        if cell.partition is None or not cell.partition.delegates or cell.subject is None or cell.mode is None:
+            continue
+        path = _path(cell.architecture, Version(versions["executorch"]), directory)
+        modes = files.setdefault(path, _read(path)).setdefault(cell.subject, {}).setdefault(cell.backend, {})
+        new = Listed(made_with, sum(cell.partition.delegated.values()), cell.partition.undelegated)
+        old = modes.get(cell.mode)
+        modes[cell.mode] = new
+        place = f"{cell.architecture} {cell.subject} {cell.backend} {cell.mode}"
+        if old is None:
+            yield f"{place}: {new.delegated} delegated, {sum(new.left.values())} left out"
+        elif (old.delegated, dict(old.left)) != (new.delegated, dict(new.left)):
+            yield f"{place}: {_changes(old, new)}"
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plain: Any = _FILE.dump_python(content, mode="json")
+        path.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _changes(old: Listed, new: Listed) -> str:
+    names = sorted({*old.left, *new.left})
+    before, after = Counter(old.left), Counter(new.left)
+    told = [f"{name} {before[name]} → {after[name]}" for name in names if before[name] != after[name]]
+    return ", ".join([f"{old.delegated} → {new.delegated} delegated", *told])
+
+
+def _releases(installed: str | None, directory: Path) -> list[Version]:
+    """The listed releases up to the installed one, newest first."""
+    found = []
+    for folder in directory.glob(f"{_FOLDER}*"):
+        try:
+            found.append(Version(folder.name.removeprefix(_FOLDER)))
+        except InvalidVersion:
+            raise BaselineError(f"{folder}: {folder.name} names no version of ExecuTorch") from None
+    newest = Version(installed) if installed else None
+    return sorted((version for version in found if newest is None or version <= newest), reverse=True)
+
+
+def _path(architecture: str, version: Version, directory: Path) -> Path:
+    return directory / f"{_FOLDER}{version}" / f"{architecture}.json"
+
+
+def _read(path: Path) -> dict[str, dict[str, dict[str, Listed]]]:
+    try:
+        return _FILE.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValidationError as error:
+        raise BaselineError(f"{path}: {first_problem(error)}") from error
+
+
+def _public(version: str | None) -> str | None:
+    """Without the build: 2.13.0+cpu lowers as 2.13.0 does."""
+    return Version(version).public if version else None

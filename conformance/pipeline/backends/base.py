@@ -1,0 +1,72 @@
+"""What a backend is, as data. Imports no torch; a backend's own package is imported when it lowers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from conformance.cells import BackendTraits
+from conformance.pipeline.backends.recipes import checked_edge, in_place_emission, no_passes
+
+#: Share of the logits' scale. Float32 agrees to 1e-7 to 3e-6 over the core architectures, on the exported program and
+#: on portable and XNNPACK; the smallest real fault seen (an exact GELU for a tanh one) is 2e-4 to 4e-4.
+FLOAT32_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One way to lower a program and run it.
+
+    Args:
+        name: As in cells and on the command line.
+        partitioners: Makes ExecuTorch partitioners, in the order they are asked; none for portable kernels only.
+        tolerance: The largest error of a logit that still counts as equal, as a share of the logits' scale.
+        delegating: Whether it has partitioners.
+        runs: Whether its programs can be executed here. Those of others are lowered and emitted, and no more.
+        requires: The packages it needs, as in a requirements file.
+        group: The dependency group in `pyproject.toml` that installs them.
+        owns_state: Whether its delegates take over the cache buffers that they update.
+        declares: Whether it says that it can take an operator, by name without namespace, such as ``linear.default``.
+        edge: Makes ExecuTorch's settings for the edge dialect.
+        passes: Makes the passes to apply before partitioning.
+        emission: Makes ExecuTorch's settings for emission.
+    """
+
+    name: str
+    partitioners: Callable[[], list[Any]]
+    tolerance: float
+    delegating: bool
+    runs: bool = True
+    requires: tuple[str, ...] = ()
+    group: str = ""
+    owns_state: bool = False
+    declares: Callable[[str], bool] | None = None
+    edge: Callable[[], Any] = checked_edge
+    passes: Callable[[], list[Any]] = no_passes
+    emission: Callable[[], Any] = in_place_emission
+
+    @property
+    def traits(self) -> BackendTraits:
+        """What planning needs to know."""
+        return BackendTraits(self.name, self.delegating, self.runs)
+
+    @property
+    def obstacle(self) -> str:
+        """What this environment lacks for it, and how to get that; empty where it lacks nothing."""
+        lacking = [text for text in self.requires if not _installed(Requirement(text))]
+        if not lacking:
+            return ""
+        return f"{self.name} needs {', '.join(lacking)}: pip install --group {self.group} -c constraints.txt"
+
+
+def _installed(requirement: Requirement) -> bool:
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return False
+    try:
+        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False

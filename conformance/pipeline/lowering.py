@@ -1,0 +1,77 @@
+"""Lowering and emitting: from an exported program to the bytes of an ExecuTorch program, and what can be said of both.
+
+A module of its own, since the artifact store goes by its text: whatever changes here is lowered anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from executorch.exir import EdgeProgramManager, to_edge_transform_and_lower
+from torch.export import ExportedProgram
+
+from conformance.pipeline.backends import Backend
+from conformance.pipeline.emission import EmissionReport, emission_report, held_tensors
+from conformance.pipeline.partition import PartitionReport, partition_report, stamp
+from conformance.verdicts import Stage, at
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A program in the edge dialect, with its delegates in place, and what partitioning did. Times are in seconds.
+
+    `held` are the tensors of the exported program, by name.
+    """
+
+    edge: EdgeProgramManager
+    partition: PartitionReport
+    held: Mapping[str, torch.Tensor]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An ExecuTorch program, as the bytes of a `.pte` file, and how it came about. Times are in seconds.
+
+    `again` says, once somebody has asked, whether lowering the same program again gave the same bytes: nothing if it
+    did, and otherwise what differed.
+    """
+
+    program: bytes
+    partition: PartitionReport
+    emission: EmissionReport
+    lower_s: float
+    emit_s: float
+    again: str | None = None
+
+
+def lower(program: ExportedProgram, backend: Backend) -> Lowered:
+    """The program in the edge dialect, validity checks on, with a user's pass applied and the backend's delegates.
+
+    ExecuTorch marks the exported program's own nodes while it lowers, so give each backend a program of its own.
+    """
+    with at(Stage.LOWER), torch.no_grad():
+        held = held_tensors(program)
+        start = time.monotonic()
+        edge = to_edge_transform_and_lower(
+            program,
+            transform_passes=[stamp, *backend.passes()],
+            partitioner=backend.partitioners(),
+            compile_config=backend.edge(),
+        )
+        seconds = time.monotonic() - start
+        return Lowered(edge, partition_report(edge, backend.partitioners(), backend.declares), held, seconds)
+
+
+def emit(lowered: Lowered, backend: Backend) -> Artifact:
+    """The bytes of the program, memory planned and delegates serialised."""
+    with at(Stage.EMIT), torch.no_grad():
+        start = time.monotonic()
+        emitted = lowered.edge.to_executorch(backend.emission())
+        program = bytes(emitted.buffer)
+        seconds = time.monotonic() - start
+        report = emission_report(lowered.edge, emitted, lowered.held)
+        return Artifact(program, lowered.partition, report, lowered.seconds, seconds)

@@ -1,0 +1,184 @@
+"""Deliberately faulty backends: each lowers with one thing wrong, and a clause of the LOW chapter must catch it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, final
+
+from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import ExecutorchBackendConfig
+from executorch.exir.backend.backend_details import BackendDetails, PreprocessResult
+from executorch.exir.backend.partitioner import DelegationSpec, Partitioner, PartitionResult
+from executorch.exir.backend.utils import tag_constant_data, tag_mutated_buffer
+from executorch.exir.dialects._ops import ops
+from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite, naive
+from executorch.exir.passes import MemoryPlanningPass
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_base import PassResult
+
+from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
+from conformance.pipeline.backends import xnnpack as good
+from conformance.pipeline.backends.recipes import checked_edge, in_place_emission, no_passes
+
+_MATRIX_PRODUCTS = ("linear.default", "addmm.default", "mm.default")
+
+
+def _backend(name: str, partitioners: Callable[[], list[Any]], **others: Any) -> Backend:
+    return Backend(name, partitioners, FLOAT32_TOLERANCE, delegating=True, **{"declares": good.declares, **others})
+
+
+class TakesNothingAtFirst(XnnpackPartitioner):  # type: ignore[misc]  # ExecuTorch has no types
+    """Finds nothing when it lowers, and everything when it is asked again."""
+
+    asked = itertools.count()
+
+    def ops_to_not_decompose(self, exported_program: Any) -> tuple[list[Any], None]:
+        """None, since it takes none of them."""
+        return [], None
+
+    def partition(self, exported_program: Any) -> Any:
+        """Everything, but for the first time."""
+        result = super().partition(exported_program)
+        if next(type(self).asked) == 0:
+            for node in exported_program.graph.nodes:
+                node.meta.pop("delegation_tag", None)
+            result.partition_tags.clear()
+        return result
+
+
+def without_matrix_products() -> list[Any]:
+    """XNNPACK's partitioner without linear and what it decomposes to."""
+    return [XnnpackPartitioner([c for c in ALL_PARTITIONER_CONFIGS if c.target_name not in _MATRIX_PRODUCTS])]
+
+
+def without_softmax() -> list[Any]:
+    """XNNPACK's partitioner without an operator that is not heavy."""
+    return [XnnpackPartitioner([c for c in ALL_PARTITIONER_CONFIGS if c.target_name != "_softmax.default"])]
+
+
+def with_weights_from_outside() -> list[Any]:
+    """XNNPACK's partitioner, told not to own the weights of linear."""
+    return [XnnpackPartitioner(force_non_static_weights_for_f32_linear=True)]
+
+
+@final
+class Hoarder(BackendDetails):  # type: ignore[misc]  # ExecuTorch has no types
+    """A backend that takes whatever it is given, and stores each of its constants twice."""
+
+    @classmethod
+    def preprocess(cls, edge_program: ExportedProgram, compile_specs: list[Any]) -> PreprocessResult:
+        """The bytes of all constants, and again."""
+        held = [value.contiguous().numpy().tobytes() for value in edge_program.state_dict.values()]
+        return PreprocessResult(processed_bytes=b"".join([*held, *held]))
+
+
+class _MatrixProducts(Partitioner):  # type: ignore[misc]  # ExecuTorch has no types
+    """Gives the Hoarder each matrix product by itself, with what else it needs labelled by `label`."""
+
+    def __init__(self, label: Callable[[ExportedProgram], None]) -> None:
+        super().__init__()
+        self._label = label
+
+    def partition(self, exported_program: ExportedProgram) -> PartitionResult:
+        """One partition for each node."""
+        tags: dict[str, DelegationSpec] = {}
+        for node in exported_program.graph.nodes:
+            if node.target in (ops.edge.aten.mm.default, ops.edge.aten.addmm.default):
+                node.meta["delegation_tag"] = tag = f"tag{len(tags)}"
+                tags[tag] = DelegationSpec(Hoarder.__name__, [])
+        self._label(exported_program)
+        return PartitionResult(exported_program, tags)
+
+
+class _Everything(Partitioner):  # type: ignore[misc]  # ExecuTorch has no types
+    """Gives the Hoarder the whole program, caches and all."""
+
+    def partition(self, exported_program: ExportedProgram) -> PartitionResult:
+        """One partition."""
+        for node in exported_program.graph.nodes:
+            if node.op == "call_function":
+                node.meta["delegation_tag"] = "all"
+        tag_constant_data(exported_program)
+        tag_mutated_buffer(exported_program)
+        return PartitionResult(exported_program, {"all": DelegationSpec(Hoarder.__name__, [])})
+
+
+def hoards_weights() -> list[Any]:
+    """Takes matrix products with their weights, which it stores twice."""
+    return [_MatrixProducts(tag_constant_data)]
+
+
+def mislabels_constants() -> list[Any]:
+    """Takes matrix products, but does not say that their weights are constants of theirs."""
+    return [_MatrixProducts(lambda _: None)]
+
+
+def copying_emission() -> Any:
+    """ExecuTorch's default, which copies a cache for each update of it."""
+    return ExecutorchBackendConfig()
+
+
+def wasteful_emission() -> Any:
+    """A memory plan in which no two tensors share a place."""
+    plan = MemoryPlanningPass(memory_planning_algo=MemoryPlanningAlgorithmSuite([naive]))
+    return ExecutorchBackendConfig(run_reinplace_pass=True, memory_planning_pass=plan)
+
+
+def changes_numbers() -> list[Any]:
+    """A pass that makes every tanh a sigmoid."""
+
+    def change(graph_module: GraphModule) -> PassResult:
+        for node in graph_module.graph.nodes:
+            if node.target == ops.edge.aten.sigmoid.default:
+                node.target = ops.edge.aten.tanh.default
+        graph_module.recompile()
+        return PassResult(graph_module, True)
+
+    return [change]
+
+
+def forgets_passes() -> list[Any]:
+    """A pass that puts the operators back as they were, without what passes before it have left on them."""
+
+    def forget(graph_module: GraphModule) -> PassResult:
+        for node in graph_module.graph.nodes:
+            node.meta.pop("conformance_stamp", None)
+        return PassResult(graph_module, True)
+
+    return [forget]
+
+
+def _unsteady() -> Callable[[], Any]:
+    """Emission that aligns delegates otherwise each time."""
+    times = itertools.count()
+
+    def emission() -> Any:
+        return ExecutorchBackendConfig(run_reinplace_pass=True, segment_alignment=128 << (next(times) % 2))
+
+    return emission
+
+
+def unchecked_edge() -> Any:
+    """The edge dialect without its checks."""
+    from executorch.exir import EdgeCompileConfig
+
+    return EdgeCompileConfig(_check_ir_validity=False)
+
+
+LAZY = _backend("lazy", lambda: [TakesNothingAtFirst()])
+TAKES_NOTHING = _backend("takes-nothing", list)
+WITHOUT_LINEAR = _backend("without-linear", without_matrix_products)
+WITHOUT_SOFTMAX = _backend("without-softmax", without_softmax)
+HANDED_IN = _backend("handed-in", with_weights_from_outside)
+HOARDER = _backend("hoarder", hoards_weights)
+MISLABELS = _backend("mislabels", mislabels_constants)
+TAKES_ALL = _backend("takes-all", lambda: [_Everything()])
+COPIES_CACHES = _backend("copies-caches", list, emission=copying_emission)
+WASTEFUL = _backend("wasteful", list, emission=wasteful_emission)
+UNSTEADY = _backend("unsteady", list, emission=_unsteady())
+FORGETS_PASSES = _backend("forgets-passes", list, passes=forgets_passes)
+CHANGES_NUMBERS = _backend("changes-numbers", list, passes=changes_numbers)
+PLAIN = _backend("plain", list, edge=checked_edge, passes=no_passes, emission=in_place_emission)
