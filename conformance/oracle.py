@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 from transformers import PreTrainedModel, StaticCache
 
 from conformance.reference.calling import cache_argument
+from conformance.sessions import Session
 from conformance.strategies import text
 from conformance.verdicts import ClauseViolationError, Stage, at
 
@@ -64,7 +67,7 @@ class Oracle:
 
     def agree_without_cache(self) -> None:
         """Raises `ClauseViolationError` where decoding with the cache is grossly off the forward pass without it."""
-        tokens = text(0, self.max_cache_len, self._vocab)
+        tokens = text(0, self.max_cache_len, self.vocab)
         decoded = torch.stack([self.logits(tokens[: length + 1]) for length in range(len(tokens))])
         error = float((decoded - self.without_cache(tokens)).abs().max()) / self.scale
         if not error < _GROSS:  # nan is no agreement either
@@ -76,12 +79,67 @@ class Oracle:
             )
 
     @property
-    def _vocab(self) -> int:
+    def vocab(self) -> int:
+        """Number of token ids."""
         return int(self.model.config.get_text_config(decoder=True).vocab_size)
 
     def _scale(self) -> float:
-        tokens = text(0, self.max_cache_len, self._vocab)
+        tokens = text(0, self.max_cache_len, self.vocab)
         return max(float(self.logits(tokens[: length + 1]).abs().max()) for length in range(len(tokens)))
+
+
+class ProgramOracle:
+    """Expected logits for any prefix, of an exported program that torch runs one token a call.
+
+    Args:
+        new_session: Starts a session of the program, which ends the one before.
+        length: Positions in its cache.
+        vocab: Number of token ids.
+    """
+
+    def __init__(self, new_session: Callable[[], Session], length: int, vocab: int) -> None:
+        self._new_session = new_session
+        self._known: dict[tuple[int, ...], torch.Tensor] = {}
+        self._session: Session | None = None
+        self._held: tuple[int, ...] = ()
+        tokens = text(0, length, vocab)
+        self.scale = max(float(self.logits(tokens[: end + 1]).abs().max()) for end in range(length))
+
+    def logits(self, prefix: tuple[int, ...]) -> torch.Tensor:
+        """The logits after the last token of `prefix`, shape [vocab]."""
+        if prefix not in self._known:
+            if self._session is None or self._held != prefix[: len(self._held)] or len(self._held) == len(prefix):
+                self._session, self._held = self._new_session(), ()
+            for token in prefix[len(self._held) :]:
+                position = len(self._held)
+                self._held = (*self._held, token)
+                outputs = self._session.step(torch.tensor([[token]]), torch.tensor([position]))
+                self._known[self._held] = outputs[0, -1]
+        return self._known[prefix]
+
+
+def disturbed(model: PreTrainedModel, relative: float, seed: int) -> PreTrainedModel:
+    """A copy whose embeddings are off by `relative`: as good an oracle as the model itself, with other ties."""
+    copied: PreTrainedModel = copy.deepcopy(model)
+    embedding: Any = copied.get_input_embeddings()
+    embedding.weight = torch.nn.Parameter(_off_by(embedding.weight, relative, seed))
+    return copied
+
+
+def disturbed_program(program: ExportedProgram, relative: float, seed: int) -> ExportedProgram:
+    """The same of an exported program."""
+    copied = copy.deepcopy(program)
+    targets = {spec.arg.name: spec.target for spec in copied.graph_signature.input_specs if spec.target}
+    for node in copied.graph.nodes:
+        if node.op == "call_function" and node.target == torch.ops.aten.embedding.default:
+            target = targets[node.args[0].name]
+            copied.state_dict[target] = _off_by(copied.state_dict[target], relative, seed)
+    return copied
+
+
+def _off_by(weight: torch.Tensor, relative: float, seed: int) -> torch.Tensor:
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+    return (weight.detach().float() * (1 + relative * noise)).to(weight.dtype)
 
 
 def cache_states(cache: Any) -> Iterator[tuple[int, str, torch.Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,8 +19,9 @@ from conformance.cells import EXPORTED, Cell
 from conformance.contract import Mode
 from conformance.matrix import Undecodable
 from conformance.models import MAX_CACHE_LEN
-from conformance.oracle import Oracle
+from conformance.oracle import Oracle, ProgramOracle
 from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
+from conformance.pipeline.backends.base import Precision
 from conformance.pipeline.workbench import Workbench
 from conformance.records import PartitionRecord
 from conformance.sessions import Session
@@ -66,6 +67,12 @@ class Case:
         return self.workbench.trusted_oracle(self.cell.architecture)
 
     @property
+    def expected(self) -> Oracle | ProgramOracle:
+        """What the cell's program is judged by: the oracle, or that of the model which its backend has rounded."""
+        where = (self.cell.architecture, self.subject.name, self.mode)
+        return self.workbench.expected(*where, self.cell.backend)
+
+    @property
     def untried_oracle(self) -> Oracle:
         """The oracle, for checks of the oracle itself."""
         return self.workbench.oracle(self.cell.architecture)
@@ -85,12 +92,26 @@ class Case:
     @property
     def program(self) -> ExportedProgram:
         """The subject's exported program."""
-        return self.workbench.exported(self.cell.architecture, self.subject.name, self.mode)
+        return self.workbench.exported(self.cell.architecture, self.subject.name, self.mode, self.cell.backend)
 
     @property
     def backend(self) -> Backend:
         """The backend of a cell that has one."""
         return self.workbench.backends[self.cell.backend]
+
+    @property
+    def precision(self) -> Precision | None:
+        """How near the logits must come, where that is not by `tolerance`."""
+        backend = self.workbench.backends.get(self.cell.backend)
+        return backend.precision if backend else None
+
+    def disturbed(self) -> Iterator[Oracle | ProgramOracle]:
+        """Oracles as good as the expected one, with other ties."""
+        where = (self.cell.architecture, self.subject.name, self.mode, self.cell.backend)
+        seed = 0
+        while (oracle := self.workbench.disturbed(*where, seed)) is not None:
+            yield oracle
+            seed += 1
 
     @property
     def tolerance(self) -> float:

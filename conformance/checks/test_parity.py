@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import chain
+
 import torch
 from hypothesis.strategies import SearchStrategy
 
 from conformance.checks.case import Case, clause, tensors
 from conformance.oracle import Oracle
+from conformance.pipeline.backends.base import Precision
 from conformance.sessions import Session
 from conformance.strategies import DecodeScript, in_chunks, joined, text, token_by_token
 from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage
@@ -16,6 +21,8 @@ _RECURRENT_STATE = ("conv_states", "recurrent_states")
 #: For PAR-8 where there is recurrent state: the forward pass without cache scans in chunks and the oracle goes step by
 #: step, which rounds differently (up to 1.0e-4 for nemotron_h). A state that is not carried is off by 0.1 and more.
 _SCAN_TOLERANCE = 5e-4
+#: What stands in the record for logits that are equal to the last bit, which have no noise at all.
+_EQUAL_DB = 300.0
 
 
 @clause("PAR-1")
@@ -108,12 +115,13 @@ def follow_all(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: Deco
 def follow(case: Case, script: DecodeScript, session: Session | None = None) -> None:
     """One script on a new session, or on the one given, each call compared with the oracle."""
     __tracebackhide__ = True
-    oracle = case.oracle
+    oracle = case.expected
     session = session or case.new_session()
     for index, (call, held) in enumerate(script.steps()):
         so_far = DecodeScript(script.calls[: index + 1])
         observed = session.step(*tensors(call.tokens, call.position))
-        expected = torch.stack([oracle.logits(held[: call.position + i + 1]) for i in range(len(call.tokens))])
+        prefixes = [held[: call.position + i + 1] for i in range(len(call.tokens))]
+        expected = torch.stack([oracle.logits(prefix) for prefix in prefixes])
         if observed.shape != (1, *expected.shape):
             raise ClauseViolationError(
                 Stage.EXECUTE,
@@ -122,7 +130,10 @@ def follow(case: Case, script: DecodeScript, session: Session | None = None) -> 
                 expected=f"{[1, *expected.shape]}",
                 script=so_far,
             )
-        _assert_close(case, observed[0], expected, so_far, Stage.EXECUTE, case.tolerance)
+        if case.precision is None:
+            _assert_close(case, observed[0], expected, so_far, Stage.EXECUTE, case.tolerance)
+        else:
+            assert_precise(case, case.precision, observed[0], prefixes, so_far)
 
 
 def _assert_close(
@@ -137,10 +148,7 @@ def _assert_close(
     __tracebackhide__ = True
     call = script.calls[-1]
     difference = (observed - expected).abs() / case.untried_oracle.scale
-    if not bool(torch.isfinite(observed).all()):
-        raise ClauseViolationError(
-            stage, "not-finite", observed=f"nan or inf in call {call}", expected="finite logits", script=script
-        )
+    _assert_finite(observed, script, stage)
     error = float(difference.max())
     case.measure("max_relative_error", error)
     case.metrics["tolerance"] = tolerance
@@ -157,3 +165,60 @@ def _assert_close(
             observed_logits=observed,
             expected_logits=expected,
         )
+
+
+def _assert_finite(observed: torch.Tensor, script: DecodeScript, stage: Stage) -> None:
+    if not bool(torch.isfinite(observed).all()):
+        told = f"nan or inf in call {script.calls[-1]}"
+        raise ClauseViolationError(stage, "not-finite", observed=told, expected="finite logits", script=script)
+
+
+def assert_precise(
+    case: Case,
+    precision: Precision,
+    observed: torch.Tensor,
+    prefixes: Sequence[tuple[int, ...]],
+    script: DecodeScript,
+) -> None:
+    """Compare the logits of a script's last call with an oracle that rounds as they do: see `Precision`."""
+    __tracebackhide__ = True
+    _assert_finite(observed, script, Stage.EXECUTE)
+    for row, prefix in zip(observed, prefixes, strict=True):
+        expected, found = case.expected.logits(prefix), -math.inf
+        for oracle in chain([case.expected], case.disturbed()):
+            candidate = oracle.logits(prefix)
+            ratio = sqnr(candidate, row)
+            if ratio > found:
+                expected, found = candidate, ratio
+            if found >= precision.least_sqnr:
+                break
+        case.metrics["sqnr_db"] = round(min(case.metrics.get("sqnr_db", _EQUAL_DB), found), 1)
+        case.metrics["least_sqnr_db"] = precision.least_sqnr
+        if found < precision.least_sqnr:
+            raise ClauseViolationError(
+                Stage.EXECUTE,
+                "logits-differ",
+                observed=f"{found:.1f} dB of signal over noise after {len(prefix)} tokens, call {script.calls[-1]}",
+                expected=f"at least {precision.least_sqnr:.0f} dB against the rounded model, whatever way ties go",
+                script=script,
+                observed_logits=row,
+                expected_logits=expected,
+            )
+        best = int(expected.argmax())
+        behind = float(expected[best] - expected[int(row.argmax())]) / case.expected.scale
+        if behind > precision.tie:
+            raise ClauseViolationError(
+                Stage.EXECUTE,
+                "greedy-differs",
+                observed=f"token {int(row.argmax())} is the best after {len(prefix)} tokens, call {script.calls[-1]}",
+                expected=f"token {best}, ahead by {behind:.1e} of the logits' scale",
+                script=script,
+                observed_logits=row,
+                expected_logits=expected,
+            )
+
+
+def sqnr(expected: torch.Tensor, observed: torch.Tensor) -> float:
+    """Signal to quantisation noise in dB; infinite where both are equal."""
+    signal, noise = expected.double(), expected.double() - observed.double()
+    return float(10 * torch.log10(signal.square().sum() / noise.square().sum()))

@@ -5,6 +5,7 @@ Each names itself in whatever it raises (`StageError`), and none keeps anything:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,9 +44,22 @@ def export(subject: Subject, model: PreTrainedModel, mode: Mode) -> ExportedProg
     with at(Stage.EXPORT):
         if mode is Mode.DECODE:
             return subject.export(model, *example_inputs(1))
-        seq = Dim("seq", min=1, max=MAX_CACHE_LEN)
-        shapes = {"input_ids": {1: seq}, "cache_position": {0: seq}}
-        return subject.export(model, *example_inputs(_DYNAMIC_EXAMPLE_LENGTH), dynamic_shapes=shapes)
+        return subject.export(model, *example_inputs(_DYNAMIC_EXAMPLE_LENGTH), dynamic_shapes=_dynamic_shapes())
+
+
+def requantise(
+    quantise: Callable[..., ExportedProgram], program: ExportedProgram, mode: Mode, texts: Sequence[tuple[int, ...]]
+) -> ExportedProgram:
+    """What `quantise` makes of an exported program, which it exports again in the same way."""
+    with at(Stage.EXPORT):
+        if mode is Mode.DECODE:
+            return quantise(program, example_inputs(1), None, texts)
+        return quantise(program, example_inputs(_DYNAMIC_EXAMPLE_LENGTH), _dynamic_shapes(), texts)
+
+
+def _dynamic_shapes() -> dict[str, Any]:
+    seq = Dim("seq", min=1, max=MAX_CACHE_LEN)
+    return {"input_ids": {1: seq}, "cache_position": {0: seq}}
 
 
 def load(program: bytes) -> Method:

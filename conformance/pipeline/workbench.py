@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -12,17 +13,21 @@ import torch
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
-from conformance.cells import Cell
+from conformance.cells import EXPORTED, Cell
 from conformance.contract import Mode
 from conformance.models import MAX_CACHE_LEN
-from conformance.oracle import Oracle
+from conformance.oracle import Oracle, ProgramOracle, disturbed, disturbed_program
 from conformance.pipeline import lowering, stages
 from conformance.pipeline.backends import BACKENDS, Backend
 from conformance.pipeline.lowering import Artifact, Lowered
 from conformance.pipeline.store import Store, key_of
 from conformance.sessions import ExportedModule, RuntimeSession, Session
+from conformance.strategies import text
 from conformance.subjects.resolve import Subject, resolve
-from conformance.verdicts import CellFailedError, NotApplicableError, NotRunError
+from conformance.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, at
+
+#: How many texts show the ranges that a program is quantised by.
+_CALIBRATION_TEXTS = 4
 
 T = TypeVar("T")
 
@@ -77,13 +82,76 @@ class Workbench:
             self._subjects[name] = resolve(name)
         return self._subjects[name]
 
-    def exported(self, architecture: str, subject: str, mode: Mode) -> ExportedProgram:
-        """The subject's exported program."""
+    def prepared(self, architecture: str, backend: str) -> PreTrainedModel:
+        """The model that the programs of `backend` are exported from: the fixture, or a rounded copy of it."""
+        known = self.backends.get(backend)
+        prepare = known.prepare if known else None
+        if prepare is None:
+            return self.model(architecture)
+
+        def make() -> PreTrainedModel:
+            with at(Stage.BUILD):
+                model: PreTrainedModel = prepare(self.model(architecture))
+                return model
+
+        return self._once(architecture, ("prepared", backend), make)
+
+    def expected(self, architecture: str, subject: str, mode: Mode, backend: str) -> Oracle | ProgramOracle:
+        """What the program of `backend` is judged by; the fixture's oracle has been tried in any case."""
+        trusted = self.trusted_oracle(architecture)
+        known = self.backends.get(backend)
+        if known is None or known.variant is None:
+            return trusted
+        if known.prepare is not None:
+            model = self.prepared(architecture, backend)
+            return self._once(architecture, ("expected", backend), lambda: Oracle(model, MAX_CACHE_LEN))
+
+        program = self.exported(architecture, subject, mode, backend)
+        return self._once(
+            architecture, ("expected", subject, mode, backend), lambda: self._program_oracle(program, architecture)
+        )
+
+    def disturbed(
+        self, architecture: str, subject: str, mode: Mode, backend: str, seed: int
+    ) -> Oracle | ProgramOracle | None:
+        """An oracle as good as the expected one, with other ties; None where there are no more, or none at all."""
+        known = self.backends[backend]
+        precision = known.precision
+        if precision is None or seed >= precision.disturbed:
+            return None
+        if known.prepare is not None:
+            model = self.prepared(architecture, backend)
+            return self._once(
+                architecture,
+                ("disturbed", backend, seed),
+                lambda: Oracle(disturbed(model, precision.disturbance, seed), MAX_CACHE_LEN),
+            )
+        program = self.exported(architecture, subject, mode, backend)
         return self._once(
             architecture,
-            ("exported", subject, mode),
-            lambda: stages.export(self.subject(subject), self.model(architecture), mode),
+            ("disturbed", subject, mode, backend, seed),
+            lambda: self._program_oracle(disturbed_program(program, precision.disturbance, seed), architecture),
         )
+
+    def _program_oracle(self, program: ExportedProgram, architecture: str) -> ProgramOracle:
+        return ProgramOracle(ExportedModule(program).new_session, MAX_CACHE_LEN, self.oracle(architecture).vocab)
+
+    def exported(self, architecture: str, subject: str, mode: Mode, backend: str = EXPORTED) -> ExportedProgram:
+        """The subject's exported program: of the fixture, or of what `backend` makes of it first."""
+        known = self.backends.get(backend)
+        if known is None or known.variant is None:
+            return self._once(
+                architecture,
+                ("exported", subject, mode, None),
+                lambda: stages.export(self.subject(subject), self.model(architecture), mode),
+            )
+
+        def make() -> ExportedProgram:
+            program = stages.export(self.subject(subject), self.prepared(architecture, backend), mode)
+            texts = [text(seed, MAX_CACHE_LEN, self.oracle(architecture).vocab) for seed in range(_CALIBRATION_TEXTS)]
+            return stages.requantise(known.requantise, program, mode, texts) if known.requantise else program
+
+        return self._once(architecture, ("exported", subject, mode, known.variant), make)
 
     def artifact(self, architecture: str, subject: str, mode: Mode, backend: str) -> Artifact:
         """The program, lowered by `backend` and emitted: out of the store, or made and put there."""
@@ -91,6 +159,8 @@ class Workbench:
         obstacle = self.backends[backend].obstacle
         if obstacle:
             raise NotRunError(obstacle)
+        for name, value in self.backends[backend].environment:
+            os.environ.setdefault(name, value)
 
         def make() -> Artifact:
             made = lowering.emit(self._lowered(architecture, subject, mode, backend), self.backends[backend])
@@ -143,9 +213,12 @@ class Workbench:
         model = self._kept.get(("model",))
         if isinstance(model, PreTrainedModel):
             found["weights.pt"] = self._once(cell.architecture, ("weights",), lambda: _weights(model))
-        program = self._kept.get(("exported", cell.subject, cell.mode))
+        backend = self.backends.get(cell.backend)
+        variant = backend.variant if backend else None
+        program = self._kept.get(("exported", cell.subject, cell.mode, variant))
         if isinstance(program, ExportedProgram):
-            found |= self._once(cell.architecture, ("saved", cell.subject, cell.mode), lambda: _saved(program))
+            key = ("saved", cell.subject, cell.mode, variant)
+            found |= self._once(cell.architecture, key, lambda: _saved(program))
         for kind in ("stored", "artifact"):
             artifact = self._kept.get((kind, cell.subject, cell.mode, cell.backend))
             if isinstance(artifact, Artifact):
@@ -160,7 +233,7 @@ class Workbench:
 
     def _lower(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
         # ExecuTorch marks the program's nodes while it lowers. A copy takes 0.02 s, exporting again 1 s.
-        program = copy.deepcopy(self.exported(architecture, subject, mode))
+        program = copy.deepcopy(self.exported(architecture, subject, mode, backend))
         return lowering.lower(program, self.backends[backend])
 
     def _stored(self, architecture: str, subject: str, mode: Mode, backend: str) -> Artifact | None:
@@ -176,7 +249,7 @@ class Workbench:
 
     def _key(self, architecture: str, subject: str, mode: Mode, backend: str) -> str:
         def make() -> str:
-            return key_of(self.exported(architecture, subject, mode), self.backends[backend])
+            return key_of(self.exported(architecture, subject, mode, backend), self.backends[backend])
 
         return self._once(architecture, ("key", subject, mode, backend), make)
 

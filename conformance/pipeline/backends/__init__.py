@@ -1,9 +1,17 @@
 """Backends: how a program is lowered, as data, a small module each. Imports no torch."""
 
 from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend
+from conformance.pipeline.backends.coreml import COREML
+from conformance.pipeline.backends.half import XNNPACK_FP16
+from conformance.pipeline.backends.openvino import OPENVINO
 from conformance.pipeline.backends.portable import PORTABLE
+from conformance.pipeline.backends.quantised import XNNPACK_8DA4W, XNNPACK_8DA8W, XNNPACK_PT2E
+from conformance.pipeline.backends.tosa import TOSA
+from conformance.pipeline.backends.vulkan import VULKAN
 from conformance.pipeline.backends.xnnpack import XNNPACK
 
-BACKENDS = {backend.name: backend for backend in (PORTABLE, XNNPACK)}
+_RUN = (PORTABLE, XNNPACK, XNNPACK_FP16, XNNPACK_8DA4W, XNNPACK_8DA8W, XNNPACK_PT2E, OPENVINO)
+_LOWERED_ONLY = (VULKAN, COREML, TOSA)
+BACKENDS = {backend.name: backend for backend in (*_RUN, *_LOWERED_ONLY)}
 
 __all__ = ["BACKENDS", "FLOAT32_TOLERANCE", "PORTABLE", "XNNPACK", "Backend"]

@@ -18,6 +18,28 @@ FLOAT32_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
+class Precision:
+    """How near the logits of a program that rounds must come to its oracle.
+
+    Rounding has ties. Where a value lies within float32's noise of the middle between two steps, two correct programs
+    go different ways, and their logits are 30 to 50 dB apart in place of 120. So a position is right if it agrees with
+    the oracle, or with a disturbed one: the same model, its embeddings off by no more than that noise.
+
+    Args:
+        least_sqnr: Signal to quantisation noise of each position's logits, in dB: ten times the logarithm of the sum of
+            the expected ones' squares over that of the differences'.
+        disturbance: The standard deviation of a disturbed oracle's relative change of the embeddings.
+        disturbed: How many disturbed oracles may be asked, once the oracle itself disagrees.
+        tie: The best logit has to be the oracle's best, unless that is ahead by no more than this share of the scale.
+    """
+
+    least_sqnr: float
+    disturbance: float
+    disturbed: int
+    tie: float
+
+
+@dataclass(frozen=True, slots=True)
 class Backend:
     """One way to lower a program and run it.
 
@@ -26,9 +48,14 @@ class Backend:
         partitioners: Makes ExecuTorch partitioners, in the order they are asked; none for portable kernels only.
         tolerance: The largest error of a logit that still counts as equal, as a share of the logits' scale.
         delegating: Whether it has partitioners.
+        prepare: Makes a quantised or rounded copy of a model, which is then exported, and is the oracle's model too.
+        requantise: Quantises the subject's exported program, given the examples and dynamic shapes that it was exported
+            with and texts to calibrate with. The oracle is what it returns, run by torch one token a call.
+        precision: How near the logits must come, where that is not by `tolerance`.
         runs: Whether its programs can be executed here. Those of others are lowered and emitted, and no more.
         requires: The packages it needs, as in a requirements file.
         group: The dependency group in `pyproject.toml` that installs them.
+        environment: Environment variables that have to be set before its package is first used.
         owns_state: Whether its delegates take over the cache buffers that they update.
         declares: Whether it says that it can take an operator, by name without namespace, such as ``linear.default``.
         edge: Makes ExecuTorch's settings for the edge dialect.
@@ -40,9 +67,13 @@ class Backend:
     partitioners: Callable[[], list[Any]]
     tolerance: float
     delegating: bool
+    prepare: Callable[[Any], Any] | None = None
+    requantise: Callable[[Any, Any, Any, Any], Any] | None = None
+    precision: Precision | None = None
     runs: bool = True
     requires: tuple[str, ...] = ()
     group: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
     owns_state: bool = False
     declares: Callable[[str], bool] | None = None
     edge: Callable[[], Any] = checked_edge
@@ -53,6 +84,11 @@ class Backend:
     def traits(self) -> BackendTraits:
         """What planning needs to know."""
         return BackendTraits(self.name, self.delegating, self.runs)
+
+    @property
+    def variant(self) -> str | None:
+        """What its programs are exported from, if that is not the fixture model as it is."""
+        return self.name if self.prepare or self.requantise else None
 
     @property
     def obstacle(self) -> str:

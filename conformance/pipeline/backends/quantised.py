@@ -1,0 +1,125 @@
+"""XNNPACK with 8-bit activations and weights of 4 or 8 bits, quantised by torchao or on the exported program (PT2E).
+
+Lowering is judged here, not quantisation: the oracle is the quantised model itself, run by torch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from conformance.pipeline.backends import xnnpack
+from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend, Precision
+
+#: XNNPACK takes 4-bit weights in groups of a multiple of 32 only.
+_GROUP_SIZE = 32
+#: Over 9,216 calls (6 architectures, 24 texts, both torchao recipes) correct programs are at 118 dB or above, and at
+#: most 7 disturbed oracles are needed; the oracle alone gives 28.9 dB at a tie. Faults: a zeroed, shifted or swapped
+#: cache is at 13 dB or below, an exact GELU for a tanh one at 32 to 50 dB, and below 100 dB in 121 of 128 calls.
+_AS_TORCH_DOES = Precision(least_sqnr=100.0, disturbance=1e-6, disturbed=16, tie=1e-3)
+_TORCHAO = ("torchao>=0.17",)
+
+
+def with_4_bit_weights(model: Any) -> Any:
+    """A copy with 4-bit weights in groups and 8-bit activations, quantised anew for each token.
+
+    Scales are bfloat16, as XNNPACK holds them: ExecuTorch's serialiser narrows them whatever they were
+    (`get_quant_params` in backends/xnnpack/operators/node_visitor.py; https://github.com/google/XNNPACK/pull/6751).
+    With float32 scales the oracle would compute with other weights: 36 dB on llama in place of 136 dB.
+    """
+    import torch
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerGroup
+
+    config = Int8DynamicActivationIntxWeightConfig(
+        weight_dtype=getattr(torch, "int4"),  # noqa: B009 - torch's stubs do not know it
+        weight_granularity=PerGroup(_GROUP_SIZE),
+        weight_scale_dtype=torch.bfloat16,
+    )
+    return _quantised(model, config, lambda linear: linear.in_features % _GROUP_SIZE == 0)
+
+
+def with_8_bit_weights(model: Any) -> Any:
+    """A copy with 8-bit weights, one scale for each output channel, and 8-bit activations, anew for each token."""
+    import torch
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerAxis
+
+    config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0))
+    return _quantised(model, config, lambda _: True)
+
+
+def _quantised(model: Any, config: Any, fits: Callable[[Any], bool]) -> Any:
+    """A copy, since torchao works in place. It unties a tied output projection, whose embedding stays float32.
+
+    GPT-2's Conv1D and experts, whose weights are three-dimensional parameters, are none of `nn.Linear`: they stay.
+    """
+    from torch import nn
+    from torchao.quantization import quantize_
+    from torchao.utils import unwrap_tensor_subclass
+
+    prepared = copy.deepcopy(model)
+    quantize_(prepared, config, filter_fn=lambda module, _: isinstance(module, nn.Linear) and fits(module))
+    return unwrap_tensor_subclass(prepared)  # exported as plain tensors, which can be hashed and looked for
+
+
+def with_observed_ranges(program: Any, examples: Any, shapes: Any, texts: Iterable[tuple[int, ...]]) -> Any:
+    """The program with 8-bit weights per channel, and activations by the ranges that `texts` showed.
+
+    Input names, mutated buffers and the dynamic length survive. Calibrating fills the caches, which the second export
+    would keep as initial values, so they are put back. With ranges found anew on each call there would be no oracle:
+    the graph then has one range for all tokens of a call, XNNPACK one for each token (`node_visitor.py`).
+
+    Args:
+        program: The subject's program, which is left as it was.
+        examples: Token ids and cache position to export with again, the same as the first time.
+        shapes: Dynamic shapes, the same as the first time.
+        texts: Token ids to decode for calibration, each from position 0.
+    """
+    import torch
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    with torch.no_grad():
+        module = copy.deepcopy(program).module()
+        initial = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        quantizer = XNNPACKQuantizer()
+        quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
+        prepared = prepare_pt2e(module, quantizer)
+        for tokens in texts:
+            for position, token in enumerate(tokens):
+                prepared(torch.tensor([[token]]), torch.tensor([position]))
+        converted = convert_pt2e(prepared)
+        for name, buffer in converted.named_buffers():
+            if name in initial:
+                buffer.copy_(initial[name])
+        return torch.export.export(converted, examples, dynamic_shapes=shapes)
+
+
+def declares(operator: str) -> bool:
+    """What XNNPACK takes, and the operators around it that quantise and come back."""
+    return xnnpack.declares(operator) or operator.partition(".")[0] in (
+        *("choose_qparams_affine", "quantize_affine", "dequantize_affine"),
+        *("quantize_per_tensor", "dequantize_per_tensor", "quantize_per_channel", "dequantize_per_channel"),
+    )
+
+
+def _backend(name: str, **others: Any) -> Backend:
+    return Backend(
+        name,
+        xnnpack.partitioners,
+        FLOAT32_TOLERANCE,
+        delegating=True,
+        requires=_TORCHAO,
+        group="quantised",
+        declares=declares,
+        precision=_AS_TORCH_DOES,
+        **others,
+    )
+
+
+XNNPACK_8DA4W = _backend("xnnpack-8da4w", prepare=with_4_bit_weights)
+XNNPACK_8DA8W = _backend("xnnpack-8da8w", prepare=with_8_bit_weights)
+XNNPACK_PT2E = _backend("xnnpack-pt2e", requantise=with_observed_ranges)

@@ -1,0 +1,49 @@
+"""Arm's TOSA, in its float profile: lowered here, run by Arm's tools."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend
+
+#: The specification of ExecuTorch's own float recipe. Adding the integer profile takes nothing more of a float32
+#: program; extensions for int64 and dynamic shapes exist in 1.1 and do not lower yet.
+_SPECIFICATION = "TOSA-1.0+FP"
+
+
+def partitioners() -> list[Any]:
+    """ExecuTorch's TOSA partitioner for the float profile."""
+    from executorch.backends.arm.tosa.compile_spec import TosaCompileSpec
+    from executorch.backends.arm.tosa.partitioner import TOSAPartitioner
+
+    return [TOSAPartitioner(TosaCompileSpec(_SPECIFICATION))]
+
+
+def declares(operator: str) -> bool:
+    """Whether it is in the profile's list, or one that a registered check looks at."""
+    return operator in _listed()
+
+
+@cache
+def _listed() -> frozenset[str]:
+    from executorch.backends.arm.operator_support.tosa_profile_supported_op_lists import TOSA_PRO_FP_SupportList
+    from executorch.backends.arm.operator_support.tosa_supported_operators import get_registered_tosa_support_checks
+    from executorch.backends.arm.tosa import TosaSpecification
+
+    specification = TosaSpecification.create_from_string(_SPECIFICATION)
+    checked = [target for check in get_registered_tosa_support_checks(specification) for target in check.targets]
+    names = (str(getattr(each, "__name__", each)) for each in (*TOSA_PRO_FP_SupportList, *checked))
+    return frozenset(".".join(name.split(".")[-2:]) for name in names)
+
+
+TOSA = Backend(
+    "tosa",
+    partitioners,
+    FLOAT32_TOLERANCE,
+    delegating=True,
+    runs=False,
+    requires=("tosa-tools>=2026.5",),
+    group="arm",
+    declares=declares,
+)
