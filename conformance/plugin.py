@@ -388,9 +388,7 @@ class ConformancePlugin:
         if self.is_worker or not self.options.resume:
             return None
         try:
-            return judged_so_far(
-                self.options.record, self.options.asked, self.versions, self.options.seed, self.commit
-            )
+            return judged_so_far(self.options.record, self.options.asked, self.versions, self.options.seed, self.commit)
         except NotResumableError as error:
             raise pytest.UsageError(f"--resume: {error}") from error
 

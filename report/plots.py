@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from conformance.records import CellRecord
-from report.compare import delegated_share
 from report.model import Variant, variant_of
 
 #: SEN-1 asks for effects of at least this many tolerances.
@@ -50,18 +49,6 @@ class LogPlot:
     ticks: tuple[Tick, ...]
     limit: float
     limit_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Delegation:
-    """What a backend took of one program, and what lowering cost."""
-
-    variant: Variant
-    delegates: int
-    delegated: int
-    undelegated: int
-    share: float
-    metrics: tuple[tuple[str, str], ...]
 
 
 def errors(cells: Iterable[CellRecord], name: Callable[[Variant], str] = str) -> LogPlot | None:
@@ -112,21 +99,6 @@ def log_plot(values: Mapping[str, Sequence[tuple[str, float]]], limit: float, *,
         limit,
         at(limit),
     )
-
-
-def delegations(cells: Iterable[CellRecord]) -> tuple[Delegation, ...]:
-    """What each backend took, where it was counted."""
-    found = []
-    for cell in cells:
-        share = delegated_share(cell)
-        if share is None:
-            continue
-        metrics = dict(cell.metrics or {})
-        taken, left = metrics.pop("delegated_operators"), metrics.pop("undelegated_operators")
-        parts = int(metrics.pop("delegates", 0))
-        others = tuple((name, number(value)) for name, value in metrics.items())
-        found.append(Delegation(variant_of(cell), parts, int(taken), int(left), share, others))
-    return tuple(found)
 
 
 def number(value: float) -> str:
