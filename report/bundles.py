@@ -104,6 +104,8 @@ def sound_archive(path: Path) -> str | None:
         with zipfile.ZipFile(path) as packed:
             broken = packed.testzip()
             names = packed.namelist()
+    except FileNotFoundError:
+        return "is missing"
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         return f"is no zip file: {error}"
     if broken:

@@ -11,9 +11,13 @@ from typing import Any
 import jsonschema
 import pytest
 
+from conformance.cells import Cell
+from conformance.contract import Mode
 from conformance.environment import commit
+from conformance.judging import bare_record
 from conformance.matrix import ROOT
 from conformance.records import Environment, RunInfo, RunWriter, load_run, run_schema
+from conformance.summary import render_summary
 from conformance.verdicts import Verdict
 from tests.harness import suite
 
@@ -72,6 +76,7 @@ def test_good_run_is_recorded(tmp_path: Path) -> None:
     assert run.cells[0].id == "llama/eager/SEN-1" or run.cells[0].id == "gpt2/eager/SEN-1"
     assert all(cell.replay.startswith("tox -e conformance -- --arch") for cell in run.cells)
     assert run.run.commit == commit(ROOT)
+    assert f"report: `tox -e report -- {record}` makes {ROOT / 'build/report/index.html'} of it" in ended.stdout
     assert _junit(junit) == {cell.id: ("pass", None) for cell in run.cells}
 
 
@@ -163,3 +168,16 @@ def test_schema_refuses_what_is_no_run(change: dict[str, Any]) -> None:
     jsonschema.validate(run, run_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**run, **change}, run_schema())
+
+
+def test_what_was_not_run_is_told_once_and_why() -> None:
+    told = "not run: it needs ExecuTorch's package for another backend; `pip install other-backend`"
+    cells = [Cell(name, "reference", "other", Mode.DECODE, "LOW-1") for name in ("gpt2", "llama", "phi")]
+    records = [bare_record(cell, Verdict.NOT_RUN, told) for cell in cells]
+    records[2] = bare_record(cells[2], Verdict.NOT_RUN, "the run ended before this cell was reached")
+    plan = {cell.id: cell for cell in cells}
+    summary = render_summary(records, plan, ROOT / "build/conformance/run.json", width=120, color=False)
+    assert f"✗ not-run: 2 cells\n{told}\n" in summary
+    assert "also      llama/reference/other/decode/LOW-1" in summary
+    assert "✗ not-run: 1 cell\nthe run ended before this cell was reached\n" in summary
+    assert "report: `tox -e report` makes " in summary

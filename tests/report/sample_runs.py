@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from conformance.bundles import Bundle, write_bundle
 from conformance.cells import Cell
 from conformance.contract import BOTH_MODES, CHECKED, Level, Mode
 from conformance.judging import bare_record
@@ -74,6 +75,32 @@ def write(directory: Path) -> None:
     """Write them all into `directory`."""
     for name, run in sample_runs().items():
         RunWriter(directory / name, run.run, run.environment, run.cells)
+
+
+def write_bundles(directory: Path) -> None:
+    """Leave the bundles of the newest run's failures below `directory`, as if it had been started there."""
+    for cell in sample_runs()["2026-11.json"].cells:
+        if not cell.bundle:
+            continue
+        bundle = Bundle(
+            schema_version=1,
+            architecture=cell.architecture,
+            subject=cell.subject,
+            backend=cell.backend,
+            mode=Mode(cell.mode) if cell.mode else None,
+            clause=cell.clause,
+            stage=cell.stage,
+            signature=cell.signature,
+            message=cell.message or "",
+            versions=_VERSIONS["2026-11"],
+            config={"model_type": cell.architecture},
+            max_cache_len=32,
+            calls=None,
+            examples=5,
+            tolerance=1e-5,
+            logits_scale=None,
+        )
+        write_bundle((directory / cell.bundle).parent, bundle, {"weights.pt": bytes(40_000)})
 
 
 def _run(month: str) -> RunRecord:
