@@ -186,7 +186,8 @@ def variants(cells: Iterable[CellRecord]) -> tuple[Variant, ...]:
     found: dict[Variant, bool] = {}
     for cell in cells:
         variant = variant_of(cell)
-        found[variant] = found.get(variant, False) or _home_of(cell.clause) is Stage.EXECUTE
+        is_run = _home_of(cell.clause) is Stage.EXECUTE and cell.verdict is not Verdict.NOT_RUN
+        found[variant] = found.get(variant, False) or is_run
     chosen = [variant for variant in found if variant.subject] or found
     return tuple(sorted(chosen, key=lambda variant: _reading_order(variant, is_run=found[variant])))
 
