@@ -20,7 +20,7 @@ from report.bundles import sound_archive
 from report.errors import ReportError
 from report.loading import load
 from report.site import MANIFEST
-from report.text import one_line
+from report.text import one_line, plural
 
 #: Elements that fetch, and the attribute that says what; a link to follow fetches nothing by itself.
 _FETCHING = {
@@ -134,7 +134,7 @@ def _site(directory: Path) -> Finding:
     links = sum(len(page.links) + len(page.fetched) for page in pages.values())
     documents = sum(name.endswith(".json") for name in texts)
     told = f"a site of {len(pages)} pages with {links} links, and {documents} JSON files"
-    return Finding(f"{told}, and {len(packed)} failure bundles" if packed else told, tuple(problems))
+    return Finding(f"{told}, and {plural(len(packed), 'failure bundle')}" if packed else told, tuple(problems))
 
 
 def _listed(directory: Path) -> list[str]:

@@ -81,7 +81,7 @@ def test_bundle_is_packed_linked_and_always_the_same(report: Report, started: Pa
     assert document["bundles"] == {_failing().id: f"bundles/{packed.name}"}
     ended = report("validate", sites[0])
     assert (ended.code, ended.err) == (0, "")
-    assert "1 failure bundles" in ended.out
+    assert "and 1 failure bundle" in ended.out
 
 
 def test_bundle_of_an_earlier_site_goes(report: Report, started: Path) -> None:
