@@ -13,8 +13,8 @@ from report.compare import delegated_share
 from report.model import Variant, variant_of
 from report.plots import number
 
-#: Operators shown before the others are folded away.
-_SHOWN = 8
+#: Operators shown of those that are left, and of those that were taken whole, before the others are folded away.
+_SHOWN = 5
 #: The metrics of LOW-1 that a partition says in full.
 _TOLD = frozenset(("delegates", "delegated_operators", "undelegated_operators", "program_bytes", "lower_s", "emit_s"))
 
@@ -64,12 +64,15 @@ class Delegation:
     @property
     def shown(self) -> tuple[Bar, ...]:
         """The operators to see at once: none, where nothing was delegated and one bar says it all."""
-        return self.operators[:_SHOWN] if self.delegated else ()
+        left = [bar for bar in self.operators if bar.parts[-1].value]
+        taken = [bar for bar in self.operators if not bar.parts[-1].value]
+        return (*left[:_SHOWN], *taken[:_SHOWN]) if self.delegated else ()
 
     @property
     def folded(self) -> tuple[Bar, ...]:
         """The other operators."""
-        return self.operators[len(self.shown) :]
+        shown = {bar.label for bar in self.shown}
+        return tuple(bar for bar in self.operators if bar.label not in shown)
 
 
 def delegations(cells: Iterable[CellRecord]) -> tuple[Delegation, ...]:

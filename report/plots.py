@@ -12,6 +12,8 @@ from report.model import Variant, variant_of
 #: SEN-1 asks for effects of at least this many tolerances.
 SENSITIVE = 100.0
 _WIDTH = 100.0
+#: Characters of a label beside a plot.
+_LONGEST = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,11 @@ class Line:
     marks: tuple[Mark, ...]
     worst: float
 
+    @property
+    def short(self) -> str:
+        """The end of a label that is too long: a variant's name ends with what tells it from others."""
+        return self.label if len(self.label) <= _LONGEST else f"…{self.label[1 - _LONGEST :]}"
+
 
 @dataclass(frozen=True, slots=True)
 class Tick:
@@ -49,6 +56,11 @@ class LogPlot:
     ticks: tuple[Tick, ...]
     limit: float
     limit_at: float
+
+    @property
+    def gutter(self) -> int:
+        """Room for the labels at the left, in the units of which the axis has 460."""
+        return max(150, 20 + 6 * max((len(line.short) for line in self.lines), default=0))
 
 
 def errors(cells: Iterable[CellRecord], name: Callable[[Variant], str] = str) -> LogPlot | None:

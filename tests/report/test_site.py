@@ -204,6 +204,16 @@ def test_partition_is_shown_by_operator_and_by_what_it_takes_in_memory() -> None
     )
 
 
+def test_labels_of_a_plot_have_room() -> None:
+    metrics = {"max_relative_error": 1e-7, "tolerance": 1e-5}
+    subjects = ("reference", "package.module:some_exporter", "a" * 80)
+    page = _site(run(*(cell(subject=subject, metrics=metrics) for subject in subjects)))["architectures/llama.html"]
+    assert "package.module:some_exporter · xnnpack · decode</text>" in page
+    assert f">…{'a' * 28} · xnnpack · decode<title>{'a' * 80} · xnnpack · decode</title>" in page
+    assert f'viewBox="0 0 {20 + 6 * 48 + 570} ' in page
+    assert 'viewBox="0 0 720 ' in _site(run(cell(metrics=metrics)))["architectures/llama.html"]
+
+
 def test_a_record_that_only_counted_shows_what_it_counted() -> None:
     metrics = {"delegates": 4.0, "delegated_operators": 30.0, "undelegated_operators": 10.0, "program_bytes": 9000.0}
     told = _text(_site(run(cell("LOW-1", metrics=metrics)))["architectures/llama.html"])
