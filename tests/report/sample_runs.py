@@ -191,7 +191,8 @@ def _partition(cell: Cell, month: str) -> PartitionRecord | None:
         return None
     noise, rows = _noise(cell), 1 + _noise(dataclasses.replace(cell, backend="any", mode=None))
     lost = "aten.mean.dim" if month == "2026-11" and cell.architecture == "qwen3" else ""
-    delegated, undelegated = {}, {}
+    delegated: dict[str, int] = {}
+    undelegated: dict[str, int] = {}
     for name, (often, takers) in _OPERATORS.items():
         number = round(often * rows)
         kept = name == lost or cell.backend not in takers.split()
