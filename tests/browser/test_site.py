@@ -152,6 +152,12 @@ def test_what_only_lowers_is_told_from_what_decodes(page: Page, site: Site) -> N
     assert _shown(page) == []
 
 
+def test_the_chosen_variant_is_in_sight_on_a_phone(page: Page, site: Site) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(site.address + next(name for name in site.pages if "vulkan-decode" in name))
+    expect(page.locator(".tabs [aria-current]")).to_be_in_viewport(ratio=1)
+
+
 def test_operators_that_are_folded_away_can_be_seen(page: Page, site: Site) -> None:
     page.goto(site.address + "architectures/qwen3.html")
     figure = page.locator("figure.delegation").first
