@@ -18,7 +18,7 @@ from conformance.bundles import write_bundle
 from conformance.cells import Cell
 from conformance.isolation import ArchitectureLostError, Keeper, Limits
 from conformance.judging import bare_record, judge
-from conformance.matrix import Expectation
+from conformance.matrix import ROOT, Expectation
 from conformance.options import Options, resolve_subjects
 from conformance.records import CellRecord, RunInfo, RunRecord, RunWriter, cell_from_json, cell_to_json
 from conformance.resuming import NotResumableError, judged_so_far
@@ -28,6 +28,8 @@ from conformance.verdicts import ACCEPTABLE, CellFailedError, Verdict
 _CELL_ID = re.compile(r"\[(.+)\]")
 _RECORD = "conformance_record"
 _DONE = "conformance_done"
+#: What xdist calls the phase in which a worker died.
+_WORKER_DIED = "???"
 #: Architectures named in the header before "and N more".
 _SHOWN = 12
 #: Lines shown of what a process printed before it was lost.
@@ -45,8 +47,9 @@ class ConformancePlugin:
         self.config = config
         self.options = options
         self.versions = environment.versions()
-        self.plan = {cell.id: cell for cell in options.cells}
         self.is_worker = hasattr(config, "workerinput")
+        self.commit = None if self.is_worker else environment.commit(ROOT)
+        self.plan = {cell.id: cell for cell in options.cells}
         self.collected: dict[str, Cell] = {}
         self.records: dict[str, CellRecord] = {}
         earlier = self._earlier()
@@ -121,6 +124,18 @@ class ConformancePlugin:
             def _split_scope(self, nodeid: str) -> str:
                 cell = cell_of(nodeid)
                 return cell.architecture if cell else nodeid
+
+            def remove_node(self, node: Any) -> str | None:
+                # As xdist does it, which however gives the item that a worker died of to the next worker, until all
+                # of them are dead.
+                units = self.assigned_work.pop(node)
+                lost = [nodeid for unit in units.values() for nodeid, completed in unit.items() if not completed]
+                for unit in units.values():
+                    unit.update((nodeid, True) for nodeid in lost[:1] if nodeid in unit)
+                self.workqueue.update({scope: unit for scope, unit in units.items() if not all(unit.values())})
+                for other in self.assigned_work:
+                    self._reschedule(other)
+                return lost[0] if lost else None
 
         return ByArchitecture(config, log)
 
@@ -199,7 +214,8 @@ class ConformancePlugin:
         if record.verdict is Verdict.FAIL and call.excinfo is not None:
             record = self._with_bundle(item, call.excinfo.value, record)
         setattr(report, _RECORD, cell_to_json(record))
-        report.user_properties += [("cell", cell.id), ("verdict", record.verdict.value)]
+        # pytest's JUnit XML takes them from the report of the teardown, which is still to be made.
+        item.user_properties += _properties(record)
         report.outcome = _OUTCOMES.get(record.verdict, "failed")  # type: ignore[assignment]  # a Literal
         if record.verdict is Verdict.EXPECTED_FAILURE and record.expected:
             report.wasxfail = record.expected.reason
@@ -263,16 +279,26 @@ class ConformancePlugin:
         counted = {"passed": "passed", "failed": "failed", "skipped": "skipped"}[report.outcome]
         return ("xfailed" if hasattr(report, "wasxfail") else counted), "", ""
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    @pytest.hookimpl(tryfirst=True, wrapper=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Iterator[None]:
         """A verdict has arrived, from here or from a worker: keep it before anything else happens."""
+        record = self._kept(report)
+        yield
+        if record is not None and report.when == _WORKER_DIED:
+            ended = _teardown(report, record)
+            ended.node = getattr(report, "node", None)  # type: ignore[attr-defined]  # as xdist does
+            self.config.hook.pytest_runtest_logreport(report=ended)
+
+    def _kept(self, report: pytest.TestReport) -> CellRecord | None:
         plain = getattr(report, _RECORD, None)
         if plain is None or self.writer is None:
-            return
+            return None
         record = cell_from_json(plain)
         self.records[record.id] = record
         self.writer.add(record)
         if self.progress is not None:
             self.progress.add(record, self.plan[record.id], self.collected)
+        return record
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Close the record: what was planned and not reached is not-run, which is no pass."""
@@ -320,7 +346,7 @@ class ConformancePlugin:
             )
             report = pytest.TestReport(item.nodeid, item.location, {}, "failed", told, "call")
             setattr(report, _RECORD, cell_to_json(record))
-            return [report]
+            return [report, _teardown(report, record)]
         return [self.config.hook.pytest_report_from_serializable(config=self.config, data=data) for data in plain]
 
     def _warm_up(self) -> None:
@@ -362,7 +388,7 @@ class ConformancePlugin:
         if self.is_worker or not self.options.resume:
             return None
         try:
-            return judged_so_far(self.options.record, self.options.asked, self.versions, self.options.seed)
+            return judged_so_far(self.options.record, self.options.asked, self.versions, self.options.seed, self.commit)
         except NotResumableError as error:
             raise pytest.UsageError(f"--resume: {error}") from error
 
@@ -388,7 +414,20 @@ class ConformancePlugin:
             complete=finished is not None and len(done) == len(self.plan),
             options=dict(self.options.asked),
             seed=self.options.seed,
+            commit=self.commit,
         )
+
+
+def _properties(record: CellRecord) -> list[tuple[str, object]]:
+    """What a test case of pytest's JUnit XML says of its cell."""
+    return [("cell", record.id), ("verdict", record.verdict.value)]
+
+
+def _teardown(report: pytest.TestReport, record: CellRecord) -> pytest.TestReport:
+    """What follows `report` where no teardown was reached: without it, the test case in the JUnit XML stays open."""
+    return pytest.TestReport(
+        report.nodeid, report.location, {}, "passed", None, "teardown", user_properties=_properties(record)
+    )
 
 
 def _judged(items: list[pytest.Item], job: int) -> list[dict[str, Any]]:

@@ -19,6 +19,9 @@ from conformance.verdicts import Stage, Verdict
 SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).parent / "run.schema.json"
 
+#: Stands behind a commit where the checkout held changes that were not committed, as `git describe` has it.
+DIRTY = "-dirty"
+
 _CONFIG = ConfigDict(extra="forbid")
 
 
@@ -99,7 +102,8 @@ class Environment:
 class RunInfo:
     """The run itself. Times are ISO 8601 in UTC; `seed` is null where Hypothesis was derandomised.
 
-    `complete` says that every planned cell has a verdict other than not-run.
+    `complete` says that every planned cell has a verdict other than not-run. `commit` is that of the checkout that the
+    suite ran from, with `-dirty` behind it if that held changes that were not committed; null if it is not known.
     """
 
     id: str
@@ -108,6 +112,7 @@ class RunInfo:
     complete: bool
     options: dict[str, str | int | None]
     seed: int | None
+    commit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

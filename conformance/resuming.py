@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from conformance.records import RunRecord, load_run
+from conformance.records import DIRTY, RunRecord, load_run
 from conformance.verdicts import Verdict
 
 
@@ -16,7 +16,11 @@ class NotResumableError(ValueError):
 
 
 def judged_so_far(
-    path: Path, asked: Mapping[str, str | int | None], versions: Mapping[str, str], seed: int | None
+    path: Path,
+    asked: Mapping[str, str | int | None],
+    versions: Mapping[str, str],
+    seed: int | None,
+    commit: str | None = None,
 ) -> RunRecord | None:
     """The run recorded at `path`, with the cells that have a verdict; None if there is none.
 
@@ -25,6 +29,7 @@ def judged_so_far(
         asked: The options of the run that goes on.
         versions: The installed packages.
         seed: Hypothesis's seed.
+        commit: That of the checkout, if it is known. Changes on top of the same commit are let pass.
 
     Raises:
         NotResumableError: Its verdicts and those to come would not be of one run.
@@ -37,6 +42,8 @@ def judged_so_far(
         raise NotResumableError(f"{path} is not the record of a run: {str(error).splitlines()[0]}") from error
     before = {**run.environment.packages, **run.run.options, "--hypothesis-seed": run.run.seed}
     now = {**versions, **asked, "--hypothesis-seed": seed}
+    if commit and run.run.commit:
+        before["commit"], now["commit"] = run.run.commit.removesuffix(DIRTY), commit.removesuffix(DIRTY)
     for name in dict.fromkeys([*before, *now]):
         if before.get(name) != now.get(name):
             raise NotResumableError(

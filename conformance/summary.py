@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.cells import Cell
+from conformance.matrix import ROOT
+from conformance.options import DEFAULT_RECORD
 from conformance.records import CellRecord
 from conformance.verdicts import ACCEPTABLE, Verdict
 
@@ -24,6 +27,8 @@ _GLYPHS = {
 }
 _BAD = ("✗", "bold red")
 _LEGEND = "✓ pass   ≈ expected failure   – not applicable   ✗ anything else, with the stage"
+#: What `tox -e report` makes.
+_SITE = "build/report/index.html"
 #: Cells listed under a cause before "and N more".
 _SHOWN = 6
 
@@ -77,8 +82,14 @@ def render_summary(
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
     console.print(f"{len(records)} cells: {told}", style="bold", highlight=False)
     console.print(f"record: {path}", highlight=False, soft_wrap=True)
-    console.print("report: `tox -e report` makes a site of it in build/report", highlight=False, soft_wrap=True)
+    console.print(f"report: {_report(path)}", highlight=False, soft_wrap=True)
     return buffer.getvalue()
+
+
+def _report(record: Path) -> str:
+    """The command that makes a site of this record, and where its first page will be."""
+    chosen = "" if record.resolve() == ROOT / DEFAULT_RECORD else f" -- {shlex.quote(str(record.resolve()))}"
+    return f"`tox -e report{chosen}` makes {ROOT / _SITE} of it"
 
 
 def _grid(records: Sequence[CellRecord], cells: Mapping[str, Cell]) -> Table:
@@ -116,16 +127,22 @@ def _glyphs(records: Iterable[CellRecord]) -> Text:
 
 
 def _causes(records: Iterable[CellRecord]) -> list[str]:
-    """A paragraph for each cause: the first failure whole, the others by id."""
-    bad: dict[str, list[CellRecord]] = {}
+    """A paragraph for each cause: the first failure whole, the others by id.
+
+    What was not run is told once for all architectures: what it lacks, such as a package, they all lack.
+    """
+    bad: dict[tuple[str, str | None], list[CellRecord]] = {}
     for record in records:
-        if record.verdict not in ACCEPTABLE:
+        if record.verdict is Verdict.NOT_RUN:
+            bad.setdefault((record.verdict, record.message), []).append(record)
+        elif record.verdict not in ACCEPTABLE:
             key = record.signature if record.verdict is Verdict.FAIL else record.verdict
-            bad.setdefault(f"{record.architecture} {key}", []).append(record)
+            bad.setdefault((f"{record.architecture} {key}", None), []).append(record)
     paragraphs = []
-    for key, alike in bad.items():
+    for (title, _), alike in bad.items():
         first = alike[0]
-        lines = [f"✗ {key}: {len(alike)} {'cell' if len(alike) == 1 else 'cells'}", first.message or str(first.verdict)]
+        number = f"{len(alike)} {'cell' if len(alike) == 1 else 'cells'}"
+        lines = [f"✗ {title}: {number}", first.message or str(first.verdict)]
         if first.replay not in lines[1]:
             lines.append(f"  replay    {first.replay}")
         if first.bundle:

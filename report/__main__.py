@@ -48,6 +48,16 @@ def _parser() -> argparse.ArgumentParser:
     _runs(build)
     build.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     build.add_argument("--stale-after", type=int, default=14, metavar="DAYS", help="warn of a run this old (14)")
+    build.add_argument(
+        "--bundles",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="where the newest run was started, which its record names failure bundles relative to (here)",
+    )
+    build.add_argument(
+        "--bundle-limit", type=_count, default=16, metavar="MIB", help="the largest bundle to put into the site (16)"
+    )
     build.set_defaults(do=_build)
 
     summary = commands.add_parser("summary", help="print a run as Markdown for a pull request, what got worse first")
@@ -125,6 +135,7 @@ def _number(text: str) -> float:
 
 def _build(arguments: argparse.Namespace) -> int:
     from conformance.matrix import MatrixError, load_matrix
+    from report.bundles import archives, gather
     from report.loading import load_all
     from report.site import Settings, build, write
     from report.timeline import history
@@ -134,7 +145,11 @@ def _build(arguments: argparse.Namespace) -> int:
         matrix = load_matrix()
     except MatrixError as error:
         raise ReportError(str(error)) from error
-    write(build(history(runs), matrix, Settings(datetime.now(UTC), arguments.stale_after)), arguments.output)
+    if not arguments.bundles.is_dir():
+        raise ReportError(f"{arguments.bundles}: there is no such directory")
+    bundles = gather(runs[-1], arguments.bundles, arguments.bundle_limit)
+    settings = Settings(datetime.now(UTC), arguments.stale_after)
+    write(build(history(runs), matrix, settings, bundles), arguments.output, archives(bundles))
     print((arguments.output / "index.html").resolve())
     return 0
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from conformance.records import CellRecord, RunRecord
-from conformance.verdicts import ACCEPTABLE
+from conformance.verdicts import ACCEPTABLE, Verdict
 from report.compare import Comparison, Measured
-from report.grouping import grouped, grouped_cells
+from report.grouping import grouped, grouped_cells, unrun
 from report.model import Variant
 from report.names import shown
 from report.summary import ROWS, headline
-from report.text import one_line
+from report.text import one_line, plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,16 @@ def _findings(head: RunRecord, comparison: Comparison | None) -> Iterator[Annota
         for each in comparison.slower:
             yield _measured(each, f"slower to lower: {each.base:.3g} s before, {each.head:.3g} s now")
         for each in comparison.less_delegated:
-            yield _measured(each, f"less delegated: {each.base:.1%} of operators before, {each.head:.1%} now")
-    others = (cell for cell in head.cells if cell.verdict not in ACCEPTABLE and cell.id not in old)
+            left = f"; newly left: {', '.join(each.operators)}" if each.operators else ""
+            yield _measured(each, f"less delegated: {each.base:.1%} of operators before, {each.head:.1%} now{left}")
+    told_apart = ACCEPTABLE | {Verdict.NOT_RUN}
+    others = (cell for cell in head.cells if cell.verdict not in told_apart and cell.id not in old)
     for failing in grouped_cells(others):
         title = _title(failing.architecture, failing.variant)
         yield Annotation("error", title, _text(f"{failing.standing.label}, and not listed", failing.cells))
+    for said, cells in unrun(head.cells):
+        told = f"{shown(said)[:1500]}\nreplay: {one_line(cells[0].replay, most=500)}"
+        yield Annotation("error", f"{plural(len(cells), 'cell')} not run", told)
 
 
 def _measured(each: Measured, told: str) -> Annotation:

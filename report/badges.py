@@ -19,7 +19,7 @@ _COLOURS = {
 
 def badge(label: str, standing: Standing) -> str:
     """The badge that says what `standing` is."""
-    return _endpoint(label, standing.label, _COLOURS.get(standing.verdict, "red"))
+    return _endpoint(label, standing.label, "blue" if standing.short else _COLOURS.get(standing.verdict, "red"))
 
 
 def overall(label: str, holding: int, known: int, judged: int, *, complete: bool, unlisted: bool) -> str:

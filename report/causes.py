@@ -63,6 +63,11 @@ class Cause:
         """The cell to look at: an unlisted failure before a listed one."""
         return min(self.cells, key=lambda cell: cell.verdict in ACCEPTABLE)
 
+    @property
+    def bundled(self) -> CellRecord | None:
+        """The cell whose failure bundle to offer: the one to look at, or else the first that has one."""
+        return next((cell for cell in (self.first, *self.cells) if cell.bundle), None)
+
 
 def has_cause(cell: CellRecord) -> bool:
     """Whether something went wrong with the cell itself; what was not run has no cause to be found."""

@@ -89,12 +89,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A number of a variant that got worse."""
+    """A number of a variant that got worse; `operators` are those that the backend newly leaves, if that is it."""
 
     architecture: str
     variant: Variant
     base: float
     head: float
+    operators: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,22 +182,48 @@ def _judged(cell: CellRecord | None) -> bool:
 def _slower(pairs: Iterable[tuple[CellRecord, CellRecord]], margins: Margins) -> Iterator[Measured]:
     """Lowering alone is timed by itself; a cell's duration includes whatever was not built yet."""
     for base, head in pairs:
-        before, after = (base.metrics or {}).get("lower_s"), (head.metrics or {}).get("lower_s")
+        before, after = _lower_s(base), _lower_s(head)
         if before is None or after is None:
             continue
         if after > max(before * margins.slower_by, before + margins.slower_seconds):
             yield Measured(head.architecture, variant_of(head), before, after)
 
 
+def _lower_s(cell: CellRecord) -> float | None:
+    return cell.partition.lower_s if cell.partition else (cell.metrics or {}).get("lower_s")
+
+
 def _less_delegated(pairs: Iterable[tuple[CellRecord, CellRecord]], margins: Margins) -> Iterator[Measured]:
     for base, head in pairs:
         before, after = delegated_share(base), delegated_share(head)
+        if not (base.partition and head.partition):
+            # An older record counted its operators otherwise, maybe: like is compared with like where that can be.
+            counted = _counted_share(base), _counted_share(head)
+            before, after = (before, after) if None in counted else counted
         if before is not None and after is not None and after < before - margins.delegation:
-            yield Measured(head.architecture, variant_of(head), before, after)
+            yield Measured(head.architecture, variant_of(head), before, after, _newly_left(base, head))
 
 
 def delegated_share(cell: CellRecord) -> float | None:
-    """The share of operators that the backend took, where the cell measured it."""
+    """The share of operators that the backend took, where the cell tells it."""
+    if cell.partition is None:
+        return _counted_share(cell)
+    return _share(sum(cell.partition.delegated.values()), sum(cell.partition.undelegated.values()))
+
+
+def _counted_share(cell: CellRecord) -> float | None:
     metrics = cell.metrics or {}
     taken, left = metrics.get("delegated_operators"), metrics.get("undelegated_operators")
-    return None if taken is None or left is None or taken + left <= 0 else taken / (taken + left)
+    return None if taken is None or left is None else _share(taken, left)
+
+
+def _share(taken: float, left: float) -> float | None:
+    return taken / (taken + left) if taken + left > 0 else None
+
+
+def _newly_left(base: CellRecord, head: CellRecord) -> tuple[str, ...]:
+    """The operators of which more are left than before."""
+    if not (base.partition and head.partition):
+        return ()
+    before = base.partition.undelegated
+    return tuple(sorted(name for name, left in head.partition.undelegated.items() if left > before.get(name, 0)))

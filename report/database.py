@@ -20,7 +20,7 @@ _LARGEST = 1 << 24
 _RUN = """{
     schema_version: 'INTEGER',
     run: 'STRUCT(id VARCHAR, started VARCHAR, finished VARCHAR, complete BOOLEAN, options MAP(VARCHAR, VARCHAR),
-                 seed HUGEINT)',
+                 seed HUGEINT, commit VARCHAR)',
     environment: 'STRUCT(python VARCHAR, platform VARCHAR, cpu VARCHAR, packages MAP(VARCHAR, VARCHAR))',
     cells: 'STRUCT(id VARCHAR)[]'
 }"""
@@ -40,6 +40,11 @@ _CELL = {
     "metrics": "MAP(VARCHAR, DOUBLE)",
     "duration_s": "DOUBLE",
     "replay": "VARCHAR",
+    "bundle": "VARCHAR",
+    "partition": """STRUCT(
+        delegates MAP(VARCHAR, BIGINT), delegated MAP(VARCHAR, BIGINT), undelegated MAP(VARCHAR, BIGINT),
+        program_bytes BIGINT, constant_bytes BIGINT, planned_bytes BIGINT, cache_bytes BIGINT,
+        lower_s DOUBLE, emit_s DOUBLE)""",
 }
 
 
@@ -159,7 +164,7 @@ def _runs(files: Sequence[str]) -> str:
         CREATE TABLE runs AS
         SELECT run.id AS run, CAST(try_cast(run.started AS TIMESTAMPTZ) AS TIMESTAMP) AS started,
                CAST(try_cast(run.finished AS TIMESTAMPTZ) AS TIMESTAMP) AS finished, run.complete AS complete,
-               run.seed AS seed,
+               run.seed AS seed, run.commit AS commit,
                run.options AS options, environment.packages['transformers'] AS transformers,
                environment.packages['torch'] AS torch, environment.packages['executorch'] AS executorch,
                environment.packages AS packages, environment.python AS python, environment.platform AS platform,
@@ -171,8 +176,8 @@ def _runs(files: Sequence[str]) -> str:
 
 
 def _cells(files: Sequence[str]) -> str:
-    fields = ", ".join(f"{name} {kind}" for name, kind in _CELL.items())
-    plain = ", ".join(f"cell.{name} AS {name}" for name in _CELL if name != "expected")
+    fields = ", ".join(f'"{name}" {kind}' for name, kind in _CELL.items())
+    plain = ", ".join(f'cell."{name}" AS "{name}"' for name in _CELL if name != "expected")
     columns = f"{{run: 'STRUCT(id VARCHAR, started VARCHAR)', cells: 'STRUCT({fields})[]'}}"
     return f"""
         CREATE VIEW cells AS

@@ -21,7 +21,10 @@ _CONFIG = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class VariantStatus:
-    """What one variant of an architecture comes to; `verdict` is null where it is not covered."""
+    """What one variant of an architecture comes to; `verdict` is null where it is not covered.
+
+    A pass with a stage ended there, since nothing was run: its label is "lowered" or "exported".
+    """
 
     subject: str
     backend: str
@@ -71,12 +74,16 @@ class Index:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class ArchitectureDocument:
-    """`architectures/NAME.json`: the architecture's line of the index, and all its cells."""
+    """`architectures/NAME.json`: the architecture's line of the index, and all its cells.
+
+    `bundles` are the addresses within the site of those failure bundles that it holds, by cell.
+    """
 
     schema_version: Literal[1]
     run: RunInfo
     architecture: ArchitectureStatus
     cells: tuple[CellRecord, ...]
+    bundles: dict[str, str]
 
 
 INDEX = TypeAdapter(Index)

@@ -9,8 +9,9 @@ from conformance.records import RunRecord
 from conformance.verdicts import Verdict
 from report.compare import Change, Comparison, Difference, Measured
 from report.errors import ReportError
-from report.grouping import DifferenceGroup, grouped
+from report.grouping import DifferenceGroup, grouped, unrun
 from report.loading import when
+from report.names import commit
 from report.summary import ROWS
 from report.text import one_line, plural
 from report.timeline import versions
@@ -28,10 +29,10 @@ def refuse_unfit(run: RunRecord, name: str) -> None:
     counts = Counter(cell.verdict for cell in run.cells)
     missing = counts[Verdict.NOT_RUN]
     if not run.run.complete or missing:
-        ended = "was stopped early" if run.run.finished else "never finished"
-        left = f"{plural(missing, 'cell')} not run"
-        told = f"left {left}" if run.run.complete else f"{ended}, with {left}"
-        raise ReportError(f"{name} is a partial run and cannot be compared: it {told}")
+        left = f"left {plural(missing, 'cell')} not run"
+        told = left if run.run.finished else f"never finished, and {left}"
+        why = "".join(f'; {plural(len(alike), "cell")}: "{said}"' for said, alike in unrun(run.cells)[:3])
+        raise ReportError(f"{name} is a partial run and cannot be compared: it {told}{why}")
     if any(counts[verdict] for verdict in _TELLING):
         return
     if counts.total() > counts[Verdict.NOT_APPLICABLE]:
@@ -64,8 +65,9 @@ def told(comparison: Comparison, rows: int = ROWS) -> str:
 
 def _side(word: str, run: RunRecord) -> str:
     found = ", ".join(f"{name} {version}" for name, version in versions(run)) or "versions unknown"
+    at = f", commit {made}" if (made := commit(run.run.commit)) else ""
     cells = plural(len(run.cells), "cell")
-    return one_line(f"{word}: {run.run.id}, {when(run.run.started):%Y-%m-%d %H:%M} UTC, {cells}, {found}", most=300)
+    return one_line(f"{word}: {run.run.id}{at}, {when(run.run.started):%Y-%m-%d %H:%M} UTC, {cells}, {found}", most=300)
 
 
 def _differing(comparison: Comparison) -> Iterator[str]:
@@ -97,10 +99,16 @@ def _line(group: DifferenceGroup) -> str:
 
 def _measures(title: str, found: Sequence[Measured], form: str, rows: int) -> list[str]:
     lines = (
-        one_line(f"{each.architecture} · {each.variant}: {form.format(each.base)} → {form.format(each.head)}")
+        one_line(
+            f"{each.architecture} · {each.variant}: {form.format(each.base)} → {form.format(each.head)}{_left(each)}"
+        )
         for each in found
     )
     return _listed(f"✗ {title}: {len(found)}", lines, len(found), rows)
+
+
+def _left(each: Measured) -> str:
+    return f": now leaves {', '.join(each.operators)}" if each.operators else ""
 
 
 def _listed(title: str, lines: Iterable[str], number: int, rows: int) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from conformance.records import CellRecord
-from conformance.verdicts import ACCEPTABLE
+from conformance.verdicts import ACCEPTABLE, Verdict
 from report.compare import Change, Comparison, Difference
 from report.model import Standing, Variant, variant_of
 
@@ -67,6 +67,16 @@ def grouped(differences: Iterable[Difference]) -> tuple[DifferenceGroup, ...]:
         key = (cell.architecture, variant_of(cell), each.change, each.regression, before, after, cell.signature)
         alike.setdefault(key, []).append(cell)
     return tuple(DifferenceGroup(*key, cells=tuple(cells)) for key, cells in alike.items())
+
+
+def unrun(cells: Iterable[CellRecord]) -> tuple[tuple[str, tuple[CellRecord, ...]], ...]:
+    """The cells that were not run, by what their messages say, the most first: one thing to do mends all of a kind."""
+    alike: dict[str, list[CellRecord]] = {}
+    for cell in cells:
+        if cell.verdict is Verdict.NOT_RUN:
+            alike.setdefault((cell.message or "").strip() or "no reason is given", []).append(cell)
+    found = sorted(alike.items(), key=lambda each: -len(each[1]))
+    return tuple((said, tuple(own)) for said, own in found)
 
 
 def grouped_cells(cells: Iterable[CellRecord]) -> tuple[CellGroup, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from report.names import commit
 from report.terminal import as_json, table
 from report.text import plural
 from report.trends import Moment, Trend
@@ -39,11 +40,12 @@ def overview(trends: Sequence[Trend], form: Format) -> str:
 
 def detail(moments: Sequence[Moment], form: Format) -> str:
     """One architecture, run by run."""
-    heads = ("started", "run", "versions", "subject", "state", "accepted", "judged")
+    heads = ("started", "run", "commit", "versions", "subject", "state", "accepted", "judged")
     rows = [
         (
             f"{each.started:%Y-%m-%d %H:%M}",
             each.run,
+            each.commit if form == "json" else str(commit(each.commit) or ""),
             ", ".join(f"{name} {version}" for name, version in each.versions),
             each.subject or "fixture",
             f"{each.standing.glyph} {each.standing.label}",

@@ -12,8 +12,11 @@ from pydantic import ValidationError
 from conformance.cells import Cell
 from conformance.contract import Mode
 from conformance.invalid import first_problem
-from conformance.records import CellRecord, RunRecord, load_run
+from conformance.records import CellRecord, PartitionRecord, RunRecord, load_run
 from report.errors import ReportError
+
+#: What DuckDB, JavaScript and a picture can still tell from its neighbours.
+_NO_COUNT = 1 << 53
 
 
 def load(path: Path) -> RunRecord:
@@ -68,9 +71,22 @@ def _problems(run: RunRecord) -> list[str]:
         if not (cell.architecture and cell.backend and cell.clause):
             problems.append(f"cells.{index}: architecture, backend and clause must not be empty")
         numbers = {"duration_s": cell.duration_s, **(cell.metrics or {})}
+        if cell.partition:
+            numbers |= {"lower_s": cell.partition.lower_s, "emit_s": cell.partition.emit_s}
         problems += [f"cells.{index}: {name} is not finite" for name, n in numbers.items() if not math.isfinite(n)]
+        problems += [f"cells.{index}.partition: {name} is no number of anything" for name in _no_counts(cell.partition)]
         seen.add(cell.id)
     return problems
+
+
+def _no_counts(made: PartitionRecord | None) -> list[str]:
+    """What is less than nothing, or more than any program has."""
+    if made is None:
+        return []
+    sizes = ("program_bytes", "constant_bytes", "planned_bytes", "cache_bytes")
+    counts = [(name, getattr(made, name)) for name in sizes]
+    counts += [*made.delegates.items(), *made.delegated.items(), *made.undelegated.items()]
+    return [name for name, count in counts if not 0 <= count < _NO_COUNT]
 
 
 def _id(cell: CellRecord) -> str:

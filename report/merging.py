@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conformance.records import Environment, RunInfo, RunRecord, RunWriter
+from conformance.records import DIRTY, Environment, RunInfo, RunRecord, RunWriter
 from report.errors import ReportError
 from report.loading import when
 
@@ -79,6 +79,7 @@ def _must_be_alike(first: Named, other: Named) -> None:
         ("version of", first.run.environment.packages, other.run.environment.packages),
         ("", {"Python": first.run.environment.python}, {"Python": other.run.environment.python}),
         ("option", _conditions(first.run), _conditions(other.run)),
+        ("", {"commit": _commit(first.run)}, {"commit": _commit(other.run)}),
         ("", {"Hypothesis seed": first.run.run.seed}, {"Hypothesis seed": other.run.run.seed}),
     )
     for kind, before, after in pairs:
@@ -88,6 +89,11 @@ def _must_be_alike(first: Named, other: Named) -> None:
                     f"{other.name} is unlike {first.name}: {f'{kind} {name}'.strip()} is {_told(after, name)} in the "
                     f"former and {_told(before, name)} in the latter"
                 )
+
+
+def _commit(run: RunRecord) -> str | None:
+    """Changes on top of it are no other commit: a shard may have built something into its checkout."""
+    return run.run.commit.removesuffix(DIRTY) if run.run.commit else None
 
 
 def _conditions(run: RunRecord) -> _Options:
@@ -149,6 +155,7 @@ def _info(runs: Sequence[RunRecord]) -> RunInfo:
         finished=max(ended, key=when) if len(ended) == len(infos) else None,
         complete=all(info.complete for info in infos),
         options=options,
+        commit=max((info.commit for info in infos if info.commit), key=len, default=None),  # the changed one
     )
 
 

@@ -40,13 +40,17 @@ GLYPHS = {
     Verdict.HARNESS_ERROR: "?",
 }
 STAGES = tuple(Stage)
+#: Where cells that hold may end before anything was run, and what that is called. It has a sign of its own: nobody has
+#: seen such a program decode.
+_SHORT = {Stage.EXPORT: "exported", Stage.LOWER: "lowered"}
+SHORT_GLYPH = "◇"
 #: The stage that a clause of a chapter speaks of, for cells whose record names none.
-_HOME = {
-    Chapter.EXP: Stage.EXPORT,
-    Chapter.LOW: Stage.LOWER,
-    Chapter.PAR: Stage.EXECUTE,
-    Chapter.RUN: Stage.EXECUTE,
-    Chapter.SEN: Stage.EAGER,
+HOMES = {
+    Chapter.EXP.name: Stage.EXPORT,
+    Chapter.LOW.name: Stage.LOWER,
+    Chapter.PAR.name: Stage.EXECUTE,
+    Chapter.RUN.name: Stage.EXECUTE,
+    Chapter.SEN.name: Stage.EAGER,
 }
 
 
@@ -76,20 +80,28 @@ Columns: TypeAlias = Mapping[Variant, tuple[CellRecord, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a group of cells comes to: its worst verdict, and the earliest stage it was met at, if that is known."""
+    """What a group of cells comes to: its worst verdict, and the earliest stage it was met at, if that is known.
+
+    If the verdict is a pass, `stage` is where the group ended before anything was run; see `standing`.
+    """
 
     verdict: Verdict | None
     stage: Stage | None = None
 
     @property
+    def short(self) -> str | None:
+        """What was done, such as "lowered", where it holds and was not run."""
+        return _SHORT.get(self.stage) if self.verdict is Verdict.PASS and self.stage else None
+
+    @property
     def glyph(self) -> str:
         """The sign of the verdict."""
-        return GLYPHS[self.verdict] if self.verdict else "·"
+        return SHORT_GLYPH if self.short else GLYPHS[self.verdict] if self.verdict else "·"
 
     @property
     def kind(self) -> str:
-        """The verdict as a style class; empty groups have one too."""
-        return self.verdict.value if self.verdict else "none"
+        """The verdict as a style class; empty groups have one too, and those that were not run."""
+        return self.short or (self.verdict.value if self.verdict else "none")
 
     @property
     def label(self) -> str:
@@ -98,7 +110,7 @@ class Standing:
             case None:
                 return "not covered"
             case Verdict.PASS:
-                return "holds"
+                return self.short or "holds"
             case Verdict.NOT_APPLICABLE:
                 return "not applicable"
             case Verdict.NOT_RUN:
@@ -168,18 +180,22 @@ def variant_of(cell: CellRecord) -> Variant:
 def variants(cells: Iterable[CellRecord]) -> tuple[Variant, ...]:
     """The columns of a run, the one to show first first.
 
-    What was lowered comes before what was only exported: it tells more. Cells without a subject belong to every
-    variant, and are one of their own only if there is no other.
+    What was lowered comes before what was only exported, and what is run before what is only lowered: it tells more.
+    Cells without a subject belong to every variant, and are one of their own only if there is no other.
     """
-    found = {variant_of(cell) for cell in cells}
+    found: dict[Variant, bool] = {}
+    for cell in cells:
+        variant = variant_of(cell)
+        is_run = _home_of(cell.clause) is Stage.EXECUTE and cell.verdict is not Verdict.NOT_RUN
+        found[variant] = found.get(variant, False) or is_run
     chosen = [variant for variant in found if variant.subject] or found
-    return tuple(sorted(chosen, key=_reading_order))
+    return tuple(sorted(chosen, key=lambda variant: _reading_order(variant, is_run=found[variant])))
 
 
-def _reading_order(variant: Variant) -> tuple[bool, bool, bool, Variant]:
+def _reading_order(variant: Variant, *, is_run: bool) -> tuple[bool, bool, bool, bool, Variant]:
     # `portable` delegates nothing: what a device would run comes first.
     late = variant.backend in {EXPORTED, EAGER}
-    return variant.subject != "reference", late, variant.backend == "portable", variant
+    return variant.subject != "reference", late, not is_run, variant.backend == "portable", variant
 
 
 def columns(cells: Iterable[CellRecord]) -> Columns:
@@ -198,12 +214,35 @@ def cells_of(found: Columns, variant: Variant) -> tuple[CellRecord, ...]:
 
 
 def standing(cells: Sequence[CellRecord]) -> Standing:
-    """The worst verdict of `cells`, and the earliest stage among those that have it."""
+    """The worst verdict of `cells`, and the earliest stage among those that have it.
+
+    Where they hold, and none that was run is among them, the stage is the last thing that was done: a backend that can
+    only lower here must not look like one that decodes.
+    """
+    worst = _worst(cells)
+    return Standing(Verdict.PASS, _short_of(cells)) if worst.verdict is Verdict.PASS else worst
+
+
+def _worst(cells: Sequence[CellRecord]) -> Standing:
     if not cells:
         return Standing(None)
     worst = min((cell.verdict for cell in cells), key=WORST_FIRST.index)
     stages = [cell.stage for cell in cells if cell.verdict is worst and cell.stage]
     return Standing(worst, min(stages, key=STAGES.index, default=None))
+
+
+def _short_of(cells: Iterable[CellRecord]) -> Stage | None:
+    """Where cells of which none fails ended; None if some were run, or if there is nothing to run.
+
+    If anything was lowered, what torch made of the exported program says nothing of how that runs.
+    """
+    held = [cell for cell in cells if cell.verdict is Verdict.PASS and cell.subject]
+    lowered = [cell for cell in held if cell.backend not in {EAGER, EXPORTED}]
+    exported = [cell for cell in held if cell.backend == EXPORTED]
+    for own, end in ((lowered, Stage.LOWER), (exported, Stage.EXPORT)):
+        if own:
+            return None if any(home(cell) is Stage.EXECUTE for cell in own) else end
+    return None
 
 
 def variant_standing(found: Columns, variant: Variant) -> Standing:
@@ -218,13 +257,16 @@ def variant_standing(found: Columns, variant: Variant) -> Standing:
     return whole if troubled or own.verdict is Verdict.PASS else own
 
 
+def _home_of(clause: str) -> Stage:
+    return HOMES.get(clause.partition("-")[0], Stage.EXECUTE)
+
+
 def home(cell: CellRecord, variant: Variant | None = None) -> Stage:
     """The stage that a cell counts at.
 
     Seen from a lowered variant, an exported program that computes the wrong logits is an export gone wrong.
     """
-    chapter = Chapter.__members__.get(cell.clause.partition("-")[0])
-    stage = cell.stage or (_HOME[chapter] if chapter else Stage.EXECUTE)
+    stage = cell.stage or _home_of(cell.clause)
     if not cell.stage and cell.subject is None:
         stage = Stage.EAGER
     if variant and stage not in variant.stages:
@@ -242,7 +284,7 @@ def stage_places(found: Columns, variant: Variant) -> tuple[StagePlace, ...]:
     places: list[StagePlace] = []
     passed = False
     for stage in reversed(variant.stages):
-        places.append(StagePlace(stage, standing(at[stage]), passed, count(at[stage])))
+        places.append(StagePlace(stage, _worst(at[stage]), passed, count(at[stage])))
         passed = passed or any(map(_got_to_its_stage, at[stage]))
     return tuple(reversed(places))
 

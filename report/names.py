@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
+
+from conformance.records import DIRTY
 
 _SAFE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 #: Windows takes these for devices, whatever their suffix.
@@ -31,6 +34,26 @@ def shown(text: str) -> str:
     if text.isprintable():  # nearly all of it, and ten times as fast
         return text
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit to show: short, whole, and whether the checkout held changes on top of it."""
+
+    short: str
+    whole: str
+    dirty: bool
+
+    def __str__(self) -> str:
+        return f"{self.short}{DIRTY if self.dirty else ''}"
+
+
+def commit(text: str | None) -> Commit | None:
+    """The commit of a record; what does not read as one is shown as it is."""
+    if not text:
+        return None
+    found = re.fullmatch(rf"([0-9a-f]{{40,64}})({DIRTY})?", text)
+    return Commit(found[1][:12], found[1], bool(found[2])) if found else Commit(text, text, False)
 
 
 def plain_link(text: str) -> str | None:

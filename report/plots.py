@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from conformance.records import CellRecord
-from report.compare import delegated_share
 from report.model import Variant, variant_of
 
 #: SEN-1 asks for effects of at least this many tolerances.
 SENSITIVE = 100.0
 _WIDTH = 100.0
+#: Characters of a label beside a plot.
+_LONGEST = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class Line:
     marks: tuple[Mark, ...]
     worst: float
 
+    @property
+    def short(self) -> str:
+        """The end of a label that is too long: a variant's name ends with what tells it from others."""
+        return self.label if len(self.label) <= _LONGEST else f"…{self.label[1 - _LONGEST :]}"
+
 
 @dataclass(frozen=True, slots=True)
 class Tick:
@@ -51,17 +57,10 @@ class LogPlot:
     limit: float
     limit_at: float
 
-
-@dataclass(frozen=True, slots=True)
-class Delegation:
-    """What a backend took of one program, and what lowering cost."""
-
-    variant: Variant
-    delegates: int
-    delegated: int
-    undelegated: int
-    share: float
-    metrics: tuple[tuple[str, str], ...]
+    @property
+    def gutter(self) -> int:
+        """Room for the labels at the left, in the units of which the axis has 460."""
+        return max(150, 20 + 6 * max((len(line.short) for line in self.lines), default=0))
 
 
 def errors(cells: Iterable[CellRecord], name: Callable[[Variant], str] = str) -> LogPlot | None:
@@ -112,21 +111,6 @@ def log_plot(values: Mapping[str, Sequence[tuple[str, float]]], limit: float, *,
         limit,
         at(limit),
     )
-
-
-def delegations(cells: Iterable[CellRecord]) -> tuple[Delegation, ...]:
-    """What each backend took, where it was counted."""
-    found = []
-    for cell in cells:
-        share = delegated_share(cell)
-        if share is None:
-            continue
-        metrics = dict(cell.metrics or {})
-        taken, left = metrics.pop("delegated_operators"), metrics.pop("undelegated_operators")
-        parts = int(metrics.pop("delegates", 0))
-        others = tuple((name, number(value)) for name, value in metrics.items())
-        found.append(Delegation(variant_of(cell), parts, int(taken), int(left), share, others))
-    return tuple(found)
 
 
 def number(value: float) -> str:

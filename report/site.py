@@ -17,13 +17,15 @@ from conformance.matrix import Matrix
 from conformance.records import RunRecord
 from conformance.verdicts import Stage, Verdict
 from report import badges, documents, plots, views
+from report.bundles import Archive, Bundled, write_archives
 from report.causes import Cause, causes
 from report.compare import MEANINGS, Comparison, compare
+from report.delegation import delegations, size
 from report.errors import ReportError
-from report.grouping import groups
+from report.grouping import groups, unrun
 from report.loading import when
-from report.model import GLYPHS, Standing, Variant, count, standing, told, variant_of, variants
-from report.names import plain_link, shown, slug
+from report.model import GLYPHS, SHORT_GLYPH, Standing, Variant, columns, count, standing, told, variant_of, variants
+from report.names import commit, plain_link, shown, slug
 from report.timeline import History, versions
 
 _HERE = Path(__file__).parent
@@ -41,8 +43,10 @@ class Settings:
     stale_after: int = 14
 
 
-def build(history: History, matrix: Matrix, settings: Settings) -> dict[str, str]:
-    """Every file of the site, by its address in it."""
+def build(
+    history: History, matrix: Matrix, settings: Settings, bundles: Mapping[str, Bundled] | None = None
+) -> dict[str, str]:
+    """Every file of the site that is text, by its address in it; `bundles` are those of its newest run, by cell."""
     run = history.head
     environment = _environment()
     strip = views.strip(run, settings.now, settings.stale_after)
@@ -59,6 +63,7 @@ def build(history: History, matrix: Matrix, settings: Settings) -> dict[str, str
         has_causes=bool(all_causes),
         has_comparison=bool(compared),
         pages={each.name: each.page for each in known},
+        bundles=bundles or {},
     )
     files = {name: (_HERE / "static" / name).read_text("utf-8") for name in ("style.css", "script.js", "icon.svg")}
     files |= documents.schemas()
@@ -92,11 +97,19 @@ def build(history: History, matrix: Matrix, settings: Settings) -> dict[str, str
             causes=each.causes,
             errors=plots.errors(each.cells, short),
             sensitivity=plots.sensitivity(each.cells),
-            delegations=plots.delegations(each.cells),
+            delegations=delegations(each.cells),
+            unrun=unrun(each.cells),
             past=views.past(history, each, _REMEMBERED),
         )
         status = _status(each)
-        document = documents.ArchitectureDocument(documents.SCHEMA_VERSION, run.run, status, each.cells)
+        offered = {cell.id: bundles[cell.id].archive for cell in each.cells if bundles and cell.id in bundles}
+        document = documents.ArchitectureDocument(
+            documents.SCHEMA_VERSION,
+            run.run,
+            status,
+            each.cells,
+            {cell_id: archive.address for cell_id, archive in offered.items() if archive},
+        )
         _put(files, status.data, documents.ARCHITECTURE.dump_json(document, indent=1).decode() + "\n")
         _put(files, status.badge, badges.badge(each.name, each.standing))
     for cause in all_causes:
@@ -121,24 +134,26 @@ def build(history: History, matrix: Matrix, settings: Settings) -> dict[str, str
     return files
 
 
-def write(files: Mapping[str, str], directory: Path) -> None:
+def write(files: Mapping[str, str], directory: Path, archives: Sequence[Archive] = ()) -> None:
     """Put the site into `directory`, which must be new, empty, or hold an earlier site, which goes.
 
     Raises:
-        ReportError: The directory holds something else.
+        ReportError: The directory holds something else, or a bundle cannot be packed.
     """
     manifest = directory / MANIFEST
+    names = sorted({*files, *(archive.address for archive in archives)})
     try:
         if manifest.exists():
-            for name in set(_written(manifest)) - files.keys():
+            for name in set(_written(manifest)).difference(names):
                 (directory / name).unlink(missing_ok=True)
         elif directory.exists() and any(directory.iterdir()):
             raise ReportError(f"{directory} is not empty and holds no report: choose another directory")
-        for folder in {(directory / name).parent for name in files}:
+        for folder in {(directory / name).parent for name in names}:
             folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             (directory / name).write_text(text, encoding="utf-8", newline="\n")
-        manifest.write_text(json.dumps(sorted(files), indent=1) + "\n", encoding="utf-8")
+        write_archives(archives, directory)
+        manifest.write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ReportError(f"{error.filename or directory}: {error.strerror or error}") from error
 
@@ -178,12 +193,17 @@ def _environment() -> Environment:
         number=plots.number,
         told=told,
         slug=slug,
+        size=size,
+        commit=commit,
         message=views.message,
+        by_variant=lambda cells: columns(cells).items(),
         variant=variant_of,
         plain_link=plain_link,
         versions=versions,
     )
-    environment.globals.update(GLYPHS=GLYPHS, Standing=Standing, stages=tuple(Stage), verdicts=tuple(Verdict))
+    environment.globals.update(
+        GLYPHS=GLYPHS, SHORT_GLYPH=SHORT_GLYPH, Standing=Standing, stages=tuple(Stage), verdicts=tuple(Verdict)
+    )
     return environment
 
 

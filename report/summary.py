@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from conformance.records import RunRecord
+from conformance.records import CellRecord, RunRecord
 from conformance.verdicts import ACCEPTABLE, Verdict
 from report.compare import Change, Comparison, Measured
-from report.grouping import CellGroup, DifferenceGroup, grouped, grouped_cells
+from report.grouping import CellGroup, DifferenceGroup, grouped, grouped_cells, unrun
 from report.loading import when
 from report.markdown import code, table
-from report.model import GLYPHS, Standing, count
+from report.model import GLYPHS, Standing, count, variant_of
+from report.names import commit
 from report.text import plural
 from report.timeline import PACKAGES
 
@@ -27,9 +28,11 @@ def summary(head: RunRecord, comparison: Comparison | None = None, rows: int = R
     if comparison:
         lines += _regressions(comparison, rows)
     old = {each.cell.id for each in comparison.regressions} if comparison else set()
-    unlisted = [cell for cell in head.cells if cell.verdict not in ACCEPTABLE and cell.id not in old]
+    unlisted = [cell for cell in head.cells if cell.verdict not in _TOLD_APART and cell.id not in old]
     title = "Other failures that nobody listed" if old else "Failures that nobody listed"
     lines += _section(title, grouped_cells(unlisted), _failure, _FAILURE_HEADS, rows)
+    missed = unrun(head.cells)
+    lines += _section("Not run", missed, _unrun, _UNRUN_HEADS, rows, sum(len(cells) for _, cells in missed))
     if comparison:
         for change in Change:
             found = grouped(each for each in comparison.of(change) if not each.regression)
@@ -82,8 +85,10 @@ def _sides(head: RunRecord, comparison: Comparison | None) -> list[str]:
     names = [name for name in PACKAGES if any(name in run.environment.packages for run in runs)]
     others = sorted({name for run in runs for name in run.environment.packages} - set(names))
     names += [name for name in others if len({run.environment.packages.get(name) for run in runs}) > 1]
+    commits = [str(commit(run.run.commit) or "") for run in runs]
     rows = [
         ["run", *(code(run.run.id) for run in runs)],
+        *([["commit", *map(code, commits)]] if any(commits) else []),
         ["started", *(f"{when(run.run.started):%Y-%m-%d %H:%M} UTC" for run in runs)],
     ]
     for name in names:
@@ -112,18 +117,27 @@ def _regressions(comparison: Comparison, rows: int) -> list[str]:
     )
 
 
+#: What is no failure, or is told by its reason: a package that is missing would fill a table of failures.
+_TOLD_APART = ACCEPTABLE | {Verdict.NOT_RUN}
+_UNRUN_HEADS = ("why", "cells", "architectures", "variants")
 _DIFFERENCE_HEADS = ("architecture", "variant", "change", "was", "is", "signature", "clauses")
-_FAILURE_HEADS = ("architecture", "variant", "is", "signature", "clauses")
+_FAILURE_HEADS = ("architecture", "variant", "is", "signature or message", "clauses")
 _MEASURED_HEADS = ("architecture", "variant", "was", "is")
 
 
 def _section(
-    title: str, found: Sequence[_T], row: Callable[[_T], Sequence[str]], heads: Sequence[str], most: int
+    title: str,
+    found: Sequence[_T],
+    row: Callable[[_T], Sequence[str]],
+    heads: Sequence[str],
+    most: int,
+    number: int | None = None,
 ) -> list[str]:
+    """A table of the first `most` that were found; `number` is how many cells they are, if they do not tell."""
     if not found:
         return []
     more = [f"… and {len(found) - most} more."] if len(found) > most else []
-    cells = sum(len(each.cells) if isinstance(each, DifferenceGroup | CellGroup) else 1 for each in found)
+    cells = number or sum(len(each.cells) if isinstance(each, DifferenceGroup | CellGroup) else 1 for each in found)
     return [
         *("", f"### {title}: {plural(cells, 'cell')}", ""),
         *table(heads, map(row, found[:most])),
@@ -140,19 +154,28 @@ def _difference(group: DifferenceGroup) -> Sequence[str]:
 
 
 def _failure(group: CellGroup) -> Sequence[str]:
-    signature = code(group.signature) if group.signature else ""
+    why = group.signature or next(iter((group.cells[0].message or "").splitlines()), "")
     return (
         code(group.architecture),
         code(str(group.variant)),
         _state(group.standing),
-        signature,
+        code(why) if why.strip() else "",
         _clauses(group.clauses),
     )
 
 
+def _unrun(missed: tuple[str, Sequence[CellRecord]]) -> Sequence[str]:
+    said, cells = missed
+    names, ways = ({str(each) for each in some} for some in ((c.architecture for c in cells), map(variant_of, cells)))
+    shown = ", ".join(code(way) for way in sorted(ways)[:6]) + (f" and {len(ways) - 6} more" if len(ways) > 6 else "")
+    return code(said, most=300), str(len(cells)), str(len(names)), shown
+
+
 def _measured(each: Measured, factor: float, unit: str) -> Sequence[str]:
     numbers = (f"{each.base * factor:.3g}{unit}", f"{each.head * factor:.3g}{unit}")
-    return code(each.architecture), code(str(each.variant)), *numbers
+    left = f"{numbers[1]}, now leaves {', '.join(map(code, each.operators[:4]))}" if each.operators else numbers[1]
+    left += f" and {len(each.operators) - 4} more" if len(each.operators) > 4 else ""
+    return code(each.architecture), code(str(each.variant)), numbers[0], left
 
 
 def _state(standing: Standing) -> str:

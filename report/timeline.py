@@ -52,7 +52,8 @@ class History:
         for index in range(len(self.runs) - 2, -1, -1):
             then = _ends(cells_of(self.of(index, architecture), variant))
             shared = now.keys() & then.keys()
-            if not shared:
+            # What a variant shares with others says nothing of when it was not there itself.
+            if not shared or variant not in self.of(index, architecture):
                 continue
             if any(now[cell] != then[cell] for cell in shared):
                 changed = True

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from conformance.verdicts import Verdict
+from conformance.cells import EAGER, EXPORTED
+from conformance.verdicts import Stage, Verdict
 from report.database import Database
 from report.errors import ReportError
-from report.model import QUIET, STAGES, WORST_FIRST, Standing
+from report.model import HOMES, QUIET, STAGES, WORST_FIRST, Standing
 
 #: Runs in a trend, the newest at the right.
 POINTS = 24
@@ -48,6 +49,7 @@ class Moment:
 
     run: str
     started: datetime
+    commit: str | None
     versions: tuple[tuple[str, str], ...]
     subject: str
     standing: Standing
@@ -64,27 +66,41 @@ def prepare(database: Database) -> None:
     verdicts, stages = _list(WORST_FIRST), _list(STAGES)
     unjudged = _list((Verdict.NOT_RUN, Verdict.NOT_APPLICABLE))
     accepted = _list((Verdict.PASS, Verdict.EXPECTED_FAILURE))
+    # As `report.model.standing` has it: what holds and was not run ends at the last thing that was done.
+    held, whole = WORST_FIRST.index(Verdict.PASS), len(STAGES)
+    subject = "coalesce(subject, '')"
+    done = f"verdict = '{Verdict.PASS}' AND {subject} <> '' AND backend"
+    runs = f"coalesce(stage, {_map(HOMES)}[split_part(clause, '-', 1)], '{Stage.EXECUTE}') = '{Stage.EXECUTE}'"
+    short = " ".join(
+        f"WHEN bool_or({own}) THEN if(bool_or({own} AND {runs}), {whole}, {STAGES.index(end)})"
+        for own, end in (
+            (f"{done} NOT IN ('{EAGER}', '{EXPORTED}')", Stage.LOWER),
+            (f"{done} = '{EXPORTED}'", Stage.EXPORT),
+        )
+    )
     database.rows(f"""
         CREATE TEMP TABLE counted AS
-        SELECT run, any_value(file) AS file, architecture, coalesce(subject, '') AS subject,
-               min(10 * (list_position({verdicts}, verdict) - 1)
-                   + coalesce(list_position({stages}, stage) - 1, {len(STAGES)})) AS worst,
-               count(*) FILTER (list_contains({accepted}, verdict)) AS accepted,
-               count(*) FILTER (NOT list_contains({unjudged}, verdict)) AS judged,
-               bool_and(coalesce(list_contains({verdicts}, verdict), false)
-                        AND (stage IS NULL OR list_contains({stages}, stage))
-                        AND architecture IS NOT NULL) AS sound
-        FROM {database.cells("architecture", "subject", "verdict", "stage")} GROUP BY ALL""")
+        SELECT * REPLACE (if(worst // 10 = {held}, {10 * held} + ends, worst) AS worst) FROM (
+            SELECT run, any_value(file) AS file, architecture, {subject} AS subject,
+                   min(10 * (list_position({verdicts}, verdict) - 1)
+                       + coalesce(list_position({stages}, stage) - 1, {whole})) AS worst,
+                   CASE {short} ELSE {whole} END AS ends,
+                   count(*) FILTER (list_contains({accepted}, verdict)) AS accepted,
+                   count(*) FILTER (NOT list_contains({unjudged}, verdict)) AS judged,
+                   bool_and(coalesce(list_contains({verdicts}, verdict), false)
+                            AND (stage IS NULL OR list_contains({stages}, stage))
+                            AND architecture IS NOT NULL) AS sound
+            FROM {database.cells("architecture", "subject", "backend", "clause", "verdict", "stage")}
+            GROUP BY run, architecture, {subject})""")
     _, unsound = database.rows("SELECT min(file) FROM counted WHERE NOT sound")
     if unsound[0][0] is not None:
         raise ReportError(f"{unsound[0][0]} is no run record; `python -m report validate` says what is wrong with it")
     # Cells of the fixture belong to every subject: they can spoil what it comes to, but cannot hold in its place.
-    troubled = 10 * WORST_FIRST.index(Verdict.PASS)
-    assert set(WORST_FIRST[WORST_FIRST.index(Verdict.PASS) :]) == QUIET
+    assert set(WORST_FIRST[held:]) == QUIET
     database.rows(f"""
         CREATE TEMP TABLE judged AS
         SELECT own.run, started, row_number() OVER (ORDER BY started, own.run) AS place, own.architecture, own.subject,
-               CASE WHEN fixture.worst < {troubled} THEN least(own.worst, fixture.worst) ELSE own.worst END AS worst,
+               CASE WHEN fixture.worst < {10 * held} THEN least(own.worst, fixture.worst) ELSE own.worst END AS worst,
                own.accepted + coalesce(fixture.accepted, 0) AS accepted,
                own.judged + coalesce(fixture.judged, 0) AS judged
         FROM counted AS own JOIN runs ON runs.run = own.run
@@ -114,7 +130,7 @@ def trends(database: Database) -> tuple[Trend, ...]:
 def moments(database: Database, architecture: str) -> tuple[Moment, ...]:
     """One architecture in every run that has it, newest first; `prepare` has to come before."""
     _, rows = database.rows(f"""
-        SELECT judged.run, judged.started, transformers, torch, executorch, subject, worst, accepted, judged
+        SELECT judged.run, judged.started, commit, transformers, torch, executorch, subject, worst, accepted, judged
         FROM judged JOIN runs ON runs.run = judged.run WHERE architecture = {_text(architecture)}
         ORDER BY place DESC, subject""")
     return tuple(_moment(*cast("tuple[Any, ...]", row)) for row in rows)
@@ -139,6 +155,7 @@ def _trend(
 def _moment(
     run: str,
     started: datetime,
+    commit: str | None,
     transformers: str | None,
     torch: str | None,
     executorch: str | None,
@@ -149,7 +166,7 @@ def _moment(
 ) -> Moment:
     versions = (("transformers", transformers), ("torch", torch), ("executorch", executorch))
     known = tuple((name, version) for name, version in versions if version)
-    return Moment(run, started, known, subject, _standing(worst), accepted, judged)
+    return Moment(run, started, commit, known, subject, _standing(worst), accepted, judged)
 
 
 def _standing(worst: int) -> Standing:
@@ -166,6 +183,10 @@ def _bar(share: float | None) -> str:
 
 def _list(texts: Iterable[str]) -> str:
     return "[" + ", ".join(map(_text, texts)) + "]"
+
+
+def _map(texts: Mapping[str, str]) -> str:
+    return "MAP {" + ", ".join(f"{_text(key)}: {_text(value)}" for key, value in texts.items()) + "}"
 
 
 def _text(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
@@ -16,10 +16,11 @@ import referencing
 import referencing.exceptions
 
 from conformance.records import run_schema
+from report.bundles import sound_archive
 from report.errors import ReportError
 from report.loading import load
 from report.site import MANIFEST
-from report.text import one_line
+from report.text import one_line, plural
 
 #: Elements that fetch, and the attribute that says what; a link to follow fetches nothing by itself.
 _FETCHING = {
@@ -105,7 +106,13 @@ def _site(directory: Path) -> Finding:
     files = _listed(directory)
     problems: list[str] = []
     texts: dict[str, str] = {}
+    packed = {name for name in files if name.endswith(".zip")}
+    for name in sorted(packed):
+        wrong = sound_archive(directory / name)
+        problems += [f"{name} {wrong}"] if wrong else []
     for name in files:
+        if name in packed:
+            continue
         try:
             texts[name] = (directory / name).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -115,17 +122,19 @@ def _site(directory: Path) -> Finding:
     pages = {name: _Page(text) for name, text in texts.items() if name.endswith(".html")}
     if "index.html" not in pages:
         problems.append("index.html is missing")
+    there = {*texts, *packed}
     for name, page in pages.items():
-        problems += (f"{name}: {problem}" for problem in _page_problems(name, page, pages, texts.keys()))
+        problems += (f"{name}: {problem}" for problem in _page_problems(name, page, pages, there))
     for name, text in texts.items():
         pattern = {".css": _CSS_FETCH, ".js": _SCRIPT_FETCH}.get(PurePosixPath(name).suffix)
         found = pattern.search(text) if pattern else None
         if found:
             problems.append(f"{name}: {found[0]!r} would fetch something")
-    problems += _data_problems(texts)
+    problems += _data_problems(texts, packed)
     links = sum(len(page.links) + len(page.fetched) for page in pages.values())
     documents = sum(name.endswith(".json") for name in texts)
-    return Finding(f"a site of {len(pages)} pages with {links} links, and {documents} JSON files", tuple(problems))
+    told = f"a site of {len(pages)} pages with {links} links, and {documents} JSON files"
+    return Finding(f"{told}, and {plural(len(packed), 'failure bundle')}" if packed else told, tuple(problems))
 
 
 def _listed(directory: Path) -> list[str]:
@@ -179,7 +188,7 @@ def _resolve(name: str, target: str, pages: Mapping[str, _Page], files: frozense
         yield f"the link {target} leads to no place on that page"
 
 
-def _data_problems(texts: Mapping[str, str]) -> Iterator[str]:
+def _data_problems(texts: Mapping[str, str], packed: Container[str]) -> Iterator[str]:
     """Every document against its schema, and the index against what it lists."""
     data: dict[str, Any] = {}
     for name, text in texts.items():
@@ -197,6 +206,9 @@ def _data_problems(texts: Mapping[str, str]) -> Iterator[str]:
             yield f"{name} has no schema"
         elif kind:
             yield from _against(document, schema, name)
+        offered = document.get("bundles") if kind == "architecture" and isinstance(document, dict) else None
+        if isinstance(offered, dict):
+            yield from (f"{name}: {place} is missing" for place in offered.values() if place not in packed)
     index = data.get("index.json")
     if isinstance(index, dict):
         yield from _index_problems(index, data, texts)

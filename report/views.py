@@ -15,9 +15,9 @@ from conformance.matrix import Matrix, Row
 from conformance.records import CellRecord, RunRecord
 from conformance.verdicts import Verdict
 from report.causes import Cause, causes
+from report.grouping import unrun
 from report.loading import when
 from report.model import (
-    WORST_FIRST,
     Columns,
     StagePlace,
     Standing,
@@ -45,10 +45,15 @@ class Strip:
     run: RunRecord
     counts: tuple[tuple[Verdict, int], ...]
     architectures: int
-    not_run: int
+    unrun: tuple[tuple[str, int], ...]
     age_days: int
     stale_after: int
     acceptable: bool
+
+    @property
+    def not_run(self) -> int:
+        """Cells that were not run, whatever for."""
+        return sum(number for _, number in self.unrun)
 
     @property
     def stale(self) -> bool:
@@ -197,7 +202,7 @@ def strip(run: RunRecord, now: datetime, stale_after: int) -> Strip:
         run,
         count(run.cells),
         len({cell.architecture for cell in run.cells}),
-        sum(cell.verdict is Verdict.NOT_RUN for cell in run.cells),
+        tuple((said, len(alike)) for said, alike in unrun(run.cells)),
         max(0, (now - when(run.run.finished or run.run.started)).days),
         stale_after,
         acceptable(run.cells) and run.run.complete,
@@ -229,13 +234,15 @@ def grid_page(variant: Variant) -> str:
 
 
 def tab(variant: Variant, page: str, rows: Sequence[GridRow]) -> Tab:
-    """The choice of a variant whose grid is `rows`: how many architectures have each verdict, whatever the stage."""
-    counts = Counter(row.standing.verdict for row in rows)
-    return Tab(
-        variant,
-        page,
-        tuple((Standing(verdict), counts[verdict]) for verdict in (*WORST_FIRST, None) if counts[verdict]),
+    """The choice of a variant whose grid is `rows`: how many architectures have each verdict.
+
+    At which stage makes no difference, unless it is all that was done of what holds.
+    """
+    plain = (
+        row.standing if row.standing.short else Standing(row.standing.verdict)
+        for row in sorted(rows, key=lambda row: row.standing.rank)
     )
+    return Tab(variant, page, tuple(Counter(plain).items()))
 
 
 def table_columns(cells: Sequence[CellRecord]) -> tuple[Variant, ...]:

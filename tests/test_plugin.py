@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+from conformance.cells import Cell
+from conformance.contract import Mode
+from conformance.environment import commit
+from conformance.judging import bare_record
+from conformance.matrix import ROOT
 from conformance.records import Environment, RunInfo, RunWriter, load_run, run_schema
+from conformance.summary import render_summary
 from conformance.verdicts import Verdict
 from tests.harness import suite
+
+
+def _junit(path: Path) -> dict[str, tuple[str, str | None]]:
+    """By the cell that its properties name: the verdict there, and what pytest made of the test case."""
+    found = {}
+    for case in ET.parse(path).getroot().iter("testcase"):
+        told = {each.attrib["name"]: each.attrib["value"] for each in case.iter("property")}
+        ends = [child.tag for child in case if child.tag in {"failure", "error", "skipped"}]
+        assert told["cell"] not in found
+        assert len(ends) <= 1
+        found[told["cell"]] = (told["verdict"], ends[0] if ends else None)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -55,7 +75,9 @@ def test_good_run_is_recorded(tmp_path: Path) -> None:
     assert {cell.verdict for cell in run.cells} == {Verdict.PASS}
     assert run.cells[0].id == "llama/eager/SEN-1" or run.cells[0].id == "gpt2/eager/SEN-1"
     assert all(cell.replay.startswith("tox -e conformance -- --arch") for cell in run.cells)
-    assert "llama/reference/exported/decode/EXP-3" in junit.read_text()
+    assert run.run.commit == commit(ROOT)
+    assert f"report: `tox -e report -- {record}` makes {ROOT / 'build/report/index.html'} of it" in ended.stdout
+    assert _junit(junit) == {cell.id: ("pass", None) for cell in run.cells}
 
 
 def test_faulty_subject_fails_the_run(tmp_path: Path) -> None:
@@ -75,15 +97,58 @@ def test_faulty_subject_fails_the_run(tmp_path: Path) -> None:
     )
 
 
-def test_dead_worker_costs_one_cell(tmp_path: Path) -> None:
-    record = tmp_path / "run.json"
+@pytest.mark.parametrize(
+    ("how", "counted"), [(("-n1",), "failure"), (("-n0",), "failure"), (("-n1", "--in-process"), "error")]
+)
+def test_dead_process_costs_one_cell(tmp_path: Path, how: tuple[str, ...], counted: str) -> None:
+    record, junit = tmp_path / "run.json", tmp_path / "junit.xml"
     ended = suite(
         *("--arch", "llama", "--subject", "tests.faulty:kills_the_process", "--backend", "exported"),
-        *("--mode", "decode", "--clause", "SEN-2,EXP-6", "--record", str(record), "-n1"),
+        *("--mode", "decode", "--clause", "SEN-2,EXP-6", "--record", str(record), f"--junitxml={junit}", *how),
     )
     assert ended.returncode != 0
-    verdicts = {cell.clause: cell.verdict for cell in load_run(record).cells}
-    assert verdicts == {"SEN-2": Verdict.PASS, "EXP-6": Verdict.CRASH}
+    cells = {cell.clause: cell for cell in load_run(record).cells}
+    assert {clause: cell.verdict for clause, cell in cells.items()} == {"SEN-2": Verdict.PASS, "EXP-6": Verdict.CRASH}
+    assert _junit(junit) == {cells["SEN-2"].id: ("pass", None), cells["EXP-6"].id: ("crash", counted)}
+
+
+def test_cell_out_of_time_is_in_the_junit_xml(tmp_path: Path) -> None:
+    record, junit = tmp_path / "run.json", tmp_path / "junit.xml"
+    suite(
+        *("--arch", "llama", "--backend", "exported", "--mode", "decode", "--time-limit", "5"),
+        *("--subject", "tests.faulty:hangs", "--clause", "EXP-6"),
+        *("--record", str(record), f"--junitxml={junit}", "-n1"),
+    )
+    (cell,) = load_run(record).cells
+    assert _junit(junit) == {cell.id: ("timeout", "failure")}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
+    ended = subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True, text=True)
+    return ended.stdout.strip()
+
+
+def test_commit_of_the_checkout_and_whether_it_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    assert commit(checkout) is None
+    _git(checkout, "init", "--quiet")
+    assert commit(checkout) is None  # nothing is committed
+    (checkout / "file").write_text("one")
+    _git(checkout, "add", "file")
+    _git(checkout, "commit", "--quiet", "--message", "one")
+    head = _git(checkout, "rev-parse", "HEAD")
+    (checkout / "stray").write_text("a record, for example")
+    assert commit(checkout) == head
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as in another repository's hook
+    assert commit(checkout) == head
+    (checkout / "file").write_text("two")
+    assert commit(checkout) == f"{head}-dirty"
+    (checkout / "unpacked").mkdir()
+    assert commit(checkout / "unpacked") is None  # a copy of the suite inside of somebody else's repository
+    monkeypatch.setenv("PATH", "")
+    assert commit(checkout) is None
 
 
 def test_record_is_whole_before_the_first_verdict(tmp_path: Path) -> None:
@@ -103,3 +168,16 @@ def test_schema_refuses_what_is_no_run(change: dict[str, Any]) -> None:
     jsonschema.validate(run, run_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**run, **change}, run_schema())
+
+
+def test_what_was_not_run_is_told_once_and_why() -> None:
+    told = "not run: it needs ExecuTorch's package for another backend; `pip install other-backend`"
+    cells = [Cell(name, "reference", "other", Mode.DECODE, "LOW-1") for name in ("gpt2", "llama", "phi")]
+    records = [bare_record(cell, Verdict.NOT_RUN, told) for cell in cells]
+    records[2] = bare_record(cells[2], Verdict.NOT_RUN, "the run ended before this cell was reached")
+    plan = {cell.id: cell for cell in cells}
+    summary = render_summary(records, plan, ROOT / "build/conformance/run.json", width=120, color=False)
+    assert f"✗ not-run: 2 cells\n{told}\n" in summary
+    assert "also      llama/reference/other/decode/LOW-1" in summary
+    assert "✗ not-run: 1 cell\nthe run ended before this cell was reached\n" in summary
+    assert "report: `tox -e report` makes " in summary

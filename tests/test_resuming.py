@@ -57,6 +57,17 @@ def test_another_run_is_not_added_to(
         judged_so_far(tmp_path / "run.json", {**_ASKED, **asked}, {**versions(), **packages}, seed)
 
 
+def test_another_commit_is_not_added_to_and_changes_on_top_of_the_same_are(tmp_path: Path) -> None:
+    path, at = tmp_path / "run.json", "a" * 40
+    run = _write(path)
+    assert judged_so_far(path, _ASKED, versions(), None, at)  # an older record does not say
+    RunWriter(path, dataclasses.replace(run.run, commit=at), run.environment, run.cells)
+    assert judged_so_far(path, _ASKED, versions(), None)
+    assert judged_so_far(path, _ASKED, versions(), None, f"{at}-dirty")
+    with pytest.raises(NotResumableError, match=f"commit was {at} there and is {'b' * 40} now"):
+        judged_so_far(path, _ASKED, versions(), None, "b" * 40)
+
+
 def test_what_is_no_record_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     ended = suite(*_RUN, "--resume", "--record", str(tmp_path / "run.json"))

@@ -9,6 +9,10 @@
   const days = (Date.now() - Date.parse(stale.dataset.finished)) / 86400000;
   if (days >= Number(stale.dataset.staleAfter)) stale.hidden = false;
 
+  // On a phone the variants are one row to swipe through: show the one that was chosen.
+  const tab = document.querySelector(".tabs [aria-current]");
+  if (tab) tab.parentElement.scrollLeft = tab.offsetLeft - 8;
+
   // The address: what is chosen stands behind the #, so that a link shows the same.
   const chosen = () => new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
 

@@ -5,6 +5,7 @@ Without Chromium nothing here could be tested, and a skip is never a pass: the w
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import threading
@@ -20,7 +21,7 @@ from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, 
 from conformance.records import RunRecord, RunWriter
 from conformance.verdicts import Stage, Verdict
 from report.__main__ import main
-from tests.report.sample_runs import RUNS
+from tests.report.sample_runs import RUNS, write_bundles
 from tests.report.samples import HOSTILE, cell, run
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -91,8 +92,8 @@ class Site:
         return sorted(str(path.relative_to(self.directory)) for path in self.directory.rglob("*.html"))
 
 
-def _served(directory: Path, records: Sequence[Path]) -> Iterator[Site]:
-    assert main(["build", *map(str, records), "-o", str(directory), "--stale-after", "100000"]) == 0
+def _served(directory: Path, records: Sequence[Path], *options: str) -> Iterator[Site]:
+    assert main(["build", *map(str, records), "-o", str(directory), "--stale-after", "100000", *options]) == 0
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(directory))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield Site(directory, f"http://127.0.0.1:{server.server_address[1]}/")
@@ -101,8 +102,27 @@ def _served(directory: Path, records: Sequence[Path]) -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The site of the sample runs."""
-    yield from _served(tmp_path_factory.mktemp("site"), sorted(RUNS.glob("*.json")))
+    """The site of the sample runs, and of the failure bundles of the newest."""
+    started = tmp_path_factory.mktemp("started")
+    write_bundles(started)
+    yield from _served(tmp_path_factory.mktemp("site"), sorted(RUNS.glob("*.json")), "--bundles", str(started))
+
+
+@pytest.fixture(scope="session")
+def partial_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The site of a run that lacked a package."""
+    told = "its backend's package is not installed: `pip install other-backend`"
+    lost = [
+        cell(clause, Verdict.NOT_RUN, architecture=name, backend="other", message=told)
+        for name in ("gpt2", "llama")
+        for clause in ("LOW-1", "LOW-2", "PAR-1")
+    ]
+    held = [cell(architecture=name) for name in ("gpt2", "llama")]
+    record = run(*held, *lost, complete=False)
+    record = dataclasses.replace(record, run=dataclasses.replace(record.run, finished=record.run.started))
+    path = tmp_path_factory.mktemp("partial") / "run.json"
+    RunWriter(path, record.run, record.environment, record.cells)
+    yield from _served(tmp_path_factory.mktemp("partial-site"), [path])
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -131,6 +132,63 @@ def test_the_command_to_replay_is_copied(page: Page, context: BrowserContext, si
     assert page.evaluate("navigator.clipboard.readText()").startswith("tox -e conformance -- --arch mixtral ")
 
 
+def test_the_failure_bundle_is_downloaded(page: Page, site: Site, tmp_path: Path) -> None:
+    page.goto(site.address + "architectures/mixtral.html")
+    with page.expect_download() as downloading:
+        page.get_by_role("link", name="Download the failure bundle").click()
+    downloading.value.save_as(tmp_path / "bundle.zip")
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as packed:
+        assert {name.partition("/")[2] for name in packed.namelist()} == {"bundle.json", "weights.pt"}
+
+
+def test_what_only_lowers_is_told_from_what_decodes(page: Page, site: Site) -> None:
+    page.goto(site.address)
+    page.locator("nav.tabs a", has_text="vulkan decode").click()
+    every = len(_shown(page))
+    page.get_by_label("Verdict").select_option("lowered")
+    assert len(_shown(page)) == every - 1  # bamba cannot decode at all
+    expect(page.locator("#grid tbody tr:visible .state").first).to_have_text("◇ lowered")
+    page.get_by_label("Verdict").select_option("pass")
+    assert _shown(page) == []
+
+
+def test_the_chosen_variant_is_in_sight_on_a_phone(page: Page, site: Site) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(site.address + next(name for name in site.pages if "vulkan-decode" in name))
+    expect(page.locator(".tabs [aria-current]")).to_be_in_viewport(ratio=1)
+
+
+def test_operators_that_are_folded_away_can_be_seen(page: Page, site: Site) -> None:
+    page.goto(site.address + "architectures/qwen3.html")
+    figure = page.locator("figure.delegation").first
+    expect(figure.get_by_role("row", name="aten.mean.dim 0 16")).to_be_visible()
+    hidden = figure.get_by_role("row", name="aten.sigmoid.default")
+    expect(hidden).to_be_hidden()
+    figure.locator("summary").click()
+    expect(hidden).to_be_visible()
+
+
+def test_a_run_that_lacked_a_package_says_what_to_install(page: Page, partial_site: Site, watch: Watch) -> None:
+    watch.origin = partial_site.address
+    page.goto(partial_site.address)
+    expect(page.get_by_role("alert")).to_contain_text("6 cells: its backend's package is not installed: pip install")
+    page.locator("#grid").get_by_role("link", name="llama").click()
+    expect(page.locator("#not-run + article")).to_contain_text("LOW-1, LOW-2, PAR-1")
+
+
+def test_heads_stay_in_sight(page: Page, site: Site) -> None:
+    page.set_viewport_size({"width": 1000, "height": 300})
+    page.goto(site.address)
+    fifth = page.locator("#grid tbody tr").nth(4)
+    fifth.evaluate("row => row.scrollIntoView({ block: 'start', behavior: 'instant' })")
+    assert page.evaluate("document.querySelector('#grid thead th').getBoundingClientRect().top") == 0
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(site.address + "architectures/mixtral.html")
+    page.locator("table.clauses").evaluate("table => { table.parentElement.scrollLeft = 200; }")
+    lefts = "each => each.getBoundingClientRect().left - each.closest('.scroll').getBoundingClientRect().left"
+    assert page.locator("table.clauses tbody th").first.evaluate(lefts) < 3
+
+
 def test_all_of_it_by_keyboard(page: Page, site: Site) -> None:
     page.goto(site.address)
     page.keyboard.press("Tab")
@@ -207,22 +265,31 @@ def test_it_prints_without_what_only_a_screen_needs(page: Page, site: Site) -> N
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", _WIDTHS)
 def test_pictures_to_look_at(
-    browser: Browser, site: Site, request: pytest.FixtureRequest, width: int, scheme: str
+    browser: Browser, site: Site, partial_site: Site, request: pytest.FixtureRequest, width: int, scheme: str
 ) -> None:
     """That each page can be painted; whether it is nice, a person has to say."""
     directory: Path | None = request.config.getoption("--screenshots")
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
-    for name in (
-        "index",
-        "architectures/mixtral",
-        "architectures/gemma2",
-        "causes/index",
-        "causes/crash",
-        "compare",
-        "versions",
-    ):
-        page.goto(f"{site.address}{name}.html")
+    pages = {
+        name: f"{site.address}{name}.html"
+        for name in (
+            "index",
+            "architectures/mixtral",
+            "architectures/gemma2",
+            "architectures/qwen3",
+            "causes/index",
+            "causes/crash",
+            "compare",
+            "versions",
+        )
+    }
+    pages["lowered"] = site.address + next(name for name in site.pages if "vulkan-decode" in name)
+    pages["partial"], pages["partial-llama"] = (
+        partial_site.address + name for name in ("index.html", "architectures/llama.html")
+    )
+    for name, address in pages.items():
+        page.goto(address)
         painted = page.screenshot(full_page=True)
         assert painted.startswith(b"\x89PNG")
         if directory:

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from conformance.cells import EAGER, EXPORTED, Cell
 from conformance.contract import CHECKED, Mode
 from conformance.judging import bare_record
-from conformance.records import CellRecord, Environment, ExpectedFailure, RunInfo, RunRecord
+from conformance.records import (
+    DIRTY,
+    CellRecord,
+    Environment,
+    ExpectedFailure,
+    PartitionRecord,
+    RunInfo,
+    RunRecord,
+)
 from conformance.verdicts import Stage, Verdict
 
 #: What a stranger's exporter or a stranger's record may be called, or may say.
@@ -45,17 +53,40 @@ def cell(
     message: str | None = None,
     expected: ExpectedFailure | None = None,
     metrics: dict[str, float] | None = None,
+    bundle: str | None = None,
+    partition: PartitionRecord | None = None,
 ) -> CellRecord:
     """One cell's record."""
     record = bare_record(Cell(architecture, subject, backend, mode, clause), verdict, message)
-    return dataclasses.replace(record, stage=stage, signature=signature, expected=expected, metrics=metrics)
+    return dataclasses.replace(
+        record,
+        stage=stage,
+        signature=signature,
+        expected=expected,
+        metrics=metrics,
+        bundle=bundle,
+        partition=partition,
+    )
+
+
+def partition(
+    delegated: dict[str, int], undelegated: dict[str, int], *, lower_s: float = 1.0, delegate: str = "XnnpackBackend"
+) -> PartitionRecord:
+    """What lowering made of a program with these operators."""
+    parts = {delegate: sum(delegated.values())} if delegated else {}
+    return PartitionRecord(parts, delegated, undelegated, 9000, 4096, 3072, 2048, lower_s, 0.5)
 
 
 def run(
-    *cells: CellRecord, name: str = "head", started: str = STARTED, complete: bool = True, torch: str = "2.13.0"
+    *cells: CellRecord,
+    name: str = "head",
+    started: str = STARTED,
+    complete: bool = True,
+    torch: str = "2.13.0",
+    commit: str | None = None,
 ) -> RunRecord:
     """A run of these cells."""
-    info = RunInfo(name, started, started if complete else None, complete, {"subject": "reference"}, None)
+    info = RunInfo(name, started, started if complete else None, complete, {"subject": "reference"}, None, commit)
     packages = {"torch": torch, "transformers": "5.23.0", "executorch": "1.5.1"}
     return RunRecord(1, info, Environment("3.11.7", "Linux", "a processor", packages), cells)
 
@@ -67,6 +98,11 @@ _metrics = st.dictionaries(
     | _text,
     _number,
     max_size=4,
+)
+_counts = st.dictionaries(st.sampled_from(["aten.linear.default", "aten.bmm.default"]) | _text, st.integers(0, 1 << 52))
+_size = st.integers(0, 1 << 52)
+_partitions = st.builds(
+    PartitionRecord, _counts, _counts, _counts, _size, _size, _size, _size, lower_s=_number, emit_s=_number
 )
 
 
@@ -88,8 +124,16 @@ def cells(draw: st.DrawFn) -> CellRecord:
         message=draw(st.none() | _text),
         expected=ExpectedFailure(draw(_text), draw(st.none() | _text)) if draw(st.booleans()) else None,
         metrics=draw(st.none() | _metrics),
+        bundle=draw(st.none() | _text),
+        partition=draw(st.none() | _partitions),
     )
 
 
+_commits = st.none() | st.sampled_from(["0" * 40, "a" * 40 + DIRTY]) | _text
+
 #: Whole runs, each cell once.
-runs = st.lists(cells(), max_size=12, unique_by=lambda each: each.id).map(lambda found: run(*found))
+runs = st.builds(
+    lambda found, commit: run(*found, commit=commit),
+    st.lists(cells(), max_size=12, unique_by=lambda each: each.id),
+    _commits,
+)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from conformance.matrix import ROOT
-from conformance.records import RunRecord, RunWriter
+from conformance.records import RunRecord, RunWriter, cell_to_json
 from tests.report.harness import Report
-from tests.report.samples import cell, run
+from tests.report.samples import cell, partition, run
 
 
 def _write(path: Path, given: RunRecord) -> Path:
@@ -42,6 +42,11 @@ _GOOD = {
 }
 
 
+def _lowered(**changes: object) -> dict[str, object]:
+    plain = cell_to_json(cell("LOW-1", partition=partition({}, {})))
+    return {**plain, "partition": {**plain["partition"], **changes}}
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -50,6 +55,9 @@ _GOOD = {
         ("[]", "is no run record"),
         (json.dumps({**_GOOD, "schema_version": 2}), "schema_version"),
         (json.dumps({**_GOOD, "cells": [{"id": "x"}]}), "cells.0"),
+        (json.dumps({**_GOOD, "cells": [_lowered(program_bytes=-1)]}), "partition: program_bytes is no number of"),
+        (json.dumps({**_GOOD, "cells": [_lowered(delegated={"aten.x": 1 << 60})]}), "aten.x is no number of anything"),
+        (json.dumps({**_GOOD, "cells": [_lowered(lower_s=float("nan"))]}), "lower_s is not finite"),
         (json.dumps({**_GOOD, "run": {**_GOOD["run"], "started": "yesterday"}}), "is no ISO 8601 time"),  # type: ignore[dict-item]
         ("\x00\xff", "is no run record"),
     ],

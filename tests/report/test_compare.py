@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 
@@ -9,7 +11,7 @@ from conformance.records import CellRecord, RunRecord
 from conformance.verdicts import Stage, Verdict
 from report.compare import Change, Margins, classify, compare
 from report.grouping import groups
-from tests.report.samples import cell, run, runs
+from tests.report.samples import cell, partition, run, runs
 
 _PASS = cell()
 _FAIL = cell(verdict=Verdict.FAIL, stage=Stage.EXECUTE, signature="execute:a")
@@ -86,3 +88,24 @@ def test_slower_and_less_delegated() -> None:
     assert (same.slower, same.less_delegated, same.worse) == ((), (), False)
     wide = Margins(slower_by=2.5, delegation=0.05)
     assert not compare(run(lowered(10.0, 90.0)), run(lowered(20.0, 80.0)), wide).worse
+
+
+def _lowered(taken: dict[str, int], left: dict[str, int], counted: float | None = None) -> CellRecord:
+    metrics = {"delegated_operators": counted, "undelegated_operators": 10.0} if counted is not None else None
+    return cell("LOW-1", partition=partition(taken, left, lower_s=2.0), metrics=metrics)
+
+
+def test_shares_and_times_come_from_the_partition() -> None:
+    base, head = _lowered({"a": 8, "b": 2}, {}), _lowered({"a": 8}, {"b": 2})
+    (less,) = compare(run(base), run(head)).less_delegated
+    assert (less.base, less.head, less.operators) == (1.0, 0.8, ("b",))
+    slower = dataclasses.replace(head, partition=partition({"a": 8, "b": 2}, {}, lower_s=9.0))
+    assert [each.head for each in compare(run(base), run(slower)).slower] == [9.0]
+    assert not compare(run(base), run(base)).worse
+
+
+def test_an_older_record_is_compared_by_what_both_counted() -> None:
+    old = cell("LOW-1", metrics={"delegated_operators": 90.0, "undelegated_operators": 10.0})
+    assert not compare(run(old), run(_lowered({"a": 8}, {"b": 2}, counted=90.0))).less_delegated
+    (less,) = compare(run(old), run(_lowered({"a": 8}, {"b": 2}))).less_delegated
+    assert (less.base, less.head, less.operators) == (0.9, 0.8, ())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conformance.records import CellRecord, RunRecord
 from conformance.verdicts import Stage, Verdict
 from tests.report.harness import Report
-from tests.report.samples import HOSTILE, cell, run, runs
+from tests.report.samples import HOSTILE, cell, partition, run, runs
 
 
 def _days(report: Report, *cells_of_days: tuple[CellRecord, ...]) -> Path:
@@ -77,6 +77,28 @@ def test_queries(report: Report) -> None:
     assert table[2].split() == ["llama/reference/xnnpack/decode/PAR-1", "fail"]
     doubled = report("query", "SELECT 1 AS a, 2 AS a, 'nan'::DOUBLE AS b", directory, "--format", "json").out
     assert json.loads(doubled) == [{"a": 1, "a_2": 2, "b": "nan"}]
+
+
+def test_commits_and_partitions_are_in_the_views(report: Report) -> None:
+    made = partition({"aten.linear.default": 9}, {"aten.view_copy.default": 3})
+    report.record(run(cell("LOW-1", partition=made), name="new", commit="c" * 40))
+    report.record(run(cell("LOW-1", bundle="build/x"), name="old", started="2026-11-01T10:00:00+00:00"))
+    sql = """SELECT runs.run, commit, bundle, partition.planned_bytes AS planned,
+             partition.undelegated['aten.view_copy.default'] AS "left"
+             FROM cells JOIN runs USING (run) ORDER BY ALL"""
+    assert json.loads(report("query", sql, report.directory, "--format", "json").out) == [
+        {"run": "new", "commit": "c" * 40, "bundle": None, "planned": 3072, "left": 3},
+        {"run": "old", "commit": None, "bundle": "build/x", "planned": None, "left": None},
+    ]
+    listed = report("history", report.directory, "--architecture", "llama")
+    assert f" {'c' * 12} " in listed.out
+
+
+def test_history_knows_what_was_only_lowered(report: Report) -> None:
+    own = (cell("LOW-1", backend="vulkan"), cell("PAR-1", backend="exported"))
+    directory = _days(report, own, (*own, cell("PAR-1")), (cell("EXP-1", backend="exported"),))
+    states = [line.split()[-4:-2] for line in report("history", directory, "--architecture", "llama").out.splitlines()]
+    assert states[2:] == [["◇", "exported"], ["✓", "holds"], ["◇", "lowered"]]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from conformance.records import CellRecord, RunRecord
 from conformance.verdicts import Stage, Verdict
 from tests.report.harness import Report
-from tests.report.samples import cell, run
+from tests.report.samples import cell, partition, run
 
 _PASS = cell()
 _FAIL = cell(verdict=Verdict.FAIL, stage=Stage.EXECUTE, signature="execute:a")
@@ -23,6 +23,10 @@ def _lowered(seconds: float, taken: float) -> CellRecord:
     return cell("LOW-1", metrics=metrics)
 
 
+def _partitioned(taken: int, left: int) -> CellRecord:
+    return cell("LOW-1", partition=partition({"aten.linear.default": taken}, {"aten.linear.default": left}))
+
+
 @pytest.mark.parametrize(
     ("base", "head", "code", "told"),
     [
@@ -34,6 +38,7 @@ def _lowered(seconds: float, taken: float) -> CellRecord:
         (_PASS, _NOT_APPLICABLE, 1, "✗ vanished: 1 cell"),
         (_lowered(10, 50), _lowered(20, 50), 1, "✗ slower to lower, by more than 1.5 times and 2 s: 1"),
         (_lowered(10, 50), _lowered(10, 49), 1, "✗ less delegated, by more than 0 % of the operators: 1"),
+        (_partitioned(4, 0), _partitioned(3, 1), 1, "100.0% → 75.0%: now leaves aten.linear.default"),
         (_FAIL, _FAIL, 0, "gate: open"),
         (_FAIL, _PASS, 0, "· fixed: 1 cell"),
         (_EARLIER, _FAIL, 0, "· fails at a later stage: 1 cell"),
@@ -65,6 +70,8 @@ def test_differing_versions_and_options_are_shown(report: Report) -> None:
     ended = report("gate", report.record(run(_PASS, name="base", torch="2.12.0")), report.record(run(_PASS)))
     assert ended.code == 0
     assert "version of torch: 2.12.0 → 2.13.0" in ended.out
+    made = report("gate", report.record(run(_PASS, name="base", commit="c" * 40 + "-dirty")), report.record(run(_PASS)))
+    assert f"base: base, commit {'c' * 12}-dirty, " in made.out
 
 
 @pytest.mark.parametrize(
@@ -72,6 +79,10 @@ def test_differing_versions_and_options_are_shown(report: Report) -> None:
     [
         (run(_PASS, complete=False), "is a partial run and cannot be compared: it never finished"),
         (run(_OTHER, cell(verdict=Verdict.NOT_RUN)), "is a partial run and cannot be compared: it left 1 cell not run"),
+        (
+            run(_OTHER, cell(verdict=Verdict.NOT_RUN, message="`pip install other`\nfirst")),
+            'left 1 cell not run; 1 cell: "`pip install other` first"',
+        ),
         (run(cell(verdict=Verdict.CRASH), cell("PAR-3", Verdict.HARNESS_ERROR)), "nothing but errors"),
         (run(_NOT_APPLICABLE), "judged nothing"),
         (run(), "judged nothing and cannot be compared: it has 0 cells"),

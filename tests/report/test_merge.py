@@ -46,6 +46,13 @@ def test_shards_make_one_whole_run(report: Report) -> None:
     assert report("validate", out).code == 0
 
 
+def test_changes_on_top_of_one_commit_are_told(report: Report) -> None:
+    names = ("gpt2", "llama")
+    commits = ("a" * 40, "a" * 40 + "-dirty")
+    parts = [_shard(n, 2, run(cell(architecture=a), commit=c)) for n, a, c in zip((1, 2), names, commits, strict=True)]
+    assert merge([Named(each.run.id, each) for each in parts]).run.commit == commits[1]
+
+
 def test_runs_of_different_architectures_merge_too() -> None:
     parts = [_with(run(cell(architecture=name), name=name), arch=name) for name in ("gpt2", "llama")]
     assert merge([Named(each.run.id, each) for each in parts]).run.options["arch"] == "gpt2,llama"
@@ -77,6 +84,7 @@ _OTHER = run(cell(architecture="llama"))
         ),
         ((_ONE, _with(_TWO, tier="full")), "option tier is full in the former and not given in the latter"),
         ((_ONE, _with(_TWO, seed=7)), "Hypothesis seed is 7"),
+        ((_ONE, _shard(2, 2, run(cell(), commit="a" * 40))), f"commit is {'a' * 40} in the former and not given"),
         ((run(cell(), name="a"), run(cell(), name="b")), "overlap: both have the cell"),
         ((_ONE, _with(_TWO, shard="0/2")), "is '0/2', and not such as 3/8"),
         ((_ONE, _with(_TWO, shard="two")), "is 'two', and not such as 3/8"),

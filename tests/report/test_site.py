@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import json
+import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -16,12 +19,13 @@ from hypothesis import strategies as st
 from conformance.matrix import load_matrix
 from conformance.records import ExpectedFailure, RunRecord
 from conformance.verdicts import Stage, Verdict
+from report.bundles import gather
 from report.errors import ReportError
 from report.loading import when
 from report.model import stage_places, variant_of
 from report.site import MANIFEST, Settings, build, write
 from report.timeline import history
-from tests.report.samples import HOSTILE, STARTED, cell, run, runs
+from tests.report.samples import HOSTILE, STARTED, cell, partition, run, runs
 
 _MATRIX = load_matrix()
 _NOW = Settings(datetime(2026, 11, 24, tzinfo=UTC))
@@ -77,11 +81,20 @@ def test_no_text_of_a_record_becomes_markup_or_a_path(text: str) -> None:
         stage=Stage.EXECUTE,
         signature=text,
         message=text,
+        bundle=text,
+        partition=partition({text: 1}, {text: 1}, delegate=text),
     )
+    lost = cell(architecture=text, clause="LOW-2", verdict=Verdict.NOT_RUN, message=text)
     known = cell(
         architecture=text, verdict=Verdict.EXPECTED_FAILURE, signature=text, expected=ExpectedFailure(text, text)
     )
-    site = _site(run(failing, known, name=text), run(failing, known, name="second"))
+    found = gather(run(failing), Path())
+    site = build(
+        history([run(failing, known, name=text), run(failing, known, lost, name="second", commit=text)]),
+        _MATRIX,
+        _NOW,
+        found,
+    )
     for address, page in _pages(site).items():
         _is_safe(address, page)
     for address in site:
@@ -139,6 +152,105 @@ def test_problems_come_first_and_are_told_by_more_than_colour() -> None:
     assert "fails at lower" in page.text
     assert {attributes.get("scope") for attributes in page.all("th")} == {"row", "col"}
     assert page.all("caption")
+
+
+def test_what_was_only_lowered_never_looks_as_if_it_decoded() -> None:
+    fixture = cell("SEN-1", subject=None, backend="eager", mode=None)
+    exported = [cell(clause, backend="exported") for clause in ("EXP-1", "PAR-1")]
+    cells = [fixture, *exported, cell("LOW-1"), cell("PAR-1"), cell("LOW-1", backend="vulkan")]
+    site = _site(run(*cells))
+    llama = json.loads(site["index.json"])["architectures"][0]
+    labels = {each["backend"]: (each["verdict"], each["stage"], each["label"]) for each in llama["variants"]}
+    assert list(labels) == ["xnnpack", "vulkan", "exported"]  # what runs comes first
+    assert labels["vulkan"] == ("pass", "lower", "lowered")
+    assert labels["xnnpack"] == labels["exported"] == ("pass", None, "holds")
+    grid = _Page(next(text for address, text in site.items() if "vulkan" in address))
+    assert [row["data-verdict"] for row in grid.all("tr")[1:]] == ["lowered"]
+    assert "◇" in grid.text
+    assert "holds" not in grid.text.partition("What the signs mean")[0]
+    alone = _site(run(fixture, *exported, cell("LOW-1", backend="vulkan")))
+    assert json.loads(alone["badges/llama.json"])["message"] == "lowered"
+    assert "◇ lowered" in _text(alone["architectures/llama.html"])
+    assert "◇ lowered" in _text(alone["versions.html"])
+    (only,) = json.loads(_site(run(fixture, exported[0]))["index.json"])["architectures"][0]["variants"]
+    assert only["label"] == "exported"
+
+
+def test_a_variant_has_no_past_before_it_was_there() -> None:
+    shared, own = cell("PAR-1", backend="exported"), cell("LOW-1", backend="vulkan")
+    before = run(shared, name="base", started="2026-11-01T10:00:00+00:00")
+    index = json.loads(_site(before, run(shared, own))["index.json"])
+    since = {each["backend"]: each["since"] for each in index["architectures"][0]["variants"]}
+    assert since == {"exported": before.run.started, "vulkan": STARTED}
+
+
+def _text(page: str) -> str:
+    """What a reader reads, with what stands in different elements apart."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page.replace("<wbr>", ""))).split())
+
+
+def test_partition_is_shown_by_operator_and_by_what_it_takes_in_memory() -> None:
+    taken, left = {"aten.linear.default": 30, "aten.mul.Tensor": 3}, {"aten.mul.Tensor": 1, "aten.where.self": 2}
+    made = partition(taken, left, delegate="Xnn<b>Backend")
+    told = _text(_site(run(cell("LOW-1", partition=made)))["architectures/llama.html"])
+    assert "the backend took 33 of 36 operators (92 %), in 33 delegates of Xnn<b>Backend" in told
+    assert "Operator delegated left aten.where.self 0 2 aten.mul.Tensor 3 1 aten.linear.default 30 0" in told
+    assert "program 8.8 KiB constants 4.0 KiB , instructions and delegates 4.8 KiB" in told
+    assert "planned memory 3.0 KiB caches 2.0 KiB , activations 1.0 KiB" in told
+    assert "lowered in 1 s emitted in 0.50 s" in told
+    two = dataclasses.replace(made, delegates={"CoreML": 1, "Xnnpack": 2})
+    assert "in 3 delegates: Xnnpack 2, CoreML 1" in _text(
+        _site(run(cell("LOW-1", partition=two)))["architectures/llama.html"]
+    )
+
+
+def test_labels_of_a_plot_have_room() -> None:
+    metrics = {"max_relative_error": 1e-7, "tolerance": 1e-5}
+    subjects = ("reference", "package.module:some_exporter", "a" * 80)
+    page = _site(run(*(cell(subject=subject, metrics=metrics) for subject in subjects)))["architectures/llama.html"]
+    assert "package.module:some_exporter · xnnpack · decode</text>" in page
+    assert f">…{'a' * 28} · xnnpack · decode<title>{'a' * 80} · xnnpack · decode</title>" in page
+    assert f'viewBox="0 0 {20 + 6 * 48 + 570} ' in page
+    assert 'viewBox="0 0 720 ' in _site(run(cell(metrics=metrics)))["architectures/llama.html"]
+
+
+def test_a_record_that_only_counted_shows_what_it_counted() -> None:
+    metrics = {"delegates": 4.0, "delegated_operators": 30.0, "undelegated_operators": 10.0, "program_bytes": 9000.0}
+    told = _text(_site(run(cell("LOW-1", metrics=metrics)))["architectures/llama.html"])
+    assert "the backend took 30 of 40 operators (75 %), in 4 delegates" in told
+    assert "program_bytes 9000" in told
+    assert "planned memory" not in told
+
+
+def test_a_portable_program_folds_its_operators_away() -> None:
+    made = partition({}, {"aten.linear.default": 3})
+    page = _site(run(cell("LOW-1", backend="portable", partition=made)))["architectures/llama.html"]
+    assert "all 3 operators are left to the runtime’s own kernels" in _text(page)
+    assert "1 kind of operators" in _text(page)
+
+
+def test_what_was_not_run_says_why_where_it_is_looked_for() -> None:
+    told = "needs another package: `pip install <other>`"
+    lost = [cell(clause, Verdict.NOT_RUN, backend="other", message=told) for clause in ("LOW-1", "LOW-2")]
+    partial = run(cell(), *lost, complete=False)
+    ended = dataclasses.replace(partial, run=dataclasses.replace(partial.run, finished=STARTED))
+    site = _site(ended)
+    page = _text(site["architectures/llama.html"])
+    assert "What was not run, and why" in page
+    assert "not run 2 cells: other decode LOW-1 , LOW-2 Why: needs another package: pip install <other>" in page
+    assert lost[0].replay in page
+    index = _text(site["index.html"])
+    assert "2 of its 3 cells were not run" in index
+    assert "2 cells: needs another package: pip install <other>" in index
+    assert "It has not finished" not in index
+    assert "It has not finished" in _text(_site(partial)["index.html"])
+
+
+def test_commit_of_the_run_is_in_its_strip() -> None:
+    dirty = _text(_site(run(cell(), commit="c" * 40 + "-dirty"))["index.html"])
+    assert f"Commit {'c' * 12} changed" in dirty
+    assert "Commit" not in _text(_site(run(cell()))["index.html"])
+    assert json.loads(_site(run(cell(), commit="c" * 40))["index.json"])["run"]["commit"] == "c" * 40
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,30 @@ def test_the_command_prints_either(report: Report) -> None:
     assert "… and" not in report("summary", head, "--rows", "1").out
     assert report("summary", head, "--rows", "0").code == 2
     assert "No such file" in report.refused("summary", head, "--base", report.directory / "none.json")
+
+
+def test_what_was_not_run_is_told_by_its_reason() -> None:
+    told = "it needs a package: `pip install other`"
+    names = [f"model{number}" for number in range(30)]
+    lost = [cell(architecture=name, backend="other", verdict=Verdict.NOT_RUN, message=told) for name in names]
+    markdown = summary(run(*lost, _fails("llama"), complete=False))
+    section = markdown.partition("### Not run: 30 cells")[2]
+    assert f"| {code(told)} | 30 | 30 | <code>reference · other · decode</code> |" in section
+    assert "pip install" not in markdown.partition("### Not run")[0]
+    told_lines = annotate(run(*lost, complete=False)).splitlines()
+    assert len(told_lines) == 2
+    assert told_lines[1].startswith(
+        "::error title=30 cells not run::it needs a package: `pip install other`%0Areplay: tox"
+    )
+
+
+def test_a_failure_without_a_signature_shows_what_it_says() -> None:
+    crash = cell(verdict=Verdict.CRASH, message="the process died of SIGSEGV\nmore")
+    assert "| ✱ crash | <code>the process died of SIGSEGV</code> |" in summary(run(crash))
+
+
+def test_commit_is_shown_short_where_a_run_has_one() -> None:
+    base = run(cell(), name="base", commit="c" * 40)
+    told = summary(run(cell()), compare(base, run(cell())))
+    assert f"| commit | <code>{'c' * 12}</code> | <code>–</code> |" in told
+    assert "commit" not in summary(run(cell()))
