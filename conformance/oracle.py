@@ -133,7 +133,9 @@ def disturbed_program(program: ExportedProgram, relative: float, seed: int) -> E
     for node in copied.graph.nodes:
         if node.op == "call_function" and node.target == torch.ops.aten.embedding.default:
             target = targets[node.args[0].name]
-            copied.state_dict[target] = _off_by(copied.state_dict[target], relative, seed)
+            weight = copied.state_dict[target]
+            moved = _off_by(weight, relative, seed)
+            copied.state_dict[target] = torch.nn.Parameter(moved) if isinstance(weight, torch.nn.Parameter) else moved
     return copied
 
 

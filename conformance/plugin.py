@@ -355,7 +355,8 @@ class ConformancePlugin:
         from conformance.pipeline.warming import warm_up
 
         lowered = dict.fromkeys(cell.backend for cell in self.plan.values() if cell.backend in BACKENDS)
-        warm_up(BACKENDS[name] for name in lowered if not BACKENDS[name].obstacle)
+        # Not those whose libraries begin threads, or read the environment, when they are first used.
+        warm_up(BACKENDS[name] for name in lowered if not (BACKENDS[name].obstacle or BACKENDS[name].environment))
 
     def _with_bundle(self, item: pytest.Item, error: BaseException, record: CellRecord) -> CellRecord:
         """The record, with the place of the failure's bundle. What goes wrong here must not cost the verdict."""

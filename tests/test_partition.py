@@ -98,10 +98,8 @@ def test_the_suites_own_pass_changes_no_byte(artifact: Artifact, monkeypatch: py
 
 
 def test_missing_package_says_what_to_install() -> None:
-    lacking = Backend(
-        "lacking", list, FLOAT32_TOLERANCE, delegating=True, requires=("torch", "no-such-package>=2"), group="none"
-    )
-    told = "lacking needs no-such-package>=2: pip install --group none -c constraints.txt"
+    lacking = Backend("lacking", list, FLOAT32_TOLERANCE, delegating=True, requires=("torch", "no-such-package>=2"))
+    told = "lacking needs no-such-package>=2: pip install -c constraints.txt no-such-package"
     assert lacking.obstacle == told
     bench = Workbench({"mine": Subject("mine", convert_and_export_with_cache)}, {"lacking": lacking})
     with pytest.raises(NotRunError, match="no-such-package>=2"):
@@ -109,7 +107,7 @@ def test_missing_package_says_what_to_install() -> None:
 
 
 def test_a_version_that_does_not_fit_is_missing() -> None:
-    old = Backend("old", list, FLOAT32_TOLERANCE, delegating=True, requires=("torch<1",), group="none")
+    old = Backend("old", list, FLOAT32_TOLERANCE, delegating=True, requires=("torch<1",))
     assert "torch<1" in old.obstacle
     assert not faulty_lowerings.PLAIN.obstacle
 
@@ -123,4 +121,3 @@ def test_a_backend_that_cannot_run_here_has_cells_of_lowering_only() -> None:
 
 def test_backends_have_their_own_names() -> None:
     assert all(name == backend.name for name, backend in BACKENDS.items())
-    assert all(backend.group for backend in BACKENDS.values() if backend.requires)

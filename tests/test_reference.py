@@ -26,6 +26,7 @@ from conformance.reference.complex_numbers import RealPairs
 from conformance.reference.constants import use_known_numbers
 from conformance.reference.maxima import use_amax
 from conformance.reference.slices import use_slices
+from conformance.reference.weights import use_weights_as_stored
 from tests.harness import judge
 
 
@@ -226,6 +227,43 @@ def test_cutting_along_a_dynamic_first_dimension_is_slicing() -> None:
     for rows in (2, 8):
         x = torch.randn(rows, 6)
         torch.testing.assert_close(program.module()(x), _Cuts()(x))
+
+
+def test_product_by_a_transposed_weight_is_linear() -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x @ self.weight.T) @ x.new_ones(4, 5).T
+
+    module, x = Product().eval(), torch.randn(2, 3)
+    program = torch.export.export(module, (x,))
+    use_weights_as_stored(program)
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert targets.count("aten.linear.default") == 1
+    assert targets.count("aten.matmul.default") == 1
+    torch.testing.assert_close(program.module()(x), module(x))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_convolution_takes_its_weight_as_it_is_stored(same: bool) -> None:
+    class Short(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 1 if same else 2, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            weight = self.weight[:, 0].unsqueeze(1)
+            return nn.functional.conv1d(x, weight, groups=4)
+
+    module, x = Short().eval(), torch.randn(1, 4, 5)
+    program = torch.export.export(module, (x,))
+    use_weights_as_stored(program)
+    (node,) = (node for node in program.graph.nodes if "conv1d" in str(node.target))
+    assert (node.args[1].op == "placeholder") is same
+    torch.testing.assert_close(program.module()(x), module(x))
 
 
 def test_inverse_error_function_of_a_constant_is_a_number() -> None:

@@ -14,6 +14,7 @@ from conformance.reference.maxima import use_amax
 from conformance.reference.recurrences import scanned_recurrences
 from conformance.reference.slices import use_slices
 from conformance.reference.tracing import ready_to_trace
+from conformance.reference.weights import use_weights_as_stored
 from conformance.reference.wrapper import TorchExportableModuleWithStaticCache
 
 #: Length of the default example where the sequence length is dynamic: export specialises on lengths 0 and 1.
@@ -56,6 +57,7 @@ def convert_and_export_with_cache(
     use_known_numbers(program)
     use_amax(program)
     use_slices(program)
+    use_weights_as_stored(program)
     return program
 
 

@@ -54,7 +54,7 @@ class Backend:
         precision: How near the logits must come, where that is not by `tolerance`.
         runs: Whether its programs can be executed here. Those of others are lowered and emitted, and no more.
         requires: The packages it needs, as in a requirements file.
-        group: The dependency group in `pyproject.toml` that installs them.
+        install: The command that installs them; pip under the suite's constraints, unless they need another.
         environment: Environment variables that have to be set before its package is first used.
         owns_state: Whether its delegates take over the cache buffers that they update.
         declares: Whether it says that it can take an operator, by name without namespace, such as ``linear.default``.
@@ -72,7 +72,7 @@ class Backend:
     precision: Precision | None = None
     runs: bool = True
     requires: tuple[str, ...] = ()
-    group: str = ""
+    install: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     owns_state: bool = False
     declares: Callable[[str], bool] | None = None
@@ -96,7 +96,9 @@ class Backend:
         lacking = [text for text in self.requires if not _installed(Requirement(text))]
         if not lacking:
             return ""
-        return f"{self.name} needs {', '.join(lacking)}: pip install --group {self.group} -c constraints.txt"
+        names = " ".join(Requirement(text).name for text in lacking)
+        install = self.install or f"pip install -c constraints.txt {names}"
+        return f"{self.name} needs {', '.join(lacking)}: {install}"
 
 
 def _installed(requirement: Requirement) -> bool:

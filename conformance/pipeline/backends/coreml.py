@@ -42,7 +42,6 @@ COREML = Backend(
     runs=False,
     # ExecuTorch itself requires it on Linux x86-64.
     requires=("coremltools>=9,<10",),
-    group="coreml",
     owns_state=True,
     declares=declares,
 )

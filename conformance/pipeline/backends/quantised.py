@@ -113,7 +113,6 @@ def _backend(name: str, **others: Any) -> Backend:
         FLOAT32_TOLERANCE,
         delegating=True,
         requires=_TORCHAO,
-        group="quantised",
         declares=declares,
         precision=_AS_TORCH_DOES,
         **others,

@@ -1,0 +1,61 @@
+"""Weights given to matrix products and convolutions as the model stores them, not as views of that.
+
+A backend packs weights ahead of time where it finds them directly. XNNPACK's partitioner leaves an operator alone whose
+weight comes out of another ("Expected weight to be a static param"), and the view is computed at each call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+_aten = torch.ops.aten
+_TRANSPOSED = (_aten.numpy_T.default, _aten.t.default)
+#: They keep the elements and their order. `select` does so where the dimension that it drops has one element.
+_RESHAPING = (
+    *(_aten.view.default, _aten.reshape.default, _aten.alias.default, _aten.unsqueeze.default),
+    *(_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims, _aten.select.int),
+)
+
+
+def use_weights_as_stored(program: ExportedProgram) -> None:
+    """Rewrite products by a transposed weight as `linear`, and convolutions by a weight reshaped to and fro by itself.
+
+    Falcon multiplies by `weight.T`, short convolutions take a dimension off their weight and put it on again. The
+    results are the same.
+    """
+    weights = {spec.arg.name for spec in program.graph_signature.input_specs if spec.target in program.state_dict}
+    for node in program.graph.find_nodes(op="call_function", target=_aten.matmul.default):
+        transposed = node.args[1]
+        if transposed.target in _TRANSPOSED and _is_weight(transposed.args[0], weights, rank=2):
+            node.target = _aten.linear.default
+            node.args = (node.args[0], transposed.args[0])
+    for target in (_aten.conv1d.default, _aten.conv1d.padding, _aten.convolution.default):
+        for node in program.graph.find_nodes(op="call_function", target=target):
+            stored = _origin(node.args[1])
+            if _is_weight(stored, weights, rank=3) and _shape(stored) == _shape(node.args[1]):
+                node.update_arg(1, stored)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+
+
+def _origin(node: Node) -> Node:
+    """What is reshaped to become `node`."""
+    while node.target in _RESHAPING:
+        of: Any = node.args[0]
+        dim: Any = node.args[1:2]
+        if node.target is _aten.select.int and _shape(of)[dim[0]] != 1:
+            break
+        node = of
+    return node
+
+
+def _is_weight(node: Node, weights: set[str], *, rank: int) -> bool:
+    return node.op == "placeholder" and node.name in weights and len(_shape(node)) == rank
+
+
+def _shape(node: Node) -> list[int]:
+    return list(node.meta["val"].shape)
