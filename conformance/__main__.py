@@ -18,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m conformance")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("contract", help="print docs/contract.md").set_defaults(do=_contract)
+    commands.add_parser("backends", help="print docs/backends.md").set_defaults(do=_backends)
     commands.add_parser("schema", help="print conformance/run.schema.json").set_defaults(do=_schema)
     status = commands.add_parser("status", help="print docs/status.md from run records")
     status.add_argument("runs", nargs="+", type=Path, metavar="RUN.json")
@@ -58,6 +59,12 @@ def _contract(_: argparse.Namespace) -> None:
     from conformance.contract import contract_page
 
     print(contract_page(), end="")
+
+
+def _backends(_: argparse.Namespace) -> None:
+    from conformance.catalogue import backends_page
+
+    print(backends_page(), end="")
 
 
 def _schema(_: argparse.Namespace) -> None:

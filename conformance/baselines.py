@@ -36,9 +36,16 @@ class Listed:
     delegated: int
     left: Mapping[str, int]
 
+    @property
+    def share(self) -> float:
+        """The share of operators that is delegated."""
+        total = self.delegated + sum(self.left.values())
+        return self.delegated / total if total else 1.0
 
-#: A file: by subject, backend and mode.
-_FILE = TypeAdapter(dict[str, dict[str, dict[str, Listed]]])
+
+#: By subject, backend and mode: what a file holds.
+Programs = dict[str, dict[str, dict[str, Listed]]]
+_FILE = TypeAdapter(Programs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +71,42 @@ class BaselineError(ValueError):
 
 def baseline(cell: Cell, versions: Mapping[str, str], directory: Path = PARTITIONS) -> Baseline | None:
     """What is listed for the program of `cell`; None if no release up to the installed one has it."""
-    for version in _releases(versions.get("executorch"), directory):
+    for version in releases(versions.get("executorch"), directory):
         path = _path(cell.architecture, version, directory)
-        listed = _read(path).get(str(cell.subject), {}).get(cell.backend, {}).get(str(cell.mode))
-        if listed is not None:
-            total = listed.delegated + sum(listed.left.values())
-            same = all(listed.made_with.get(name) == _public(versions.get(name)) for name in _MADE_WITH)
+        program = _read(path).get(str(cell.subject), {}).get(cell.backend, {}).get(str(cell.mode))
+        if program is not None:
+            same = all(program.made_with.get(name) == _public(versions.get(name)) for name in _MADE_WITH)
             return Baseline(
-                listed.left,
-                listed.delegated / total if total else 1.0,
+                program.left,
+                program.share,
                 str(path.relative_to(directory.parent.parent)),
                 exact=same and str(version) == versions.get("executorch"),
             )
     return None
 
 
+def listed(architecture: str, version: Version, directory: Path = PARTITIONS) -> Programs:
+    """All that is listed for an architecture under one release."""
+    return _read(_path(architecture, version, directory))
+
+
+def releases(installed: str | None, directory: Path = PARTITIONS) -> list[Version]:
+    """The releases with baselines, up to the `installed` one if that is given, newest first."""
+    found = []
+    for folder in directory.glob(f"{_FOLDER}*"):
+        try:
+            found.append(Version(folder.name.removeprefix(_FOLDER)))
+        except InvalidVersion:
+            raise BaselineError(f"{folder}: {folder.name} names no version of ExecuTorch") from None
+    newest = Version(installed) if installed else None
+    return sorted((version for version in found if newest is None or version <= newest), reverse=True)
+
+
 def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
     """Write what `run` saw, and yield a sentence for each change."""
     versions = run.environment.packages
     made_with = {name: _public(versions[name]) or "" for name in _MADE_WITH if name in versions}
-    files: dict[Path, dict[str, dict[str, dict[str, Listed]]]] = {}
+    files: dict[Path, Programs] = {}
     for cell in run.cells:
         if cell.partition is None or not cell.partition.delegates or cell.subject is None or cell.mode is None:
             continue
@@ -110,23 +133,11 @@ def _changes(old: Listed, new: Listed) -> str:
     return ", ".join([f"{old.delegated} → {new.delegated} delegated", *told])
 
 
-def _releases(installed: str | None, directory: Path) -> list[Version]:
-    """The listed releases up to the installed one, newest first."""
-    found = []
-    for folder in directory.glob(f"{_FOLDER}*"):
-        try:
-            found.append(Version(folder.name.removeprefix(_FOLDER)))
-        except InvalidVersion:
-            raise BaselineError(f"{folder}: {folder.name} names no version of ExecuTorch") from None
-    newest = Version(installed) if installed else None
-    return sorted((version for version in found if newest is None or version <= newest), reverse=True)
-
-
 def _path(architecture: str, version: Version, directory: Path) -> Path:
     return directory / f"{_FOLDER}{version}" / f"{architecture}.json"
 
 
-def _read(path: Path) -> dict[str, dict[str, dict[str, Listed]]]:
+def _read(path: Path) -> Programs:
     try:
         return _FILE.validate_json(path.read_bytes())
     except FileNotFoundError:

@@ -355,8 +355,8 @@ class ConformancePlugin:
         from conformance.pipeline.warming import warm_up
 
         lowered = dict.fromkeys(cell.backend for cell in self.plan.values() if cell.backend in BACKENDS)
-        # Not those whose libraries begin threads, or read the environment, when they are first used.
-        warm_up(BACKENDS[name] for name in lowered if not (BACKENDS[name].obstacle or BACKENDS[name].environment))
+        # Those of ExecuTorch itself. Other libraries may begin threads, or read the environment, when first used.
+        warm_up(BACKENDS[name] for name in lowered if not BACKENDS[name].requires)
 
     def _with_bundle(self, item: pytest.Item, error: BaseException, record: CellRecord) -> CellRecord:
         """The record, with the place of the failure's bundle. What goes wrong here must not cost the verdict."""

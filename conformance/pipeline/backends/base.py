@@ -45,6 +45,7 @@ class Backend:
 
     Args:
         name: As in cells and on the command line.
+        summary: What it is, in a few words.
         partitioners: Makes ExecuTorch partitioners, in the order they are asked; none for portable kernels only.
         tolerance: The largest error of a logit that still counts as equal, as a share of the logits' scale.
         delegating: Whether it has partitioners.
@@ -67,6 +68,7 @@ class Backend:
     partitioners: Callable[[], list[Any]]
     tolerance: float
     delegating: bool
+    summary: str = ""
     prepare: Callable[[Any], Any] | None = None
     requantise: Callable[[Any, Any, Any, Any], Any] | None = None
     precision: Precision | None = None

@@ -27,6 +27,7 @@ XNNPACK_FP16 = Backend(
     xnnpack.partitioners,
     FLOAT32_TOLERANCE,
     delegating=True,
+    summary="XNNPACK in float16",
     declares=xnnpack.declares,
     prepare=in_float16,
     precision=_ROUNDED,

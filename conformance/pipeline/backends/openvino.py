@@ -43,6 +43,7 @@ OPENVINO = Backend(
     # 3e-7 to 2.1e-6 over the core architectures and a full cache, as for the other backends.
     FLOAT32_TOLERANCE,
     delegating=True,
+    summary="OpenVINO on the CPU, mode decode only",
     # nncf only because `executorch.backends.openvino` imports its quantizer; lowering float32 runs no line of it.
     requires=("openvino>=2025.4.1,<2026", "nncf>=3.1,<3.2"),
     declares=declares,

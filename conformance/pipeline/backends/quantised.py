@@ -119,6 +119,12 @@ def _backend(name: str, **others: Any) -> Backend:
     )
 
 
-XNNPACK_8DA4W = _backend("xnnpack-8da4w", prepare=with_4_bit_weights)
-XNNPACK_8DA8W = _backend("xnnpack-8da8w", prepare=with_8_bit_weights)
-XNNPACK_PT2E = _backend("xnnpack-pt2e", requantise=with_observed_ranges)
+XNNPACK_8DA4W = _backend(
+    "xnnpack-8da4w", summary="XNNPACK, 8-bit activations and 4-bit weights in groups of 32", prepare=with_4_bit_weights
+)
+XNNPACK_8DA8W = _backend(
+    "xnnpack-8da8w", summary="XNNPACK, 8-bit activations and 8-bit weights per channel", prepare=with_8_bit_weights
+)
+XNNPACK_PT2E = _backend(
+    "xnnpack-pt2e", summary="XNNPACK, the exported program quantised to 8 bits by PT2E", requantise=with_observed_ranges
+)

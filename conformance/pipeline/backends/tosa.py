@@ -42,9 +42,10 @@ TOSA = Backend(
     partitioners,
     FLOAT32_TOLERANCE,
     delegating=True,
+    summary="Arm's TOSA, float profile",
     runs=False,
-    requires=("tosa-tools>=2026.5",),
+    requires=("tosa-tools>=2026.5", "ml_dtypes"),
     # It pins NumPy and others to old versions; the serializer in it, all that lowering needs, does without them.
-    install="pip install --no-deps tosa-tools",
+    install="pip install --no-deps tosa-tools ml_dtypes",
     declares=declares,
 )

@@ -53,4 +53,6 @@ def _root_logger_kept() -> Iterator[None]:
         root.setLevel(level)
 
 
-VULKAN = Backend("vulkan", partitioners, FLOAT32_TOLERANCE, delegating=True, runs=False, declares=declares)
+VULKAN = Backend(
+    "vulkan", partitioners, FLOAT32_TOLERANCE, delegating=True, summary="Vulkan", runs=False, declares=declares
+)

@@ -21,4 +21,6 @@ def declares(operator: str) -> bool:
     return any(config.target_name == operator for config in ALL_PARTITIONER_CONFIGS)
 
 
-XNNPACK = Backend("xnnpack", partitioners, FLOAT32_TOLERANCE, delegating=True, declares=declares)
+XNNPACK = Backend(
+    "xnnpack", partitioners, FLOAT32_TOLERANCE, delegating=True, summary="XNNPACK in float32", declares=declares
+)
