@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from conformance.catalogue import backends_page
 from conformance.checks.registry import checks
 from conformance.contract import CHECKED, CLAUSES, contract_page
 from conformance.matrix import ROOT
@@ -22,6 +23,10 @@ def test_clauses_with_levels_are_the_ones_with_checks() -> None:
 
 def test_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "contract.md").read_text(encoding="utf-8") == contract_page()
+
+
+def test_backends_page_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "backends.md").read_text(encoding="utf-8") == backends_page()
 
 
 def test_schema_is_up_to_date() -> None:

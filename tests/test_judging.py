@@ -9,7 +9,7 @@ from conformance.contract import Mode
 from conformance.judging import judge
 from conformance.matrix import Expectation
 from conformance.records import CellRecord, cell_from_json, cell_to_json
-from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage, StageError, Verdict
+from conformance.verdicts import ClauseViolationError, NotApplicableError, NotRunError, Stage, StageError, Verdict
 
 _CELL = Cell("llama", "reference", "xnnpack", Mode.DECODE, "PAR-1")
 _EXPECTED = Expectation(
@@ -38,6 +38,8 @@ def _judged(error: BaseException | None, expectation: Expectation | None) -> Cel
     ("error", "expectation", "verdict"),
     [
         (None, None, Verdict.PASS),
+        (NotRunError("install it"), None, Verdict.NOT_RUN),
+        (NotRunError("install it"), _EXPECTED, Verdict.NOT_RUN),
         (None, _EXPECTED, Verdict.UNEXPECTED_PASS),
         (_differs(0.001), None, Verdict.FAIL),
         (_differs(0.001), _EXPECTED, Verdict.EXPECTED_FAILURE),
