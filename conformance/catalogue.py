@@ -52,7 +52,7 @@ def _shares(version: Version, architectures: tuple[str, ...], backends: list[str
         "## Share of operators delegated",
         "",
         f"By the baselines of ExecuTorch {version}, subject `{_SUBJECT}`: mode decode / dynamic. “–” is a program that "
-        "is not made; `models_matrix.yaml` says why.",
+        "nobody has listed yet, or that is not made; then `models_matrix.yaml` says why.",
         "",
         f"| architecture | {' | '.join(f'`{name}`' for name in backends)} |",
         f"| --- |{' --- |' * len(backends)}",

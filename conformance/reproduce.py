@@ -95,7 +95,7 @@ def runtime_step(program: Any, backend: str) -> Step:
     from executorch.runtime import Runtime
 
     edge = to_edge_transform_and_lower(copy.deepcopy(program), partitioner=partitioners(backend))
-    emitted = edge.to_executorch(ExecutorchBackendConfig(run_reinplace_pass=True))
+    emitted = edge.to_executorch(ExecutorchBackendConfig(run_reinplace_pass=True, remove_view_copy=False))
     method = Runtime.get().load_program(bytes(emitted.buffer)).load_method("forward")
     return lambda input_ids, cache_position: method.execute((input_ids, cache_position))[0].clone()
 

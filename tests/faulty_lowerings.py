@@ -121,10 +121,15 @@ def copying_emission() -> Any:
     return ExecutorchBackendConfig()
 
 
+def stale_views() -> Any:
+    """Caches updated in place, and views of them that read memory which nothing has written."""
+    return ExecutorchBackendConfig(run_reinplace_pass=True)
+
+
 def wasteful_emission() -> Any:
     """A memory plan in which no two tensors share a place."""
     plan = MemoryPlanningPass(memory_planning_algo=MemoryPlanningAlgorithmSuite([naive]))
-    return ExecutorchBackendConfig(run_reinplace_pass=True, memory_planning_pass=plan)
+    return ExecutorchBackendConfig(run_reinplace_pass=True, remove_view_copy=False, memory_planning_pass=plan)
 
 
 def changes_numbers() -> list[Any]:
@@ -177,6 +182,7 @@ HOARDER = _backend("hoarder", hoards_weights)
 MISLABELS = _backend("mislabels", mislabels_constants)
 TAKES_ALL = _backend("takes-all", lambda: [_Everything()])
 COPIES_CACHES = _backend("copies-caches", list, emission=copying_emission)
+STALE_VIEWS = _backend("stale-views", list, emission=stale_views)
 WASTEFUL = _backend("wasteful", list, emission=wasteful_emission)
 UNSTEADY = _backend("unsteady", list, emission=_unsteady())
 FORGETS_PASSES = _backend("forgets-passes", list, passes=forgets_passes)

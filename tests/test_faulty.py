@@ -96,6 +96,7 @@ LOWERINGS: list[tuple[Backend, str, str, str]] = [
     (lowerings.FORGETS_PASSES, "llama", "LOW-9", "lower:pass-without-effect"),
     (lowerings.TAKES_ALL, "llama", "LOW-10", "lower:undeclared-operator:aten."),
     (lowerings.CHANGES_NUMBERS, "llama", "PAR-1", "execute:logits-differ"),
+    (lowerings.STALE_VIEWS, "deepseek_v3", "PAR-1", "execute:logits-differ"),
 ]
 
 

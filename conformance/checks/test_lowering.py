@@ -26,8 +26,8 @@ _HEAVY = frozenset(
 )
 #: Operators that write into a cache.
 _UPDATES = frozenset({"aten.index_put.default", "aten.index_copy.default", "aten.slice_scatter.default"})
-#: Activations may take this many times what is alive of them at once: ExecuTorch's greedy planner leaves gaps. They take
-#: 1.0 to 1.6 times as much over the core architectures on portable and XNNPACK, and 12 to 14 times without any reuse.
+#: Activations may take this many times what is alive of them at once: ExecuTorch's greedy planner leaves gaps. They
+#: take 1.0 to 1.6 times as much over the core architectures on portable and XNNPACK, 12 to 14 times without any reuse.
 _ACTIVATIONS_BOUND = 2
 
 
