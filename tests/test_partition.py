@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -104,6 +105,10 @@ def test_missing_package_says_what_to_install() -> None:
     bench = Workbench({"mine": Subject("mine", convert_and_export_with_cache)}, {"lacking": lacking})
     with pytest.raises(NotRunError, match="no-such-package>=2"):
         bench.artifact("llama", "mine", Mode.DECODE, "lacking")
+    rounding = dataclasses.replace(lacking, prepare=copy.deepcopy)
+    bench = Workbench({"mine": Subject("mine", convert_and_export_with_cache)}, {"lacking": rounding})
+    with pytest.raises(NotRunError, match="no-such-package>=2"):
+        bench.expected("llama", "mine", Mode.DECODE, "lacking")
 
 
 def test_a_version_that_does_not_fit_is_missing() -> None:

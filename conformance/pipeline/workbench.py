@@ -86,8 +86,9 @@ class Workbench:
         """The model that the programs of `backend` are exported from: the fixture, or a rounded copy of it."""
         known = self.backends.get(backend)
         prepare = known.prepare if known else None
-        if prepare is None:
+        if known is None or prepare is None:
             return self.model(architecture)
+        self._require(known)
 
         def make() -> PreTrainedModel:
             with at(Stage.BUILD):
@@ -146,6 +147,8 @@ class Workbench:
                 lambda: stages.export(self.subject(subject), self.model(architecture), mode),
             )
 
+        self._require(known)
+
         def make() -> ExportedProgram:
             program = stages.export(self.subject(subject), self.prepared(architecture, backend), mode)
             texts = [text(seed, MAX_CACHE_LEN, self.oracle(architecture).vocab) for seed in range(_CALIBRATION_TEXTS)]
@@ -156,11 +159,7 @@ class Workbench:
     def artifact(self, architecture: str, subject: str, mode: Mode, backend: str) -> Artifact:
         """The program, lowered by `backend` and emitted: out of the store, or made and put there."""
 
-        obstacle = self.backends[backend].obstacle
-        if obstacle:
-            raise NotRunError(obstacle)
-        for name, value in self.backends[backend].environment:
-            os.environ.setdefault(name, value)
+        self._require(self.backends[backend])
 
         def make() -> Artifact:
             made = lowering.emit(self._lowered(architecture, subject, mode, backend), self.backends[backend])
@@ -191,6 +190,13 @@ class Workbench:
             return again
 
         return self._once(architecture, ("repeated", subject, mode, backend), make)
+
+    def _require(self, backend: Backend) -> None:
+        """Raises `NotRunError` where the backend lacks a package; else makes the environment what it needs."""
+        if backend.obstacle:
+            raise NotRunError(backend.obstacle)
+        for name, value in backend.environment:
+            os.environ.setdefault(name, value)
 
     def exported_session(self, architecture: str, subject: str, mode: Mode) -> Session:
         """A new session of the exported program; it ends the one before."""
