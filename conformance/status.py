@@ -39,7 +39,7 @@ of the same subject and mode count in it too, and so do those of the architectur
 | build, eager, export, lower, emit, load, execute | the stage at which it stops, or gives wrong results |
 | export: fail | the same, and it is not a known failure; the verdict follows the stage |
 | a verdict alone, such as crash | it failed, and the stage is not known |
-| lowered | a program came out at the end, which nothing executed: for a backend that cannot run here |
+| lowered | a program came out at the end, and nothing executed it, as where a backend cannot run here |
 | passes | nothing failed, but no parity clause was judged |
 | – n/a | no clause says anything about it |
 | an empty place | no run covers it |"""

@@ -97,7 +97,11 @@ _LOWERED = _cell("LOW-1")
     ("cells", "place"),
     [
         ([_cell("PAR-1"), _cell("PAR-5", Verdict.NOT_APPLICABLE)], "✓ decodes"),
-        ([_LOWERED, _cell("PAR-1", Verdict.NOT_APPLICABLE)], "✓ passes"),
+        # Nothing executed it, so it is not said to pass, nor to decode.
+        ([_LOWERED, _cell("PAR-1", Verdict.NOT_APPLICABLE)], "✓ lowered"),
+        ([_LOWERED], "✓ lowered"),
+        ([_LOWERED, _cell("LOW-4", Verdict.EXPECTED_FAILURE, Stage.LOWER)], "≈ lowered, not LOW-4"),
+        ([_cell("LOW-2")], "✓ passes"),
         ([_cell("PAR-1", Verdict.NOT_APPLICABLE)], "– n/a"),
         ([_cell("PAR-1", Verdict.EXPECTED_FAILURE, Stage.EXECUTE, signature=_DIFFERS)], "≈ differs"),
         ([_cell("PAR-1", Verdict.FAIL, Stage.EXECUTE, signature=_DIFFERS)], "✗ execute: fail"),
