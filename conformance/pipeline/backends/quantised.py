@@ -15,9 +15,10 @@ from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend, Preci
 #: XNNPACK takes 4-bit weights in groups of a multiple of 32 only.
 _GROUP_SIZE = 32
 #: Over 9,216 calls (6 architectures, 24 texts, both torchao recipes) correct programs are at 118 dB or above, and at
-#: most 7 disturbed oracles are needed; the oracle alone gives 28.9 dB at a tie. Faults: a zeroed, shifted or swapped
-#: cache is at 13 dB or below, an exact GELU for a tanh one at 32 to 50 dB, and below 100 dB in 121 of 128 calls.
-_AS_TORCH_DOES = Precision(least_sqnr=100.0, disturbance=1e-6, disturbed=16, tie=1e-3)
+#: most 7 disturbed oracles are needed; a script that rewinds three times (gemma3_text) holds more ties and needs more
+#: than 16. The oracle alone gives 28.9 dB at a tie. Faults: a zeroed, shifted or swapped cache is at 13 dB or below, an
+#: exact GELU for a tanh one at 32 to 50 dB, and below 100 dB in 121 of 128 calls.
+_AS_TORCH_DOES = Precision(least_sqnr=100.0, disturbance=1e-6, disturbed=64, tie=1e-3)
 _TORCHAO = ("torchao>=0.17",)
 
 
