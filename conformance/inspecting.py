@@ -63,7 +63,10 @@ def _delegated(operators: Mapping[str, int]) -> Table:
 
 
 def _left(operators: Iterable[LeftOut]) -> Table:
-    table = Table("\nleft out", "\ncount", "\nwhy", "\nwhere from", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("\nleft out", no_wrap=True)
+    for heading in ("\ncount", "\nwhy", "\nwhere from"):
+        table.add_column(heading, overflow="fold")
     by_name: dict[str, list[LeftOut]] = {}
     for each in operators:
         by_name.setdefault(each.operator, []).append(each)
