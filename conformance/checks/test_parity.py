@@ -183,9 +183,10 @@ def assert_precise(
     """Compare the logits of a script's last call with an oracle that rounds as they do: see `Precision`."""
     __tracebackhide__ = True
     _assert_finite(observed, script, Stage.EXECUTE)
+    ours = case.expected
     for row, prefix in zip(observed, prefixes, strict=True):
-        expected, found = case.expected.logits(prefix), -math.inf
-        for oracle in chain([case.expected], case.disturbed()):
+        expected, found = ours.logits(prefix), -math.inf
+        for oracle in chain([ours], case.disturbed()):
             candidate = oracle.logits(prefix)
             ratio = sqnr(candidate, row)
             if ratio > found:
@@ -194,28 +195,25 @@ def assert_precise(
                 break
         case.metrics["sqnr_db"] = round(min(case.metrics.get("sqnr_db", _EQUAL_DB), found), 1)
         case.metrics["least_sqnr_db"] = precision.least_sqnr
+        best, chosen = int(expected.argmax()), int(row.argmax())
+        behind = float(expected[best] - expected[chosen]) / ours.scale
         if found < precision.least_sqnr:
-            raise ClauseViolationError(
-                Stage.EXECUTE,
-                "logits-differ",
-                observed=f"{found:.1f} dB of signal over noise after {len(prefix)} tokens, call {script.calls[-1]}",
-                expected=f"at least {precision.least_sqnr:.0f} dB against the rounded model, whatever way ties go",
-                script=script,
-                observed_logits=row,
-                expected_logits=expected,
-            )
-        best = int(expected.argmax())
-        behind = float(expected[best] - expected[int(row.argmax())]) / case.expected.scale
-        if behind > precision.tie:
-            raise ClauseViolationError(
-                Stage.EXECUTE,
-                "greedy-differs",
-                observed=f"token {int(row.argmax())} is the best after {len(prefix)} tokens, call {script.calls[-1]}",
-                expected=f"token {best}, ahead by {behind:.1e} of the logits' scale",
-                script=script,
-                observed_logits=row,
-                expected_logits=expected,
-            )
+            code, seen = "logits-differ", f"{found:.1f} dB of signal over noise"
+            wanted = f"at least {precision.least_sqnr:.0f} dB against the rounded model, whatever way ties go"
+        elif behind > precision.tie:
+            code, seen = "greedy-differs", f"token {chosen} is the best"
+            wanted = f"token {best}, ahead by {behind:.1e} of the logits' scale"
+        else:
+            continue
+        raise ClauseViolationError(
+            Stage.EXECUTE,
+            code,
+            observed=f"{seen} after {len(prefix)} tokens, call {script.calls[-1]}",
+            expected=wanted,
+            script=script,
+            observed_logits=row,
+            expected_logits=expected,
+        )
 
 
 def sqnr(expected: torch.Tensor, observed: torch.Tensor) -> float:

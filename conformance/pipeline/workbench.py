@@ -232,10 +232,8 @@ class Workbench:
         return found
 
     def _lowered(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
-        def make() -> Lowered:
-            return self._lower(architecture, subject, mode, backend)
-
-        return self._once(architecture, ("lowered", subject, mode, backend), make)
+        where = (architecture, subject, mode, backend)
+        return self._once(architecture, ("lowered", subject, mode, backend), lambda: self._lower(*where))
 
     def _lower(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
         # ExecuTorch marks the program's nodes while it lowers. A copy takes 0.02 s, exporting again 1 s.
