@@ -75,7 +75,12 @@ CLAUSES: tuple[Clause, ...] = (
         "duplicated, none is returned.",
         (Level.EXPORTED,),
     ),
-    Clause("EXP-4", "It exports under `strict=True` and under `strict=False`, to programs that behave alike."),
+    Clause(
+        "EXP-4",
+        "It exports under `strict=True` and under `strict=False`, to programs that behave alike.",
+        (Level.EXPORTED,),
+        (Mode.DECODE,),
+    ),
     Clause(
         "EXP-5",
         "It exports with a dynamic sequence length, from 1 to the full length of the cache.",
@@ -83,11 +88,12 @@ CLAUSES: tuple[Clause, ...] = (
         (Mode.DYNAMIC,),
     ),
     Clause("EXP-6", "It exports with no example inputs given.", (Level.EXPORTED,), (Mode.DECODE,)),
-    Clause("EXP-7", "The program survives `torch.export.save` and `torch.export.load`."),
+    Clause("EXP-7", "The program survives `torch.export.save` and `torch.export.load`.", (Level.EXPORTED,)),
     Clause(
         "EXP-8",
         "The model is left as it was: weights, config, generation config, attention and experts implementation, train "
         "or eval mode, grad mode, random state.",
+        (Level.EXPORTED,),
     ),
     Clause(
         "EXP-9",
@@ -145,11 +151,18 @@ CLAUSES: tuple[Clause, ...] = (
     Clause(
         "PAR-7",
         "A position beyond the cache, a wrong dtype or a wrong rank is an error, and the next valid call is right.",
+        _PARITY,
     ),
     Clause("PAR-8", "The oracle itself agrees with a forward pass without a cache.", (Level.EAGER,)),
-    Clause("PAR-9", "The same input gives the same bytes."),
-    Clause("PAR-10", "Greedy generation picks the same tokens."),
-    Clause("PAR-11", "Two sessions of one program share no state, and the rows of a batch do not mix."),
+    Clause("PAR-9", "The same input gives the same bytes.", _PARITY),
+    Clause("PAR-10", "Greedy generation picks the same tokens.", _PARITY),
+    Clause("PAR-11", "Two sessions of one program share no state, and the rows of a batch do not mix.", _PARITY),
+    Clause(
+        "PAR-12",
+        "Any sequence of calls matches the oracle: prefills, continuations, rewinds, restarts and repeated calls, in "
+        "whatever order.",
+        _PARITY,
+    ),
     Clause("RUN-1", "The metadata methods of ExecuTorch's LLM runner are present and true."),
     Clause("RUN-2", "`TextLLMRunner`, out of the box, generates the tokens that eager greedy decoding generates."),
     Clause("RUN-3", "It does so again on a second call."),

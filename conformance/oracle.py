@@ -15,6 +15,8 @@ from conformance.sessions import Session
 from conformance.strategies import text
 from conformance.verdicts import ClauseViolationError, Stage, at
 
+#: Attributes of Transformers' cache layers whose content sums up the past, so that it cannot be rewound but to 0.
+_RECURRENT_STATE = ("conv_states", "recurrent_states")
 #: Share of the logits' scale that tells a wrong cache (0.04 and more) from rounding (5e-4 at most, see PAR-8).
 _GROSS = 5e-3
 
@@ -23,16 +25,15 @@ class Oracle:
     """Expected logits for any prefix of tokens, each computed once.
 
     A decode script's effective prefix decides what a call must return, whatever chunks, rewinds and resets led there,
-    so results are kept by prefix. Batch size is 1.
+    so results are kept by prefix, and a prefix that continues a known one costs a step for each new token. Batch size
+    is 1.
     """
 
     def __init__(self, model: PreTrainedModel, max_cache_len: int) -> None:
         self.model = model
         self.max_cache_len = max_cache_len
         self._cache_argument = cache_argument(model)
-        self._known: dict[tuple[int, ...], torch.Tensor] = {}
-        self._cache: StaticCache | None = None
-        self._held: tuple[int, ...] = ()
+        self._known: dict[tuple[int, ...], tuple[torch.Tensor, StaticCache]] = {}
         #: Largest absolute logit over a full cache: what errors are measured against.
         self.scale = self._scale()
 
@@ -51,13 +52,7 @@ class Oracle:
 
     def logits(self, prefix: tuple[int, ...]) -> torch.Tensor:
         """The logits after the last token of `prefix`, shape [vocab]."""
-        if prefix not in self._known:
-            if self._cache is None or self._held != prefix[: len(self._held)] or len(self._held) == len(prefix):
-                self._cache, self._held = self.new_cache(), ()
-            for token in prefix[len(self._held) :]:
-                self._held = (*self._held, token)
-                self._known[self._held] = self.step(self._cache, token)
-        return self._known[prefix]
+        return self._after(prefix)[0]
 
     def without_cache(self, tokens: tuple[int, ...]) -> torch.Tensor:
         """The logits of a plain forward pass over all `tokens`, shape [len(tokens), vocab]."""
@@ -79,9 +74,29 @@ class Oracle:
             )
 
     @property
+    def summing_layer(self) -> str | None:
+        """The class of the cache's first layer with convolution or recurrent state, if there is one."""
+        layers = self.new_cache().layers
+        return next(
+            (type(layer).__name__ for layer in layers if any(hasattr(layer, a) for a in _RECURRENT_STATE)), None
+        )
+
+    @property
+    def positional(self) -> bool:
+        """Whether any layer of the cache keeps something by position."""
+        return any(hasattr(layer, "keys") for layer in self.new_cache().layers)
+
+    @property
     def vocab(self) -> int:
         """Number of token ids."""
         return int(self.model.config.get_text_config(decoder=True).vocab_size)
+
+    def _after(self, prefix: tuple[int, ...]) -> tuple[torch.Tensor, StaticCache]:
+        """The logits and the cache after `prefix`. A copy of a cache takes a seventh of a step, so each is kept."""
+        if prefix not in self._known:
+            cache = copy.deepcopy(self._after(prefix[:-1])[1]) if len(prefix) > 1 else self.new_cache()
+            self._known[prefix] = self.step(cache, prefix[-1]), cache
+        return self._known[prefix]
 
     def _scale(self) -> float:
         tokens = text(0, self.max_cache_len, self.vocab)

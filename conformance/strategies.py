@@ -96,6 +96,11 @@ class ScriptSpace:
         """From position 0 to between `least` and `most` tokens, in any chunks."""
         return _prefill(self, least, self.length if most is None else most)
 
+    def prompts(self) -> st.SearchStrategy[DecodeScript]:
+        """Prefills, in any chunks, of three lengths: what the oracle generates after one prompt serves many."""
+        lengths = st.sampled_from((1, 3, self.length // 2))
+        return lengths.flatmap(lambda length: self.prefills(length, length))
+
     def singles(self) -> st.SearchStrategy[DecodeScript]:
         """From position 0 on, token by token."""
         lengths = st.integers(1, self.length)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.utils._pytree import SequenceKey
-from transformers import Cache, GenerationConfig, PreTrainedModel, StaticCache
+from transformers import Cache, PreTrainedModel, StaticCache
 
 from conformance.reference import TorchExportableModuleWithStaticCache, convert_and_export_with_cache
 from conformance.reference.cache import set_position
@@ -40,14 +40,20 @@ class Faulty(nn.Module):
 
 
 def _export(
-    model: PreTrainedModel, step: Step, input_ids: Tensor | None, cache_position: Tensor | None, shapes: Any
+    model: PreTrainedModel,
+    step: Step,
+    input_ids: Tensor | None,
+    cache_position: Tensor | None,
+    shapes: Any,
+    strict: bool = False,
 ) -> ExportedProgram:
     if input_ids is None or cache_position is None:
         input_ids, cache_position = torch.zeros((1, 1), dtype=torch.long), torch.zeros(1, dtype=torch.long)
     inner = TorchExportableModuleWithStaticCache(model)
+    inner.register_buffer("own", torch.zeros((), dtype=torch.long), persistent=False)
     with ready_to_trace(model):
         wrapper = Faulty(inner, step)
-        return torch.export.export(wrapper, (input_ids, cache_position), dynamic_shapes=shapes, strict=False)
+        return torch.export.export(wrapper, (input_ids, cache_position), dynamic_shapes=shapes, strict=strict)
 
 
 def _subject(step: Step) -> Callable[..., ExportedProgram]:
@@ -57,8 +63,9 @@ def _subject(step: Step) -> Callable[..., ExportedProgram]:
         example_cache_position: Tensor | None = None,
         *,
         dynamic_shapes: Any = None,
+        strict: bool = False,
     ) -> ExportedProgram:
-        return _export(model, step, example_input_ids, example_cache_position, dynamic_shapes)
+        return _export(model, step, example_input_ids, example_cache_position, dynamic_shapes, strict)
 
     return export
 
@@ -109,7 +116,7 @@ def _reverses_chunks(inner: Any, ids: Tensor, position: Tensor) -> Any:
 
 def _keeps_what_followed(inner: Any, ids: Tensor, position: Tensor) -> Any:
     """Writes at the furthest position ever reached, except when it starts again at 0."""
-    reached = inner.get_buffer("reached")
+    reached = inner.get_buffer("own")
     start = torch.where(position[0] == 0, position[0], torch.maximum(position[0], reached))
     reached.copy_(start + position.shape[0])
     return inner(ids, start + torch.arange(position.shape[0]))
@@ -136,6 +143,57 @@ def _returns_cache(inner: Any, ids: Tensor, position: Tensor) -> Any:
     return logits, *_caches(inner)
 
 
+def _half_precision_cache(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits = inner(ids, position)
+    for cache in _caches(inner):
+        cache.copy_(cache.to(torch.float16).to(torch.float32))
+    return logits
+
+
+def _loses_one_layer(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    _caches(inner, "keys")[-1].zero_()
+    return inner(ids, position)
+
+
+def _mutates_input(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits = inner(ids, position)
+    ids.zero_()
+    return logits
+
+
+def _noisy(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits = inner(ids, position)
+    return logits + 1e-6 * torch.rand_like(logits)
+
+
+def _mixes_rows(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits = inner(ids, position)
+    return logits + 0.01 * (logits.mean(dim=0, keepdim=True) - logits)
+
+
+def _wrong_in_other_rows(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits = inner(ids, position)
+    return logits + 0.01 * torch.arange(ids.shape[0])[:, None, None]
+
+
+def _wrong_when_strict(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    return inner(ids, position) + (0.01 if torch.compiler.is_dynamo_compiling() else 0.0)
+
+
+def _wrong_on_repeats(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    """As a decoder would be that keeps something by token instead of by position."""
+    logits, last = inner(ids, position), inner.get_buffer("own")
+    repeated = last == ids[0, -1]
+    last.copy_(ids[0, -1])
+    return torch.where(repeated, logits.flip(-1), logits)
+
+
+def _wrong_in_second_generation(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits, begun = inner(ids, position), inner.get_buffer("own")
+    begun.add_((position[0] == 0).to(torch.long))
+    return torch.where(begun > 1, logits.flip(-1), logits)
+
+
 ignores_cache_position = _subject(_ignores_cache_position)
 off_by_one = _subject(_off_by_one)
 zeroes_cache = _subject(_zeroes_cache)
@@ -148,18 +206,19 @@ keeps_its_state = _subject(_keeps_its_state)
 last_slot_lost = _subject(_last_slot_lost)
 last_token_only = _subject(_last_token_only)
 returns_cache = _subject(_returns_cache)
+half_precision_cache = _subject(_half_precision_cache)
+loses_one_layer = _subject(_loses_one_layer)
+mutates_input = _subject(_mutates_input)
+noisy = _subject(_noisy)
+mixes_rows = _subject(_mixes_rows)
+wrong_in_other_rows = _subject(_wrong_in_other_rows)
+wrong_when_strict = _subject(_wrong_when_strict)
+wrong_on_repeats = _subject(_wrong_on_repeats)
+wrong_in_second_generation = _subject(_wrong_in_second_generation)
+keeps_what_followed = _subject(_keeps_what_followed)
 
 
-def keeps_what_followed(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
-    """Never goes back: a rewind writes after what it should have forgotten."""
-    inner = TorchExportableModuleWithStaticCache(model)
-    inner.register_buffer("reached", torch.zeros((), dtype=torch.long), persistent=False)
-    with ready_to_trace(model):
-        wrapper = Faulty(inner, _keeps_what_followed)
-        return torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=False)
-
-
-def drops_window(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+def drops_window_after_wrap(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
     """Attends to everything where the model attends to a window."""
     config: Any = model.config
     kept, config.sliding_window = config.sliding_window, 10_000
@@ -167,26 +226,6 @@ def drops_window(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any 
         return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
     finally:
         config.sliding_window = kept
-
-
-def ignores_dynamic_shapes(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
-    """Exports the example's length, whatever was asked."""
-    return convert_and_export_with_cache(model, *examples)
-
-
-def needs_examples(
-    model: PreTrainedModel, example_input_ids: Tensor, example_cache_position: Tensor
-) -> ExportedProgram:
-    """Cannot make up its own."""
-    return convert_and_export_with_cache(model, example_input_ids, example_cache_position)
-
-
-def accepts_anything(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
-    """Mends a misconfigured model in silence."""
-    model.generation_config = GenerationConfig(
-        use_cache=True, cache_implementation="static", cache_config={"batch_size": 1, "max_cache_len": 32}
-    )
-    return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
 
 
 def int32_position(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
@@ -281,13 +320,6 @@ def no_cache(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = No
 
     ids, position = examples
     return _export(model, step, ids, position, dynamic_shapes)
-
-
-def half_the_length(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
-    """Takes chunks up to half of the cache only."""
-    seq = torch.export.Dim("seq", min=1, max=16)
-    shapes = {"input_ids": {1: seq}, "cache_position": {0: seq}}
-    return convert_and_export_with_cache(model, *examples, dynamic_shapes=shapes)
 
 
 def not_core_aten(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:

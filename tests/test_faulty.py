@@ -16,7 +16,7 @@ from conformance.models import build_model, fixture_config
 from conformance.pipeline.backends import Backend
 from conformance.reference import convert_and_export_with_cache
 from conformance.verdicts import CellFailedError, ClauseViolationError, StageError
-from tests import faulty
+from tests import faulty, faulty_exporters
 from tests import faulty_lowerings as lowerings
 from tests.harness import judge
 
@@ -31,10 +31,17 @@ FAULTS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
     (faulty.cache_as_constant, "llama", DECODE, "EXP-3", "export:cache-not-a-buffer"),
     (faulty.cache_twice, "llama", DECODE, "EXP-3", "export:cache-duplicated"),
     (faulty.no_cache, "llama", DECODE, "EXP-3", "export:cache-missing"),
-    (faulty.half_the_length, "llama", DYNAMIC, "EXP-5", "export:length-refused"),
-    (faulty.ignores_dynamic_shapes, "llama", DYNAMIC, "EXP-5", "export:length-fixed"),
-    (faulty.needs_examples, "llama", DECODE, "EXP-6", "export:TypeError"),
-    (faulty.accepts_anything, "llama", DECODE, "EXP-9", "export:misconfiguration-traced"),
+    (faulty_exporters.half_the_length, "llama", DYNAMIC, "EXP-5", "export:length-refused"),
+    (faulty_exporters.ignores_dynamic_shapes, "llama", DYNAMIC, "EXP-5", "export:length-fixed"),
+    (faulty_exporters.needs_examples, "llama", DECODE, "EXP-6", "export:TypeError"),
+    (faulty.mutates_input, "llama", DECODE, "EXP-3", "export:cache-not-a-buffer"),
+    (faulty.wrong_when_strict, "llama", DECODE, "EXP-4", "execute:logits-differ"),
+    (faulty_exporters.cannot_be_saved, "llama", DECODE, "EXP-7", "export:"),
+    (faulty_exporters.leaves_train_mode, "llama", DECODE, "EXP-8", "export:model-changed"),
+    (faulty_exporters.changes_the_config, "llama", DYNAMIC, "EXP-8", "export:model-changed"),
+    (faulty_exporters.moves_random_state, "llama", DECODE, "EXP-8", "export:model-changed"),
+    (faulty_exporters.rounds_weights, "llama", DECODE, "EXP-8", "export:model-changed"),
+    (faulty_exporters.accepts_anything, "llama", DECODE, "EXP-9", "export:misconfiguration-traced"),
     (faulty.ignores_cache_position, "llama", DECODE, "PAR-1", "execute:logits-differ"),
     (faulty.off_by_one, "llama", DECODE, "PAR-1", "execute:logits-differ"),
     (faulty.zeroes_cache, "llama", DECODE, "PAR-1", "execute:logits-differ"),
@@ -42,12 +49,20 @@ FAULTS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
     (faulty.returns_constant, "llama", DECODE, "PAR-1", "execute:logits-differ"),
     (faulty.rounds_to_bfloat16, "llama", DECODE, "PAR-1", "execute:logits-differ"),
     (faulty.last_token_only, "llama", DECODE, "PAR-1", "execute:wrong-shape"),
+    (faulty.half_precision_cache, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.loses_one_layer, "llama", DECODE, "PAR-1", "execute:logits-differ"),
     (faulty.reverses_chunks, "llama", DYNAMIC, "PAR-2", "execute:logits-differ"),
     (faulty.keeps_what_followed, "llama", DECODE, "PAR-3", "execute:logits-differ"),
     (faulty.keeps_its_state, "lfm2", DECODE, "PAR-4", "execute:logits-differ"),
-    (faulty.drops_window, "mistral", DECODE, "PAR-5", "execute:logits-differ"),
+    (faulty.wrong_in_second_generation, "llama", DECODE, "PAR-4", "execute:logits-differ"),
+    (faulty.drops_window_after_wrap, "mistral", DECODE, "PAR-5", "execute:logits-differ"),
     (faulty.last_slot_lost, "llama", DECODE, "PAR-6", "execute:logits-differ"),
     (faulty.nan_at_the_end, "llama", DECODE, "PAR-6", "execute:not-finite"),
+    (faulty.noisy, "llama", DECODE, "PAR-9", "execute:bytes-differ"),
+    (faulty.wrong_on_repeats, "llama", DECODE, "PAR-10", "execute:tokens-differ"),
+    (faulty_exporters.shares_state, "llama", DECODE, "PAR-11", "execute:logits-differ"),
+    (faulty.mixes_rows, "llama", DECODE, "PAR-11", "execute:logits-differ"),
+    (faulty.wrong_in_other_rows, "llama", DECODE, "PAR-11", "execute:logits-differ"),
 ]
 
 
@@ -69,6 +84,10 @@ def test_fault_is_caught(fault: Callable[..., Any], architecture: str, mode: Mod
         (faulty.keeps_what_followed, "PAR-1"),
         (faulty.reverses_chunks, "PAR-1"),
         (faulty.zeroes_cache, "EXP-1"),
+        (faulty.noisy, "PAR-1"),
+        (faulty.wrong_on_repeats, "PAR-1"),
+        (faulty.mixes_rows, "PAR-1"),
+        (faulty.wrong_in_second_generation, "PAR-3"),
     ],
 )
 def test_fault_is_caught_by_its_own_clause_only(fault: Callable[..., Any], clause: str) -> None:

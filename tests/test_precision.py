@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.checks.test_parity import assert_precise, sqnr
+from conformance.checks.following import assert_precise, sqnr
 from conformance.models import build_model, fixture_config
 from conformance.oracle import disturbed
 from conformance.pipeline.backends import BACKENDS

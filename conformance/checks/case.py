@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -132,6 +132,20 @@ class Case:
             return self.workbench.exported_session(*where)
         return self.workbench.runtime_session(*where, self.cell.backend)
 
+    def settings(self, **more: Any) -> settings:
+        """How Hypothesis goes about this cell."""
+        return settings(
+            max_examples=self.examples,
+            derandomize=self.derandomize,
+            database=None,
+            # A first example builds the program, which takes seconds; later ones take milliseconds.
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+            report_multiple_bugs=False,
+            phases=[Phase.explicit, Phase.generate, Phase.shrink],
+            **more,
+        )
+
     def try_scripts(
         self,
         strategy: st.SearchStrategy[DecodeScript],
@@ -143,16 +157,7 @@ class Case:
             judge(self.only)
             return
 
-        @settings(
-            max_examples=self.examples,
-            derandomize=self.derandomize,
-            database=None,
-            # A first example builds the program, which takes seconds; later ones take milliseconds.
-            deadline=None,
-            suppress_health_check=[HealthCheck.too_slow],
-            report_multiple_bugs=False,
-            phases=[Phase.explicit, Phase.generate, Phase.shrink],
-        )
+        @self.settings()
         @given(script=strategy)
         def judged(script: DecodeScript) -> None:
             judge(script)

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from conformance.checks import test_export, test_lowering, test_parity, test_sensitivity
+from conformance.checks import (
+    test_export,
+    test_exporting,
+    test_live,
+    test_lowering,
+    test_misuse,
+    test_parity,
+    test_sensitivity,
+    test_sessions,
+)
 from conformance.checks.case import Case
 
-_MODULES = (test_export, test_lowering, test_parity, test_sensitivity)
+_MODULES = (
+    test_export,
+    test_exporting,
+    test_live,
+    test_lowering,
+    test_misuse,
+    test_parity,
+    test_sensitivity,
+    test_sessions,
+)
 
 
 def checks() -> dict[str, Callable[[Case], None]]:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from typing import Any
-from unittest import mock
+from collections.abc import Iterator
 
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import CustomObjArgument, InputKind, OutputKind
 from torch.fx import Node
 from torch.utils._pytree import TreeSpec
-from transformers import Cache, GenerationConfig, PreTrainedModel
+from transformers import Cache
 
 from conformance.checks.case import Case, clause, tensors
-from conformance.checks.test_parity import follow
 from conformance.oracle import cache_states
-from conformance.sessions import ExportedModule
-from conformance.strategies import text, token_by_token
-from conformance.verdicts import ClauseViolationError, Stage, StageError, at
+from conformance.strategies import text
+from conformance.verdicts import ClauseViolationError, Stage, StageError
 
 _INPUTS = {"input_ids": 2, "cache_position": 1}
 
@@ -103,89 +98,6 @@ def test_dynamic_length(case: Case) -> None:
             session.step(*tensors(text(0, tokens, case.space.vocab), 0))
         except StageError as error:
             raise _violation("length-refused", f"{tokens} tokens: {error}", "logits") from error
-
-
-@clause("EXP-6")
-def test_no_examples(case: Case) -> None:
-    """From the model alone."""
-    with at(Stage.EXPORT):
-        program = case.subject.export(case.model)
-    session = ExportedModule(program).new_session()
-    follow(case, token_by_token(text(0, 3, case.space.vocab)), session)
-
-
-class _TracingBegan(BaseException):
-    """Not an `Exception`, so that no subject catches it."""
-
-
-@clause("EXP-9")
-def test_misconfigured(case: Case) -> None:
-    """Refused before tracing, by an error that names what is wrong."""
-    refused = 0
-    for what, words, misconfigure in _MISCONFIGURATIONS:
-        model = case.model
-        kept = model.generation_config
-        model.generation_config = copy.deepcopy(kept)
-        try:
-            misconfigure(model)
-            _assert_refused(case, what, words)
-        finally:
-            model.generation_config = kept
-        refused += 1
-    case.metrics["misconfigurations"] = refused
-
-
-def _assert_refused(case: Case, what: str, words: tuple[str, ...]) -> None:
-    with mock.patch("torch.export.export", side_effect=_TracingBegan):
-        try:
-            case.subject.export(case.model)
-        except _TracingBegan:
-            raise _violation("misconfiguration-traced", f"with {what} it began to trace", "an error before") from None
-        except Exception as error:
-            if not any(word in str(error) for word in words):
-                told = f"with {what}: {type(error).__name__}: {error}"
-                raise _violation("misconfiguration-unclear", told, f"an error that speaks of {words[0]}") from error
-            return
-    raise _violation("misconfiguration-accepted", f"with {what} it exported", "an error")
-
-
-def _without_generation_config(model: Any) -> None:
-    model.generation_config = None
-
-
-def _generation(name: str, value: object) -> Callable[[PreTrainedModel], None]:
-    def change(model: PreTrainedModel) -> None:
-        setattr(_generation_config(model), name, value)
-
-    return change
-
-
-def _cache(name: str, value: object) -> Callable[[PreTrainedModel], None]:
-    def change(model: PreTrainedModel) -> None:
-        config = _generation_config(model)
-        sizes = dict(config.cache_config or {})
-        sizes.pop(name, None)
-        config.cache_config = sizes if value is None else {**sizes, name: value}
-
-    return change
-
-
-def _generation_config(model: PreTrainedModel) -> GenerationConfig:
-    assert model.generation_config is not None
-    return model.generation_config
-
-
-#: What is wrong, the words of which a clear error holds one, and how to make it so.
-_MISCONFIGURATIONS: tuple[tuple[str, tuple[str, ...], Callable[[PreTrainedModel], None]], ...] = (
-    ("no generation config", ("generation_config", "generation config"), _without_generation_config),
-    ("caching off", ("use_cache", "caching"), _generation("use_cache", False)),
-    ("a dynamic cache", ("cache_implementation", "static"), _generation("cache_implementation", "dynamic")),
-    ("no cache config", ("batch_size",), _generation("cache_config", None)),
-    ("no batch size", ("batch_size",), _cache("batch_size", None)),
-    ("no cache length", ("max_cache_len",), _cache("max_cache_len", None)),
-    ("a batch size of 0", ("batch_size",), _cache("batch_size", 0)),
-    ("a cache length of -1", ("max_cache_len",), _cache("max_cache_len", -1)),
-)
 
 
 def _violation(code: str, observed: str, expected: str) -> ClauseViolationError:

@@ -19,6 +19,7 @@ from conformance.models import MAX_CACHE_LEN
 from conformance.oracle import Oracle, ProgramOracle, disturbed, disturbed_program
 from conformance.pipeline import lowering, stages
 from conformance.pipeline.backends import BACKENDS, Backend
+from conformance.pipeline.footprint import changes, footprint
 from conformance.pipeline.lowering import Artifact, Lowered
 from conformance.pipeline.store import Store, key_of
 from conformance.sessions import ExportedModule, RuntimeSession, Session
@@ -144,7 +145,7 @@ class Workbench:
             return self._once(
                 architecture,
                 ("exported", subject, mode, None),
-                lambda: stages.export(self.subject(subject), self.model(architecture), mode),
+                lambda: self._exporting(architecture, subject, mode)[0],
             )
 
         self._require(known)
@@ -155,6 +156,10 @@ class Workbench:
             return stages.requantise(known.requantise, program, mode, texts) if known.requantise else program
 
         return self._once(architecture, ("exported", subject, mode, known.variant), make)
+
+    def left_behind(self, architecture: str, subject: str, mode: Mode) -> list[str]:
+        """What exporting the fixture changed of it and around it."""
+        return self._exporting(architecture, subject, mode)[1]
 
     def artifact(self, architecture: str, subject: str, mode: Mode, backend: str) -> Artifact:
         """The program, lowered by `backend` and emitted: out of the store, or made and put there."""
@@ -230,6 +235,15 @@ class Workbench:
             if isinstance(artifact, Artifact):
                 found["program.pte"] = artifact.program
         return found
+
+    def _exporting(self, architecture: str, subject: str, mode: Mode) -> tuple[ExportedProgram, list[str]]:
+        def make() -> tuple[ExportedProgram, list[str]]:
+            model = self.model(architecture)
+            before = footprint(model)
+            program = stages.export(self.subject(subject), model, mode)
+            return program, changes(before, footprint(model))
+
+        return self._once(architecture, ("exporting", subject, mode), make)
 
     def _lowered(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
         where = (architecture, subject, mode, backend)

@@ -71,8 +71,13 @@ class TorchExportableModuleWithStaticCache(nn.Module):
 
         Returns:
             The logits, of the model's dtype, shape [batch_size, seq, vocab].
+
+        Raises:
+            IndexError: A token id is outside the vocabulary, a position outside the cache, or the positions are not
+                consecutive. ExecuTorch's portable kernels give error 0x12 (InvalidArgument) for these.
         """
         start = cache_position[0]
+        input_ids = _refused_unless_consecutive(input_ids, cache_position)
         # Bound anew on each call, since tracing swaps the buffers for its own tensors: a cache that kept the original
         # ones would reach the graph a second time, as lifted constants, and the program could not be lowered.
         for slot in self._slots:
@@ -88,3 +93,19 @@ class TorchExportableModuleWithStaticCache(nn.Module):
         with RealPairs() if self._convention.complex_numbers else nullcontext():
             logits: torch.Tensor = self.model(**arguments).logits
         return logits
+
+
+def _refused_unless_consecutive(input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
+    """`input_ids`, with an id that every embedding refuses where positions are not consecutive.
+
+    The cache writes from the first position on, wherever the others are, and an assertion does not outlive lowering.
+    """
+    length = cache_position.shape[0]
+    if isinstance(length, int) and length == 1:  # compared only if no symbol: tracing would exclude 1 from the lengths
+        return input_ids
+    consecutive = cache_position[0] + torch.arange(length, device=cache_position.device)
+    # Stacked, they must be as many as the tokens. Broadcasting finds out too late, if at all: a call that ExecuTorch
+    # gives up within a scan leaves the scan's counter behind, and the next call begins from there.
+    position = torch.stack((cache_position, input_ids[0]))[0]
+    # One truth for the whole call: place by place, one token would be stretched over several positions.
+    return torch.where((position != consecutive).any(), -1, input_ids)
