@@ -37,7 +37,7 @@ _STAGE_OF_FRAME = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an architecture may use: seconds over all its cells, and MiB of resident memory at any time."""
+    """What an architecture may use: seconds for each of its programs, and MiB of resident memory at any time."""
 
     seconds: float
     mebibytes: int
@@ -64,28 +64,34 @@ class Keeper:
     Args:
         judge: Does a job in the forked process; what it returns has to be picklable.
         limits: What each architecture may use.
+
+    Time is counted by program, the exported one too: however many backends there are, a slow one takes nothing from
+    the others, and one that hangs ends as soon.
     """
 
     def __init__(self, judge: Callable[[int], Any], limits: Limits) -> None:
         self._judge = judge
         self._limits = limits
         self._architecture: str | None = None
+        self._program: str | None = None
         self._spent = 0.0
         self._process: ForkProcess | None = None
         self._connection: Connection | None = None
         self._diary = tempfile.NamedTemporaryFile(prefix="conformance-", suffix=".trace")  # noqa: SIM115 - see close
 
-    def run(self, architecture: str, job: int) -> Any:
-        """The result of `job`.
+    def run(self, architecture: str, program: str, job: int) -> Any:
+        """The result of `job`, which is about `program`, such as "xnnpack decode".
 
         Raises:
-            ArchitectureLostError: The process died over it, or used up the architecture's time or memory.
+            ArchitectureLostError: The process died over it, or used up the program's time or the memory.
         """
         if architecture != self._architecture:
             self._end()
-            self._architecture, self._spent = architecture, 0.0
+            self._architecture, self._program = architecture, None
+        if program != self._program:
+            self._program, self._spent = program, 0.0
         if self._spent >= self._limits.seconds:
-            told = f"{architecture} had used up its {self._limits.seconds:.0f} s before this cell"
+            told = f"{architecture}, {program}, had used up its {self._limits.seconds:.0f} s before this cell"
             raise ArchitectureLostError(Verdict.TIMEOUT, None, told)
         if self._process is None or not self._process.is_alive():
             self._start()
@@ -112,7 +118,7 @@ class Keeper:
             except (EOFError, ConnectionResetError):
                 raise self._lost(Verdict.CRASH, "died") from None
             if self._spent + time.monotonic() - began > self._limits.seconds:
-                raise self._lost(Verdict.TIMEOUT, f"was over the {self._limits.seconds:.0f} s of its architecture")
+                raise self._lost(Verdict.TIMEOUT, f"was over the {self._limits.seconds:.0f} s of {self._program}")
             used = _resident_mebibytes(self._process.pid)
             if used > self._limits.mebibytes:
                 told = f"held {used} MiB, over its limit of {self._limits.mebibytes} MiB"

@@ -26,7 +26,7 @@ DEFAULT_EXAMPLES = 25
 #: Over all architectures, generated scripts would cost more than lowering does; the pinned ones are always tried.
 FULL_TIER_EXAMPLES = 5
 #: Cells of an architecture take 20 to 200 s on a machine of 2 cores, all backends together.
-DEFAULT_TIME_LIMIT_S = 1200
+DEFAULT_TIME_LIMIT_S = 600
 #: The largest fixture needs 1.6 GiB while it is lowered.
 DEFAULT_MEMORY_LIMIT_MIB = 6144
 DEFAULT_RECORD = "build/conformance/run.json"
@@ -73,7 +73,7 @@ def add_options(parser: pytest.Parser) -> None:
         type=_positive,
         default=DEFAULT_TIME_LIMIT_S,
         metavar="SECONDS",
-        help=f"for all cells of an architecture together (default: {DEFAULT_TIME_LIMIT_S})",
+        help=f"for the cells of one architecture on one backend in one mode (default: {DEFAULT_TIME_LIMIT_S})",
     )
     group.addoption(
         "--memory-limit",

@@ -336,7 +336,8 @@ class ConformancePlugin:
             self.keeper = Keeper(lambda job: _judged(items, job), limits)
         began = time.monotonic()
         try:
-            plain = self.keeper.run(cell.architecture, items.index(item))
+            program = " ".join(part for part in (cell.subject, cell.column) if part)
+            plain = self.keeper.run(cell.architecture, program, items.index(item))
         except ArchitectureLostError as lost:
             told = f"{cell.clause} came to no verdict: {lost}{self._last_words()}"
             record = dataclasses.replace(

@@ -48,27 +48,28 @@ def keeper() -> Iterator[Keeper]:
     ("job", "verdict", "told"),
     [
         (1, Verdict.CRASH, "died of SIGSEGV"),
-        (2, Verdict.TIMEOUT, "was over the 5 s of its architecture"),
+        (2, Verdict.TIMEOUT, "was over the 5 s of exported decode"),
         (3, Verdict.OUT_OF_MEMORY, "over its limit of 1500 MiB"),
         (4, Verdict.CRASH, "died with exit code 3"),
     ],
 )
 def test_lost_process_costs_one_job(keeper: Keeper, job: int, verdict: Verdict, told: str) -> None:
-    assert keeper.run("llama", 0) == "fine"
+    assert keeper.run("llama", "exported decode", 0) == "fine"
     with pytest.raises(ArchitectureLostError, match=told) as lost:
-        keeper.run("llama", job)
+        keeper.run("llama", "exported decode", job)
     assert lost.value.verdict is verdict
     if job != 4:  # nothing is left of a process that just exits
         assert f" {_JOBS[job].__name__}" in str(lost.value)
-    assert keeper.run("gpt2", 0) == "fine"
+    assert keeper.run("gpt2", "exported decode", 0) == "fine"
 
 
 def test_used_up_time_is_told_for_the_cells_that_follow(keeper: Keeper) -> None:
     with pytest.raises(ArchitectureLostError):
-        keeper.run("llama", 2)
-    with pytest.raises(ArchitectureLostError, match="llama had used up its 5 s") as lost:
-        keeper.run("llama", 0)
+        keeper.run("llama", "exported decode", 2)
+    with pytest.raises(ArchitectureLostError, match="llama, exported decode, had used up its 5 s") as lost:
+        keeper.run("llama", "exported decode", 0)
     assert lost.value.verdict is Verdict.TIMEOUT
+    assert keeper.run("llama", "exported dynamic", 0) == "fine"
 
 
 @pytest.mark.parametrize(
