@@ -67,6 +67,7 @@ def _subject(step: Step) -> Callable[..., ExportedProgram]:
     ) -> ExportedProgram:
         return _export(model, step, example_input_ids, example_cache_position, dynamic_shapes, strict)
 
+    export.__name__ = step.__name__.removeprefix("_")
     return export
 
 
@@ -97,11 +98,11 @@ def _swaps_layers(inner: Any, ids: Tensor, position: Tensor) -> Any:
     return inner(ids, position)
 
 
-def _constant(inner: Any, ids: Tensor, position: Tensor) -> Any:
+def _returns_constant(inner: Any, ids: Tensor, position: Tensor) -> Any:
     return torch.zeros_like(inner(ids, position)) + 0.5
 
 
-def _bfloat16(inner: Any, ids: Tensor, position: Tensor) -> Any:
+def _rounds_to_bfloat16(inner: Any, ids: Tensor, position: Tensor) -> Any:
     return inner(ids, position).to(torch.bfloat16).to(torch.float32)
 
 
@@ -194,12 +195,47 @@ def _wrong_in_second_generation(inner: Any, ids: Tensor, position: Tensor) -> An
     return torch.where(begun > 1, logits.flip(-1), logits)
 
 
+def _clamps_position(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    return inner(ids, position.clamp(max=inner.max_cache_len - 1))
+
+
+def _wraps_position(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    return inner(ids, position % inner.max_cache_len)
+
+
+def _clamps_tokens(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    vocab = inner.model.get_input_embeddings().num_embeddings
+    return inner(ids.clamp(0, vocab - 1), position)
+
+
+def _closes_gaps(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    """Counts on from the first position, whatever the others are."""
+    return inner(ids, position[0] + torch.arange(position.shape[0]))
+
+
+def _trips_over_misuse(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    """Is never right again after a position beyond the cache, which it refuses."""
+    beyond = inner.get_buffer("own")
+    beyond.add_((position[-1] >= inner.max_cache_len).to(torch.long))
+    logits = inner(ids, position)
+    return torch.where(beyond > 0, logits.flip(-1), logits)
+
+
+def _wrong_when_repeated(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    """As a decoder would be that takes the same call, made again, for a retry."""
+    logits, last = inner(ids, position), inner.get_buffer("own")
+    this = (position[0] + 1) * 1000 + ids[0, 0]
+    repeated = last == this
+    last.copy_(this)
+    return torch.where(repeated, logits.flip(-1), logits)
+
+
 ignores_cache_position = _subject(_ignores_cache_position)
 off_by_one = _subject(_off_by_one)
 zeroes_cache = _subject(_zeroes_cache)
 swaps_layers = _subject(_swaps_layers)
-returns_constant = _subject(_constant)
-rounds_to_bfloat16 = _subject(_bfloat16)
+returns_constant = _subject(_returns_constant)
+rounds_to_bfloat16 = _subject(_rounds_to_bfloat16)
 nan_at_the_end = _subject(_nan_at_the_end)
 reverses_chunks = _subject(_reverses_chunks)
 keeps_its_state = _subject(_keeps_its_state)
@@ -216,6 +252,12 @@ wrong_when_strict = _subject(_wrong_when_strict)
 wrong_on_repeats = _subject(_wrong_on_repeats)
 wrong_in_second_generation = _subject(_wrong_in_second_generation)
 keeps_what_followed = _subject(_keeps_what_followed)
+clamps_position = _subject(_clamps_position)
+wraps_position = _subject(_wraps_position)
+clamps_tokens = _subject(_clamps_tokens)
+closes_gaps = _subject(_closes_gaps)
+trips_over_misuse = _subject(_trips_over_misuse)
+wrong_when_repeated = _subject(_wrong_when_repeated)
 
 
 def drops_window_after_wrap(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:

@@ -33,6 +33,7 @@ def judge(
     backends: Mapping[str, Backend] = BACKENDS,
     make_model: Callable[[str], Any] = build,
     baselines: Path = PARTITIONS,
+    shrink: bool = False,
 ) -> Case:
     """Run one clause's check on one subject; raises what the check raises."""
     eager = export is None
@@ -40,7 +41,7 @@ def judge(
     subjects = {"faulty": Subject("faulty", export)} if export else {}
     row = load_matrix().architectures[architecture]
     workbench = Workbench(subjects, backends, make_model)
-    case = Case(cell, workbench, EXAMPLES, caches=row.caches, baselines=baselines)
+    case = Case(cell, workbench, EXAMPLES, caches=row.caches, baselines=baselines, shrink=shrink)
     checks()[clause](case)
     return case
 

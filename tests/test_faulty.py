@@ -15,55 +15,13 @@ from conformance.contract import CHECKED, Level, Mode
 from conformance.models import build_model, fixture_config
 from conformance.pipeline.backends import Backend
 from conformance.reference import convert_and_export_with_cache
+from conformance.strategies import DecodeScript
 from conformance.verdicts import CellFailedError, ClauseViolationError, StageError
-from tests import faulty, faulty_exporters
+from tests import faulty
 from tests import faulty_lowerings as lowerings
+from tests.fault_table import PAGE
+from tests.faults import FAULTS, LOWERINGS
 from tests.harness import judge
-
-DECODE, DYNAMIC = Mode.DECODE, Mode.DYNAMIC
-
-#: Fault, architecture, mode, the clause that must catch it, and the signature it is caught with.
-FAULTS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
-    (faulty.int32_position, "llama", DECODE, "EXP-1", "export:wrong-inputs"),
-    (faulty.last_token_only, "llama", DECODE, "EXP-1", "export:wrong-outputs"),
-    (faulty.cache_as_input, "llama", DECODE, "EXP-2", "export:cache-at-boundary"),
-    (faulty.returns_cache, "llama", DECODE, "EXP-3", "export:cache-returned"),
-    (faulty.cache_as_constant, "llama", DECODE, "EXP-3", "export:cache-not-a-buffer"),
-    (faulty.cache_twice, "llama", DECODE, "EXP-3", "export:cache-duplicated"),
-    (faulty.no_cache, "llama", DECODE, "EXP-3", "export:cache-missing"),
-    (faulty_exporters.half_the_length, "llama", DYNAMIC, "EXP-5", "export:length-refused"),
-    (faulty_exporters.ignores_dynamic_shapes, "llama", DYNAMIC, "EXP-5", "export:length-fixed"),
-    (faulty_exporters.needs_examples, "llama", DECODE, "EXP-6", "export:TypeError"),
-    (faulty.mutates_input, "llama", DECODE, "EXP-3", "export:cache-not-a-buffer"),
-    (faulty.wrong_when_strict, "llama", DECODE, "EXP-4", "execute:logits-differ"),
-    (faulty_exporters.cannot_be_saved, "llama", DECODE, "EXP-7", "export:"),
-    (faulty_exporters.leaves_train_mode, "llama", DECODE, "EXP-8", "export:model-changed"),
-    (faulty_exporters.changes_the_config, "llama", DYNAMIC, "EXP-8", "export:model-changed"),
-    (faulty_exporters.moves_random_state, "llama", DECODE, "EXP-8", "export:model-changed"),
-    (faulty_exporters.rounds_weights, "llama", DECODE, "EXP-8", "export:model-changed"),
-    (faulty_exporters.accepts_anything, "llama", DECODE, "EXP-9", "export:misconfiguration-traced"),
-    (faulty.ignores_cache_position, "llama", DECODE, "PAR-1", "execute:logits-differ"),
-    (faulty.off_by_one, "llama", DECODE, "PAR-1", "execute:logits-differ"),
-    (faulty.zeroes_cache, "llama", DECODE, "PAR-1", "execute:logits-differ"),
-    (faulty.swaps_layers, "llama", DECODE, "PAR-1", "execute:logits-differ"),
-    (faulty.returns_constant, "llama", DECODE, "PAR-1", "execute:logits-differ"),
-    (faulty.rounds_to_bfloat16, "llama", DECODE, "PAR-1", "execute:logits-differ"),
-    (faulty.last_token_only, "llama", DECODE, "PAR-1", "execute:wrong-shape"),
-    (faulty.half_precision_cache, "llama", DECODE, "PAR-1", "execute:logits-differ"),
-    (faulty.loses_one_layer, "llama", DECODE, "PAR-1", "execute:logits-differ"),
-    (faulty.reverses_chunks, "llama", DYNAMIC, "PAR-2", "execute:logits-differ"),
-    (faulty.keeps_what_followed, "llama", DECODE, "PAR-3", "execute:logits-differ"),
-    (faulty.keeps_its_state, "lfm2", DECODE, "PAR-4", "execute:logits-differ"),
-    (faulty.wrong_in_second_generation, "llama", DECODE, "PAR-4", "execute:logits-differ"),
-    (faulty.drops_window_after_wrap, "mistral", DECODE, "PAR-5", "execute:logits-differ"),
-    (faulty.last_slot_lost, "llama", DECODE, "PAR-6", "execute:logits-differ"),
-    (faulty.nan_at_the_end, "llama", DECODE, "PAR-6", "execute:not-finite"),
-    (faulty.noisy, "llama", DECODE, "PAR-9", "execute:bytes-differ"),
-    (faulty.wrong_on_repeats, "llama", DECODE, "PAR-10", "execute:tokens-differ"),
-    (faulty_exporters.shares_state, "llama", DECODE, "PAR-11", "execute:logits-differ"),
-    (faulty.mixes_rows, "llama", DECODE, "PAR-11", "execute:logits-differ"),
-    (faulty.wrong_in_other_rows, "llama", DECODE, "PAR-11", "execute:logits-differ"),
-]
 
 
 def _name(value: object) -> str | None:
@@ -94,29 +52,19 @@ def test_fault_is_caught_by_its_own_clause_only(fault: Callable[..., Any], claus
     judge(clause, "lfm2" if fault is faulty.keeps_its_state else "llama", fault)
 
 
+def test_script_is_the_shortest_that_shows_the_fault() -> None:
+    # The pinned script that shows it first decodes twelve tokens before it goes back.
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("PAR-3", "llama", faulty.keeps_what_followed, shrink=True)
+    script = caught.value.script
+    assert isinstance(script, DecodeScript)
+    assert [call.position for call in script.calls] == [0, 1, 1]
+
+
 def test_operator_outside_the_edge_dialect_is_caught_by_low_1() -> None:
     with pytest.raises(StageError) as caught:
         judge("LOW-1", "llama", faulty.not_core_aten, backend="portable")
     assert caught.value.signature.startswith("lower:")
-
-
-#: Faulty backend, architecture, the clause that must catch it, and the signature it is caught with.
-LOWERINGS: list[tuple[Backend, str, str, str]] = [
-    (lowerings.LAZY, "gpt2", "LOW-2", "lower:partition-incomplete"),
-    (lowerings.TAKES_NOTHING, "gpt2", "LOW-3", "lower:heavy-operator-left-out:aten."),
-    (lowerings.WITHOUT_LINEAR, "gpt2", "LOW-3", "lower:heavy-operator-left-out:aten.addmm.default"),
-    (lowerings.HANDED_IN, "llama", "LOW-4", "lower:weights-handed-in"),
-    (lowerings.MISLABELS, "gpt2", "LOW-4", "lower:weights-handed-in"),
-    (lowerings.HOARDER, "gpt2", "LOW-4", "lower:stored-twice"),
-    (lowerings.COPIES_CACHES, "llama", "LOW-6", "emit:cache-copied"),
-    (lowerings.TAKES_ALL, "llama", "LOW-6", "emit:cache-lost"),
-    (lowerings.WASTEFUL, "llama", "LOW-7", "emit:memory-wasted"),
-    (lowerings.UNSTEADY, "llama", "LOW-8", "emit:bytes-differ"),
-    (lowerings.FORGETS_PASSES, "llama", "LOW-9", "lower:pass-without-effect"),
-    (lowerings.TAKES_ALL, "llama", "LOW-10", "lower:undeclared-operator:aten."),
-    (lowerings.CHANGES_NUMBERS, "llama", "PAR-1", "execute:logits-differ"),
-    (lowerings.STALE_VIEWS, "deepseek_v3", "PAR-1", "execute:logits-differ"),
-]
 
 
 @pytest.mark.parametrize(("backend", "architecture", "clause", "signature"), LOWERINGS, ids=_name)
@@ -228,3 +176,10 @@ def test_every_checked_clause_has_a_fault() -> None:
     faulted = {clause for _, _, _, clause, _ in FAULTS} | {clause for _, _, clause, _ in LOWERINGS}
     faulted |= {"LOW-1", "LOW-5", "PAR-8", "SEN-1", "SEN-2"}
     assert faulted == {clause.id for clause in CHECKED}
+
+
+def test_fault_table_has_every_fault() -> None:
+    rows = {tuple(line.split(" | ")[:2]) for line in PAGE.read_text(encoding="utf-8").splitlines() if "●" in line}
+    wanted = {(f"| {fault.__name__}", f"{architecture} {mode}") for fault, architecture, mode, _, _ in FAULTS}
+    wanted |= {(f"| {backend.name}", architecture) for backend, architecture, _, _ in LOWERINGS}
+    assert rows == wanted, "python -m tests.fault_table brings docs/faults.md up to date"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
@@ -41,6 +41,7 @@ class Case:
         derandomize: Try the same scripts in every run.
         caches: The kinds of cache layers that the architecture's row declares; None where it has no row.
         only: The one script to try, in place of pinned and generated ones.
+        shrink: Look for the shortest script that shows a failure.
         baselines: Where it is listed what backends leave to portable kernels.
         metrics: Filled in by the check; goes into the record.
         measured: The same, for what is no number.
@@ -52,6 +53,7 @@ class Case:
     derandomize: bool = True
     caches: tuple[str, ...] | None = None
     only: DecodeScript | None = None
+    shrink: bool = True
     baselines: Path = PARTITIONS
     metrics: dict[str, float] = field(default_factory=dict)
     measured: dict[Literal["partition"], PartitionRecord] = field(default_factory=dict)
@@ -142,7 +144,7 @@ class Case:
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
             report_multiple_bugs=False,
-            phases=[Phase.explicit, Phase.generate, Phase.shrink],
+            phases=[Phase.generate, Phase.shrink] if self.shrink else [Phase.generate],
             **more,
         )
 
@@ -162,13 +164,41 @@ class Case:
         def judged(script: DecodeScript) -> None:
             judge(script)
 
-        for script in pinned:
-            judged = example(script=script)(judged)
-        judged()
+        shown = _first_violation(judge, pinned)
+        if shown is None:
+            judged()
+            return
+        if not self.shrink:
+            raise shown
+        # Hypothesis shrinks only what it has generated, so it looks for a shorter one that shows the same.
+        try:
+            judged()
+        except ClauseViolationError as shorter:
+            if shorter.signature == shown.signature and _length(shorter) < _length(shown):
+                raise
+        raise shown
 
     def measure(self, name: str, value: float) -> None:
         """Keep the largest `value` seen under this name."""
         self.metrics[name] = max(self.metrics.get(name, value), value)
+
+
+def _first_violation(
+    judge: Callable[[DecodeScript], None], scripts: tuple[DecodeScript, ...]
+) -> ClauseViolationError | None:
+    for script in scripts:
+        try:
+            judge(script)
+        except ClauseViolationError as error:
+            return error
+    return None
+
+
+def _length(error: ClauseViolationError) -> tuple[int, int]:
+    """Calls and tokens of the script that shows it."""
+    if not isinstance(error.script, DecodeScript):
+        return (0, 0)
+    return len(error.script.calls), sum(len(call.tokens) for call in error.script.calls)
 
 
 def require_undecodable(case: Case, known: Undecodable) -> None:

@@ -9,8 +9,8 @@ from conformance.checks.case import Case, clause
 from conformance.checks.following import Decoding, follow
 from conformance.strategies import Call, DecodeScript, text
 
-#: Calls of one session. What a longer one can show, a shorter one shows too: no state counts calls but by a fault.
-_CALLS = 8
+#: What is done in one session. Enough to fill the cache, go back, and start again.
+_DEEDS = 8
 #: Texts that sessions draw from. Few, so that the oracle knows most of what they come to.
 _TEXTS = st.integers(0, 2)
 
@@ -26,7 +26,7 @@ def test_any_calls(case: Case) -> None:
         def __init__(self) -> None:
             super().__init__(case)
 
-    run_state_machine_as_test(Session, settings=case.settings(stateful_step_count=_CALLS))
+    run_state_machine_as_test(Session, settings=case.settings(stateful_step_count=_DEEDS))
 
 
 class LiveSession(RuleBasedStateMachine):
@@ -45,10 +45,11 @@ class LiveSession(RuleBasedStateMachine):
         return len(self.decoding.held)
 
     @precondition(lambda self: self.held < self.space.length)
-    @rule(seed=_TEXTS)
-    def decode(self, seed: int) -> None:
-        """One token, after those that are in the cache."""
-        self._call(seed, self.held, 1)
+    @rule(seed=_TEXTS, tokens=st.integers(1, 10))
+    def decode(self, seed: int, tokens: int) -> None:
+        """Tokens after those that are in the cache, one by one."""
+        for position in range(self.held, min(self.held + tokens, self.space.length)):
+            self._call(seed, position, 1)
 
     @precondition(lambda self: self.space.chunk > 1 and self.held < self.space.length)
     @rule(seed=_TEXTS, length=st.integers(2, 12))

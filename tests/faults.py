@@ -1,0 +1,80 @@
+"""Every deliberate fault, as data: what it is put into, and the clause that must catch it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from conformance.contract import Mode
+from conformance.pipeline.backends import Backend
+from tests import faulty, faulty_exporters
+from tests import faulty_lowerings as lowerings
+
+DECODE, DYNAMIC = Mode.DECODE, Mode.DYNAMIC
+
+#: Fault, architecture, mode, the clause that must catch it, and the signature it is caught with.
+FAULTS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
+    (faulty.int32_position, "llama", DECODE, "EXP-1", "export:wrong-inputs"),
+    (faulty.last_token_only, "llama", DECODE, "EXP-1", "export:wrong-outputs"),
+    (faulty.cache_as_input, "llama", DECODE, "EXP-2", "export:cache-at-boundary"),
+    (faulty.returns_cache, "llama", DECODE, "EXP-3", "export:cache-returned"),
+    (faulty.cache_as_constant, "llama", DECODE, "EXP-3", "export:cache-not-a-buffer"),
+    (faulty.cache_twice, "llama", DECODE, "EXP-3", "export:cache-duplicated"),
+    (faulty.no_cache, "llama", DECODE, "EXP-3", "export:cache-missing"),
+    (faulty_exporters.half_the_length, "llama", DYNAMIC, "EXP-5", "export:length-refused"),
+    (faulty_exporters.ignores_dynamic_shapes, "llama", DYNAMIC, "EXP-5", "export:length-fixed"),
+    (faulty_exporters.needs_examples, "llama", DECODE, "EXP-6", "export:TypeError"),
+    (faulty.mutates_input, "llama", DECODE, "EXP-3", "export:cache-not-a-buffer"),
+    (faulty.wrong_when_strict, "llama", DECODE, "EXP-4", "execute:logits-differ"),
+    (faulty_exporters.cannot_be_saved, "llama", DECODE, "EXP-7", "export:"),
+    (faulty_exporters.leaves_train_mode, "llama", DECODE, "EXP-8", "export:model-changed"),
+    (faulty_exporters.changes_the_config, "llama", DYNAMIC, "EXP-8", "export:model-changed"),
+    (faulty_exporters.moves_random_state, "llama", DECODE, "EXP-8", "export:model-changed"),
+    (faulty_exporters.rounds_weights, "llama", DECODE, "EXP-8", "export:model-changed"),
+    (faulty_exporters.accepts_anything, "llama", DECODE, "EXP-9", "export:misconfiguration-traced"),
+    (faulty.ignores_cache_position, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.off_by_one, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.zeroes_cache, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.swaps_layers, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.returns_constant, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.rounds_to_bfloat16, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.last_token_only, "llama", DECODE, "PAR-1", "execute:wrong-shape"),
+    (faulty.half_precision_cache, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.loses_one_layer, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (faulty.reverses_chunks, "llama", DYNAMIC, "PAR-2", "execute:logits-differ"),
+    (faulty.keeps_what_followed, "llama", DECODE, "PAR-3", "execute:logits-differ"),
+    (faulty.keeps_its_state, "lfm2", DECODE, "PAR-4", "execute:logits-differ"),
+    (faulty.wrong_in_second_generation, "llama", DECODE, "PAR-4", "execute:logits-differ"),
+    (faulty.drops_window_after_wrap, "mistral", DECODE, "PAR-5", "execute:logits-differ"),
+    (faulty.last_slot_lost, "llama", DECODE, "PAR-6", "execute:logits-differ"),
+    (faulty.nan_at_the_end, "llama", DECODE, "PAR-6", "execute:not-finite"),
+    (faulty.clamps_position, "llama", DECODE, "PAR-7", "execute:accepted:position-after-the-cache+position-far-after"),
+    (faulty.wraps_position, "llama", DECODE, "PAR-7", "execute:wrong-after:position-after-the-cache"),
+    (faulty.clamps_tokens, "llama", DECODE, "PAR-7", "execute:accepted:token-after-the-vocabulary+negative-token"),
+    (faulty.closes_gaps, "llama", DYNAMIC, "PAR-7", "execute:accepted:gap+backwards+position-twice"),
+    (faulty.trips_over_misuse, "llama", DECODE, "PAR-7", "execute:wrong-after:position-after-the-cache"),
+    (faulty.noisy, "llama", DECODE, "PAR-9", "execute:bytes-differ"),
+    (faulty.wrong_on_repeats, "llama", DECODE, "PAR-10", "execute:tokens-differ"),
+    (faulty_exporters.shares_state, "llama", DECODE, "PAR-11", "execute:logits-differ"),
+    (faulty.mixes_rows, "llama", DECODE, "PAR-11", "execute:logits-differ"),
+    (faulty.wrong_in_other_rows, "llama", DECODE, "PAR-11", "execute:logits-differ"),
+    (faulty.wrong_when_repeated, "llama", DECODE, "PAR-12", "execute:logits-differ"),
+]
+
+#: Faulty backend, architecture, the clause that must catch it, and the signature it is caught with.
+LOWERINGS: list[tuple[Backend, str, str, str]] = [
+    (lowerings.LAZY, "gpt2", "LOW-2", "lower:partition-incomplete"),
+    (lowerings.TAKES_NOTHING, "gpt2", "LOW-3", "lower:heavy-operator-left-out:aten."),
+    (lowerings.WITHOUT_LINEAR, "gpt2", "LOW-3", "lower:heavy-operator-left-out:aten.addmm.default"),
+    (lowerings.HANDED_IN, "llama", "LOW-4", "lower:weights-handed-in"),
+    (lowerings.MISLABELS, "gpt2", "LOW-4", "lower:weights-handed-in"),
+    (lowerings.HOARDER, "gpt2", "LOW-4", "lower:stored-twice"),
+    (lowerings.COPIES_CACHES, "llama", "LOW-6", "emit:cache-copied"),
+    (lowerings.TAKES_ALL, "llama", "LOW-6", "emit:cache-lost"),
+    (lowerings.WASTEFUL, "llama", "LOW-7", "emit:memory-wasted"),
+    (lowerings.UNSTEADY, "llama", "LOW-8", "emit:bytes-differ"),
+    (lowerings.FORGETS_PASSES, "llama", "LOW-9", "lower:pass-without-effect"),
+    (lowerings.TAKES_ALL, "llama", "LOW-10", "lower:undeclared-operator:aten."),
+    (lowerings.CHANGES_NUMBERS, "llama", "PAR-1", "execute:logits-differ"),
+    (lowerings.STALE_VIEWS, "deepseek_v3", "PAR-1", "execute:logits-differ"),
+]

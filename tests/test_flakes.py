@@ -1,0 +1,63 @@
+"""Other seeds try other scripts and come to the same verdicts: of a correct program, and of a faulty one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import core
+
+from conformance.cells import EXPORTED, Cell
+from conformance.checks.case import Case
+from conformance.checks.registry import checks
+from conformance.contract import Mode
+from conformance.pipeline.workbench import Workbench
+from conformance.reference import convert_and_export_with_cache
+from conformance.subjects.resolve import Subject
+from conformance.verdicts import CellFailedError
+from tests import faulty
+
+SEEDS = range(20)
+#: Scripts for each clause and seed.
+EXAMPLES = 3
+CLAUSES = ("PAR-1", "PAR-2", "PAR-3", "PAR-4", "PAR-5", "PAR-6", "PAR-9", "PAR-10", "PAR-12")
+
+
+@pytest.fixture(params=SEEDS)
+def seed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """As `--hypothesis-seed` has it."""
+    given: int = request.param
+    monkeypatch.setattr(core, "global_force_seed", given)
+    return given
+
+
+@pytest.fixture(scope="module")
+def workbench() -> Workbench:
+    subjects: dict[str, Callable[..., Any]] = {
+        "good": convert_and_export_with_cache,
+        "rewinds_badly": faulty.keeps_what_followed,
+    }
+    return Workbench({name: Subject(name, export) for name, export in subjects.items()})
+
+
+def _signatures(workbench: Workbench, subject: str) -> dict[str, str | None]:
+    return {clause: _signature(workbench, subject, clause) for clause in CLAUSES}
+
+
+def _signature(workbench: Workbench, subject: str, clause: str) -> str | None:
+    try:
+        checks()[clause](
+            Case(Cell("mistral", subject, EXPORTED, Mode.DYNAMIC, clause), workbench, 5, derandomize=False)
+        )
+    except CellFailedError as error:
+        return error.signature
+    return None
+
+
+def test_any_seed_lets_a_correct_program_pass(workbench: Workbench, seed: int) -> None:
+    assert _signatures(workbench, "good") == dict.fromkeys(CLAUSES)
+
+
+def test_any_seed_catches_a_fault(workbench: Workbench, seed: int) -> None:
+    assert _signature(workbench, "rewinds_badly", "PAR-3") == "execute:logits-differ"
