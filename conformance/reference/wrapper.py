@@ -107,5 +107,6 @@ def _refused_unless_consecutive(input_ids: torch.Tensor, cache_position: torch.T
     # Stacked, they must be as many as the tokens. Broadcasting finds out too late, if at all: a call that ExecuTorch
     # gives up within a scan leaves the scan's counter behind, and the next call begins from there.
     position = torch.stack((cache_position, input_ids[0]))[0]
-    # One truth for the whole call: place by place, one token would be stretched over several positions.
-    return torch.where((position != consecutive).any(), -1, input_ids)
+    # One truth for the whole call: place by place, one token would be stretched over several positions. Of rank 1,
+    # since ExecuTorch's passes for Arm cannot decompose an `any` of rank 0 (1.5.1).
+    return torch.where((position != consecutive).any(dim=0, keepdim=True), -1, input_ids)
