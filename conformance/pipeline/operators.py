@@ -187,10 +187,14 @@ def _mapped(instructions: Sequence[_Instruction], nodes: Sequence[Node]) -> dict
     theirs = [_token(node, nodes) for node in nodes]
     found: dict[int, Node] = {}
     for kind, start, end, begin, stop in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
-        if kind == "equal" or (kind == "replace" and end - start == stop - begin):
-            for mine, their in zip(range(start, end), range(begin, stop), strict=True):
-                if ours[mine][:2] == theirs[their][:2]:
-                    found[instructions[mine].index] = nodes[their]
+        if kind == "equal":
+            pairs = list(zip(range(start, end), range(begin, stop), strict=True))
+        else:
+            names = [each[1] for each in ours[start:end]], [each[1] for each in theirs[begin:stop]]
+            blocks = SequenceMatcher(None, *names, autojunk=False).get_matching_blocks()
+            together = [(start + one + i, begin + other + i) for one, other, size in blocks for i in range(size)]
+            pairs = [(mine, their) for mine, their in together if ours[mine][2] is None]
+        found |= {instructions[mine].index: nodes[their] for mine, their in pairs}
     return found
 
 
