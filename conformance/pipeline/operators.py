@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from executorch.devtools.etdump.serialize import deserialize_from_etdump_flatcc
-from executorch.devtools.inspector._inspector_utils import inflate_runtime_output
 from executorch.exir import ExecutorchProgramManager
 from executorch.exir.schema import DelegateCall, KernelCall
 from executorch.runtime import Runtime
@@ -221,6 +219,9 @@ def _delegate(node: Node) -> Any:
 
 def _logged(program: bytes, calls: Sequence[Inputs], expected_bytes: int) -> list[dict[int, list[Any]]]:
     """For each call, by instruction index, the values that the runtime logged after the instruction."""
+    # Imported when needed: it loads pandas, without which everything else works.
+    from executorch.devtools.etdump.serialize import deserialize_from_etdump_flatcc
+
     size = _SPARE_BYTES + 4 * expected_bytes
     if size > _MOST_BYTES:
         raise ValueError(f"the values of {len(calls)} calls take {expected_bytes >> 20} MiB")
@@ -253,6 +254,8 @@ def _inner(debug: Any) -> bool:
 
 
 def _inflated(entry: Any, buffer: bytearray) -> Iterator[Any]:
+    from executorch.devtools.inspector._inspector_utils import inflate_runtime_output
+
     value = inflate_runtime_output(entry, buffer)
     known = entry.tensor_list.tensors if entry.tensor_list else [entry.tensor]
     for tensor, stored in zip(value if isinstance(value, list) else [value], known, strict=False):
