@@ -12,9 +12,12 @@ from pydantic import ValidationError
 from conformance.invalid import first_problem
 from conformance.records import RunRecord, load_run
 
+#: Somebody waits for it, and large models lower for minutes.
+_LOCATE_S = 900
+
 
 def main() -> int:
-    """Do one command; the exit code is 0, or 1 with a sentence on stderr. For `replay`, see there."""
+    """Do one command; the exit code is 0, or 1 with a sentence on stderr. For `replay` and `locate`, see there."""
     parser = argparse.ArgumentParser(prog="python -m conformance")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("contract", help="print docs/contract.md").set_defaults(do=_contract)
@@ -46,6 +49,9 @@ def main() -> int:
     again = commands.add_parser("replay", help="judge a failure bundle's cell again: FIXED, STILL FAILING, CANNOT RUN")
     again.add_argument("bundle", type=Path, metavar="BUNDLE")
     again.set_defaults(do=_replay)
+    further = commands.add_parser("locate", help="replay, and say which step and which operator first go wrong")
+    further.add_argument("bundle", type=Path, metavar="BUNDLE")
+    further.set_defaults(do=_locate)
     arguments = parser.parse_args()
     do: Callable[[argparse.Namespace], int | None] = arguments.do
     try:
@@ -149,7 +155,12 @@ def _partition(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _replay(arguments: argparse.Namespace) -> int:
+def _locate(arguments: argparse.Namespace) -> int:
+    """As `replay`, with the lowering that it takes to look further."""
+    return _replay(arguments, seconds=_LOCATE_S)
+
+
+def _replay(arguments: argparse.Namespace, seconds: int | None = None) -> int:
     """Exit code 0 for FIXED, 1 for STILL FAILING, 2 for CANNOT RUN."""
     from conformance.bundles import BundleError, read_bundle
 
@@ -164,7 +175,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     from conformance.replaying import Outcome, announcement, replay
 
     print(announcement(bundle), flush=True)
-    done = replay(bundle, Store(ROOT / DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB))
+    done = replay(bundle, Store(ROOT / DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB), seconds=seconds)
     print(f"{done.outcome}: {done.told}")
     return {Outcome.FIXED: 0, Outcome.STILL_FAILING: 1, Outcome.CANNOT_RUN: 2}[done.outcome]
 

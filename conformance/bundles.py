@@ -58,6 +58,8 @@ class Bundle:
         examples: How many scripts were generated beside the pinned ones.
         tolerance: The largest error of a logit that counts as equal, as a share of the logits' scale.
         logits_scale: The largest absolute logit of the oracle over a full cache; null where there is no oracle.
+        diverged: The first step from the wrapper to the delegates that is wrong, where that was looked for and found;
+            `divergence.json` has the details.
     """
 
     schema_version: Literal[1]
@@ -76,6 +78,7 @@ class Bundle:
     examples: Annotated[int, Field(ge=1)]
     tolerance: Annotated[float, Field(gt=0)]
     logits_scale: float | None
+    diverged: str | None = None
 
     @property
     def cell(self) -> Cell:

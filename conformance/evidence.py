@@ -12,14 +12,20 @@ import torch
 from conformance import reproduce
 from conformance.bundles import SCHEMA_VERSION, Bundle, BundledCall
 from conformance.checks.case import Case
+from conformance.locating import DIVERGENCE, as_json
 from conformance.models import MAX_CACHE_LEN, config_values
+from conformance.pipeline.divergence import Divergence
 from conformance.records import CellRecord
 from conformance.strategies import DecodeScript
 from conformance.verdicts import CellFailedError, NotApplicableError
 
 
 def bundle_of(
-    case: Case, error: CellFailedError, record: CellRecord, versions: Mapping[str, str]
+    case: Case,
+    error: CellFailedError,
+    record: CellRecord,
+    versions: Mapping[str, str],
+    divergence: Divergence | None = None,
 ) -> tuple[Bundle, dict[str, bytes]]:
     """The bundle of a cell that has failed, and by name the other files that belong into its folder.
 
@@ -28,6 +34,7 @@ def bundle_of(
         error: How it failed.
         record: What the run record will say.
         versions: Installed packages.
+        divergence: Where the program first goes wrong, if that was looked for.
     """
     script: DecodeScript | None = getattr(error, "script", None)
     bundle = Bundle(
@@ -47,8 +54,10 @@ def bundle_of(
         examples=case.examples,
         tolerance=case.tolerance,
         logits_scale=_scale(case),
+        diverged=divergence.first.step if divergence and divergence.first else None,
     )
-    return bundle, _files(case, error)
+    details = {DIVERGENCE: as_json(divergence)} if divergence else {}
+    return bundle, {**_files(case, error), **details}
 
 
 def _config(case: Case) -> dict[str, Any] | None:

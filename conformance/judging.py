@@ -92,6 +92,7 @@ def explain(cell: Cell, error: CellFailedError, versions: Mapping[str, str], rep
         lines += [f"  observed  {error.observed}", f"  expected  {error.expected}"]
         if error.script:
             lines.append(f"  script    {error.script}")
+        lines += error.diverged
     else:
         lines += [f"  observed  {_clipped(str(error))}", f"  expected  stage {error.stage} to succeed"]
     lines.append("  versions  " + ", ".join(f"{name} {version}" for name, version in versions.items()))

@@ -63,6 +63,9 @@ class ConformancePlugin:
         self.writer: RunWriter | None = None
         self.progress: Progress | None = None
         self.keeper: Keeper | None = None
+        #: The program whose cells were judged last, and the seconds it has used.
+        self._program: tuple[str | None, ...] = ()
+        self._seconds = 0.0
         # A typo in a dotted path should end the run, not fail each of its cells. Known names need no import here.
         self.subjects = (
             resolve_subjects(options.selection) if any(":" in name for name in options.selection.subjects) else {}
@@ -201,18 +204,25 @@ class ConformancePlugin:
         if cell is None or not ended or (call.excinfo and call.excinfo.errisinstance(KeyboardInterrupt)):
             return
         case = item.stash.get(_CASE, None)
-        record = judge(
-            cell,
-            call.excinfo.value if call.excinfo else None,
-            self._expectation(cell),
-            versions=self.versions,
-            metrics=case.metrics if case else {},
-            duration_s=call.duration,
-            exploring=self.options.exploring,
-            partition=case.measured.get("partition") if case else None,
-        )
-        if record.verdict is Verdict.FAIL and call.excinfo is not None:
-            record = self._with_bundle(item, call.excinfo.value, record)
+        error = call.excinfo.value if call.excinfo else None
+
+        def judged() -> CellRecord:
+            return judge(
+                cell,
+                error,
+                self._expectation(cell),
+                versions=self.versions,
+                metrics=case.metrics if case else {},
+                duration_s=call.duration,
+                exploring=self.options.exploring,
+                partition=case.measured.get("partition") if case else None,
+            )
+
+        record = judged()
+        spent = self._spent(cell, call.duration)
+        if record.verdict is Verdict.FAIL and error is not None:
+            divergence = self._divergence(case, error, spent)
+            record = self._with_bundle(item, error, judged() if divergence else record, divergence)
         setattr(report, _RECORD, cell_to_json(record))
         # pytest's JUnit XML takes them from the report of the teardown, which is still to be made.
         item.user_properties += _properties(record)
@@ -359,7 +369,27 @@ class ConformancePlugin:
         # Those of ExecuTorch itself. Other libraries may begin threads, or read the environment, when first used.
         warm_up(BACKENDS[name] for name in lowered if not BACKENDS[name].requires)
 
-    def _with_bundle(self, item: pytest.Item, error: BaseException, record: CellRecord) -> CellRecord:
+    def _spent(self, cell: Cell, duration_s: float) -> float:
+        """Seconds that this process has used on the cell's program, with the `duration_s` of its own."""
+        program = (cell.architecture, cell.subject, cell.column)
+        if program != self._program:
+            self._program, self._seconds = program, 0.0
+        self._seconds += duration_s
+        return self._seconds
+
+    def _divergence(self, case: Any, error: BaseException, spent: float) -> Any:
+        """Where the program first goes wrong, which the error then tells; None where that cannot be asked."""
+        from conformance.locating import LIMIT_S, locate
+
+        left = self.options.limits.seconds / 2 - spent if self.options.limits else LIMIT_S
+        began = time.monotonic()
+        divergence = locate(case, error, min(LIMIT_S, int(left))) if case is not None else None
+        self._seconds += time.monotonic() - began
+        return divergence
+
+    def _with_bundle(
+        self, item: pytest.Item, error: BaseException, record: CellRecord, divergence: Any = None
+    ) -> CellRecord:
         """The record, with the place of the failure's bundle. What goes wrong here must not cost the verdict."""
         from conformance.evidence import bundle_of
 
@@ -367,7 +397,7 @@ class ConformancePlugin:
         if case is None or not isinstance(error, CellFailedError):
             return record
         try:
-            bundle, files = bundle_of(case, error, record, self.versions)
+            bundle, files = bundle_of(case, error, record, self.versions, divergence)
             folder = write_bundle(self.options.bundles, bundle, files)
         except Exception as lost:
             told = f"{record.message}\n  bundle    none: {type(lost).__name__}: {lost}"

@@ -14,6 +14,7 @@ from conformance.checks.case import Case
 from conformance.checks.registry import checks
 from conformance.discovery import registered
 from conformance.environment import versions
+from conformance.locating import locate
 from conformance.matrix import load_matrix
 from conformance.models import MAX_CACHE_LEN, build_model
 from conformance.pipeline.backends import BACKENDS
@@ -54,8 +55,12 @@ def announcement(bundle: Bundle) -> str:
     return "\n".join(lines)
 
 
-def replay(bundle: Bundle, store: Store | None) -> Replay:
-    """Judge the bundle's cell again: its config, its script where it has one, the exporter and packages of today."""
+def replay(bundle: Bundle, store: Store | None, *, seconds: int | None = None) -> Replay:
+    """Judge the bundle's cell again: its config, its script where it has one, the exporter and packages of today.
+
+    Where it still fails, it is said where the program first goes wrong, as far as `seconds` of lowering go: none at
+    all, if not given.
+    """
     obstacle = next(_obstacles(bundle), None)
     if obstacle:
         return Replay(Outcome.CANNOT_RUN, obstacle)
@@ -71,9 +76,11 @@ def replay(bundle: Bundle, store: Store | None) -> Replay:
     try:
         checks()[bundle.clause](case)
     except CellFailedError as error:
+        locate(case, error, seconds)
+        told = "\n".join((str(error), *getattr(error, "diverged", ())))
         if error.signature == bundle.signature:
-            return Replay(Outcome.STILL_FAILING, str(error))
-        return Replay(Outcome.STILL_FAILING, f"otherwise: {error.signature}, was {bundle.signature}\n  {error}")
+            return Replay(Outcome.STILL_FAILING, told)
+        return Replay(Outcome.STILL_FAILING, f"otherwise: {error.signature}, was {bundle.signature}\n  {told}")
     except (NotApplicableError, NotRunError) as error:
         return Replay(Outcome.CANNOT_RUN, str(error))
     return Replay(Outcome.FIXED, f"{bundle.clause} passes")

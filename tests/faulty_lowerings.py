@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, final
 
 from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
 from executorch.exir import ExecutorchBackendConfig
 from executorch.exir.backend.backend_details import BackendDetails, PreprocessResult
 from executorch.exir.backend.partitioner import DelegationSpec, Partitioner, PartitionResult
@@ -145,6 +148,48 @@ def changes_numbers() -> list[Any]:
     return [change]
 
 
+def writes_no_further() -> Any:
+    """Emission after which all that comes after the third position is written over the third."""
+
+    def clamp(graph_module: GraphModule) -> PassResult:
+        graph = graph_module.graph
+        for node in graph.nodes:
+            if "index_put" in str(node.target):
+                position = node.args[1][-1]
+                with graph.inserting_before(node):
+                    clamped = graph.call_function(ops.edge.aten.clamp.default, (position, 0, 2))
+                clamped.meta = dict(position.meta)
+                node.args = (node.args[0], [*node.args[1][:-1], clamped], *node.args[2:])
+        graph_module.recompile()
+        return PassResult(graph_module, True)
+
+    return ExecutorchBackendConfig(passes=[clamp], run_reinplace_pass=True, remove_view_copy=False)
+
+
+def only_sigmoid() -> list[Any]:
+    """XNNPACK's partitioner with one operator, of which the llama fixture has two: quick to lower."""
+    return [XnnpackPartitioner([c for c in ALL_PARTITIONER_CONFIGS if c.target_name == "sigmoid.default"])]
+
+
+@contextmanager
+def faulty_delegates() -> Iterator[None]:
+    """XNNPACK compiles another program than the one it was handed: every sigmoid is a tanh."""
+    compile_right = XnnpackBackend.preprocess
+
+    def compile_wrong(program: ExportedProgram, specs: list[Any]) -> PreprocessResult:
+        other = copy.deepcopy(program)
+        for node in other.graph.nodes:
+            if node.target == ops.edge.aten.sigmoid.default:
+                node.target = ops.edge.aten.tanh.default
+        return compile_right(other, specs)
+
+    XnnpackBackend.preprocess = staticmethod(compile_wrong)
+    try:
+        yield
+    finally:
+        XnnpackBackend.preprocess = compile_right
+
+
 def forgets_passes() -> list[Any]:
     """A pass that puts the operators back as they were, without what passes before it have left on them."""
 
@@ -186,5 +231,7 @@ STALE_VIEWS = _backend("stale-views", list, emission=stale_views)
 WASTEFUL = _backend("wasteful", list, emission=wasteful_emission)
 UNSTEADY = _backend("unsteady", list, emission=_unsteady())
 FORGETS_PASSES = _backend("forgets-passes", list, passes=forgets_passes)
+WRITES_NO_FURTHER = _backend("writes-no-further", list, emission=writes_no_further)
+ONLY_SIGMOID = _backend("only-sigmoid", only_sigmoid)
 CHANGES_NUMBERS = _backend("changes-numbers", list, passes=changes_numbers)
 PLAIN = _backend("plain", list, edge=checked_edge, passes=no_passes, emission=in_place_emission)

@@ -196,6 +196,15 @@ class Workbench:
 
         return self._once(architecture, ("repeated", subject, mode, backend), make)
 
+    def lowered_again(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
+        """The program, lowered once more: emitting uses a lowered program up."""
+        return self._lower(architecture, subject, mode, backend)
+
+    def first_to_ask(self, cell: Cell) -> str:
+        """The clause of the first cell of this program for which it was asked where the program goes wrong."""
+        key = ("first to ask", cell.subject, cell.mode, cell.backend)
+        return self._once(cell.architecture, key, lambda: cell.clause)
+
     def _require(self, backend: Backend) -> None:
         """Raises `NotRunError` where the backend lacks a package; else makes the environment what it needs."""
         if backend.obstacle:
