@@ -6,6 +6,7 @@ import argparse
 import math
 import random
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,6 +198,7 @@ def _explore(arguments: argparse.Namespace) -> int:
     from conformance.pipeline.warming import warm_up
     from conformance.subjects.resolve import resolve
 
+    warnings.simplefilter("ignore", FutureWarning)  # torch's, one for each program that is copied
     torch.set_num_threads(1)
     subject = resolve(canonical(arguments.subject))
     question = Question(subject.name, arguments.backend, [Mode(name) for name in modes], seed)
