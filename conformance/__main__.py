@@ -1,9 +1,12 @@
-"""`python -m conformance`: add an architecture, rewrite expectations, print what is generated."""
+"""`python -m conformance`: add an architecture, explore, rewrite expectations, print what is generated."""
 
 from __future__ import annotations
 
 import argparse
+import math
+import random
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +49,19 @@ def main() -> int:
     inspect.add_argument("--mode", default="decode", metavar="NAME", help="decode or dynamic; default: decode")
     inspect.add_argument("--subject", default="reference", metavar="NAME", help="default: reference")
     inspect.set_defaults(do=_partition)
+    search = commands.add_parser(
+        "explore", help="let Hypothesis vary the configs of architectures, and look for variations that fail"
+    )
+    search.add_argument("architectures", metavar="MODEL_TYPES", help="separated by commas")
+    search.add_argument("--minutes", type=_minutes, default=5.0, metavar="N", help="for all of them; default: 5")
+    search.add_argument("--backend", default="exported", metavar="NAME", help="default: exported, which lowers nothing")
+    search.add_argument("--subject", default="reference", metavar="NAME", help="default: reference")
+    search.add_argument("--mode", default="decode,dynamic", metavar="NAMES", help="default: decode,dynamic")
+    search.add_argument("--seed", type=int, metavar="N", help="try the variations of another search; default: new ones")
+    search.set_defaults(do=_explore)
+    pin = commands.add_parser("pin", help="judge finds of explore again, and add them to fixtures/variations")
+    pin.add_argument("finds", nargs="+", type=Path, metavar="FIND.json")
+    pin.set_defaults(do=_pin)
     again = commands.add_parser("replay", help="judge a failure bundle's cell again: FIXED, STILL FAILING, CANNOT RUN")
     again.add_argument("bundle", type=Path, metavar="BUNDLE")
     again.set_defaults(do=_replay)
@@ -153,6 +169,84 @@ def _partition(arguments: argparse.Namespace) -> int:
     architecture, subject, mode, backend = where
     show(partition_page(Cell(architecture, subject, backend, mode, "LOW-1"), artifact))
     return 0
+
+
+def _explore(arguments: argparse.Namespace) -> int:
+    """Exit code 1 where something was found."""
+    from conformance.cells import EXPORTED
+    from conformance.contract import Mode
+    from conformance.discovery import registered
+    from conformance.pipeline.backends import BACKENDS
+    from conformance.subjects import canonical
+    from conformance.suggest import unknown
+
+    running = [name for name, backend in BACKENDS.items() if backend.traits.runs]
+    architectures, modes = _names(arguments.architectures), _names(arguments.mode)
+    for kind, names, known in (
+        ("architecture", architectures, registered()),
+        ("mode", modes, list(Mode)),
+        ("backend that runs here", [arguments.backend], [EXPORTED, *running]),
+    ):
+        if not names:
+            raise ValueError(f"no {kind} given; known: {', '.join(sorted(known))}")
+        for name in names:
+            if name not in known:
+                raise ValueError(unknown(kind, name, known))
+    backend = BACKENDS.get(arguments.backend)
+    if backend is not None and backend.obstacle:
+        raise ValueError(backend.obstacle)
+    seed = random.randrange(1 << 32) if arguments.seed is None else arguments.seed
+    print(f"exploring {', '.join(architectures)} for {arguments.minutes:g} minutes, --seed {seed}", flush=True)
+
+    import torch
+
+    from conformance.exploring import Question, explore
+    from conformance.pipeline.warming import warm_up
+    from conformance.subjects.resolve import resolve
+
+    warnings.simplefilter("ignore", FutureWarning)  # torch's, one for each program that is copied
+    torch.set_num_threads(1)
+    subject = resolve(canonical(arguments.subject))
+    question = Question(subject.name, arguments.backend, [Mode(name) for name in modes], seed)
+    warm_up([backend] if backend else [])
+    found = 0
+    for result in explore(architectures, question, subject, arguments.minutes * 60):
+        print(result, flush=True)
+        found += len(result.found)
+    if found:
+        print(f"{found} found: read them, then keep them with  python -m conformance pin FIND.json")
+    return 1 if found else 0
+
+
+def _pin(arguments: argparse.Namespace) -> None:
+    from conformance.finds import pinned, read_find, read_pins, write_pins
+
+    finds = [read_find(path) for path in arguments.finds]
+    from conformance.exploring import judged
+    from conformance.pipeline.workbench import Workbench
+    from conformance.variations import build
+
+    for find in finds:
+        outcome = judged(Workbench(build=lambda name, find=find: build(name, find.variation)), find.cell)  # type: ignore[misc]
+        if outcome.discarded:
+            raise ValueError(f"{find.architecture} with {find.variation} is no candidate here: {outcome.discarded}")
+        path = write_pins(find.architecture, pinned(read_pins(find.architecture), find, outcome.signature or None))
+        told = f"fails as {outcome.signature}: fill in its reason and link" if outcome.signature else "has to pass"
+        print(f"{path}: {find.clause} with {find.variation} {told}")
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
+    return minutes
 
 
 def _locate(arguments: argparse.Namespace) -> int:

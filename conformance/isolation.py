@@ -62,14 +62,14 @@ class Keeper:
     """Runs the jobs of one architecture after the other in a forked process, which a job may take down.
 
     Args:
-        judge: Does a job in the forked process; what it returns has to be picklable.
+        judge: Does a job in the forked process; the job and what it returns have to be picklable.
         limits: What each architecture may use.
 
     Time is counted by program, the exported one too: however many backends there are, a slow one takes nothing from
     the others, and one that hangs ends as soon.
     """
 
-    def __init__(self, judge: Callable[[int], Any], limits: Limits) -> None:
+    def __init__(self, judge: Callable[[Any], Any], limits: Limits) -> None:
         self._judge = judge
         self._limits = limits
         self._architecture: str | None = None
@@ -79,7 +79,7 @@ class Keeper:
         self._connection: Connection | None = None
         self._diary = tempfile.NamedTemporaryFile(prefix="conformance-", suffix=".trace")  # noqa: SIM115 - see close
 
-    def run(self, architecture: str, program: str, job: int) -> Any:
+    def run(self, architecture: str, program: str, job: Any) -> Any:
         """The result of `job`, which is about `program`, such as "xnnpack decode".
 
         Raises:
@@ -106,7 +106,7 @@ class Keeper:
         self._end()
         self._diary.close()
 
-    def _wait(self, job: int, began: float) -> Any:
+    def _wait(self, job: Any, began: float) -> Any:
         assert self._connection is not None
         assert self._process is not None
         with contextlib.suppress(BrokenPipeError):
@@ -160,7 +160,7 @@ class Keeper:
         self._process = self._connection = None
 
 
-def _serve(connection: Connection, parents: Connection, judge: Callable[[int], Any], diary: str) -> None:
+def _serve(connection: Connection, parents: Connection, judge: Callable[[Any], Any], diary: str) -> None:
     """The forked process: one job after the other, until the parent hangs up."""
     parents.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer

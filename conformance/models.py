@@ -67,8 +67,11 @@ def default_config(architecture: str) -> PreTrainedConfig:
     return AutoConfig.for_model(architecture)
 
 
-def build_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """A float32 model in evaluation mode, asking for a static cache, with weights that depend on their names only."""
+def build_model(config: PreTrainedConfig, max_cache_len: int = MAX_CACHE_LEN) -> PreTrainedModel:
+    """A float32 model in evaluation mode, with weights that depend on their names only.
+
+    It asks for a static cache of `max_cache_len` positions.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a few vectors (the steps of Mamba) keep what their initialiser drew, plus noise
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -76,9 +79,14 @@ def build_model(config: PreTrainedConfig) -> PreTrainedModel:
     model.generation_config = GenerationConfig(
         use_cache=True,
         cache_implementation="static",
-        cache_config={"batch_size": BATCH_SIZE, "max_cache_len": MAX_CACHE_LEN},
+        cache_config={"batch_size": BATCH_SIZE, "max_cache_len": max_cache_len},
     )
     return model
+
+
+def cache_length(model: PreTrainedModel) -> int:
+    """Positions in the cache that the model asks for, in tokens."""
+    return int(model.generation_config.cache_config["max_cache_len"])
 
 
 def fill_weights(model: PreTrainedModel) -> None:

@@ -27,6 +27,7 @@ from conformance.reference.constants import use_known_numbers
 from conformance.reference.maxima import use_amax
 from conformance.reference.slices import use_slices
 from conformance.reference.weights import use_weights_as_stored
+from conformance.variations import Space, Variation, build
 from tests.harness import judge
 
 
@@ -284,6 +285,17 @@ def test_recurrences_take_chunks_of_any_length(architecture: str, clause: str) -
     judge(clause, architecture, convert_and_export_with_cache, mode=Mode.DYNAMIC)
     for name, before in kernels.items():
         assert dict(vars(sys.modules[name])) == before, "a kernel was left replaced"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
+def test_dynamic_rotary_embedding_is_a_fixed_one_where_the_cache_is_short_enough(architecture: str) -> None:
+    rope = Space(architecture).settled({"rope kind": "dynamic"})
+    model = build(architecture, Variation(rope))
+    (kinds,) = (module.rope_type for module in model.modules() if hasattr(module, "rope_type"))
+    judge("PAR-6", architecture, convert_and_export_with_cache, mode=Mode.DYNAMIC, make_model=lambda _: model)
+    (after,) = (module.rope_type for module in model.modules() if hasattr(module, "rope_type"))
+    assert after is kinds
+    assert "dynamic" in str(kinds)
 
 
 class _Maxima(nn.Module):

@@ -18,7 +18,6 @@ from conformance.baselines import PARTITIONS
 from conformance.cells import EXPORTED, Cell
 from conformance.contract import Mode
 from conformance.matrix import Undecodable
-from conformance.models import MAX_CACHE_LEN
 from conformance.oracle import Oracle, ProgramOracle
 from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends.base import Precision
@@ -125,7 +124,8 @@ class Case:
     def space(self) -> ScriptSpace:
         """The scripts this cell's program can be asked to follow."""
         vocab = int(self.model.config.get_text_config().vocab_size)
-        return ScriptSpace(vocab, MAX_CACHE_LEN, 1 if self.cell.mode is Mode.DECODE else MAX_CACHE_LEN)
+        length = self.workbench.cache_length(self.cell.architecture)
+        return ScriptSpace(vocab, length, 1 if self.cell.mode is Mode.DECODE else length)
 
     def new_session(self) -> Session:
         """A decoder with fresh caches: the exported program's or the runtime's, as the cell says."""

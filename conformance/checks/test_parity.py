@@ -55,9 +55,11 @@ def test_past_the_window(case: Case) -> None:
     if not windows:
         raise NotApplicableError("no layer of the static cache slides")
     window, length = min(windows), case.space.length
+    if window >= length:
+        raise NotApplicableError(f"the window of {window} positions is never full before the cache is")
     full = text(0, length, case.space.vocab)
     firsts = (window - 1, window, window + 1) if case.space.chunk > 1 else ()
-    pinned = [in_chunks(full[: 2 * window + 1], (first,)) for first in firsts]
+    pinned = [in_chunks(full[: 2 * window + 1], (first,)) for first in firsts if first]  # a window of 1 has none before
     follow_all(case, case.space.prefills(least=window + 1), token_by_token(full[: 2 * window + 1]), *pinned)
 
 

@@ -9,7 +9,6 @@ from conformance.cells import EXPORTED
 from conformance.checks.case import Case, clause, tensors
 from conformance.checks.following import assert_matches
 from conformance.contract import Mode
-from conformance.models import MAX_CACHE_LEN
 from conformance.sessions import ExportedModule, Session
 from conformance.strategies import Call, DecodeScript, joined, text, token_by_token
 from conformance.verdicts import ClauseViolationError, Stage, at
@@ -130,7 +129,7 @@ def _batched_session(case: Case, rows: int) -> Session:
     model.generation_config = GenerationConfig(
         use_cache=True,
         cache_implementation="static",
-        cache_config={"batch_size": rows, "max_cache_len": MAX_CACHE_LEN},
+        cache_config={"batch_size": rows, "max_cache_len": case.space.length},
     )
     try:
         with at(Stage.EXPORT):

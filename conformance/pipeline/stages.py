@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from conformance.contract import Mode
 from conformance.discovery import registered
-from conformance.models import BATCH_SIZE, MAX_CACHE_LEN, build_model, drafted_values, fixture_config, has_fixture
+from conformance.models import BATCH_SIZE, build_model, cache_length, drafted_values, fixture_config, has_fixture
 from conformance.subjects.resolve import Subject
 from conformance.verdicts import NotApplicableError, Stage, at
 
@@ -44,21 +44,29 @@ def export(subject: Subject, model: PreTrainedModel, mode: Mode) -> ExportedProg
     with at(Stage.EXPORT):
         if mode is Mode.DECODE:
             return subject.export(model, *example_inputs(1))
-        return subject.export(model, *example_inputs(_DYNAMIC_EXAMPLE_LENGTH), dynamic_shapes=_dynamic_shapes())
+        shapes = _dynamic_shapes(cache_length(model))
+        return subject.export(model, *example_inputs(_DYNAMIC_EXAMPLE_LENGTH), dynamic_shapes=shapes)
 
 
 def requantise(
     quantise: Callable[..., ExportedProgram], program: ExportedProgram, mode: Mode, texts: Sequence[tuple[int, ...]]
 ) -> ExportedProgram:
-    """What `quantise` makes of an exported program, which it exports again in the same way."""
+    """What `quantise` makes of an exported program, which it exports again in the same way.
+
+    Args:
+        quantise: Of a backend: see `Backend.requantise`.
+        program: What it quantises.
+        mode: The mode of both programs.
+        texts: What the ranges are measured on; each of them fills the cache.
+    """
     with at(Stage.EXPORT):
         if mode is Mode.DECODE:
             return quantise(program, example_inputs(1), None, texts)
-        return quantise(program, example_inputs(_DYNAMIC_EXAMPLE_LENGTH), _dynamic_shapes(), texts)
+        return quantise(program, example_inputs(_DYNAMIC_EXAMPLE_LENGTH), _dynamic_shapes(len(texts[0])), texts)
 
 
-def _dynamic_shapes() -> dict[str, Any]:
-    seq = Dim("seq", min=1, max=MAX_CACHE_LEN)
+def _dynamic_shapes(longest: int) -> dict[str, Any]:
+    seq = Dim("seq", min=1, max=longest)
     return {"input_ids": {1: seq}, "cache_position": {0: seq}}
 
 

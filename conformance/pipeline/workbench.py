@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from conformance.cells import EXPORTED, Cell
 from conformance.contract import Mode
-from conformance.models import MAX_CACHE_LEN
+from conformance.models import cache_length
 from conformance.oracle import Oracle, ProgramOracle, disturbed, disturbed_program
 from conformance.pipeline import lowering, stages
 from conformance.pipeline.backends import BACKENDS, Backend
@@ -63,9 +63,14 @@ class Workbench:
         """The fixture model."""
         return self._once(architecture, ("model",), lambda: self.build(architecture))
 
+    def cache_length(self, architecture: str) -> int:
+        """Positions in the cache, in tokens, as the model asks for them before anybody has exported it."""
+        return self._once(architecture, ("cache_length",), lambda: cache_length(self.model(architecture)))
+
     def oracle(self, architecture: str) -> Oracle:
         """The oracle of the fixture model."""
-        return self._once(architecture, ("oracle",), lambda: Oracle(self.model(architecture), MAX_CACHE_LEN))
+        length = self.cache_length(architecture)
+        return self._once(architecture, ("oracle",), lambda: Oracle(self.model(architecture), length))
 
     def trusted_oracle(self, architecture: str) -> Oracle:
         """The oracle, tried: parity with an oracle that ignores its cache would prove nothing."""
@@ -106,7 +111,8 @@ class Workbench:
             return trusted
         if known.prepare is not None:
             model = self.prepared(architecture, backend)
-            return self._once(architecture, ("expected", backend), lambda: Oracle(model, MAX_CACHE_LEN))
+            length = self.cache_length(architecture)
+            return self._once(architecture, ("expected", backend), lambda: Oracle(model, length))
 
         program = self.exported(architecture, subject, mode, backend)
         return self._once(
@@ -126,7 +132,7 @@ class Workbench:
             return self._once(
                 architecture,
                 ("disturbed", backend, seed),
-                lambda: Oracle(disturbed(model, precision.disturbance, seed), MAX_CACHE_LEN),
+                lambda: Oracle(disturbed(model, precision.disturbance, seed), self.cache_length(architecture)),
             )
         program = self.exported(architecture, subject, mode, backend)
         return self._once(
@@ -136,7 +142,8 @@ class Workbench:
         )
 
     def _program_oracle(self, program: ExportedProgram, architecture: str) -> ProgramOracle:
-        return ProgramOracle(ExportedModule(program).new_session, MAX_CACHE_LEN, self.oracle(architecture).vocab)
+        length = self.cache_length(architecture)
+        return ProgramOracle(ExportedModule(program).new_session, length, self.oracle(architecture).vocab)
 
     def exported(self, architecture: str, subject: str, mode: Mode, backend: str = EXPORTED) -> ExportedProgram:
         """The subject's exported program: of the fixture, or of what `backend` makes of it first."""
@@ -152,7 +159,8 @@ class Workbench:
 
         def make() -> ExportedProgram:
             program = stages.export(self.subject(subject), self.prepared(architecture, backend), mode)
-            texts = [text(seed, MAX_CACHE_LEN, self.oracle(architecture).vocab) for seed in range(_CALIBRATION_TEXTS)]
+            length, vocab = self.cache_length(architecture), self.oracle(architecture).vocab
+            texts = [text(seed, length, vocab) for seed in range(_CALIBRATION_TEXTS)]
             return stages.requantise(known.requantise, program, mode, texts) if known.requantise else program
 
         return self._once(architecture, ("exported", subject, mode, known.variant), make)
@@ -248,6 +256,7 @@ class Workbench:
     def _exporting(self, architecture: str, subject: str, mode: Mode) -> tuple[ExportedProgram, list[str]]:
         def make() -> tuple[ExportedProgram, list[str]]:
             model = self.model(architecture)
+            self.cache_length(architecture)  # which a subject may change, as EXP-8 will say
             before = footprint(model)
             program = stages.export(self.subject(subject), model, mode)
             return program, changes(before, footprint(model))

@@ -12,6 +12,7 @@ from conformance.reference.constants import use_known_numbers
 from conformance.reference.errors import ModelNotExportableError
 from conformance.reference.maxima import use_amax
 from conformance.reference.recurrences import scanned_recurrences
+from conformance.reference.rotary import settled_frequencies
 from conformance.reference.slices import use_slices
 from conformance.reference.tracing import ready_to_trace
 from conformance.reference.weights import use_weights_as_stored
@@ -52,7 +53,8 @@ def convert_and_export_with_cache(
     """
     wrapper = TorchExportableModuleWithStaticCache(model)
     examples = _examples(wrapper, example_input_ids, example_cache_position, dynamic=dynamic_shapes is not None)
-    with ready_to_trace(model), scanned_recurrences(model, wrapper.cache):
+    frequencies = settled_frequencies(model, wrapper.max_cache_len)
+    with ready_to_trace(model), scanned_recurrences(model, wrapper.cache), frequencies:
         program = torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
     use_known_numbers(program)
     use_amax(program)
