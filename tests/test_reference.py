@@ -24,6 +24,7 @@ from conformance.reference.activations import exact_activations, tanh_gelu
 from conformance.reference.calling import CallingConvention, _conventions, cache_argument
 from conformance.reference.complex_numbers import RealPairs
 from conformance.reference.constants import use_known_numbers
+from conformance.reference.masks import use_masked_fill
 from conformance.reference.maxima import use_amax
 from conformance.reference.slices import use_slices
 from conformance.reference.weights import use_weights_as_stored
@@ -246,6 +247,43 @@ def test_product_by_a_transposed_weight_is_linear() -> None:
     assert targets.count("aten.linear.default") == 1
     assert targets.count("aten.matmul.default") == 1
     torch.testing.assert_close(program.module()(x), module(x))
+
+
+def test_product_of_a_weight_by_inputs_is_linear() -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.weight @ x.transpose(1, 2)
+
+    module, x = Product().eval(), torch.randn(2, 4, 3)
+    seq = torch.export.Dim("seq", min=1, max=8)
+    program = torch.export.export(module, (x,), dynamic_shapes=({1: seq},))
+    use_weights_as_stored(program)
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert "aten.matmul.default" not in targets
+    for length in (1, 4, 8):
+        x = torch.randn(2, length, 3)
+        torch.testing.assert_close(program.module()(x), module(x))
+
+
+def test_places_of_a_mask_are_filled() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            kept = x.clone()
+            kept[x == 2] = 0
+            kept[torch.arange(2)] = x[0]  # by index, which stays
+            return kept
+
+    x = torch.tensor([[1, 2], [2, 3], [2, 2]])
+    program = torch.export.export(Masked(), (x,))
+    use_masked_fill(program)
+    targets = [node.target for node in program.graph.nodes]
+    assert torch.ops.aten.masked_fill_.Tensor in targets
+    assert targets.count(torch.ops.aten.index_put_.default) == 1
+    assert torch.equal(program.module()(x), Masked()(x))
 
 
 @pytest.mark.parametrize("same", [True, False])

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from conformance.reference.constants import use_known_numbers
 from conformance.reference.errors import ModelNotExportableError
+from conformance.reference.masks import use_masked_fill
 from conformance.reference.maxima import use_amax
 from conformance.reference.recurrences import scanned_recurrences
 from conformance.reference.rotary import settled_frequencies
@@ -58,6 +59,7 @@ def convert_and_export_with_cache(
         program = torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
     use_known_numbers(program)
     use_amax(program)
+    use_masked_fill(program)
     use_slices(program)
     use_weights_as_stored(program)
     return program

@@ -22,17 +22,19 @@ _RESHAPING = (
 
 
 def use_weights_as_stored(program: ExportedProgram) -> None:
-    """Rewrite products by a transposed weight as `linear`, and convolutions by a weight reshaped to and fro by itself.
+    """Rewrite products by a weight as `linear`, and convolutions by a weight reshaped to and fro by itself.
 
-    Falcon multiplies by `weight.T`, short convolutions take a dimension off their weight and put it on again. The
-    results are the same.
+    Falcon multiplies by `weight.T`, the first Mamba multiplies its weight by a transposed input, and short convolutions
+    take a dimension off their weight and put it on again. The results are the same.
     """
     weights = {spec.arg.name for spec in program.graph_signature.input_specs if spec.target in program.state_dict}
     for node in program.graph.find_nodes(op="call_function", target=_aten.matmul.default):
-        transposed = node.args[1]
-        if transposed.target in _TRANSPOSED and _is_weight(transposed.args[0], weights, rank=2):
+        left, right = node.args
+        if right.target in _TRANSPOSED and _is_weight(right.args[0], weights, rank=2):
             node.target = _aten.linear.default
-            node.args = (node.args[0], transposed.args[0])
+            node.args = (left, right.args[0])
+        elif _is_weight(left, weights, rank=2) and len(_shape(right)) > 2:
+            _from_the_right(node, left, right)
     for target in (_aten.conv1d.default, _aten.conv1d.padding, _aten.convolution.default):
         for node in program.graph.find_nodes(op="call_function", target=target):
             stored = _origin(node.args[1])
@@ -40,6 +42,17 @@ def use_weights_as_stored(program: ExportedProgram) -> None:
                 node.update_arg(1, stored)
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
+
+
+def _from_the_right(node: Node, weight: Node, inputs: Node) -> None:
+    """Make of `weight @ inputs` the transposed product of the transposed inputs by the weight."""
+    with node.graph.inserting_before(node):
+        turned = node.graph.call_function(_aten.transpose.int, (inputs, -1, -2))
+        product = node.graph.call_function(_aten.linear.default, (turned, weight))
+    turned.meta = {**node.meta, "val": inputs.meta["val"].transpose(-1, -2)}
+    product.meta = {**node.meta, "val": node.meta["val"].transpose(-1, -2)}
+    node.target = _aten.transpose.int
+    node.args = (product, -1, -2)
 
 
 def _origin(node: Node) -> Node:
