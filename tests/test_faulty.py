@@ -130,6 +130,7 @@ def _initialised_by_upstream(architecture: str) -> PreTrainedModel:
     config.rms_norm_eps = 1.0
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    model.generation_config = build_model(config).generation_config
     return model
 
 
