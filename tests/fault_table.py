@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -72,9 +73,13 @@ def lowerings() -> Iterator[Row]:
         yield Row(backend.name, architecture, {c.clause: _mark(c, workbench, c.clause == own) for c in cells})
 
 
+@functools.cache
+def _caches() -> dict[str, tuple[str, ...]]:
+    return {name: row.caches for name, row in load_matrix().architectures.items()}
+
+
 def _mark(cell: Cell, workbench: Workbench, own: bool) -> str:
-    row = load_matrix().architectures[cell.architecture]
-    case = Case(cell, workbench, EXAMPLES, caches=row.caches, shrink=False)
+    case = Case(cell, workbench, EXAMPLES, caches=_caches()[cell.architecture], shrink=False)
     try:
         checks()[cell.clause](case)
     except NotApplicableError:
