@@ -8,6 +8,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -176,20 +177,21 @@ def _explore(arguments: argparse.Namespace) -> int:
     from conformance.cells import EXPORTED
     from conformance.contract import Mode
     from conformance.discovery import registered
+    from conformance.options import split_names
     from conformance.pipeline.backends import BACKENDS
     from conformance.subjects import canonical
     from conformance.suggest import unknown
 
     running = [name for name, backend in BACKENDS.items() if backend.traits.runs]
-    architectures, modes = _names(arguments.architectures), _names(arguments.mode)
-    for kind, names, known in (
+    architectures, modes = split_names(arguments.architectures), split_names(arguments.mode)
+    for kind, given, known in (
         ("architecture", architectures, registered()),
         ("mode", modes, list(Mode)),
         ("backend that runs here", [arguments.backend], [EXPORTED, *running]),
     ):
-        if not names:
+        if not given:
             raise ValueError(f"no {kind} given; known: {', '.join(sorted(known))}")
-        for name in names:
+        for name in given:
             if name not in known:
                 raise ValueError(unknown(kind, name, known))
     backend = BACKENDS.get(arguments.backend)
@@ -227,16 +229,12 @@ def _pin(arguments: argparse.Namespace) -> None:
     from conformance.variations import build
 
     for find in finds:
-        outcome = judged(Workbench(build=lambda name, find=find: build(name, find.variation)), find.cell)  # type: ignore[misc]
+        outcome = judged(Workbench(build=partial(build, variation=find.variation)), find.cell)
         if outcome.discarded:
             raise ValueError(f"{find.architecture} with {find.variation} is no candidate here: {outcome.discarded}")
         path = write_pins(find.architecture, pinned(read_pins(find.architecture), find, outcome.signature or None))
         told = f"fails as {outcome.signature}: fill in its reason and link" if outcome.signature else "has to pass"
         print(f"{path}: {find.clause} with {find.variation} {told}")
-
-
-def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def _minutes(text: str) -> float:

@@ -137,7 +137,7 @@ def _located(case: Case, error: ClauseViolationError, seconds: int | None) -> Di
 def _judge(case: Case, script: DecodeScript) -> Callable[[torch.Tensor], tuple[bool, float]]:
     """As the check does it, and measured without touching what the check has measured."""
     call, held = list(script.steps())[-1]
-    prefixes = [held[: call.position + index + 1] for index in range(len(call.tokens))]
+    prefixes = call.prefixes(held)
     expected = torch.stack([case.expected.logits(prefix) for prefix in prefixes])
     scale = case.untried_oracle.scale
     apart = dataclasses.replace(case, metrics={}, measured={})

@@ -162,7 +162,7 @@ def read_options(config: pytest.Config) -> Options:
     backends = _backends(get("--backend"), tier)
     selection = Selection(
         architectures=architectures,
-        subjects=[_subject_name(name) for name in _split(get("--subject"))],
+        subjects=[_subject_name(name) for name in split_names(get("--subject"))],
         backends=[BACKENDS[name].traits for name in backends if name in BACKENDS],
         clauses=_clauses(get("--clause")),
         modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
@@ -212,14 +212,15 @@ def _seed(given: str | int | None) -> int | None:
     raise pytest.UsageError(f"--hypothesis-seed: {str(given)!r} is not a whole number")
 
 
-def _split(text: str | None) -> list[str]:
+def split_names(text: str | None) -> list[str]:
+    """What stands between commas, each once."""
     return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
 
 
 def _chosen(kind: str, text: str | None, known: Collection[str], default: tuple[str, ...]) -> tuple[str, ...]:
     if text is None:
         return default
-    names = _split(text)
+    names = split_names(text)
     if not names:
         raise pytest.UsageError(f"no {kind} given; known: {', '.join(sorted(known))}")
     for name in names:

@@ -19,6 +19,10 @@ class Call:
     def __str__(self) -> str:
         return f"{list(self.tokens)} at {self.position}"
 
+    def prefixes(self, held: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """What each of its tokens' logits depend on, where `held` is in the cache before it or after it."""
+        return [held[: self.position] + self.tokens[: end + 1] for end in range(len(self.tokens))]
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeScript:

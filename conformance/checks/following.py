@@ -21,15 +21,20 @@ _EQUAL_DB = 300.0
 
 def follow_all(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: DecodeScript) -> None:
     """Judge the pinned scripts and those of `strategy` against the oracle."""
-    case.try_scripts(strategy, lambda script: follow(case, script), pinned)
+
+    def judge(script: DecodeScript) -> None:
+        follow(case, script)
+
+    case.try_scripts(strategy, judge, pinned)
 
 
-def follow(case: Case, script: DecodeScript, session: Session | None = None) -> None:
-    """One script on a new session, or on the one given, each call compared with the oracle."""
+def follow(case: Case, script: DecodeScript, session: Session | None = None) -> Decoding:
+    """One script on a new session, or on the one given, each call compared with the oracle; it may go on from there."""
     __tracebackhide__ = True
     decoding = Decoding(case, session)
     for call in script.calls:
         decoding.call(call)
+    return decoding
 
 
 class Decoding:
@@ -53,8 +58,7 @@ class Decoding:
         observed = self.session.step(*tensors(call.tokens, call.position))
         self.script = DecodeScript((*self.script.calls, call))
         self.held = self.held[: call.position] + call.tokens
-        prefixes = [self.held[: call.position + i + 1] for i in range(len(call.tokens))]
-        assert_matches(self.case, observed, prefixes, self.script)
+        assert_matches(self.case, observed, call.prefixes(self.held), self.script)
 
 
 def assert_matches(

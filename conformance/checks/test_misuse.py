@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from conformance.checks.case import Case, clause, tensors
-from conformance.checks.following import Decoding, assert_matches
+from conformance.checks.following import Decoding, assert_matches, follow
 from conformance.contract import Mode
 from conformance.strategies import Call, DecodeScript, text, token_by_token
 from conformance.verdicts import ClauseViolationError, Stage, StageError
@@ -43,10 +43,9 @@ def test_misuse(case: Case) -> None:
     session, accepted = case.new_session(), []
     misuses = _misuses(case, tokens)
     for misuse in misuses:
-        decoding = Decoding(case, session)
-        for call in token_by_token(tokens[:_BEFORE]).calls:
-            decoding.call(call)
-        accepted += [misuse.name] * (not _refused(decoding, misuse))
+        decoding = follow(case, token_by_token(tokens[:_BEFORE]), session)
+        if not _refused(decoding, misuse):
+            accepted.append(misuse.name)
         following = token_by_token(tokens[:_AFTER]) if recurrent else token_by_token(tokens[_BEFORE:][:_AFTER], _BEFORE)
         for call in following.calls:
             _next(decoding, call, misuse)
@@ -69,11 +68,10 @@ def _refused(decoding: Decoding, misuse: Misuse) -> bool:
         return True
     if misuse.amounts_to is None:
         return False
-    held = decoding.held
-    prefixes = [held + misuse.amounts_to[: i + 1] for i in range(len(misuse.amounts_to))]
-    script = DecodeScript((*decoding.script.calls, Call(len(held), misuse.amounts_to)))
+    call = Call(len(decoding.held), misuse.amounts_to)
+    script = DecodeScript((*decoding.script.calls, call))
     try:
-        assert_matches(decoding.case, observed, prefixes, script)
+        assert_matches(decoding.case, observed, call.prefixes(decoding.held), script)
     except ClauseViolationError:
         return False
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -154,4 +155,4 @@ def _outcome(step: Step, failure: Failure, new_session: Callable[[], Session]) -
     except Exception as obstacle:
         told = " ".join(f"{type(obstacle).__name__}: {obstacle}".split())
         return StepOutcome(step, None, obstacle=told[:_MOST_CHARACTERS])
-    return StepOutcome(step, right, error if torch.isfinite(torch.tensor(error)) else None)
+    return StepOutcome(step, right, error if math.isfinite(error) else None)
