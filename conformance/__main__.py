@@ -206,7 +206,7 @@ def _explore(arguments: argparse.Namespace) -> int:
     from conformance.pipeline.warming import warm_up
     from conformance.subjects.resolve import resolve
 
-    warnings.simplefilter("ignore", FutureWarning)  # torch's, one for each program that is copied
+    _hush()
     torch.set_num_threads(1)
     subject = resolve(canonical(arguments.subject))
     question = Question(subject.name, arguments.backend, [Mode(name) for name in modes], seed)
@@ -235,6 +235,13 @@ def _pin(arguments: argparse.Namespace) -> None:
         path = write_pins(find.architecture, pinned(read_pins(find.architecture), find, outcome.signature or None))
         told = f"fails as {outcome.signature}: fill in its reason and link" if outcome.signature else "has to pass"
         print(f"{path}: {find.clause} with {find.variation} {told}")
+
+
+def _hush() -> None:
+    """Keep to what was asked: torch and ExecuTorch warn at each program, as pyproject.toml has it for the suite."""
+    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.filterwarnings("ignore", "Mutation on a buffer in the model", UserWarning)
 
 
 def _minutes(text: str) -> float:
@@ -266,6 +273,7 @@ def _replay(arguments: argparse.Namespace, seconds: int | None = None) -> int:
     from conformance.pipeline.store import Store
     from conformance.replaying import Outcome, announcement, replay
 
+    _hush()
     print(announcement(bundle), flush=True)
     done = replay(bundle, Store(ROOT / DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB), seconds=seconds)
     print(f"{done.outcome}: {done.told}")
