@@ -75,6 +75,7 @@ LOWERINGS: list[tuple[Backend, str, str, str]] = [
     (lowerings.UNSTEADY, "llama", "LOW-8", "emit:bytes-differ"),
     (lowerings.FORGETS_PASSES, "llama", "LOW-9", "lower:pass-without-effect"),
     (lowerings.TAKES_ALL, "llama", "LOW-10", "lower:undeclared-operator:aten."),
+    (lowerings.HANDS_CACHES_THROUGH, "llama", "LOW-10", "lower:cache-update-in-delegate:aten.index_put.default"),
     (lowerings.CHANGES_NUMBERS, "llama", "PAR-1", "execute:logits-differ"),
     (lowerings.STALE_VIEWS, "deepseek_v3", "PAR-1", "execute:logits-differ"),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -97,15 +97,21 @@ class _MatrixProducts(Partitioner):  # type: ignore[misc]  # ExecuTorch has no t
 
 
 class _Everything(Partitioner):  # type: ignore[misc]  # ExecuTorch has no types
-    """Gives the Hoarder the whole program, caches and all."""
+    """Gives the Hoarder the whole program but what it is told to leave, and its caches if it is told to."""
+
+    def __init__(self, *, leave: Collection[object] = (), caches: bool = False) -> None:
+        super().__init__()
+        self._leave = leave
+        self._caches = caches
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """One partition."""
         for node in exported_program.graph.nodes:
-            if node.op == "call_function":
+            if node.op == "call_function" and node.target not in self._leave:
                 node.meta["delegation_tag"] = "all"
         tag_constant_data(exported_program)
-        tag_mutated_buffer(exported_program)
+        if self._caches:
+            tag_mutated_buffer(exported_program)
         return PartitionResult(exported_program, {"all": DelegationSpec(Hoarder.__name__, [])})
 
 
@@ -225,7 +231,11 @@ WITHOUT_SOFTMAX = _backend("without-softmax", without_softmax)
 HANDED_IN = _backend("handed-in", with_weights_from_outside)
 HOARDER = _backend("hoarder", hoards_weights)
 MISLABELS = _backend("mislabels", mislabels_constants)
-TAKES_ALL = _backend("takes-all", lambda: [_Everything()])
+TAKES_ALL = _backend("takes-all", lambda: [_Everything(caches=True)])
+HANDS_CACHES_THROUGH = _backend("hands-caches-through", lambda: [_Everything()], declares=None)
+ALL_BUT_CACHE_UPDATES = _backend(
+    "all-but-cache-updates", lambda: [_Everything(leave=(ops.edge.aten.index_put.default,))], declares=None
+)
 COPIES_CACHES = _backend("copies-caches", list, emission=copying_emission)
 STALE_VIEWS = _backend("stale-views", list, emission=stale_views)
 WASTEFUL = _backend("wasteful", list, emission=wasteful_emission)

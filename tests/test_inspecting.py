@@ -37,7 +37,7 @@ def test_page_says_what_was_left_why_and_where_from() -> None:
         LeftOut("aten.mean.dim", f"float32 [1, {size}]", "modeling.py:64 in forward: x.mean(-1)", "keep_dim required")
         for size in (1, 2, 3)
     ]
-    partition = PartitionReport({"XnnpackBackend": 2}, {"aten.mul.Tensor": 9}, tuple(left), (), (), (), (), ())
+    partition = PartitionReport({"XnnpackBackend": 2}, {"aten.mul.Tensor": 9}, tuple(left), (), (), (), (), {}, ())
     emission = EmissionReport((), 300, 280, 256, 1280, 1280, (), (), (), (), ())
     artifact = Artifact(bytes(4096), partition, emission, 12.5, 0.5)
     stream = io.StringIO()

@@ -17,6 +17,7 @@ from conformance.contract import CHECKED, Mode
 from conformance.pipeline import lowering
 from conformance.pipeline.backends import BACKENDS, FLOAT32_TOLERANCE, XNNPACK, Backend
 from conformance.pipeline.lowering import Artifact, Lowered
+from conformance.pipeline.partition import PartitionReport
 from conformance.pipeline.workbench import Workbench
 from conformance.reference import convert_and_export_with_cache
 from conformance.subjects.resolve import Subject
@@ -36,6 +37,25 @@ class _Counter(nn.Module):
         total = self.get_buffer("total")
         total.add_(self.linear(x))
         return torch.cumsum(total, 1)
+
+
+class _Keys(nn.Module):
+    """Puts keys together in a tensor of its own, as DeepSeek V3 does, and writes them into a cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("cache", torch.zeros(1, 4, 8), persistent=False)
+
+    def forward(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        keys = x.new_zeros(1, 1, 8)
+        keys[..., :4] = x
+        self.get_buffer("cache").index_copy_(1, position, keys)
+        return keys + 1
+
+
+def _keys_lowered(backend: Backend) -> PartitionReport:
+    program = torch.export.export(_Keys().eval(), (torch.ones(1, 1, 4), torch.tensor([2])))
+    return lowering.lower(program, backend).partition
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +90,22 @@ def test_what_is_left_says_what_why_and_where(lowered: Lowered) -> None:
 def test_sound_partition_has_nothing_to_say(lowered: Lowered) -> None:
     report = lowered.partition
     assert report.delegated["aten.linear.default"] == 1
-    assert not any((report.leftover, report.undeclared, report.handed_in, report.absorbed, report.unstamped))
+    assert not any(
+        (report.leftover, report.undeclared, report.handed_in, report.absorbed, report.written, report.unstamped)
+    )
+
+
+def test_keys_put_together_in_a_delegate_are_no_cache_update() -> None:
+    report = _keys_lowered(faulty_lowerings.ALL_BUT_CACHE_UPDATES)
+    assert report.delegated["aten.slice_scatter.default"] == 1
+    assert "aten.index_put.default" in report.undelegated
+    assert not report.written
+
+
+def test_cache_handed_through_a_delegate_is_named() -> None:
+    report = _keys_lowered(faulty_lowerings.HANDS_CACHES_THROUGH)
+    assert report.written == {"cache": "aten.index_put.default"}
+    assert not report.absorbed
 
 
 def test_memory_is_read_off_the_plan(artifact: Artifact) -> None:

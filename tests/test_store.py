@@ -49,7 +49,15 @@ def _exported(module: nn.Module, length: int = 3, dim: Any = None) -> ExportedPr
 def _artifact(size: int = 10) -> Artifact:
     left = LeftOut("aten.mean.dim", "float32 [1, 1, 64]", "modeling.py:1 in forward: x.mean(-1)", "")
     partition = PartitionReport(
-        {"XnnpackBackend": 2}, {"aten.mul.Tensor": 7}, (left,), ("aten_add (aten.add.Tensor)",), (), (), (), ()
+        {"XnnpackBackend": 2},
+        {"aten.mul.Tensor": 7},
+        (left,),
+        ("aten_add (aten.add.Tensor)",),
+        (),
+        (),
+        (),
+        {"b_cache": "aten.index_put.default"},
+        (),
     )
     emission = EmissionReport(("aten::mean.out",), 300, 280, 256, 128, 128, ("b_cache",), (), (), (), ())
     return Artifact(b"\n\x00" * (size // 2), partition, emission, 1.5, 0.25)

@@ -24,6 +24,9 @@ from torch.fx.passes.infra.pass_base import PassResult
 _STAMP = "conformance_stamp"
 #: Not operators: what picks one of several results, and the call of a delegate.
 _NO_OPERATORS = ("getitem", "executorch_call_delegate")
+#: Operators that write into a tensor, and those that hand on what they are given.
+_UPDATES = re.compile(r"^aten\.(index_put|index_copy|scatter|select_scatter|slice_scatter)\.")
+_COPIES = re.compile(r"(clone|copy|clone_dim_order|to_dim_order_copy)\.\w+$")
 #: A frame of a node's stack trace: file, line, function, and the source line if it was there.
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n(?: {4}(.+)\n?)?')
 #: What comes before the part of a path that is the same on every machine.
@@ -65,6 +68,9 @@ class PartitionReport:
         undeclared: Operators inside delegates that the backend does not declare.
         handed_in: Weight matrices that a delegate is given from outside at each call, and does not own.
         absorbed: Buffers that the program mutates and a delegate has taken over.
+        written: Buffers that the program mutates and a delegate writes into, of which it is given one value and gives
+            back the next; with the operator that writes. Not those whose next value is computed whole, like the state
+            of a recurrence.
         unstamped: Operators that a user-defined pass, applied before partitioning, has left no mark on.
     """
 
@@ -75,6 +81,7 @@ class PartitionReport:
     undeclared: tuple[str, ...]
     handed_in: tuple[str, ...]
     absorbed: tuple[str, ...]
+    written: Mapping[str, str]
     unstamped: tuple[str, ...]
 
     @property
@@ -116,6 +123,7 @@ def partition_report(
         undeclared=tuple(name for name in sorted(delegated) if declares and not declares(_short(name))),
         handed_in=tuple(sorted(_handed_in(program))),
         absorbed=tuple(sorted(_absorbed(delegates))),
+        written=dict(sorted(_written(program))),
         unstamped=tuple(sorted({_name(node) for node in (*inside, *outside) if _STAMP not in node.meta})),
     )
 
@@ -220,3 +228,22 @@ def _handed_in(program: ExportedProgram) -> Iterator[str]:
 def _absorbed(delegates: Sequence[LoweredBackendModule]) -> Iterator[str]:
     for delegate in delegates:
         yield from map(str, delegate.original_module.graph_signature.buffers_to_mutate.values())
+
+
+def _written(program: ExportedProgram) -> Iterator[tuple[str, str]]:
+    """Goes by what reaches a buffer: DeepSeek V3, for one, also writes keys together that it has never cached."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    for output, buffer in program.graph_signature.buffers_to_mutate.items():
+        picked = nodes[output]
+        if picked.op != "call_function" or _name(picked) != "getitem":
+            continue
+        call, index = picked.args
+        if _name(call) != "executorch_call_delegate":
+            continue
+        delegate = program.graph_module.get_submodule(str(call.args[0].target))
+        (results,) = delegate.original_module.graph.output_node().args
+        writer = results[index]
+        while writer.op == "call_function" and _COPIES.search(_name(writer)):
+            writer = writer.all_input_nodes[0]
+        if _UPDATES.match(_name(writer)):
+            yield buffer, _name(writer)
