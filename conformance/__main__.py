@@ -40,6 +40,11 @@ def main() -> int:
     )
     listed.add_argument("run", type=Path, metavar="RUN.json")
     listed.set_defaults(do=_update_partitions)
+    timed = commands.add_parser(
+        "update-durations", help="note how long each architecture took in a run, which --shard goes by"
+    )
+    timed.add_argument("run", type=Path, metavar="RUN.json")
+    timed.set_defaults(do=_update_durations)
     new = commands.add_parser("new-architecture", help="write a fixture and a row for an architecture")
     new.add_argument("architecture", metavar="MODEL_TYPE")
     new.add_argument("--force", action="store_true", help="show what would be written, also where a row exists")
@@ -115,6 +120,12 @@ def _update_partitions(arguments: argparse.Namespace) -> None:
     from conformance.baselines import updated
 
     print("\n".join(updated(_run(arguments.run))) or "nothing to change")
+
+
+def _update_durations(arguments: argparse.Namespace) -> None:
+    from conformance.sharding import updated_durations
+
+    print("\n".join(updated_durations(_run(arguments.run))) or "nothing to change")
 
 
 def _new(arguments: argparse.Namespace) -> None:

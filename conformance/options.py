@@ -16,6 +16,7 @@ from conformance.discovery import registered
 from conformance.isolation import Limits
 from conformance.matrix import ANY_SUBJECT, Matrix, MatrixError, Tier, load_matrix, matrix_digest
 from conformance.pipeline.backends import BACKENDS, PORTABLE, XNNPACK
+from conformance.sharding import durations, read_shard, share
 from conformance.subjects import KNOWN, canonical
 from conformance.suggest import unknown
 
@@ -61,6 +62,13 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--mode", metavar="NAMES", help=f"of {', '.join(Mode)}")
     group.addoption("--clause", metavar="IDS", help="clauses such as PAR-1, or whole chapters such as PAR")
     group.addoption("--tier", metavar="TIER", help=f"of {', '.join(Tier)} (default: core)")
+    group.addoption(
+        "--shard",
+        type=_shard,
+        metavar="K/N",
+        help="judge the K-th of N parts of the architectures, which take about equally long; "
+        "`python -m report merge` makes one record of all N",
+    )
     group.addoption(
         "--examples",
         type=_positive,
@@ -159,6 +167,8 @@ def read_options(config: pytest.Config) -> Options:
     unlisted = [name for name in registered() if name not in matrix.architectures]
     known = [*matrix.architectures, *unlisted]
     architectures = _chosen("architecture", get("--arch"), known, (*matrix.in_tier(tier), *unlisted))
+    if get("--shard"):
+        architectures = _share(architectures, get("--shard"))
     backends = _backends(get("--backend"), tier)
     selection = Selection(
         architectures=architectures,
@@ -169,7 +179,7 @@ def read_options(config: pytest.Config) -> Options:
     )
     # A debugger needs the terminal, which a forked process does not have.
     in_process = get("--in-process") or get("usepdb", False)
-    names = ("--arch", "--subject", "--backend", "--mode", "--clause", "--tier", "--examples")
+    names = ("--arch", "--subject", "--backend", "--mode", "--clause", "--tier", "--shard", "--examples")
     return Options(
         matrix=matrix,
         selection=selection,
@@ -203,6 +213,21 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _shard(text: str) -> str:
+    try:
+        read_shard(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _share(architectures: tuple[str, ...], shard: str) -> tuple[str, ...]:
+    try:
+        return share(architectures, read_shard(shard), durations())
+    except ValueError as error:
+        raise pytest.UsageError(f"--shard {shard}: {error}") from error
 
 
 def _seed(given: str | int | None) -> int | None:
