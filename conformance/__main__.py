@@ -1,4 +1,4 @@
-"""`python -m conformance`: add an architecture, explore, rewrite expectations, print what is generated."""
+"""`python -m conformance`: look at what is installed, add an architecture, explore, print what is generated."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ def main() -> int:
     )
     listed.add_argument("run", type=Path, metavar="RUN.json")
     listed.set_defaults(do=_update_partitions)
+    doctor = commands.add_parser("doctor", help="what is installed, what goes with what, and what is wrong")
+    doctor.set_defaults(do=_doctor)
     timed = commands.add_parser(
         "update-durations", help="note how long each architecture took in a run, which --shard goes by"
     )
@@ -120,6 +122,14 @@ def _update_partitions(arguments: argparse.Namespace) -> None:
     from conformance.baselines import updated
 
     print("\n".join(updated(_run(arguments.run))) or "nothing to change")
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from conformance.doctor import diagnose, show
+
+    diagnosis = diagnose()
+    show(diagnosis)
+    return 1 if diagnosis.problems else 0
 
 
 def _update_durations(arguments: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conformance.cells import EXPORTED, Cell, Selection, plan
+from conformance.compatibility import impossible, unfit
 from conformance.contract import CHECKED, CLAUSES, Chapter, Clause, Mode
 from conformance.discovery import registered
 from conformance.isolation import Limits
@@ -155,7 +156,8 @@ def read_options(config: pytest.Config) -> Options:
     """What the command line and the matrix say.
 
     Raises:
-        pytest.UsageError: A name that does not exist, with the nearest that does; or an error in the matrix.
+        pytest.UsageError: A name that does not exist, with the nearest that does; an error in the matrix; or versions
+            that cannot work together.
     """
     try:
         matrix = load_matrix()
@@ -177,6 +179,8 @@ def read_options(config: pytest.Config) -> Options:
         clauses=_clauses(get("--clause")),
         modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
     )
+    if problems := [*impossible(), *unfit(selection.subjects)]:
+        raise pytest.UsageError("; ".join(problems))
     # A debugger needs the terminal, which a forked process does not have.
     in_process = get("--in-process") or get("usepdb", False)
     names = ("--arch", "--subject", "--backend", "--mode", "--clause", "--tier", "--shard", "--examples")
