@@ -20,7 +20,7 @@ from conformance.isolation import ArchitectureLostError, Keeper, Limits
 from conformance.judging import bare_record, judge
 from conformance.matrix import ROOT, Expectation
 from conformance.options import Options, resolve_subjects
-from conformance.records import CellRecord, RunInfo, RunRecord, RunWriter, cell_from_json, cell_to_json
+from conformance.records import UNREACHED, CellRecord, RunInfo, RunRecord, RunWriter, cell_from_json, cell_to_json
 from conformance.resuming import NotResumableError, judged_so_far
 from conformance.summary import Progress, render_summary
 from conformance.verdicts import ACCEPTABLE, CellFailedError, Verdict
@@ -318,7 +318,7 @@ class ConformancePlugin:
             return
         missing = [cell for cell_id, cell in self.collected.items() if cell_id not in self.records]
         for cell in missing:
-            self.records[cell.id] = bare_record(cell, Verdict.NOT_RUN, "the run ended before this cell was reached")
+            self.records[cell.id] = bare_record(cell, Verdict.NOT_RUN, UNREACHED)
         if missing:
             self.writer.add(*(self.records[cell.id] for cell in missing))
         self.writer.finish(self._info(_now()), self.plan)

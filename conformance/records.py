@@ -22,6 +22,9 @@ SCHEMA_PATH = Path(__file__).parent / "run.schema.json"
 #: Stands behind a commit where the checkout held changes that were not committed, as `git describe` has it.
 DIRTY = "-dirty"
 
+#: The message of a cell that a run did not get to. One that lacks a package says which.
+UNREACHED = "the run ended before this cell was reached"
+
 _CONFIG = ConfigDict(extra="forbid")
 
 

@@ -6,13 +6,14 @@ import argparse
 import io
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from report.errors import ReportError
-from report.text import one_line
+from report.text import one_line, plural
 
 if TYPE_CHECKING:
     from report.compare import Margins
@@ -67,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     _rows(summary)
     _margins(summary)
     summary.set_defaults(do=_summary)
+
+    verdict = commands.add_parser("verdict", help="say what a run comes to; exit with 1 unless all is as it should be")
+    verdict.add_argument("run", type=Path, metavar="RUN.json")
+    verdict.set_defaults(do=_verdict)
 
     gate = commands.add_parser("gate", help="compare two runs by cell; exit with 1 where the second does worse")
     gate.add_argument("base", type=Path, metavar="BASE.json")
@@ -165,6 +170,17 @@ def _summary(arguments: argparse.Namespace) -> int:
     write = annotate if arguments.format == "github" else summary
     print(write(head, comparison, arguments.rows), end="")
     return 0
+
+
+def _verdict(arguments: argparse.Namespace) -> int:
+    from report.loading import load
+    from report.summary import acceptable, headline
+
+    run = load(arguments.run)
+    counts = Counter(cell.verdict.value for cell in run.cells)
+    print(headline(run, None))
+    print(f"{plural(len(run.cells), 'cell')}: " + ", ".join(f"{count} {name}" for name, count in counts.most_common()))
+    return 0 if acceptable(run) else 1
 
 
 def _gate(arguments: argparse.Namespace) -> int:

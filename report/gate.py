@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from conformance.records import RunRecord
+from conformance.records import UNREACHED, CellRecord, RunRecord
 from conformance.verdicts import Verdict
 from report.compare import Change, Comparison, Difference, Measured
 from report.errors import ReportError
@@ -24,18 +24,18 @@ def refuse_unfit(run: RunRecord, name: str) -> None:
     """Let through a run that can be compared.
 
     Raises:
-        ReportError: The run is partial, or judged nothing, so that it would make an empty comparison look good.
+        ReportError: The run is partial, or judged nothing, so that it would make an empty comparison look good. Cells
+            that lack a package are no part of that: they are compared, and close the gate if the base had them.
     """
     counts = Counter(cell.verdict for cell in run.cells)
-    missing = counts[Verdict.NOT_RUN]
-    if not run.run.complete or missing:
-        left = f"left {plural(missing, 'cell')} not run"
+    unreached = sum(cell.verdict is Verdict.NOT_RUN and cell.message == UNREACHED for cell in run.cells)
+    if not run.run.finished or unreached:
+        left = f"left {plural(unreached, 'cell')} unreached"
         told = left if run.run.finished else f"never finished, and {left}"
-        why = "".join(f'; {plural(len(alike), "cell")}: "{said}"' for said, alike in unrun(run.cells)[:3])
-        raise ReportError(f"{name} is a partial run and cannot be compared: it {told}{why}")
+        raise ReportError(f"{name} is a partial run and cannot be compared: it {told}")
     if any(counts[verdict] for verdict in _TELLING):
         return
-    if counts.total() > counts[Verdict.NOT_APPLICABLE]:
+    if counts.total() > counts[Verdict.NOT_APPLICABLE] + counts[Verdict.NOT_RUN]:
         told = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
         raise ReportError(f"{name} is a run of nothing but errors and cannot be compared: {told}")
     raise ReportError(f"{name} judged nothing and cannot be compared: it has {plural(counts.total(), 'cell')}")
@@ -47,6 +47,8 @@ def told(comparison: Comparison, rows: int = ROWS) -> str:
     regressions = comparison.regressions
     for change in Change:
         lines += _changes(change.value, [each for each in regressions if each.change is change], rows, "✗")
+        if change is Change.NOT_RUN:
+            lines += _reasons([each.head for each in regressions if each.change is change and each.head])
     margins = comparison.margins
     slower = f"slower to lower, by more than {margins.slower_by:g} times and {margins.slower_seconds:g} s"
     lines += _measures(slower, comparison.slower, "{:.3g} s", rows)
@@ -88,6 +90,11 @@ def _shown(value: object) -> str:
 def _changes(title: str, found: Sequence[Difference], rows: int, sign: str) -> list[str]:
     groups = grouped(found)
     return _listed(f"{sign} {title}: {plural(len(found), 'cell')}", map(_line, groups), len(groups), rows)
+
+
+def _reasons(cells: Sequence[CellRecord]) -> list[str]:
+    """Why cells were not run, the most frequent reasons alone."""
+    return [f"  {one_line(f'why: {said}', most=240)}" for said, _ in unrun(cells)[:3]]
 
 
 def _line(group: DifferenceGroup) -> str:

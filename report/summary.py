@@ -40,6 +40,12 @@ def summary(head: RunRecord, comparison: Comparison | None = None, rows: int = R
     return "\n".join(lines) + "\n"
 
 
+def acceptable(run: RunRecord) -> bool:
+    """Whether a run by itself is good: all of it was judged, something was, and every verdict is acceptable."""
+    told = any(cell.verdict in {Verdict.PASS, Verdict.EXPECTED_FAILURE} for cell in run.cells)
+    return run.run.complete and told and all(cell.verdict in ACCEPTABLE for cell in run.cells)
+
+
 def headline(head: RunRecord, comparison: Comparison | None) -> str:
     """What it comes to, in a few words; a run that is not whole never looks like a good one."""
     unlisted = sum(cell.verdict not in ACCEPTABLE for cell in head.cells)

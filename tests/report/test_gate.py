@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.records import CellRecord, RunRecord
+from conformance.records import UNREACHED, CellRecord, RunRecord
 from conformance.verdicts import Stage, Verdict
 from tests.report.harness import Report
 from tests.report.samples import cell, partition, run
@@ -14,6 +14,8 @@ _FAIL = cell(verdict=Verdict.FAIL, stage=Stage.EXECUTE, signature="execute:a")
 _EARLIER = cell(verdict=Verdict.FAIL, stage=Stage.EXPORT, signature="export:a")
 _OTHERWISE = cell(verdict=Verdict.FAIL, stage=Stage.EXECUTE, signature="execute:b")
 _NOT_APPLICABLE = cell(verdict=Verdict.NOT_APPLICABLE)
+_UNREACHED = cell(verdict=Verdict.NOT_RUN, message=UNREACHED)
+_LACKING = cell(verdict=Verdict.NOT_RUN, message="`pip install other`\nfirst")
 #: Keeps a run from being one that judged nothing.
 _OTHER = cell(architecture="gpt2")
 
@@ -36,6 +38,10 @@ def _partitioned(taken: int, left: int) -> CellRecord:
         (_FAIL, _OTHERWISE, 1, "✗ fails with another signature: 1 cell"),
         (_PASS, None, 1, "✗ vanished: 1 cell"),
         (_PASS, _NOT_APPLICABLE, 1, "✗ vanished: 1 cell"),
+        (_PASS, _LACKING, 1, "✗ newly not run: 1 cell"),
+        (_PASS, _LACKING, 1, "  why: `pip install other` first"),
+        (_LACKING, _LACKING, 0, "gate: open"),
+        (_LACKING, _PASS, 0, "· appeared: 1 cell"),
         (_lowered(10, 50), _lowered(20, 50), 1, "✗ slower to lower, by more than 1.5 times and 2 s: 1"),
         (_lowered(10, 50), _lowered(10, 49), 1, "✗ less delegated, by more than 0 % of the operators: 1"),
         (_partitioned(4, 0), _partitioned(3, 1), 1, "100.0% → 75.0%: now leaves aten.linear.default"),
@@ -78,11 +84,8 @@ def test_differing_versions_and_options_are_shown(report: Report) -> None:
     ("unfit", "reason"),
     [
         (run(_PASS, complete=False), "is a partial run and cannot be compared: it never finished"),
-        (run(_OTHER, cell(verdict=Verdict.NOT_RUN)), "is a partial run and cannot be compared: it left 1 cell not run"),
-        (
-            run(_OTHER, cell(verdict=Verdict.NOT_RUN, message="`pip install other`\nfirst")),
-            'left 1 cell not run; 1 cell: "`pip install other` first"',
-        ),
+        (run(_OTHER, _UNREACHED), "is a partial run and cannot be compared: it left 1 cell unreached"),
+        (run(_LACKING), "judged nothing and cannot be compared: it has 1 cell"),
         (run(cell(verdict=Verdict.CRASH), cell("PAR-3", Verdict.HARNESS_ERROR)), "nothing but errors"),
         (run(_NOT_APPLICABLE), "judged nothing"),
         (run(), "judged nothing and cannot be compared: it has 0 cells"),
