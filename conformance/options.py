@@ -17,6 +17,7 @@ from conformance.discovery import registered
 from conformance.isolation import Limits
 from conformance.matrix import ANY_SUBJECT, Matrix, MatrixError, Tier, load_matrix, matrix_digest
 from conformance.pipeline.backends import BACKENDS, PORTABLE, XNNPACK
+from conformance.records import RunInfo
 from conformance.sharding import durations, read_shard, share
 from conformance.subjects import KNOWN, canonical
 from conformance.suggest import unknown
@@ -103,6 +104,11 @@ def add_options(parser: pytest.Parser) -> None:
         help="go on with the run that is recorded at --record, if there is one, and judge only what has no verdict yet",
     )
     group.addoption(
+        "--since",
+        metavar="RUN.json",
+        help="judge only what could come to another verdict than in that run, and say what is left out and why",
+    )
+    group.addoption(
         "--store",
         default=DEFAULT_STORE,
         metavar="PATH",
@@ -133,6 +139,7 @@ class Options:
     seed: int | None
     record: Path
     resume: bool
+    since: Path | None
     limits: Limits | None
     bundles: Path
     store: Path
@@ -183,20 +190,32 @@ def read_options(config: pytest.Config) -> Options:
         raise pytest.UsageError("; ".join(problems))
     # A debugger needs the terminal, which a forked process does not have.
     in_process = get("--in-process") or get("usepdb", False)
-    names = ("--arch", "--subject", "--backend", "--mode", "--clause", "--tier", "--shard", "--examples")
+    names = ("--arch", "--subject", "--backend", "--mode", "--clause", "--tier", "--shard", "--examples", "--since")
     return Options(
         matrix=matrix,
         selection=selection,
-        examples=get("--examples") or (FULL_TIER_EXAMPLES if tier is Tier.FULL else DEFAULT_EXAMPLES),
+        examples=get("--examples") or _usual_examples(tier),
         seed=_seed(get("--hypothesis-seed", None)),
         record=config.rootpath / get("--record"),
         resume=get("--resume"),
+        since=config.rootpath / get("--since") if get("--since") else None,
         limits=None if in_process else Limits(get("--time-limit"), get("--memory-limit")),
         bundles=config.rootpath / get("--bundles"),
         store=config.rootpath / get("--store"),
         store_limit=get("--store-limit"),
         asked={**{name.lstrip("-"): get(name) for name in names}, "matrix": matrix_digest()},
     )
+
+
+def other_scripts(run: RunInfo, options: Options) -> str:
+    """How the scripts that `options` ask for differ from those that a run tried; empty if they are the same."""
+    asked = str(run.options.get("examples") or _usual_examples(str(run.options.get("tier"))))
+    pairs = (("--examples", asked, str(options.examples)), ("--hypothesis-seed", run.seed, options.seed))
+    return ", ".join(f"{name} was {before} there and is {now} now" for name, before, now in pairs if before != now)
+
+
+def _usual_examples(tier: str) -> int:
+    return FULL_TIER_EXAMPLES if tier == Tier.FULL else DEFAULT_EXAMPLES
 
 
 def resolve_subjects(selection: Selection) -> dict[str, Subject]:

@@ -16,18 +16,29 @@ from _pytest.runner import runtestprotocol  # pytest-forked and pytest-rerunfail
 from conformance import environment
 from conformance.bundles import write_bundle
 from conformance.cells import Cell
+from conformance.fingerprints import fingerprints
 from conformance.isolation import ArchitectureLostError, Keeper, Limits
 from conformance.judging import bare_record, judge
 from conformance.matrix import ROOT, Expectation
-from conformance.options import Options, resolve_subjects
-from conformance.records import UNREACHED, CellRecord, RunInfo, RunRecord, RunWriter, cell_from_json, cell_to_json
+from conformance.options import Options, other_scripts, resolve_subjects
+from conformance.records import (
+    UNREACHED,
+    CellRecord,
+    RunInfo,
+    RunRecord,
+    RunWriter,
+    Since,
+    cell_from_json,
+    cell_to_json,
+)
 from conformance.resuming import NotResumableError, judged_so_far
+from conformance.since import Choice, NotComparableError, choose, earlier_run, explained, left_out
 from conformance.summary import Progress, render_summary
 from conformance.verdicts import ACCEPTABLE, CellFailedError, Verdict
 
 _CELL_ID = re.compile(r"\[(.+)\]")
 _RECORD = "conformance_record"
-_DONE = "conformance_done"
+_UNASKED = "conformance_unasked"
 #: What xdist calls the phase in which a worker died.
 _WORKER_DIED = "???"
 #: Architectures named in the header before "and N more".
@@ -52,14 +63,20 @@ class ConformancePlugin:
         self.plan = {cell.id: cell for cell in options.cells}
         self.collected: dict[str, Cell] = {}
         self.records: dict[str, CellRecord] = {}
+        self.fingerprints = None if self.is_worker else self._fingerprints()
+        #: Which cells `--since` leaves out.
+        self.choice = self._choice()
         earlier = self._earlier()
         self.started = earlier.run.started if earlier else _now()
         self.run_id = earlier.run.id if earlier else uuid.uuid4().hex[:12]
-        #: Cells that have a verdict from before the run was interrupted. Workers are told by the controller.
-        self.done: frozenset[str] = frozenset(getattr(config, "workerinput", {}).get(_DONE, ()))
+        #: Cells that have a verdict from before the run was interrupted.
+        self.done: frozenset[str] = frozenset()
         if earlier:
             self.records = {cell.id: cell for cell in earlier.cells}
             self.done = frozenset(self.records)
+        #: Cells that are not to be judged, being done or left out. Workers are told by the controller.
+        self.unasked = frozenset(getattr(config, "workerinput", {}).get(_UNASKED, ())) | self.done
+        self.unasked |= {cell.id for cell in self.choice.left_out} if self.choice else frozenset()
         self.writer: RunWriter | None = None
         self.progress: Progress | None = None
         self.keeper: Keeper | None = None
@@ -90,7 +107,7 @@ class ConformancePlugin:
         unselected: list[pytest.Item] = []
         for item in items:
             cell = _item_cell(item)
-            if cell is None or cell.id in self.done:
+            if cell is None or cell.id in self.unasked:
                 unselected.append(item)
             else:
                 item.stash[_CELL] = cell
@@ -111,7 +128,7 @@ class ConformancePlugin:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """With xdist: tell a new worker what is done. It cannot read that off the record, which grows meanwhile."""
-        node.workerinput[_DONE] = sorted(self.done)
+        node.workerinput[_UNASKED] = sorted(self.unasked)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -256,6 +273,7 @@ class ConformancePlugin:
         resumed = [f"conformance: going on with a run of {self.started}; {len(self.done)} cells are done"]
         return [
             *(resumed if self.done else []),
+            *(f"conformance: {line}" for line in (explained(self.choice) if self.choice else [])),
             f"conformance: {', '.join(selection.subjects)}; {found}",
             f"conformance: {len(self.plan)} cells of {', '.join(selection.architectures[:_SHOWN])}{more}; "
             f"{self.options.examples} examples a parity cell, {seed}; record {self.options.record}",
@@ -322,7 +340,7 @@ class ConformancePlugin:
         if missing:
             self.writer.add(*(self.records[cell.id] for cell in missing))
         self.writer.finish(self._info(_now()), self.plan)
-        if self.done and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        if self.unasked and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
             session.exitstatus = pytest.ExitCode.OK  # nothing was left to do
         bad = any(record.verdict not in ACCEPTABLE for record in self.records.values())
         if bad and session.exitstatus == pytest.ExitCode.OK:
@@ -330,7 +348,11 @@ class ConformancePlugin:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The grid, the failures by cause, the counts, and where the record is."""
-        if self.writer is None or not self.records:
+        if self.writer is None:
+            return
+        if self.choice and self.choice.left_out:
+            terminalreporter.write_line(left_out(self.choice))
+        if not self.records:
             return
         width = terminalreporter._tw.fullwidth
         ordered = [self.records[cell_id] for cell_id in self.plan if cell_id in self.records]
@@ -416,6 +438,19 @@ class ConformancePlugin:
 
     # Helpers
 
+    def _fingerprints(self) -> dict[str, str]:
+        selection = self.options.selection
+        return fingerprints(self.options.matrix, selection.architectures, selection.subjects)
+
+    def _choice(self) -> Choice | None:
+        if self.fingerprints is None or self.options.since is None:
+            return None
+        try:
+            run = earlier_run(self.options.since)
+        except NotComparableError as error:
+            raise pytest.UsageError(f"--since: {error}") from error
+        return choose(run, self.options.cells, self.fingerprints, other_scripts(run.run, self.options))
+
     def _earlier(self) -> RunRecord | None:
         if self.is_worker or not self.options.resume:
             return None
@@ -447,6 +482,8 @@ class ConformancePlugin:
             options=dict(self.options.asked),
             seed=self.options.seed,
             commit=self.commit,
+            fingerprints=self.fingerprints,
+            since=Since(self.choice.run, tuple(cell.id for cell in self.choice.left_out)) if self.choice else None,
         )
 
 

@@ -102,11 +102,20 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
+class Since:
+    """A run that judged only what could have changed: the id of the run before it, and the ids of what it left out."""
+
+    run: str
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
 class RunInfo:
     """The run itself. Times are ISO 8601 in UTC; `seed` is null where Hypothesis was derandomised.
 
     `complete` says that every planned cell has a verdict other than not-run. `commit` is that of the checkout that the
     suite ran from, with `-dirty` behind it if that held changes that were not committed; null if it is not known.
+    `fingerprints` are hashes and versions of what verdicts depend on, by its name, such as ``modeling code of llama``.
     """
 
     id: str
@@ -116,6 +125,8 @@ class RunInfo:
     options: dict[str, str | int | None]
     seed: int | None
     commit: str | None = None
+    fingerprints: dict[str, str] | None = None
+    since: Since | None = None
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

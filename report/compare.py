@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from conformance.records import CellRecord, RunRecord
 from conformance.verdicts import ACCEPTABLE, Stage, Verdict
+from report.errors import ReportError
 from report.model import Variant, variant_of
 
 _STAGES = tuple(Stage)
@@ -125,14 +126,25 @@ class Comparison:
 
 
 def compare(base: RunRecord, head: RunRecord, margins: Margins | None = None) -> Comparison:
-    """What `head` does otherwise than `base`."""
+    """What `head` does otherwise than `base`.
+
+    Raises:
+        ReportError: `head` left out what had not changed since another run than `base`.
+    """
     margins = margins or Margins()
+    since = head.run.since
+    if since and since.left_out and since.run != base.run.id:
+        raise ReportError(
+            f"run {head.run.id} left out what had not changed since run {since.run}, and can be compared with that "
+            f"alone, not with run {base.run.id}"
+        )
+    left_out = frozenset(since.left_out if since else ())
     before = {cell.id: cell for cell in base.cells}
     after = {cell.id: cell for cell in head.cells}
     differences = []
     for cell_id in dict.fromkeys([*after, *before]):
         change = classify(before.get(cell_id), after.get(cell_id))
-        if change:
+        if change and not (cell_id in left_out and cell_id not in after):
             differences.append(Difference(change, before.get(cell_id), after.get(cell_id)))
     pairs = [(before[cell_id], cell) for cell_id, cell in after.items() if cell_id in before]
     return Comparison(

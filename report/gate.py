@@ -44,6 +44,10 @@ def refuse_unfit(run: RunRecord, name: str) -> None:
 def told(comparison: Comparison, rows: int = ROWS) -> str:
     """The comparison for a terminal or a log; what closes the gate first, and why at the end."""
     lines = [_side("base", comparison.base), _side("head", comparison.head), *_differing(comparison)]
+    if since := comparison.head.run.since:
+        lines += [
+            f"left out of the head: {plural(len(since.left_out), 'cell')}, of which nothing has changed since the base"
+        ]
     regressions = comparison.regressions
     for change in Change:
         lines += _changes(change.value, [each for each in regressions if each.change is change], rows, "✗")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conformance.records import DIRTY, Environment, RunInfo, RunRecord, RunWriter
+from conformance.records import DIRTY, Environment, RunInfo, RunRecord, RunWriter, Since
 from report.errors import ReportError
 from report.loading import when
 
@@ -155,8 +155,18 @@ def _info(runs: Sequence[RunRecord]) -> RunInfo:
         finished=max(ended, key=when) if len(ended) == len(infos) else None,
         complete=all(info.complete for info in infos),
         options=options,
+        fingerprints={name: value for info in infos for name, value in (info.fingerprints or {}).items()} or None,
+        since=_since([info.since for info in infos if info.since]),
         commit=max((info.commit for info in infos if info.commit), key=len, default=None),  # the changed one
     )
+
+
+def _since(found: Sequence[Since]) -> Since | None:
+    if not found:
+        return None
+    if len(runs := {each.run for each in found}) > 1:
+        raise ReportError(f"the records left out what had not changed since different runs: {', '.join(sorted(runs))}")
+    return Since(found[0].run, tuple(cell for each in found for cell in each.left_out))
 
 
 def _environment(found: Sequence[Environment]) -> Environment:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from conformance.records import UNREACHED, CellRecord, RunRecord
+from conformance.records import UNREACHED, CellRecord, RunRecord, Since
 from conformance.verdicts import Stage, Verdict
 from tests.report.harness import Report
 from tests.report.samples import cell, partition, run
@@ -115,3 +117,30 @@ def test_long_lists_say_how_much_they_leave_out(report: Report) -> None:
     ended = report("gate", report.record(before), report.record(after))
     assert "  and 3 more" in ended.out
     assert "gate: closed, 13 newly failing" in ended.out
+
+
+def _partial(judged: CellRecord, since: str = "base") -> RunRecord:
+    """A run that left out what had not changed since another: `_OTHER`."""
+    record = run(judged)
+    return dataclasses.replace(record, run=dataclasses.replace(record.run, since=Since(since, (_OTHER.id,))))
+
+
+@pytest.mark.parametrize(
+    ("judged", "code", "told"),
+    [
+        (_PASS, 0, "left out of the head: 1 cell, of which nothing has changed since the base"),
+        (_FAIL, 1, "✗ newly failing: 1 cell"),
+        (cell("PAR-9"), 1, "✗ vanished: 1 cell"),
+    ],
+)
+def test_what_was_left_out_has_not_vanished(report: Report, judged: CellRecord, code: int, told: str) -> None:
+    ended = report("gate", report.record(run(_OTHER, _PASS, name="base")), report.record(_partial(judged)))
+    assert ended.code == code
+    assert told in ended.out
+
+
+def test_a_run_since_another_is_compared_with_that_alone(report: Report) -> None:
+    told = report.refused("gate", report.record(run(_OTHER, name="base")), report.record(_partial(_PASS, "other")))
+    assert (
+        "left out what had not changed since run other, and can be compared with that alone, not with run base" in told
+    )
