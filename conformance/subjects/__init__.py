@@ -8,6 +8,7 @@ KNOWN = {
     "reference": "conformance.reference:convert_and_export_with_cache",
     "transformers": "transformers.integrations.executorch:convert_and_export_with_cache",
     "transformers-hybrid": "conformance.subjects.transformers_hybrid:convert_and_export_with_cache",
+    "transformers-exporters": "conformance.subjects.transformers_exporters:SUBJECT",
 }
 
 
