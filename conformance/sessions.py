@@ -22,6 +22,41 @@ class Session(Protocol):
         """
 
 
+class Startable(Protocol):
+    """A program that can be started."""
+
+    def new_session(self) -> Session:
+        """A session with fresh caches. Only the newest session of a program is sure to be valid."""
+
+
+class Driver(Protocol):
+    """How the programs of a subject are called."""
+
+    @property
+    def by_contract(self) -> bool:
+        """Whether they take token ids and cache position, and keep their caches to themselves (EXP-1, EXP-3)."""
+
+    def exported(self, program: ExportedProgram) -> Startable:
+        """The exported program, to be run by torch."""
+
+    def runtime(self, program: ExportedProgram, method: Method) -> Session:
+        """A session of `method`, which was lowered from `program` and newly loaded into ExecuTorch's runtime."""
+
+
+class BufferDriver:
+    """Of programs as the contract has them: their caches are buffers, which a call finds as the last one left them."""
+
+    by_contract = True
+
+    def exported(self, program: ExportedProgram) -> Startable:
+        """See `Driver.exported`."""
+        return ExportedModule(program)
+
+    def runtime(self, program: ExportedProgram, method: Method) -> Session:
+        """See `Driver.runtime`."""
+        return RuntimeSession(method)
+
+
 class ExportedModule:
     """An exported program as a module, from which new sessions start with their caches as they were exported."""
 

@@ -62,6 +62,10 @@ class Case:
         """The fixture model."""
         return self.workbench.model(self.cell.architecture)
 
+    def model_to_export(self) -> PreTrainedModel:
+        """The fixture model, newly built: whoever exports it may change it."""
+        return self.workbench.model_to_export(self.cell.architecture)
+
     @property
     def oracle(self) -> Oracle:
         """The oracle of the fixture model, which has been seen to agree with a forward pass without cache."""
@@ -80,9 +84,11 @@ class Case:
 
     @property
     def subject(self) -> Subject:
-        """The subject under test."""
+        """The subject under test; raises `NotApplicableError` where the cell's clause cannot be asked of it."""
         assert self.cell.subject is not None, "eager cells have no subject"
-        return self.workbench.subject(self.cell.subject)
+        subject = self.workbench.subject(self.cell.subject)
+        subject.require_clause(self.cell.clause)
+        return subject
 
     @property
     def mode(self) -> Mode:
@@ -133,6 +139,10 @@ class Case:
         if self.cell.backend == EXPORTED:
             return self.workbench.exported_session(*where)
         return self.workbench.runtime_session(*where, self.cell.backend)
+
+    def session_of(self, program: ExportedProgram) -> Session:
+        """A decoder with fresh caches of another exported program of the subject's."""
+        return self.subject.driver.exported(program).new_session()
 
     def settings(self, **more: Any) -> settings:
         """How Hypothesis goes about this cell."""

@@ -9,7 +9,7 @@ from conformance.cells import EXPORTED
 from conformance.checks.case import Case, clause, tensors
 from conformance.checks.following import assert_matches
 from conformance.contract import Mode
-from conformance.sessions import ExportedModule, Session
+from conformance.sessions import Session
 from conformance.strategies import Call, DecodeScript, joined, text, token_by_token
 from conformance.verdicts import ClauseViolationError, Stage, at
 
@@ -118,23 +118,18 @@ def _logits(session: Session, script: DecodeScript) -> list[torch.Tensor]:
 def _session_of_its_own(case: Case) -> Session:
     """A session that stays valid when the next one begins."""
     if case.cell.backend == EXPORTED:
-        return ExportedModule(case.program).new_session()
+        return case.session_of(case.program)
     return case.new_session()
 
 
 def _batched_session(case: Case, rows: int) -> Session:
     """A session of the subject's program for `rows` rows a call."""
-    model = case.model
-    kept = model.generation_config
+    model = case.model_to_export()
     model.generation_config = GenerationConfig(
         use_cache=True,
         cache_implementation="static",
         cache_config={"batch_size": rows, "max_cache_len": case.space.length},
     )
-    try:
-        with at(Stage.EXPORT):
-            examples = torch.zeros((rows, 1), dtype=torch.long), torch.zeros(1, dtype=torch.long)
-            program = case.subject.export(model, *examples)
-    finally:
-        model.generation_config = kept
-    return ExportedModule(program).new_session()
+    with at(Stage.EXPORT):
+        examples = torch.zeros((rows, 1), dtype=torch.long), torch.zeros(1, dtype=torch.long)
+        return case.session_of(case.subject.export(model, *examples))

@@ -17,7 +17,7 @@ from conformance.pipeline.operators import Inputs, OperatorReport, compare_opera
 from conformance.pipeline.workbench import Workbench
 from conformance.reference import TorchExportableModuleWithStaticCache
 from conformance.reference.tracing import ready_to_trace
-from conformance.sessions import ExportedModule, RuntimeSession, Session
+from conformance.sessions import Session
 
 #: Longest sentence on why a step could not be taken.
 _MOST_CHARACTERS = 160
@@ -96,7 +96,7 @@ def before_lowering(workbench: Workbench, failure: Failure) -> Iterator[StepOutc
     if failure.subject == _REFERENCE and not (backend and backend.requantise):
         yield _outcome(Step.WRAPPER, failure, lambda: _WrapperSession(workbench, failure))
     program = (failure.architecture, failure.subject, failure.mode, failure.backend)
-    yield _outcome(Step.EXPORTED, failure, lambda: ExportedModule(workbench.exported(*program)).new_session())
+    yield _outcome(Step.EXPORTED, failure, lambda: workbench.started(*program).new_session())
 
 
 def after_lowering(workbench: Workbench, failure: Failure) -> Iterator[StepOutcome | OperatorReport]:
@@ -107,19 +107,22 @@ def after_lowering(workbench: Workbench, failure: Failure) -> Iterator[StepOutco
     backend = workbench.backends[failure.backend]
     program = (failure.architecture, failure.subject, failure.mode, failure.backend)
     alone = dataclasses.replace(backend, partitioners=list, delegating=False, declares=None)
-    exported = workbench.exported(*program)
+    exported, driver = workbench.exported(*program), workbench.subject(failure.subject).driver
 
     edge = lowering.lower(copy.deepcopy(exported), alone)
-    first = _outcome(Step.EDGE, failure, lambda: ExportedModule(edge.edge.exported_program()).new_session())
+    first = _outcome(Step.EDGE, failure, lambda: driver.exported(edge.edge.exported_program()).new_session())
     yield first
     if first.right is False:
         return
     # Emission uses a lowered program up; a copy takes 0.3 s, lowering again 7 s.
     spare = dataclasses.replace(edge, edge=copy.deepcopy(edge.edge))
-    second = _outcome(Step.PORTABLE, failure, lambda: RuntimeSession(stages.load(lowering.emit(edge, alone).program)))
+    second = _outcome(
+        Step.PORTABLE, failure, lambda: driver.runtime(exported, stages.load(lowering.emit(edge, alone).program))
+    )
     yield second
-    if second.right is False:
+    if second.right is False and driver.by_contract:  # operators are compared by the contract's own inputs
         yield compare_operators(spare, alone, failure.calls, failure.tolerance)
+    if second.right is False:
         return
     if not backend.partitioners():
         return
@@ -127,9 +130,9 @@ def after_lowering(workbench: Workbench, failure: Failure) -> Iterator[StepOutco
     if backend.owns_state:
         return  # run by torch, a delegate that owns the caches would start from empty ones at each call
     whole = workbench.lowered_again(*program)
-    third = _outcome(Step.PARTITIONED, failure, lambda: ExportedModule(whole.edge.exported_program()).new_session())
+    third = _outcome(Step.PARTITIONED, failure, lambda: driver.exported(whole.edge.exported_program()).new_session())
     yield third
-    if third.right:
+    if third.right and driver.by_contract:
         yield compare_operators(whole, backend, failure.calls, failure.tolerance)
 
 

@@ -22,7 +22,7 @@ from conformance.pipeline.backends import BACKENDS, Backend
 from conformance.pipeline.footprint import changes, footprint
 from conformance.pipeline.lowering import Artifact, Lowered
 from conformance.pipeline.store import Store, key_of
-from conformance.sessions import ExportedModule, RuntimeSession, Session
+from conformance.sessions import Session, Startable
 from conformance.strategies import text
 from conformance.subjects.resolve import Subject, resolve
 from conformance.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, at
@@ -103,6 +103,17 @@ class Workbench:
 
         return self._once(architecture, ("prepared", backend), make)
 
+    def model_to_export(self, architecture: str, backend: str = EXPORTED) -> PreTrainedModel:
+        """A newly built one, equal to `prepared`: an exporter that changes its model (EXP-8) changes no other's."""
+        model = self.build(architecture)
+        known = self.backends.get(backend)
+        if known is None or known.prepare is None:
+            return model
+        self._require(known)
+        with at(Stage.BUILD):
+            prepared: PreTrainedModel = known.prepare(model)
+            return prepared
+
     def expected(self, architecture: str, subject: str, mode: Mode, backend: str) -> Oracle | ProgramOracle:
         """What the program of `backend` is judged by; the fixture's oracle has been tried in any case."""
         trusted = self.trusted_oracle(architecture)
@@ -114,9 +125,9 @@ class Workbench:
             length = self.cache_length(architecture)
             return self._once(architecture, ("expected", backend), lambda: Oracle(model, length))
 
-        program = self.exported(architecture, subject, mode, backend)
+        module = self.started(architecture, subject, mode, backend)
         return self._once(
-            architecture, ("expected", subject, mode, backend), lambda: self._program_oracle(program, architecture)
+            architecture, ("expected", subject, mode, backend), lambda: self._program_oracle(module, architecture)
         )
 
     def disturbed(
@@ -138,12 +149,15 @@ class Workbench:
         return self._once(
             architecture,
             ("disturbed", subject, mode, backend, seed),
-            lambda: self._program_oracle(disturbed_program(program, precision.disturbance, seed), architecture),
+            lambda: self._program_oracle(
+                self.subject(subject).driver.exported(disturbed_program(program, precision.disturbance, seed)),
+                architecture,
+            ),
         )
 
-    def _program_oracle(self, program: ExportedProgram, architecture: str) -> ProgramOracle:
+    def _program_oracle(self, module: Startable, architecture: str) -> ProgramOracle:
         length = self.cache_length(architecture)
-        return ProgramOracle(ExportedModule(program).new_session, length, self.oracle(architecture).vocab)
+        return ProgramOracle(module.new_session, length, self.oracle(architecture).vocab)
 
     def exported(self, architecture: str, subject: str, mode: Mode, backend: str = EXPORTED) -> ExportedProgram:
         """The subject's exported program: of the fixture, or of what `backend` makes of it first."""
@@ -158,8 +172,11 @@ class Workbench:
         self._require(known)
 
         def make() -> ExportedProgram:
-            program = stages.export(self.subject(subject), self.prepared(architecture, backend), mode)
             length, vocab = self.cache_length(architecture), self.oracle(architecture).vocab
+            if known.requantise and not self.subject(subject).driver.by_contract:
+                told = f"{backend} is calibrated by calls with token ids and cache position, as EXP-1 has them"
+                raise NotApplicableError(f"{told}, and {subject} takes others")
+            program = stages.export(self.subject(subject), self.model_to_export(architecture, backend), mode)
             texts = [text(seed, length, vocab) for seed in range(_CALIBRATION_TEXTS)]
             return stages.requantise(known.requantise, program, mode, texts) if known.requantise else program
 
@@ -222,16 +239,17 @@ class Workbench:
 
     def exported_session(self, architecture: str, subject: str, mode: Mode) -> Session:
         """A new session of the exported program; it ends the one before."""
-        module = self._once(
-            architecture,
-            ("module", subject, mode),
-            lambda: ExportedModule(self.exported(architecture, subject, mode)),
-        )
+        module = self._once(architecture, ("module", subject, mode), lambda: self.started(architecture, subject, mode))
         return module.new_session()
+
+    def started(self, architecture: str, subject: str, mode: Mode, backend: str = EXPORTED) -> Startable:
+        """The exported program as a module of its own, whose sessions end no other's."""
+        return self.subject(subject).driver.exported(self.exported(architecture, subject, mode, backend))
 
     def runtime_session(self, architecture: str, subject: str, mode: Mode, backend: str) -> Session:
         """A new session of the emitted program."""
-        return RuntimeSession(stages.load(self.artifact(architecture, subject, mode, backend).program))
+        method = stages.load(self.artifact(architecture, subject, mode, backend).program)
+        return self.subject(subject).driver.runtime(self.exported(architecture, subject, mode, backend), method)
 
     def evidence(self, cell: Cell) -> dict[str, bytes]:
         """By file name, what has been built for `cell` so far: weights, exported program, emitted program."""
@@ -255,8 +273,8 @@ class Workbench:
 
     def _exporting(self, architecture: str, subject: str, mode: Mode) -> tuple[ExportedProgram, list[str]]:
         def make() -> tuple[ExportedProgram, list[str]]:
-            model = self.model(architecture)
-            self.cache_length(architecture)  # which a subject may change, as EXP-8 will say
+            self.model(architecture)  # for the evidence, should this fail
+            model = self.model_to_export(architecture)
             before = footprint(model)
             program = stages.export(self.subject(subject), model, mode)
             return program, changes(before, footprint(model))

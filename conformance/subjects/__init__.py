@@ -7,6 +7,8 @@ This file imports nothing, so that a typo in a name is found before torch is loa
 KNOWN = {
     "reference": "conformance.reference:convert_and_export_with_cache",
     "transformers": "transformers.integrations.executorch:convert_and_export_with_cache",
+    "transformers-hybrid": "conformance.subjects.transformers_hybrid:convert_and_export_with_cache",
+    "transformers-exporters": "conformance.subjects.transformers_exporters:SUBJECT",
 }
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch.export import ExportedProgram
 
 from conformance.contract import Mode
+from conformance.sessions import BufferDriver, Driver
 from conformance.subjects import KNOWN
 from conformance.suggest import unknown
 from conformance.verdicts import NotApplicableError
@@ -26,12 +28,18 @@ class UnknownSubjectError(ValueError):
 class Subject:
     """An exporter under test.
 
-    `export` has the signature of `convert_and_export_with_cache(model, example_input_ids=None,
-    example_cache_position=None, *, dynamic_shapes=None, strict=...)`; the last two are optional.
+    Args:
+        name: What it is called in cells.
+        export: With the signature of `convert_and_export_with_cache(model, example_input_ids=None,
+            example_cache_position=None, *, dynamic_shapes=None, strict=...)`; the last two are optional.
+        driver: How its programs are called.
+        inapplicable: Clauses that cannot be asked of it, and why, by id.
     """
 
     name: str
     export: ExportFunction
+    driver: Driver = field(default_factory=BufferDriver)
+    inapplicable: Mapping[str, str] = field(default_factory=dict)
 
     def require(self, mode: Mode) -> None:
         """Raises `NotApplicableError` where the exporter has no way to be asked for `mode`."""
@@ -40,9 +48,14 @@ class Subject:
         if mode is Mode.DYNAMIC and not takes:
             raise NotApplicableError(f"{self.name} takes no dynamic_shapes")
 
+    def require_clause(self, clause: str) -> None:
+        """Raises `NotApplicableError` where the clause with this id cannot be asked of the exporter."""
+        if clause in self.inapplicable:
+            raise NotApplicableError(f"{self.name} {self.inapplicable[clause]}")
+
 
 def resolve(name: str) -> Subject:
-    """The subject called `name`: a known name, or `package.module:callable`.
+    """The subject called `name`: a known name, or `package.module:callable`, where a `Subject` may stand as well.
 
     Raises:
         UnknownSubjectError: No such name, module or callable.
@@ -56,6 +69,8 @@ def resolve(name: str) -> Subject:
     except ImportError as error:
         raise UnknownSubjectError(f"no subject {name!r}: {error}") from error
     export: Any = getattr(module, attribute, None)
+    if isinstance(export, Subject):
+        return dataclasses.replace(export, name=name)
     if not callable(export):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UnknownSubjectError(f"{module_name}: {unknown('callable', attribute, public)}")
