@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
+from conformance.hosts import add_hosts, require_alike
 from conformance.options import add_options, read_options
 from conformance.plugin import ConformancePlugin
 
@@ -18,6 +20,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read the options, so that a typo ends the run before it begins."""
     config.pluginmanager.register(ConformancePlugin(config, read_options(config)), "conformance")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Before xdist decides where its workers are."""
+    add_hosts(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_newgateway(gateway: Any) -> None:
+    """Before anything is copied to another machine."""
+    require_alike(gateway)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -93,6 +93,13 @@ def add_options(parser: pytest.Parser) -> None:
         help=f"resident memory of the process that judges an architecture (default: {DEFAULT_MEMORY_LIMIT_MIB})",
     )
     group.addoption(
+        "--host",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="a worker on another machine, as execnet takes it: ssh=HOST//python=PYTHON; may be given several times",
+    )
+    group.addoption(
         "--in-process",
         action="store_true",
         help="judge in pytest's own process, without limits and unprotected from crashes: for debuggers",

@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from conformance import environment
 from conformance.bundles import write_bundle
 from conformance.cells import Cell
 from conformance.fingerprints import fingerprints
+from conformance.hosts import is_remote
 from conformance.isolation import ArchitectureLostError, Keeper, Limits
 from conformance.judging import bare_record, judge
 from conformance.matrix import ROOT, Expectation
@@ -32,6 +34,7 @@ from conformance.records import (
     cell_to_json,
 )
 from conformance.resuming import NotResumableError, judged_so_far
+from conformance.shipping import packed, unpack
 from conformance.since import Choice, NotComparableError, choose, earlier_run, explained, left_out
 from conformance.summary import Progress, render_summary
 from conformance.verdicts import ACCEPTABLE, CellFailedError, Verdict
@@ -39,6 +42,8 @@ from conformance.verdicts import ACCEPTABLE, CellFailedError, Verdict
 _CELL_ID = re.compile(r"\[(.+)\]")
 _RECORD = "conformance_record"
 _UNASKED = "conformance_unasked"
+_REMOTE = "conformance_remote"
+_BUNDLE = "conformance_bundle"
 #: What xdist calls the phase in which a worker died.
 _WORKER_DIED = "???"
 #: Architectures named in the header before "and N more".
@@ -59,6 +64,7 @@ class ConformancePlugin:
         self.options = options
         self.versions = environment.versions()
         self.is_worker = hasattr(config, "workerinput")
+        self.is_remote = bool(getattr(config, "workerinput", {}).get(_REMOTE))
         self.commit = None if self.is_worker else environment.commit(ROOT)
         self.plan = {cell.id: cell for cell in options.cells}
         self.collected: dict[str, Cell] = {}
@@ -129,6 +135,7 @@ class ConformancePlugin:
     def pytest_configure_node(self, node: Any) -> None:
         """With xdist: tell a new worker what is done. It cannot read that off the record, which grows meanwhile."""
         node.workerinput[_UNASKED] = sorted(self.unasked)
+        node.workerinput[_REMOTE] = is_remote(node)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -241,6 +248,8 @@ class ConformancePlugin:
             divergence = self._divergence(case, error, spent)
             record = self._with_bundle(item, error, judged() if divergence else record, divergence)
         setattr(report, _RECORD, cell_to_json(record))
+        if self.is_remote and record.bundle:
+            setattr(report, _BUNDLE, packed(self.config.rootpath / record.bundle))
         # pytest's JUnit XML takes them from the report of the teardown, which is still to be made.
         item.user_properties += _properties(record)
         report.outcome = _OUTCOMES.get(record.verdict, "failed")  # type: ignore[assignment]  # a Literal
@@ -322,6 +331,9 @@ class ConformancePlugin:
         if plain is None or self.writer is None:
             return None
         record = cell_from_json(plain)
+        if sent := getattr(report, _BUNDLE, None):
+            folder = unpack(self.options.bundles, self.plan[record.id], sent)
+            record = dataclasses.replace(record, bundle=self._shown(folder))
         self.records[record.id] = record
         self.writer.add(record)
         if self.progress is not None:
@@ -424,8 +436,7 @@ class ConformancePlugin:
         except Exception as lost:
             told = f"{record.message}\n  bundle    none: {type(lost).__name__}: {lost}"
             return dataclasses.replace(record, message=told)
-        shown = folder.relative_to(self.config.rootpath) if folder.is_relative_to(self.config.rootpath) else folder
-        return dataclasses.replace(record, bundle=str(shown))
+        return dataclasses.replace(record, bundle=self._shown(folder))
 
     def _last_words(self) -> str:
         """What the lost process printed last, where pytest captures that."""
@@ -437,6 +448,11 @@ class ConformancePlugin:
         return "".join(f"\n  last words  {line}" for line in said)
 
     # Helpers
+
+    def _shown(self, folder: Path) -> str:
+        """Relative to where the run was started, if it lies there."""
+        root = self.config.rootpath
+        return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
 
     def _fingerprints(self) -> dict[str, str]:
         selection = self.options.selection
