@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from conformance.records import DIRTY, Environment, RunInfo, RunRecord, RunWriter, Since
+from conformance.sharding import Shard, read_shard
 from report.errors import ReportError
 from report.loading import when
 
@@ -25,12 +25,6 @@ class Named:
 
     name: str
     run: RunRecord
-
-
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    number: int
-    of: int
 
 
 def merge(records: Sequence[Named]) -> RunRecord:
@@ -63,14 +57,14 @@ def write(run: RunRecord, path: Path) -> None:
         raise ReportError(f"{path}: {error.strerror or error}") from error
 
 
-def _shard(record: Named) -> _Shard | None:
+def _shard(record: Named) -> Shard | None:
     told = record.run.run.options.get(SHARD)
     if told is None:
         return None
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(told), re.ASCII)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise ReportError(f"{record.name}: its option --shard is {str(told)!r}, and not such as 3/8")
-    return _Shard(int(found[1]), int(found[2]))
+    try:
+        return read_shard(str(told))
+    except ValueError as error:
+        raise ReportError(f"{record.name}: its option --shard: {error}") from error
 
 
 def _must_be_alike(first: Named, other: Named) -> None:
@@ -106,7 +100,7 @@ def _told(values: Mapping[str, object], name: str) -> str:
     return "not given" if values.get(name) is None else str(values[name])
 
 
-def _must_be_whole(records: Sequence[Named], shards: Sequence[_Shard | None]) -> None:
+def _must_be_whole(records: Sequence[Named], shards: Sequence[Shard | None]) -> None:
     first = shards[0]
     for each, shard in zip(records, shards, strict=True):
         if (shard is None) != (first is None) or (shard and first and shard.of != first.of):
@@ -136,7 +130,7 @@ def _must_not_overlap(records: Sequence[Named]) -> None:
         seen |= {cell.id: each.name for cell in each.run.cells}
 
 
-def _place(pair: tuple[_Shard | None, Named]) -> tuple[int, object, str]:
+def _place(pair: tuple[Shard | None, Named]) -> tuple[int, object, str]:
     shard, record = pair
     return shard.number if shard else 0, when(record.run.run.started), record.run.run.id
 

@@ -86,8 +86,8 @@ _OTHER = run(cell(architecture="llama"))
         ((_ONE, _with(_TWO, seed=7)), "Hypothesis seed is 7"),
         ((_ONE, _shard(2, 2, run(cell(), commit="a" * 40))), f"commit is {'a' * 40} in the former and not given"),
         ((run(cell(), name="a"), run(cell(), name="b")), "overlap: both have the cell"),
-        ((_ONE, _with(_TWO, shard="0/2")), "is '0/2', and not such as 3/8"),
-        ((_ONE, _with(_TWO, shard="two")), "is 'two', and not such as 3/8"),
+        ((_ONE, _with(_TWO, shard="0/2")), "'0/2' is no shard: write such as 3/8"),
+        ((_ONE, _with(_TWO, shard="two")), "'two' is no shard: write such as 3/8"),
     ],
 )
 def test_what_is_not_one_run_is_refused_in_a_sentence(
