@@ -1,0 +1,77 @@
+"""The suite against what it cannot do without: a bare script for one architecture, and its imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.pairs import BASE, OURS, note
+from conformance.matrix import ROOT
+
+#: Builds, exports, lowers, loads and steps one architecture, once, as a user's script does.
+_BARE = """
+import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import to_edge_transform_and_lower
+from executorch.runtime import Runtime
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.integrations.executorch import convert_and_export_with_cache
+import json
+
+torch.set_num_threads(1)
+values = json.load(open("fixtures/configs/llama.json"))
+model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values)).eval()
+model.generation_config = GenerationConfig(
+    use_cache=True, cache_implementation="static", cache_config={"batch_size": 1, "max_cache_len": 32}
+)
+with torch.no_grad():
+    program = convert_and_export_with_cache(model)
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    emitted = lowered.to_executorch()
+method = Runtime.get().load_program(bytes(emitted.buffer)).load_method("forward")
+method.execute((torch.ones((1, 1), dtype=torch.long), torch.tensor([0])))
+"""
+_IMPORTS = "import pytest, hypothesis, torch, transformers, executorch.exir, executorch.runtime"
+_ONE_PROGRAM = ("--arch", "llama", "--backend", "xnnpack", "--mode", "decode", "--store-limit", "0")
+
+
+def _run(*arguments: str) -> None:
+    ended = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def _suite(record: Path, *arguments: str) -> tuple[str, ...]:
+    return ("-m", "pytest", "conformance", *arguments, "-n0", "--record", str(record))
+
+
+@pytest.mark.parametrize("side", [OURS, BASE])
+def test_whole_cost_of_an_architecture(benchmark: Any, tmp_path: Path, side: str) -> None:
+    """Every clause with 25 scripts a parity cell, nothing out of the store, but LOW-8, which lowers a second time."""
+    clauses = "EXP,SEN,PAR,LOW-1,LOW-2,LOW-3,LOW-4,LOW-5,LOW-6,LOW-7,LOW-9,LOW-10"
+    note(benchmark, "llama on XNNPACK, mode decode: the suite / a bare script", side, 1.25)
+    command = _suite(tmp_path / "run.json", *_ONE_PROGRAM, "--clause", clauses) if side == OURS else ("-c", _BARE)
+    benchmark.pedantic(_run, command, rounds=3)
+
+
+@pytest.mark.parametrize("side", [OURS, BASE])
+def test_start_to_first_verdict(benchmark: Any, tmp_path: Path, side: str) -> None:
+    note(benchmark, "to the first verdict / the imports", side, 1.3)
+    command = (
+        _suite(tmp_path / "run.json", "--arch", "llama", "--clause", "SEN-2") if side == OURS else ("-c", _IMPORTS)
+    )
+    benchmark.pedantic(_run, command, rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("side", [OURS, BASE])
+def test_second_run(benchmark: Any, tmp_path_factory: pytest.TempPathFactory, side: str) -> None:
+    """With all programs in the store against none. At least 8 times faster on the core tier; here, one architecture."""
+    note(benchmark, "llama on portable and XNNPACK, out of the store / lowered", side, 1 / 2)
+    where = tmp_path_factory.mktemp("second")
+    command = _suite(where / "run.json", "--arch", "llama", "--clause", "LOW", "--store", str(where / "store"))
+    if side == OURS:
+        _run(*command)
+    benchmark.pedantic(_run, command, rounds=1)
