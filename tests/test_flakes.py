@@ -15,8 +15,8 @@ from conformance.contract import Mode
 from conformance.pipeline.workbench import Workbench
 from conformance.reference import convert_and_export_with_cache
 from conformance.subjects.resolve import Subject
-from conformance.verdicts import CellFailedError
-from tests import faulty
+from conformance.verdicts import CellFailedError, ClauseViolationError, Stage
+from tests import faulty, seeds
 
 SEEDS = range(20)
 #: Scripts for each clause and seed.
@@ -61,3 +61,36 @@ def test_any_seed_lets_a_correct_program_pass(workbench: Workbench, seed: int) -
 
 def test_any_seed_catches_a_fault(workbench: Workbench, seed: int) -> None:
     assert _signature(workbench, "rewinds_badly", "PAR-3") == "execute:logits-differ"
+
+
+def _unsteady_check(case: Case) -> None:
+    """Passes with even seeds alone."""
+    seed: int | None = core.global_force_seed
+    if seed is None or seed % 2:
+        raise ClauseViolationError(Stage.EXECUTE, "odd", observed="an odd seed", expected="an even one")
+
+
+def test_a_verdict_that_goes_by_the_seed_is_seen(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell("mistral", "good", EXPORTED, Mode.DYNAMIC, "PAR-1")
+    monkeypatch.setattr(core, "global_force_seed", None)
+    monkeypatch.setattr(seeds, "checks", lambda: {"PAR-1": _unsteady_check})
+    trial = seeds.tried(cell, workbench, range(3), EXAMPLES, None)
+    assert trial.outcomes == {0: "pass", 1: "execute:odd", 2: "pass"}
+    assert seeds.unsteady([trial]) == [trial]
+
+
+def test_pinned_scripts_are_tried_with_the_first_seed(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell("mistral", "good", EXPORTED, Mode.DYNAMIC, "PAR-6")
+    monkeypatch.setattr(core, "global_force_seed", None)
+    asked: list[int] = []
+    whole = Case.try_scripts
+
+    def counted(self: Case, strategy: Any, judge: Any, pinned: tuple[Any, ...] = ()) -> None:
+        asked.append(len(pinned))
+        whole(self, strategy, judge, pinned)
+
+    monkeypatch.setattr(Case, "try_scripts", counted)
+    trial = seeds.tried(cell, workbench, range(3), EXAMPLES, None)
+    assert trial.steady
+    assert asked[0] > 0
+    assert asked[1:] == [0, 0]
