@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from conformance.cells import Cell
 from conformance.contract import Mode
 from conformance.invalid import first_problem
+from conformance.reading import read_plain
 from conformance.verdicts import Stage
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -128,9 +129,7 @@ def read_bundle(folder: Path) -> Bundle:
     """
     path = folder / FACTS
     try:
-        if path.is_symlink() or path.stat().st_size > _MOST_BYTES:
-            raise BundleError(f"{path} is no plain file of at most {_MOST_BYTES >> 20} MiB")
-        text = path.read_bytes()
+        text = read_plain(path, _MOST_BYTES, follow=False)
     except OSError as error:
         raise BundleError(f"{folder} is no failure bundle: cannot read {FACTS}: {error.strerror}") from error
     try:
