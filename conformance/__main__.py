@@ -8,11 +8,12 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from conformance.bundles import CONSENT
 from conformance.invalid import first_problem
 from conformance.printing import one_line
 from conformance.records import RunRecord, load_run
@@ -21,7 +22,7 @@ from conformance.records import RunRecord, load_run
 _LOCATE_S = 900
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Do one command; the exit code is 0, or 1 with a sentence on stderr. For `replay` and `locate`, see there."""
     parser = argparse.ArgumentParser(prog="python -m conformance")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -73,7 +74,7 @@ def main() -> int:
     further.add_argument("bundle", type=Path, metavar="BUNDLE")
     _trust(further)
     further.set_defaults(do=_locate)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     # What a bundle or a find names is never fetched. Read when Transformers is imported.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     do: Callable[[argparse.Namespace], int | None] = arguments.do
@@ -87,7 +88,7 @@ def main() -> int:
 
 def _trust(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--trust-subject",
+        CONSENT,
         action="store_true",
         help="import the exporter that the file names as package.module:callable",
     )
@@ -254,7 +255,7 @@ def _pin(arguments: argparse.Namespace) -> None:
             if name not in known:
                 raise ValueError(unknown(kind, name, known))
         if find.subject not in KNOWN and not arguments.trust_subject:
-            raise ValueError(f"its exporter {find.subject} is code; if you trust it, add --trust-subject")
+            raise ValueError(f"its exporter {find.subject} is code; if you trust it, add {CONSENT}")
     from conformance.exploring import Isolated
     from conformance.subjects.resolve import resolve
 

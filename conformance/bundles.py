@@ -1,6 +1,7 @@
 """Failure bundles: all there is to know of one failing cell, in a folder that can be sent to somebody.
 
 A bundle is data. Reading one checks it against this module's types, loads no code, and looks at no file outside it.
+What it says to run, such as an exporter, is for `replaying` to ask about.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from conformance.verdicts import Stage
 SCHEMA_VERSION: Literal[1] = 1
 #: The file that makes a folder a bundle.
 FACTS = "bundle.json"
+#: What the user adds to a command to have the exporter imported that a bundle or a find names: it is code.
+CONSENT = "--trust-subject"
 #: Largest `bundle.json` that is read; a real one has some 10 kB.
 _MOST_BYTES = 4 << 20
 #: Longest name of a folder before the letters that keep it unique; file systems take 255.

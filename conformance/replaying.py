@@ -13,7 +13,7 @@ from enum import StrEnum
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from conformance.bundles import Bundle
+from conformance.bundles import CONSENT, Bundle
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
 from conformance.discovery import registered
@@ -31,8 +31,6 @@ from conformance.subjects import KNOWN
 from conformance.subjects.resolve import UnknownSubjectError, resolve
 from conformance.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, Verdict, at
 
-#: What the user adds to the command to have a bundle's exporter imported.
-CONSENT = "--trust-subject"
 #: Characters of a sentence that may quote the bundle.
 _SHOWN = 1000
 
