@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import random
 import sys
 import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from conformance.bundles import CONSENT
 from conformance.invalid import first_problem
+from conformance.printing import one_line
 from conformance.records import RunRecord, load_run
 
 #: Somebody waits for it, and large models lower for minutes.
 _LOCATE_S = 900
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Do one command; the exit code is 0, or 1 with a sentence on stderr. For `replay` and `locate`, see there."""
     parser = argparse.ArgumentParser(prog="python -m conformance")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -69,20 +71,34 @@ def main() -> int:
     search.set_defaults(do=_explore)
     pin = commands.add_parser("pin", help="judge finds of explore again, and add them to fixtures/variations")
     pin.add_argument("finds", nargs="+", type=Path, metavar="FIND.json")
+    _trust(pin)
     pin.set_defaults(do=_pin)
     again = commands.add_parser("replay", help="judge a failure bundle's cell again: FIXED, STILL FAILING, CANNOT RUN")
     again.add_argument("bundle", type=Path, metavar="BUNDLE")
+    _trust(again)
     again.set_defaults(do=_replay)
     further = commands.add_parser("locate", help="replay, and say which step and which operator first go wrong")
     further.add_argument("bundle", type=Path, metavar="BUNDLE")
+    _trust(further)
     further.set_defaults(do=_locate)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    # What a bundle or a find names is never fetched. Read when Transformers is imported.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     do: Callable[[argparse.Namespace], int | None] = arguments.do
     try:
         return do(arguments) or 0
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Names and values in it may come from a record.
+        print(f"error: {one_line(str(error), most=1000)}", file=sys.stderr)
         return 1
+
+
+def _trust(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        CONSENT,
+        action="store_true",
+        help="import the exporter that the file names as package.module:callable",
+    )
 
 
 def _contract(_: argparse.Namespace) -> None:
@@ -242,15 +258,35 @@ def _explore(arguments: argparse.Namespace) -> int:
 
 
 def _pin(arguments: argparse.Namespace) -> None:
+    from conformance.cells import EXPORTED
+    from conformance.contract import CHECKED
+    from conformance.discovery import registered
     from conformance.finds import pinned, read_find, read_pins, write_pins
+    from conformance.pipeline.backends import BACKENDS
+    from conformance.subjects import KNOWN
+    from conformance.suggest import unknown
 
     finds = [read_find(path) for path in arguments.finds]
-    from conformance.exploring import judged
-    from conformance.pipeline.workbench import Workbench
-    from conformance.variations import build
-
     for find in finds:
-        outcome = judged(Workbench(build=partial(build, variation=find.variation)), find.cell)
+        for kind, name, known in (
+            ("architecture", find.architecture, registered()),
+            ("backend", find.backend, [EXPORTED, *BACKENDS]),
+            ("checked clause", find.clause, [clause.id for clause in CHECKED]),
+        ):
+            if name not in known:
+                raise ValueError(unknown(kind, name, known))
+        if find.subject not in KNOWN and not arguments.trust_subject:
+            raise ValueError(f"its exporter {find.subject} is code; if you trust it, add {CONSENT}")
+    from conformance.exploring import Isolated
+    from conformance.subjects.resolve import resolve
+
+    subjects = dict.fromkeys(find.subject for find in finds)
+    judge = Isolated([resolve(name) for name in subjects])
+    try:
+        outcomes = [judge(find.architecture, find.variation, find.cell) for find in finds]
+    finally:
+        judge.close()
+    for find, outcome in zip(finds, outcomes, strict=True):
         if outcome.discarded:
             raise ValueError(f"{find.architecture} with {find.variation} is no candidate here: {outcome.discarded}")
         path = write_pins(find.architecture, pinned(read_pins(find.architecture), find, outcome.signature or None))
@@ -283,20 +319,28 @@ def _locate(arguments: argparse.Namespace) -> int:
 def _replay(arguments: argparse.Namespace, seconds: int | None = None) -> int:
     """Exit code 0 for FIXED, 1 for STILL FAILING, 2 for CANNOT RUN."""
     from conformance.bundles import BundleError, read_bundle
+    from conformance.isolation import Limits
 
     try:
         bundle = read_bundle(arguments.bundle)
     except BundleError as error:
-        print(f"CANNOT RUN: {error}")
+        print(f"CANNOT RUN: {one_line(str(error), most=1000)}")
         return 2
     from conformance.matrix import ROOT
-    from conformance.options import DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB
+    from conformance.options import (
+        DEFAULT_MEMORY_LIMIT_MIB,
+        DEFAULT_STORE,
+        DEFAULT_STORE_LIMIT_MIB,
+        DEFAULT_TIME_LIMIT_S,
+    )
     from conformance.pipeline.store import Store
-    from conformance.replaying import Outcome, announcement, replay
+    from conformance.replaying import Outcome, announcement, replay_within
 
     _hush()
     print(announcement(bundle), flush=True)
-    done = replay(bundle, Store(ROOT / DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB), seconds=seconds)
+    limits = Limits(DEFAULT_TIME_LIMIT_S + (seconds or 0), DEFAULT_MEMORY_LIMIT_MIB)
+    store = Store(ROOT / DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB)
+    done = replay_within(limits, bundle, store, seconds=seconds, trusted=arguments.trust_subject)
     print(f"{done.outcome}: {done.told}")
     return {Outcome.FIXED: 0, Outcome.STILL_FAILING: 1, Outcome.CANNOT_RUN: 2}[done.outcome]
 

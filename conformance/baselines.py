@@ -20,9 +20,12 @@ from pydantic.dataclasses import dataclass as validated
 from conformance.cells import Cell
 from conformance.invalid import first_problem
 from conformance.matrix import ROOT
+from conformance.reading import json_file, read_plain
 from conformance.records import RunRecord
 
 PARTITIONS = ROOT / "fixtures" / "partitions"
+#: Largest file that is read; one of all backends has 10 kB.
+_MOST_BYTES = 4 << 20
 _FOLDER = "executorch-"
 #: What a partition depends on beside ExecuTorch.
 _MADE_WITH = ("torch", "transformers")
@@ -103,13 +106,19 @@ def releases(installed: str | None, directory: Path = PARTITIONS) -> list[Versio
 
 
 def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
-    """Write what `run` saw, and yield a sentence for each change."""
+    """Write what `run` saw, and yield a sentence for each change.
+
+    Raises:
+        ValueError: It names a version or an architecture that cannot be one, or a file is damaged; nothing is written.
+    """
     versions = run.environment.packages
     made_with = {name: _public(versions[name]) or "" for name in _MADE_WITH if name in versions}
     files: dict[Path, Programs] = {}
     for cell in run.cells:
         if cell.partition is None or not cell.partition.delegates or cell.subject is None or cell.mode is None:
             continue
+        if "executorch" not in versions:
+            raise BaselineError("the run does not say with which version of executorch it lowered")
         path = _path(cell.architecture, Version(versions["executorch"]), directory)
         modes = files.setdefault(path, _read(path)).setdefault(cell.subject, {}).setdefault(cell.backend, {})
         new = Listed(made_with, sum(cell.partition.delegated.values()), cell.partition.undelegated)
@@ -134,12 +143,12 @@ def _changes(old: Listed, new: Listed) -> str:
 
 
 def _path(architecture: str, version: Version, directory: Path) -> Path:
-    return directory / f"{_FOLDER}{version}" / f"{architecture}.json"
+    return json_file(directory / f"{_FOLDER}{version}", architecture)
 
 
 def _read(path: Path) -> Programs:
     try:
-        return _FILE.validate_json(path.read_bytes())
+        return _FILE.validate_json(read_plain(path, _MOST_BYTES))
     except FileNotFoundError:
         return {}
     except ValidationError as error:

@@ -1,6 +1,7 @@
 """Failure bundles: all there is to know of one failing cell, in a folder that can be sent to somebody.
 
 A bundle is data. Reading one checks it against this module's types, loads no code, and looks at no file outside it.
+What it says to run, such as an exporter, is for `replaying` to ask about.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from pydantic.dataclasses import dataclass
 from conformance.cells import Cell
 from conformance.contract import Mode
 from conformance.invalid import first_problem
+from conformance.reading import read_plain
 from conformance.verdicts import Stage
 
 SCHEMA_VERSION: Literal[1] = 1
 #: The file that makes a folder a bundle.
 FACTS = "bundle.json"
+#: What the user adds to a command to have the exporter imported that a bundle or a find names: it is code.
+CONSENT = "--trust-subject"
 #: Largest `bundle.json` that is read; a real one has some 10 kB.
 _MOST_BYTES = 4 << 20
 #: Longest name of a folder before the letters that keep it unique; file systems take 255.
@@ -128,9 +132,7 @@ def read_bundle(folder: Path) -> Bundle:
     """
     path = folder / FACTS
     try:
-        if path.is_symlink() or path.stat().st_size > _MOST_BYTES:
-            raise BundleError(f"{path} is no plain file of at most {_MOST_BYTES >> 20} MiB")
-        text = path.read_bytes()
+        text = read_plain(path, _MOST_BYTES, follow=False)
     except OSError as error:
         raise BundleError(f"{folder} is no failure bundle: cannot read {FACTS}: {error.strerror}") from error
     try:

@@ -16,10 +16,17 @@ from conformance.cells import Cell
 from conformance.contract import Mode
 from conformance.invalid import first_problem
 from conformance.matrix import ROOT
+from conformance.reading import json_file, read_plain
 from conformance.variations import Variation
 
 PINS = ROOT / "fixtures" / "variations"
 FINDS = ROOT / "build" / "conformance" / "finds"
+
+#: Largest file that is read; a find has 1 kB.
+_MOST_BYTES = 4 << 20
+
+#: Positions that a find's cache may have; `explore` tries up to 48.
+_LONGEST = 4096
 
 T = TypeVar("T")
 
@@ -33,7 +40,7 @@ class _Varied:
     mode: Mode
     clause: str
     overrides: dict[str, Any]
-    max_cache_len: Annotated[int, Field(ge=1)]
+    max_cache_len: Annotated[int, Field(ge=1, le=_LONGEST)]
 
     @property
     def variation(self) -> Variation:
@@ -117,14 +124,14 @@ def read_pins(architecture: str, directory: Path = PINS) -> tuple[Pinned, ...]:
     Raises:
         ValueError: The file is not what `write_pins` writes.
     """
-    path = directory / f"{architecture}.json"
+    path = json_file(directory, architecture)
     return _read(_PINS, path, "list of pinned variations") if path.exists() else ()
 
 
 def write_pins(architecture: str, pins: Iterable[Pinned], directory: Path = PINS) -> Path:
     """Write the architecture's pinned variations, sorted, so that a change of one is a change of its lines only."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{architecture}.json"
+    path = json_file(directory, architecture)
     ordered = tuple(sorted(pins, key=_place))
     _replace(path, json.dumps(_PINS.dump_python(ordered, mode="json"), indent=2).encode() + b"\n")
     return path
@@ -161,7 +168,7 @@ def _same(path: Path, find: Find) -> bool:
 
 def _read(adapter: TypeAdapter[T], path: Path, kind: str) -> T:
     try:
-        return adapter.validate_json(path.read_bytes())
+        return adapter.validate_json(read_plain(path, _MOST_BYTES))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:

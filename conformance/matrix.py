@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -23,9 +24,11 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from conformance.cells import Cell
+from conformance.printing import one_line
+from conformance.reading import read_plain
 from conformance.records import CellRecord
 from conformance.suggest import unknown
 from conformance.verdicts import Stage
@@ -40,6 +43,14 @@ ANY_MODE = "any"
 
 #: The reason that a command writes and a person replaces; no run accepts it.
 TODO = "TODO"
+
+#: Characters of a sentence about what is wrong, which may quote all of it.
+_SHOWN = 500
+#: Bytes that the file may have; the one of 189 architectures has 70 kB.
+_MOST_BYTES = 4 << 20
+#: Values that it may come to once each alias is written out, and how deep they may be nested. The one of 189
+#: architectures has 8,000, 5 deep; seven lines of aliases to aliases can come to millions.
+_MOST_VALUES, _DEEPEST = 500_000, 20
 
 _CONFIG = ConfigDict(extra="forbid")
 
@@ -193,9 +204,11 @@ def load_matrix(path: Path = MATRIX_PATH) -> Matrix:
         MatrixError: The file is missing, is not YAML, or does not fit the schema; says file, line and key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_plain(path, _MOST_BYTES).decode("utf-8")
     except OSError as error:
         raise MatrixError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise MatrixError(f"{path}: it is no text in UTF-8") from error
     return parsed(text, path)
 
 
@@ -206,20 +219,35 @@ def matrix_digest(path: Path = MATRIX_PATH) -> str:
 
 def parsed(text: str, path: Path = MATRIX_PATH, *, drafted: bool = False) -> Matrix:
     """The matrix that `text`, read from `path`, says; if `drafted`, a reason may be TODO."""
-    try:
-        document = YAML(typ="rt").load(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise MatrixError(f"{path}:{line}: {error.problem}") from error
+    document = _document(text, path)
     if not isinstance(document, CommentedMap):
         raise MatrixError(f"{path}:1: expected a mapping with the keys schema_version and architectures")
     try:
-        return _MATRIX.validate_python(_plain(document), context=TODO if drafted else None)
+        plain = _plain(document)
+    except ValueError as error:
+        raise MatrixError(f"{path}: {error}") from error
+    try:
+        return _MATRIX.validate_python(plain, context=TODO if drafted else None)
     except ValidationError as error:
         # A misspelt key is missing under its right name too: tell the cause first.
         first = min(error.errors(), key=lambda found: found["type"] == "missing")
         keys = [part for part in first["loc"] if isinstance(part, str | int)]
-        raise MatrixError(f"{path}:{_line(document, keys)}: {'.'.join(map(str, keys))}: {_explain(first)}") from error
+        told = one_line(f"{'.'.join(map(str, keys))}: {_explain(first)}", _SHOWN)
+        raise MatrixError(f"{path}:{_line(document, keys)}: {told}") from error
+
+
+def _document(text: str, path: Path) -> Any:
+    """What ruamel.yaml makes of `text`: values with their lines, and nothing of any other class, whatever its tags."""
+    try:
+        return YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise MatrixError(f"{path}:{line}: {one_line(str(error.problem), _SHOWN)}") from error
+    except RecursionError:
+        raise MatrixError(f"{path}: it is nested too deep") from None
+    except (YAMLError, ValueError, TypeError) as error:
+        # Of a character that YAML forbids, and of a scalar that its tag does not fit.
+        raise MatrixError(f"{path}: no YAML: {one_line(str(error), _SHOWN)}") from error
 
 
 def _explain(error: Any) -> str:
@@ -227,7 +255,9 @@ def _explain(error: Any) -> str:
         records = (Matrix, Row, Undecodable, Expectation)
         fields = {name for record in records for name in record.__dataclass_fields__}
         return unknown("key", str(error["loc"][-1]), fields)
-    return f"{error['msg']} (found {error['input']!r})" if error["type"] != "missing" else "this key is missing"
+    if error["type"] == "missing":
+        return "this key is missing"
+    return f"{error['msg']} (found {error['input']!r})"
 
 
 def _line(document: Any, keys: list[str | int]) -> int:
@@ -235,18 +265,33 @@ def _line(document: Any, keys: list[str | int]) -> int:
     line, node = 0, document
     for key in keys:
         if isinstance(node, CommentedMap) and key in node:
-            line = node.lc.key(key)[0]
+            place = node.lc.key(key)
         elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):
-            line = node.lc.item(key)[0]
+            place = node.lc.item(key)
         else:
             break
+        line = place[0] if place else line  # an !!omap does not know its lines
         node = node[key]
     return line + 1
 
 
-def _plain(node: Any) -> Any:
-    if isinstance(node, CommentedMap):
-        return {key: _plain(value) for key, value in node.items()}
-    if isinstance(node, CommentedSeq):
-        return [_plain(value) for value in node]
-    return node
+def _plain(document: Any) -> Any:
+    """Mappings and lists of Python's own, with each alias written out.
+
+    Raises:
+        ValueError: They would be more or deeper than any matrix is.
+    """
+    values = itertools.count(1)
+
+    def plain(node: Any, depth: int) -> Any:
+        if depth > _DEEPEST:
+            raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+        if next(values) > _MOST_VALUES:
+            raise ValueError(f"with its aliases written out, it has more than {_MOST_VALUES} values")
+        if isinstance(node, CommentedMap):
+            return {key: plain(value, depth + 1) for key, value in node.items()}
+        if isinstance(node, CommentedSeq):
+            return [plain(value, depth + 1) for value in node]
+        return node
+
+    return plain(document, 0)

@@ -14,10 +14,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from conformance.matrix import ROOT
+from conformance.reading import json_file, read_plain
 from conformance.shrinking import shrunk
 from conformance.suggest import unknown
 
 CONFIGS = ROOT / "fixtures" / "configs"
+#: Largest fixture that is read; they have 1 kB.
+_MOST_BYTES = 4 << 20
 
 #: Rows per call of every fixture program.
 BATCH_SIZE = 1
@@ -31,6 +34,9 @@ MATRIX_GAIN = 1.0
 VECTOR_NOISE = 0.25
 #: Keys that every config takes and none declares.
 _CONFIG_KEYS = {"model_type", "per_layer_config"}
+#: Keys by which a config can have Transformers fetch or import code: a kernel from the hub, a model's own module.
+_CODE_KEYS = frozenset({"auto_map", "kernel_config", "name_or_path", "quantization_config", "use_kernels"})
+_CODE_SUFFIXES = ("_implementation", "_implementation_internal")
 
 
 def fixture_config(architecture: str, directory: Path = CONFIGS) -> PreTrainedConfig:
@@ -49,7 +55,7 @@ def fixture_config(architecture: str, directory: Path = CONFIGS) -> PreTrainedCo
 
 def has_fixture(architecture: str, directory: Path = CONFIGS) -> bool:
     """Whether there is a fixture for this architecture."""
-    return (directory / f"{architecture}.json").is_file()
+    return json_file(directory, architecture).is_file()
 
 
 def config_values(architecture: str) -> dict[str, Any]:
@@ -89,6 +95,17 @@ def cache_length(model: PreTrainedModel) -> int:
     return int(model.generation_config.cache_config["max_cache_len"])
 
 
+def code_keys(values: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of a config, or of a config within it, by which Transformers would fetch or import code."""
+    for key, value in values.items():
+        if key.lstrip("_") in _CODE_KEYS or key.endswith(_CODE_SUFFIXES):
+            yield key
+        parts = value if isinstance(value, list) else [value]
+        for part in parts:
+            if isinstance(part, dict):
+                yield from code_keys(part)
+
+
 def fill_weights(model: PreTrainedModel) -> None:
     """Overwrite every weight and saved buffer with values of a healthy scale, the same on every machine and run.
 
@@ -121,8 +138,13 @@ def _stray_keys(config: PreTrainedConfig, values: Mapping[str, Any]) -> Iterator
 
 
 def _values(architecture: str, directory: Path) -> dict[str, Any]:
-    path = directory / f"{architecture}.json"
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    path = json_file(directory, architecture)
+    try:
+        values = json.loads(read_plain(path, _MOST_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected an object with the keys of a config")
     if values.get("model_type") != architecture:
         raise ValueError(f"{path}: model_type is {values.get('model_type')!r}, not {architecture!r}")
     return values

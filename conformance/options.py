@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +204,7 @@ def read_options(config: pytest.Config) -> Options:
         selection=selection,
         examples=get("--examples") or _usual_examples(tier),
         seed=_seed(get("--hypothesis-seed", None)),
-        record=config.rootpath / get("--record"),
+        record=_record(config.rootpath, get("--record")),
         resume=get("--resume"),
         since=config.rootpath / get("--since") if get("--since") else None,
         limits=None if in_process else Limits(get("--time-limit"), get("--memory-limit")),
@@ -240,8 +241,8 @@ def _size(text: str) -> int:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0 and below 1000000000")
     return int(text)
 
 
@@ -262,9 +263,18 @@ def _share(architectures: tuple[str, ...], shard: str) -> tuple[str, ...]:
 
 def _seed(given: str | int | None) -> int | None:
     """Hypothesis takes any text for a seed; a record holds a number."""
-    if given is None or str(given).isdigit():
-        return None if given is None else int(given)
-    raise pytest.UsageError(f"--hypothesis-seed: {str(given)!r} is not a whole number")
+    if given is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,40}", str(given)):
+        return int(given)
+    raise pytest.UsageError(f"--hypothesis-seed: {str(given)!r} is not a whole number of up to 40 digits")
+
+
+def _record(directory: Path, name: str) -> Path:
+    path = directory / name
+    if not name or "\0" in name or path.is_dir():
+        raise pytest.UsageError(f"--record: {name!r} cannot be a file")
+    return path
 
 
 def split_names(text: str | None) -> list[str]:

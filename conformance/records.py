@@ -14,10 +14,13 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from conformance.reading import read_plain
 from conformance.verdicts import Stage, Verdict
 
 SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).parent / "run.schema.json"
+#: Largest record that is read. One of all architectures on one backend has 5 MiB.
+_MOST_BYTES = 256 << 20
 
 #: Stands behind a commit where the checkout held changes that were not committed, as `git describe` has it.
 DIRTY = "-dirty"
@@ -151,8 +154,13 @@ def run_schema() -> dict[str, Any]:
 
 
 def load_run(path: Path) -> RunRecord:
-    """Read a run back; raises `pydantic.ValidationError` if it is not one."""
-    return _RUN.validate_json(path.read_bytes())
+    """Read a run back.
+
+    Raises:
+        OSError: It cannot be read, or is larger than any run.
+        pydantic.ValidationError: It is no run.
+    """
+    return _RUN.validate_json(read_plain(path, _MOST_BYTES))
 
 
 def cell_to_json(cell: CellRecord) -> dict[str, Any]:

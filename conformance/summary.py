@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conformance.bundles import CONSENT
 from conformance.cells import Cell
 from conformance.matrix import ROOT
 from conformance.options import DEFAULT_RECORD
@@ -146,7 +147,9 @@ def _causes(records: Iterable[CellRecord]) -> list[str]:
         if first.replay not in lines[1]:
             lines.append(f"  replay    {first.replay}")
         if first.bundle:
-            lines.append(f"  bundle    {first.bundle}: `python -m conformance replay {first.bundle}`")
+            # Whoever ran an exporter of their own trusts it.
+            trust = f" {CONSENT}" if first.subject and ":" in first.subject else ""
+            lines.append(f"  bundle    {first.bundle}: `python -m conformance replay {first.bundle}{trust}`")
         if len(alike) > 1:
             others = [record.id for record in alike[1 : 1 + _SHOWN]]
             more = f" and {len(alike) - 1 - _SHOWN} more" if len(alike) - 1 > _SHOWN else ""

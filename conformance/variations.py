@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from conformance.models import MAX_CACHE_LEN, build_model, config_values
+from conformance.models import MAX_CACHE_LEN, build_model, code_keys, config_values
 from conformance.verdicts import Stage, at
 
 Changes = Mapping[str, Any]
@@ -96,6 +96,8 @@ class Variation:
 def build(architecture: str, variation: Variation) -> PreTrainedModel:
     """The variation's model."""
     with at(Stage.BUILD):
+        for key in code_keys(variation.overrides):
+            raise ValueError(f"the key {key!r} is not varied: a model can load code by it")
         config = AutoConfig.for_model(**_varied(config_values(architecture), variation.overrides))
         return build_model(config, variation.max_cache_len)
 

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conformance.printing import one_line
 from report.errors import ReportError
-from report.text import one_line, plural
+from report.text import plural
 
 if TYPE_CHECKING:
     from report.compare import Margins

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from conformance.printing import one_line, shown
 from conformance.records import CellRecord, RunRecord
 from conformance.verdicts import ACCEPTABLE, Verdict
 from report.compare import Comparison, Measured
 from report.grouping import grouped, grouped_cells, unrun
 from report.model import Variant
-from report.names import shown
 from report.summary import ROWS, headline
-from report.text import one_line, plural
+from report.text import plural
 
 
 @dataclass(frozen=True, slots=True)

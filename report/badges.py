@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from conformance.printing import shown
 from conformance.verdicts import Verdict
 from report.model import Standing
-from report.names import shown
 
 _COLOURS = {
     None: "lightgrey",

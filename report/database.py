@@ -12,8 +12,8 @@ from pathlib import Path
 
 import duckdb
 
+from conformance.printing import one_line
 from report.errors import ReportError
-from report.text import one_line
 
 #: Enough for any record; DuckDB's own limit of 16 MiB would be 30000 cells.
 _LARGEST = 1 << 24

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from conformance.printing import one_line
 from conformance.records import UNREACHED, CellRecord, RunRecord
 from conformance.verdicts import Verdict
 from report.compare import Change, Comparison, Difference, Measured
@@ -13,7 +14,7 @@ from report.grouping import DifferenceGroup, grouped, unrun
 from report.loading import when
 from report.names import commit
 from report.summary import ROWS
-from report.text import one_line, plural
+from report.text import plural
 from report.timeline import versions
 
 #: The verdicts that say something of the subject, and not only that it could not be looked at.

@@ -29,13 +29,6 @@ def slug(*names: str) -> str:
     return f"{readable}~{digest}"
 
 
-def shown(text: str) -> str:
-    """`text` without control characters or marks that change the direction of reading; lines stay."""
-    if text.isprintable():  # nearly all of it, and ten times as fast
-        return text
-    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
 @dataclass(frozen=True, slots=True)
 class Commit:
     """A commit to show: short, whole, and whether the checkout held changes on top of it."""

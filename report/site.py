@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from conformance.matrix import Matrix
+from conformance.printing import shown
 from conformance.records import RunRecord
 from conformance.verdicts import Stage, Verdict
 from report import badges, documents, plots, views
@@ -25,7 +26,7 @@ from report.errors import ReportError
 from report.grouping import groups, unrun
 from report.loading import when
 from report.model import GLYPHS, SHORT_GLYPH, Standing, Variant, columns, count, standing, told, variant_of, variants
-from report.names import commit, plain_link, shown, slug
+from report.names import commit, plain_link, slug
 from report.timeline import History, versions
 
 _HERE = Path(__file__).parent

@@ -15,12 +15,13 @@ import jsonschema
 import referencing
 import referencing.exceptions
 
+from conformance.printing import one_line
 from conformance.records import run_schema
 from report.bundles import sound_archive
 from report.errors import ReportError
 from report.loading import load
 from report.site import MANIFEST
-from report.text import one_line, plural
+from report.text import plural
 
 #: Elements that fetch, and the attribute that says what; a link to follow fetches nothing by itself.
 _FETCHING = {

@@ -43,9 +43,13 @@ def export(subject: Subject, model: PreTrainedModel, mode: Mode) -> ExportedProg
     subject.require(mode)
     with at(Stage.EXPORT):
         if mode is Mode.DECODE:
-            return subject.export(model, *example_inputs(1))
-        shapes = _dynamic_shapes(cache_length(model))
-        return subject.export(model, *example_inputs(_DYNAMIC_EXAMPLE_LENGTH), dynamic_shapes=shapes)
+            program: Any = subject.export(model, *example_inputs(1))
+        else:
+            shapes = _dynamic_shapes(cache_length(model))
+            program = subject.export(model, *example_inputs(_DYNAMIC_EXAMPLE_LENGTH), dynamic_shapes=shapes)
+        if not isinstance(program, ExportedProgram):
+            raise TypeError(f"the exporter returned {type(program).__name__}, not an ExportedProgram")
+        return program
 
 
 def requantise(

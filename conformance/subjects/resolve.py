@@ -12,10 +12,14 @@ from typing import Any
 from torch.export import ExportedProgram
 
 from conformance.contract import Mode
+from conformance.printing import one_line
 from conformance.sessions import BufferDriver, Driver
 from conformance.subjects import KNOWN
 from conformance.suggest import unknown
 from conformance.verdicts import NotApplicableError
+
+#: Characters shown of what a module raised.
+_SHOWN = 300
 
 ExportFunction = Callable[..., ExportedProgram]
 
@@ -64,10 +68,13 @@ def resolve(name: str) -> Subject:
     module_name, colon, attribute = target.partition(":")
     if not colon:
         raise UnknownSubjectError(f"{unknown('subject', name, KNOWN)}, or write package.module:callable")
+    if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
+        raise UnknownSubjectError(f"no subject {name!r}: it has to read package.module:callable")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UnknownSubjectError(f"no subject {name!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
+        kind = "" if isinstance(error, ImportError) else f"importing it failed: {type(error).__name__}: "
+        raise UnknownSubjectError(f"no subject {name!r}: {kind}{one_line(str(error), _SHOWN)}") from error
     export: Any = getattr(module, attribute, None)
     if isinstance(export, Subject):
         return dataclasses.replace(export, name=name)

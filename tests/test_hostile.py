@@ -1,0 +1,486 @@
+"""What a stranger may have written: refused in one sentence, or used as data; never run, never followed elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from conformance import baselines, options
+from conformance.__main__ import main
+from conformance.bundles import CONSENT, FACTS, Bundle, BundleError, read_bundle, write_bundle
+from conformance.contract import Mode
+from conformance.expectations import updated_matrix
+from conformance.isolation import Limits
+from conformance.matrix import MatrixError, load_matrix
+from conformance.models import CONFIGS, config_values, fixture_config
+from conformance.options import add_options, read_options
+from conformance.printing import one_line
+from conformance.reading import json_file, read_plain
+from conformance.records import RunRecord
+from conformance.replaying import Outcome, announcement, replay, replay_within
+from conformance.status import status_page
+from conformance.subjects.resolve import UnknownSubjectError, resolve
+from tests.report.samples import HOSTILE, partition, runs
+from tests.report.samples import cell as recorded
+from tests.report.samples import run as run_of
+
+_MATRIX = """\
+schema_version: 1
+architectures:
+  llama:
+    tier: smoke
+    caches: [full_attention]
+    exercises: grouped-query attention
+    expect:
+      - &known
+        clauses: [PAR-1]
+        backends: [xnnpack]
+        modes: [decode]
+        subject: any
+        stage: execute
+        signature: execute:logits-differ
+        reason: a reason that is long enough
+        at_most: 1.5e-3
+        when: {executorch: "<=1.5.1"}
+      - *known
+"""
+_FUZZED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def _is_one_sentence(told: str) -> bool:
+    return bool(told) and told.isprintable() and len(told) < 2000
+
+
+# Files
+
+
+def test_only_ordinary_files_of_their_size_are_read(tmp_path: Path) -> None:
+    plain, link, pipe = tmp_path / "plain", tmp_path / "link", tmp_path / "pipe"
+    plain.write_bytes(b"12345678")
+    link.symlink_to(plain)
+    os.mkfifo(pipe)
+    assert read_plain(plain, 8) == read_plain(link, 8) == b"12345678"
+    for path, most, follow in ((plain, 7, True), (pipe, 8, True), (tmp_path, 8, True), (link, 8, False)):
+        with pytest.raises(OSError, match=r"larger|ordinary|directory|symbolic"):
+            read_plain(path, most, follow=follow)
+    with pytest.raises(OSError, match="no ordinary file"):
+        read_plain(Path("/dev/zero"), 8)
+
+
+@pytest.mark.parametrize("name", ["../llama", "/etc/passwd", "a/b", "..", "", "a\0b", "a\nb", "x" * 200])
+def test_no_name_of_an_architecture_leads_elsewhere(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be the name of an architecture"):
+        json_file(tmp_path, name)
+
+
+def test_each_known_architecture_can_be_named(tmp_path: Path) -> None:
+    for name in load_matrix().architectures:
+        assert json_file(tmp_path, name).parent == tmp_path
+
+
+# The matrix and fixtures
+
+
+def _refused(tmp_path: Path, content: bytes) -> str | None:
+    path = tmp_path / "models_matrix.yaml"
+    path.write_bytes(content)
+    try:
+        load_matrix(path)
+    except MatrixError as error:
+        return str(error).removeprefix(str(path))
+    return None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: &a [" + "x," * 9 + "]\n" + "".join(f"b{n}: &b{n} [{'*a,' * 9}]\n" for n in range(1)), "no key"),
+        ("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9}]\n" for n in range(1, 12)), "more than 500000"),
+        ("schema_version: 1\narchitectures: &all {llama: *all}\n", "architectures.llama"),
+        ("a: " + "[" * 25 + "]" * 25, "nested deeper"),
+        ("[" * 1000, "nested too deep"),
+        ("schema_version: !!python/object/apply:os.mkdir [made]\narchitectures: {}\n", "schema_version"),
+        ("schema_version: !!python/name:os.system ''\narchitectures: {}\n", "schema_version"),
+        ("schema_version: !!int many\narchitectures: {}\n", "no YAML"),
+        ("schema_version: 2026-99-99\narchitectures: {}\n", "no YAML"),
+        ("schema_version: " + "9" * 5000 + "\narchitectures: {}\n", "no YAML"),
+        ("schema_version: 1\narchitectures: !!omap [a: 1]\n", "architectures.a"),
+        ("schema_version: 1\n\a", "no YAML"),
+        ('schema_version: 1\n"\\e[31m": 1\n', "no key"),
+        ("schema_version: 1\narchitectures: \udc80", "no text in UTF-8"),
+        ("#" * (5 << 20), "larger than 4 MiB"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else None,
+)
+def test_a_hostile_matrix_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    refusal = _refused(tmp_path, text.encode(errors="surrogateescape"))
+    assert refusal
+    assert told in refusal
+    assert _is_one_sentence(refusal)
+    assert os.listdir(tmp_path) == ["models_matrix.yaml"]
+
+
+_yaml = st.sampled_from(
+    ["&a ", "*a", "*known", "!!set ", "!!omap ", "!!binary ", "!x ", "<<: *known", "- ", "? ", ": ", "[", "]", "{", "}",
+     "|\n", ">-\n", "---\n", "...\n", "%TAG ! x\n", "\t", "  ", "\n", "#", "'", '"', ".nan", "1e999", "0x", "null", "~",
+     "2026-11-27", "\x00", "\u2028", "\ud7ff", "TODO", "any"]
+) | st.text(max_size=5)  # fmt: skip
+
+
+@_FUZZED
+@given(st.integers(0, len(_MATRIX)), st.integers(0, 40), st.lists(_yaml, max_size=4))
+def test_a_damaged_matrix_is_read_or_refused(tmp_path: Path, at: int, gone: int, put: list[str]) -> None:
+    text = _MATRIX[:at] + "".join(put) + _MATRIX[at + gone :]
+    refusal = _refused(tmp_path, text.encode(errors="replace"))
+    assert refusal is None or _is_one_sentence(refusal)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("{", "is no JSON"), ("[1]", "expected an object"), ("[" * 100_000, "is no JSON"), ('{"model_type": 7}', "7")],
+)
+def test_a_damaged_fixture_is_refused(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "llama.json").write_text(content)
+    with pytest.raises(ValueError, match=told):
+        fixture_config("llama", tmp_path)
+
+
+# Run records
+
+
+def _said(command: list[str], capture: pytest.CaptureFixture[str]) -> str:
+    """What a command refuses its input with."""
+    capture.readouterr()
+    code = main(command)
+    out, err = capture.readouterr()
+    assert (code, out) == (1, ""), (code, out, err)
+    assert err.startswith("error: ")
+    assert _is_one_sentence(err[:-1]), err
+    return err
+
+
+@pytest.mark.parametrize("command", ["status", "update-expectations", "update-partitions"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("{", "is no run record"), ("[" * 100_000, "is no run record"), ('{"\\u001b[31m": 1}', "is no run record")],
+)
+def test_what_is_no_record_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, content: str, told: str
+) -> None:
+    (tmp_path / "run.json").write_text(content)
+    assert told in _said([command, str(tmp_path / "run.json")], capsys)
+    assert "ordinary" in _said([command, "/dev/zero"], capsys)
+
+
+@_FUZZED
+@given(runs)
+def test_whatever_a_record_says_is_data(tmp_path: Path, run: RunRecord) -> None:
+    for use in (
+        lambda: status_page([run]),
+        lambda: updated_matrix(_MATRIX, run),
+        lambda: list(baselines.updated(run, tmp_path / "partitions")),
+    ):
+        with contextlib.suppress(ValueError):  # which is what a command shows in one line
+            use()
+    outside = [path for path in tmp_path.iterdir() if path.name != "partitions"]
+    assert not outside
+
+
+def test_no_architecture_of_a_record_is_written_elsewhere(tmp_path: Path) -> None:
+    made = partition({"aten.linear.default": 1}, {})
+    hostile = run_of(recorded("LOW-1", architecture="../../llama", partition=made))
+    with pytest.raises(ValueError, match="cannot be the name of an architecture"):
+        list(baselines.updated(hostile, tmp_path / "a" / "b"))
+    unsaid = run_of(recorded("LOW-1", partition=made))
+    unsaid = dataclasses.replace(unsaid, environment=dataclasses.replace(unsaid.environment, packages={}))
+    with pytest.raises(ValueError, match="which version of executorch"):
+        list(baselines.updated(unsaid, tmp_path / "a" / "b"))
+    assert not list(tmp_path.iterdir())
+
+
+# Bundles
+
+
+def _bundle(**changes: Any) -> Bundle:
+    facts: dict[str, Any] = {
+        "schema_version": 1,
+        "architecture": "llama",
+        "subject": "reference",
+        "backend": "exported",
+        "mode": Mode.DECODE,
+        "clause": "EXP-1",
+        "stage": None,
+        "signature": "export:x",
+        "message": "it failed",
+        "versions": {"torch": "0"},
+        "config": config_values("llama"),
+        "max_cache_len": 32,
+        "calls": None,
+        "examples": 1,
+        "tolerance": 1e-5,
+        "logits_scale": None,
+    }
+    return Bundle(**{**facts, **changes})
+
+
+@pytest.fixture
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module that can be imported, and writes a file when it is."""
+    sprung = tmp_path / "sprung"
+    (tmp_path / "trap_to_import.py").write_text(f"open({str(sprung)!r}, 'w').close()\ndef export(*a, **k): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return sprung
+
+
+def test_no_exporter_of_a_bundle_is_imported_unasked(trap: Path) -> None:
+    bundle = _bundle(subject="trap_to_import:export")
+    assert "exporter  trap_to_import:export, code that is imported from here" in announcement(bundle)
+    done = replay(bundle, None)
+    assert done.outcome is Outcome.CANNOT_RUN
+    assert f"add {CONSENT}" in done.told
+    assert not trap.exists()
+    assert replay(bundle, None, trusted=True).outcome is Outcome.STILL_FAILING
+    assert trap.exists()
+
+
+@pytest.mark.parametrize("command", ["replay", "locate"])
+def test_the_command_asks_for_consent(
+    tmp_path: Path, trap: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    folder = write_bundle(tmp_path / "bundles", _bundle(subject="trap_to_import:export"), {})
+    assert main([command, str(folder)]) == 2
+    out, _ = capsys.readouterr()
+    assert out.index("replaying llama/trap_to_import:export/exported/decode/EXP-1") < out.index("CANNOT RUN: ")
+    assert f"add {CONSENT}" in out
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"auto_map": {"AutoModelForCausalLM": "evil--model.Evil"}},
+        {"attn_implementation": "evil/kernels"},
+        {"_attn_implementation": "kernels-community/flash-attn"},
+        {"text_config": {"experts_implementation": "evil/kernels"}},
+        {"parts": [{"_name_or_path": "evil/model"}]},
+    ],
+)
+def test_no_config_of_a_bundle_loads_code(config: dict[str, Any]) -> None:
+    done = replay(_bundle(config={**config_values("llama"), **config}), None)
+    assert done.outcome is Outcome.CANNOT_RUN
+    assert "by which a model can load code" in done.told
+
+
+def test_no_fixture_has_a_key_that_loads_code() -> None:
+    from conformance.models import code_keys
+
+    assert not [path.stem for path in CONFIGS.glob("*.json") if list(code_keys(config_values(path.stem)))]
+
+
+@pytest.mark.parametrize(
+    ("config", "limits", "told"),
+    [
+        ({"hidden_size": 1 << 15, "intermediate_size": 1 << 15}, Limits(60, 1200), "over its limit of 1200 MiB"),
+        ({"num_hidden_layers": 10**9}, Limits(2, 6000), "was over the 2 s"),
+    ],
+)
+def test_a_model_beyond_all_measure_is_not_waited_for(config: dict[str, Any], limits: Limits, told: str) -> None:
+    done = replay_within(limits, _bundle(config={**config_values("llama"), **config}), None)
+    assert done.outcome is Outcome.CANNOT_RUN
+    assert told in done.told
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_a_bundle_says_is_only_text(name: str) -> None:
+    bundle = _bundle(architecture=name, clause=f"\x1b]0;{name}\a", versions={"\x1b[31m": name})
+    done = replay(bundle, None)
+    assert done.outcome is Outcome.CANNOT_RUN
+    for told in (announcement(bundle), done.told):
+        assert all(char.isprintable() or char == "\n" for char in told)
+
+
+def test_a_bundle_is_an_ordinary_file_in_its_folder(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.json"
+    elsewhere.write_bytes((write_bundle(tmp_path / "bundles", _bundle(), {}) / FACTS).read_bytes())
+    for number, put in enumerate((lambda path: path.symlink_to(elsewhere), os.mkfifo, Path.mkdir)):
+        folder = tmp_path / f"bundle-{number}"
+        folder.mkdir()
+        cast(Callable[[Path], None], put)(folder / FACTS)
+        with pytest.raises(BundleError, match="cannot read"):
+            read_bundle(folder)
+
+
+# Finds
+
+
+def _find(path: Path, **changes: object) -> Path:
+    facts = {
+        "schema_version": 1,
+        "architecture": "llama",
+        "subject": "reference",
+        "backend": "exported",
+        "mode": "decode",
+        "clause": "EXP-1",
+        "overrides": {},
+        "max_cache_len": 32,
+        "signature": "x",
+        "message": "x",
+        "versions": {},
+        "seed": 1,
+    }
+    path.write_text(json.dumps({**facts, **changes}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"architecture": "../../llama"}, "no architecture"),
+        ({"backend": "quantum"}, "no backend"),
+        ({"clause": "PAR-99"}, "no checked clause"),
+        ({"subject": "trap_to_import:export"}, "add --trust-subject"),
+        ({"max_cache_len": 10**12}, "is no find"),
+        ({"stray": 1}, "is no find"),
+    ],
+)
+def test_a_hostile_find_is_not_pinned(
+    tmp_path: Path, trap: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], told: str
+) -> None:
+    assert told in _said(["pin", str(_find(tmp_path / "find.json", **changes))], capsys)
+    assert not trap.exists()
+
+
+# Command lines
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a:b:c", ":x", ".a:b", "a.:b", "os:", "tests:faulty.x", "tests.fault\x1by:x", "é è:x", "-:-", "a" * 5000 + ":x"],
+)
+def test_a_name_that_is_no_subject_is_refused(name: str) -> None:
+    with pytest.raises(UnknownSubjectError) as caught:
+        resolve(name)
+    assert _is_one_sentence(one_line(str(caught.value)))
+
+
+@pytest.mark.parametrize(
+    "body", ["raise SystemExit(0)", "1 / 0", "def :", "raise RuntimeError('a\\nb')", "import nobody"]
+)
+def test_a_subject_that_cannot_be_imported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    name = f"broken_{random.Random(body).randrange(10**9)}"
+    (tmp_path / f"{name}.py").write_text(body)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UnknownSubjectError) as caught:
+        resolve(f"{name}:export")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix is read and checked once: for each of many command lines, it would take half a second."""
+    known = load_matrix()
+    monkeypatch.setattr(options, "load_matrix", lambda: known)
+    monkeypatch.setattr(options, "_check_expectations", lambda _: None)
+
+
+class _Parser:
+    """As much of pytest's parser as the suite's options need."""
+
+    def __init__(self) -> None:
+        self.plain = argparse.ArgumentParser(prog="pytest", exit_on_error=False)
+        self.addoption = self.plain.add_argument
+
+    def getgroup(self, *_: str) -> _Parser:
+        return self
+
+
+def _options(directory: Path, *arguments: str) -> None:
+    """Read these options as a run does.
+
+    Raises:
+        pytest.UsageError: One of them is wrong.
+    """
+    parser = _Parser()
+    add_options(cast(pytest.Parser, parser))
+    parser.addoption("--hypothesis-seed")
+    try:
+        given = vars(parser.plain.parse_args(arguments))
+    except argparse.ArgumentError as error:
+        raise pytest.UsageError(str(error)) from error
+
+    def getoption(name: str, default: object = None) -> object:
+        return given.get(name.lstrip("-").replace("-", "_"), default)
+
+    read_options(cast(pytest.Config, SimpleNamespace(getoption=getoption, rootpath=directory)))
+
+
+_NAMES = ("arch", "subject", "backend", "mode", "clause", "tier", "examples", "time-limit", "memory-limit", "record",
+          "store", "store-limit", "bundles", "hypothesis-seed")  # fmt: skip
+_values = st.sampled_from(
+    (*HOSTILE, "", " ", ",", ",,", "-1", "0", "²", "1_0", "1e3", "9" * 30, "9" * 5000, "nan", "\0", "all,", "llama,",
+     ".", "..", "/", "reference,reference", "a:b", "xnnpack,exported")
+) | st.text(max_size=12)  # fmt: skip
+
+
+@pytest.mark.usefixtures("quick")
+@_FUZZED
+@given(st.lists(st.tuples(st.sampled_from(_NAMES), _values), min_size=1, max_size=3))
+@example([("record", "")])
+@example([("record", "\0")])
+@example([("hypothesis-seed", "²")])
+@example([("time-limit", "9" * 400)])
+def test_any_options_are_taken_or_refused(tmp_path: Path, chosen: list[tuple[str, str]]) -> None:
+    with contextlib.suppress(pytest.UsageError):  # any other error would fail the test
+        _options(tmp_path, *(f"--{name}={value}" for name, value in chosen))
+
+
+@pytest.mark.parametrize("arguments", [["--record", ""], ["--record", "."], ["--hypothesis-seed", "²"]])
+def test_these_options_are_refused(tmp_path: Path, arguments: list[str]) -> None:
+    with pytest.raises(pytest.UsageError, match=arguments[0]):
+        _options(tmp_path, *arguments)
+
+
+@_FUZZED
+@given(
+    st.sampled_from(
+        [
+            "status",
+            "update-expectations",
+            "update-partitions",
+            "replay",
+            "locate",
+            "pin",
+            "partition",
+            "explore",
+            "new-architecture",
+            "schema",
+            "",
+        ]
+    ),
+    st.lists(_values.filter(lambda value: "llama" not in value), max_size=3),
+)
+def test_any_command_line_is_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, rest: list[str]
+) -> None:
+    try:
+        code = main([command, "--", *rest] if rest else [command])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    assert code == 0 if command == "schema" and not rest else code in (1, 2)
