@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from conformance.matrix import ROOT
+from conformance.reference.transformers_api import PreTrainedConfig, declared_keys
 from conformance.shrinking import shrunk
 from conformance.suggest import unknown
 
@@ -111,7 +111,7 @@ def fill_weights(model: PreTrainedModel) -> None:
 def _stray_keys(config: PreTrainedConfig, values: Mapping[str, Any]) -> Iterator[str]:
     """A sentence for each key that the config class does not know."""
     kind = type(config)
-    known = {field.name for field in dataclasses.fields(kind)} | set(kind.attribute_map) | _CONFIG_KEYS
+    known = declared_keys(kind) | set(kind.attribute_map) | _CONFIG_KEYS
     with contextlib.suppress(Exception):  # some config classes refuse their own defaults, in ways of their own
         known |= set(vars(kind()))
     for key in values:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from conformance.reference.activations import exact_activations
 from conformance.reference.experts import EXPERTS_BY_SLOT, register_experts_by_slot
+from conformance.reference.transformers_api import experts_by_part, lets_choose_experts
 
 
 @contextmanager
@@ -38,10 +39,8 @@ def ready_to_trace(model: PreTrainedModel) -> Iterator[None]:
 
 def _experts_implementation(model: PreTrainedModel) -> dict[str, str | None] | None:
     """The model's experts implementation by sub-config, or None where the model has no choice of one."""
-    can_set = any(
-        isinstance(module, PreTrainedModel) and module._can_set_experts_implementation() for module in model.modules()
-    )
-    return model.get_experts_implementation() if can_set else None
+    can_set = any(isinstance(module, PreTrainedModel) and lets_choose_experts(module) for module in model.modules())
+    return experts_by_part(model) if can_set else None
 
 
 def _restore(training: list[tuple[nn.Module, bool]]) -> None:
