@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from transformers import PreTrainedModel, cache_utils
+import torch
+from transformers import PreTrainedModel, cache_utils, masking_utils
 
 try:
     from transformers import PreTrainedConfig
@@ -38,6 +40,7 @@ __all__ = [
     "register_experts",
     "sums_up",
     "takes_cache_position",
+    "traceable_masks",
 ]
 
 #: Attributes in which layers keep what sums up the past.
@@ -123,6 +126,35 @@ def mark_mid_sequence(layers: Iterable[Any]) -> None:
 def can_scan(cache: object) -> bool:
     """Whether the cache hands out recurrent states by a method, as models ask for them from 5.22 on."""
     return hasattr(cache, "get_recurrent_state")
+
+
+@contextmanager
+def traceable_masks() -> Iterator[None]:
+    """Let attention masks be traced by broadcasting their indices, as 5.10 does itself; on leaving, as they were.
+
+    4.57 calls `torch.vmap`, whose tensors `torch.export` (torch 2.13) leaves behind in programs with a dynamic length:
+    each call of one then fails with "your tensor may have escaped from inside a function being vmapped".
+    """
+    name = "_vmap_for_bhqkv"
+    kept = getattr(masking_utils, name, None)
+    if kept is None:
+        yield
+        return
+    setattr(masking_utils, name, _broadcast)
+    try:
+        yield
+    finally:
+        setattr(masking_utils, name, kept)
+
+
+def _broadcast(mask_function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A function of rank-1 indices [batch], [heads], [queries], [keys] to the mask, bool, with all four dimensions."""
+
+    def mask(*indices: torch.Tensor) -> torch.Tensor:
+        apart = torch.meshgrid(*indices, indexing="ij")
+        return mask_function(*apart)
+
+    return mask
 
 
 def lets_choose_experts(model: PreTrainedModel) -> bool:
