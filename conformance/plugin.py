@@ -7,7 +7,7 @@ import datetime
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -251,14 +251,14 @@ class ConformancePlugin:
         selection = self.options.selection
         seed = "derandomised" if self.options.seed is None else f"seed {self.options.seed}"
         found = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        rest = len(selection.architectures) - _SHOWN
-        more = f" and {rest} more" if rest > 0 else ""
+        absent = f"conformance: not in transformers {self.versions.get('transformers')}, so not judged: "
         resumed = [f"conformance: going on with a run of {self.started}; {len(self.done)} cells are done"]
         return [
             *(resumed if self.done else []),
             f"conformance: {', '.join(selection.subjects)}; {found}",
-            f"conformance: {len(self.plan)} cells of {', '.join(selection.architectures[:_SHOWN])}{more}; "
+            f"conformance: {len(self.plan)} cells of {_first(selection.architectures)}; "
             f"{self.options.examples} examples a parity cell, {seed}; record {self.options.record}",
+            *([absent + _first(self.options.absent)] if self.options.absent else []),
         ]
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -448,6 +448,12 @@ class ConformancePlugin:
             seed=self.options.seed,
             commit=self.commit,
         )
+
+
+def _first(architectures: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    rest = len(architectures) - _SHOWN
+    return f"{', '.join(architectures[:_SHOWN])}{f' and {rest} more' if rest > 0 else ''}"
 
 
 def _properties(record: CellRecord) -> list[tuple[str, object]]:

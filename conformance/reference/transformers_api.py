@@ -191,6 +191,6 @@ def declared_keys(kind: type[PreTrainedConfig]) -> set[str]:
     """
     if dataclasses.is_dataclass(kind):
         return {field.name for field in dataclasses.fields(kind)}
-    initialisers = [vars(part)["__init__"] for part in kind.__mro__ if "__init__" in vars(part)]
+    initialisers = [vars(part)["__init__"] for part in kind.__mro__[:-1] if "__init__" in vars(part)]
     taken = (parameter for init in initialisers for parameter in inspect.signature(init).parameters.values())
     return {parameter.name for parameter in taken if parameter.kind is not inspect.Parameter.VAR_KEYWORD} - {"self"}
