@@ -33,17 +33,21 @@ VECTOR_NOISE = 0.25
 _CONFIG_KEYS = {"model_type", "per_layer_config"}
 
 
+class UnknownKeyError(ValueError):
+    """A fixture has a key that its config class does not know, and would keep and ignore; says which."""
+
+
 def fixture_config(architecture: str, directory: Path = CONFIGS) -> PreTrainedConfig:
     """The architecture's tiny config, through Transformers' own config class.
 
     Raises:
-        ValueError: A key that the config class does not know, which it would keep and ignore.
+        UnknownKeyError: A typo, or a key that the installed Transformers does not have yet or any more.
     """
     values = _values(architecture, directory)
     config = AutoConfig.for_model(**values)
     stray = list(_stray_keys(config, values))
     if stray:
-        raise ValueError(f"{directory / architecture}.json: {', '.join(stray)}")
+        raise UnknownKeyError(f"{architecture}.json: {', '.join(stray)}")
     return config
 
 

@@ -190,7 +190,7 @@ class ConformancePlugin:
             caches=row.caches if row else None,
         )
         request.node.stash[_CASE] = case
-        if row and row.undecodable:
+        if row and row.undecodable and row.undecodable.applies_to(self.versions):
             require_undecodable(case, row.undecodable)
         return case
 

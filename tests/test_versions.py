@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedModel, StaticCache, cache_utils, masking_utils
 
-from conformance.matrix import Tier, load_matrix
+from conformance.matrix import Tier, load_matrix, parsed
 from conformance.models import build_model, fixture_config
 from conformance.options import chosen_architectures
+from conformance.pipeline.stages import build
 from conformance.reference import transformers_api as api
+from conformance.verdicts import ClauseViolationError
 
 
 class _Forward:
@@ -163,3 +166,22 @@ def test_rows_that_transformers_lacks_are_not_judged_and_told() -> None:
 def test_a_row_that_transformers_lacks_cannot_be_asked_for() -> None:
     with pytest.raises(pytest.UsageError, match=r"not in transformers 5.*, which is installed: mistral"):
         chosen_architectures(load_matrix(), Tier.CORE, "llama,mistral", ("llama",))
+
+
+def test_a_key_that_the_config_class_lacks_is_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conformance.models._values", lambda *_: {"model_type": "llama", "attention_sink": True})
+    with pytest.raises(ClauseViolationError) as failed:
+        build("llama")
+    assert failed.value.signature == "build:config-lacks-key"
+    assert "no key of LlamaConfig 'attention_sink'" in failed.value.observed
+
+
+def test_undecodable_is_said_for_versions(tmp_path: Path) -> None:
+    row = parsed(
+        "schema_version: 1\narchitectures:\n  a:\n    tier: core\n    caches: [conv]\n    exercises: something\n"
+        "    undecodable: {signature: s, reason: StaticCache has no such layers yet, when: {transformers: <5}}\n",
+        tmp_path,
+    ).architectures["a"]
+    assert row.undecodable is not None
+    assert row.undecodable.applies_to({"transformers": "4.57.6"})
+    assert not row.undecodable.applies_to({"transformers": "5.10.4"})
