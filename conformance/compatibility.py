@@ -21,7 +21,7 @@ TORCH_FOR_EXECUTORCH: Mapping[str, str] = {
 }
 #: The first Transformers whose caches the reference wrapper knows: recurrent layers hand out their state by
 #: `get_recurrent_state`, of which the wrapper makes a buffer.
-TRANSFORMERS_FOR_REFERENCE = ">=5.22"
+TRANSFORMERS_FOR_REFERENCE = ">=4.57"
 
 #: Without these nothing can be judged.
 REQUIRED = ("torch", "transformers", "executorch")

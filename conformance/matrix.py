@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -19,7 +20,6 @@ from pydantic import (
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
-    field_validator,
 )
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
@@ -64,8 +64,19 @@ def _told(reason: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo
     return TODO
 
 
+def _specifiers(when: Mapping[str, str]) -> Mapping[str, str]:
+    for package, text in when.items():
+        try:
+            SpecifierSet(text)
+        except InvalidSpecifier:
+            raise ValueError(f"{package}: {text!r} is no version specifier such as '<=1.5.1'") from None
+    return when
+
+
 #: Why something is expected: a sentence, not a word.
 Reason = Annotated[str, Field(min_length=20), WrapValidator(_told)]
+#: The versions for which something is said, by package; those not named may be any.
+When = Annotated[Mapping[Literal["torch", "transformers", "executorch"], str], AfterValidator(_specifiers)]
 
 
 class Tier(StrEnum):
@@ -103,17 +114,7 @@ class Expectation:
     reason: Reason
     link: str | None = None
     at_most: float | None = None
-    when: Mapping[Literal["torch", "transformers", "executorch"], str] = Field(default_factory=dict)
-
-    @field_validator("when")
-    @classmethod
-    def _specifiers(cls, when: Mapping[str, str]) -> Mapping[str, str]:
-        for package, text in when.items():
-            try:
-                SpecifierSet(text)
-            except InvalidSpecifier:
-                raise ValueError(f"{package}: {text!r} is no version specifier such as '<=1.5.1'") from None
-        return when
+    when: When = Field(default_factory=dict)
 
     def covers(self, cell: Cell | CellRecord) -> bool:
         """Whether this expectation speaks of `cell`, a cell of its own row."""
@@ -126,10 +127,7 @@ class Expectation:
 
     def applies_to(self, versions: Mapping[str, str]) -> bool:
         """Whether the installed versions are ones it was written for."""
-        return all(
-            package in versions and SpecifierSet(text).contains(Version(versions[package]), prereleases=True)
-            for package, text in self.when.items()
-        )
+        return _fit(self.when, versions)
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -142,6 +140,18 @@ class Undecodable:
     signature: str
     reason: Reason
     link: str | None = None
+    when: When = Field(default_factory=dict)
+
+    def applies_to(self, versions: Mapping[str, str]) -> bool:
+        """Whether it is so with the installed versions."""
+        return _fit(self.when, versions)
+
+
+def _fit(when: Mapping[str, str], versions: Mapping[str, str]) -> bool:
+    return all(
+        package in versions and SpecifierSet(text).contains(Version(versions[package]), prereleases=True)
+        for package, text in when.items()
+    )
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -11,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from conformance.matrix import ROOT
 from conformance.reading import json_file, read_plain
+from conformance.reference.transformers_api import PreTrainedConfig, declared_keys
 from conformance.shrinking import shrunk
 from conformance.suggest import unknown
 
@@ -39,17 +39,21 @@ _CODE_KEYS = frozenset({"auto_map", "kernel_config", "name_or_path", "quantizati
 _CODE_SUFFIXES = ("_implementation", "_implementation_internal")
 
 
+class UnknownKeyError(ValueError):
+    """A fixture has a key that its config class does not know, and would keep and ignore; says which."""
+
+
 def fixture_config(architecture: str, directory: Path = CONFIGS) -> PreTrainedConfig:
     """The architecture's tiny config, through Transformers' own config class.
 
     Raises:
-        ValueError: A key that the config class does not know, which it would keep and ignore.
+        UnknownKeyError: A typo, or a key that the installed Transformers does not have yet or any more.
     """
     values = _values(architecture, directory)
     config = AutoConfig.for_model(**values)
     stray = list(_stray_keys(config, values))
     if stray:
-        raise ValueError(f"{directory / architecture}.json: {', '.join(stray)}")
+        raise UnknownKeyError(f"{architecture}.json: {', '.join(stray)}")
     return config
 
 
@@ -128,7 +132,7 @@ def fill_weights(model: PreTrainedModel) -> None:
 def _stray_keys(config: PreTrainedConfig, values: Mapping[str, Any]) -> Iterator[str]:
     """A sentence for each key that the config class does not know."""
     kind = type(config)
-    known = {field.name for field in dataclasses.fields(kind)} | set(kind.attribute_map) | _CONFIG_KEYS
+    known = declared_keys(kind) | set(kind.attribute_map) | _CONFIG_KEYS
     with contextlib.suppress(Exception):  # some config classes refuse their own defaults, in ways of their own
         known |= set(vars(kind()))
     for key in values:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conformance.cells import EXPORTED, Cell, Selection, plan
-from conformance.compatibility import impossible, unfit
+from conformance.compatibility import impossible, installed, unfit
 from conformance.contract import CHECKED, CLAUSES, Chapter, Clause, Mode
 from conformance.discovery import registered
 from conformance.isolation import Limits
@@ -139,7 +139,10 @@ def add_options(parser: pytest.Parser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run was asked for."""
+    """What a run was asked for.
+
+    `absent` are the rows that it would have judged, had the installed Transformers such an architecture.
+    """
 
     matrix: Matrix
     selection: Selection
@@ -153,6 +156,7 @@ class Options:
     store: Path
     store_limit: int
     asked: Mapping[str, str | int | None]
+    absent: tuple[str, ...] = ()
 
     @property
     def exploring(self) -> str:
@@ -181,9 +185,7 @@ def read_options(config: pytest.Config) -> Options:
     _check_expectations(matrix)
     get = config.getoption
     tier = _one_tier(get("--tier"))
-    unlisted = [name for name in registered() if name not in matrix.architectures]
-    known = [*matrix.architectures, *unlisted]
-    architectures = _chosen("architecture", get("--arch"), known, (*matrix.in_tier(tier), *unlisted))
+    architectures, absent = chosen_architectures(matrix, tier, get("--arch"), registered())
     if get("--shard"):
         architectures = _share(architectures, get("--shard"))
     backends = _backends(get("--backend"), tier)
@@ -212,6 +214,7 @@ def read_options(config: pytest.Config) -> Options:
         store=config.rootpath / get("--store"),
         store_limit=get("--store-limit"),
         asked={**{name.lstrip("-"): get(name) for name in names}, "matrix": matrix_digest()},
+        absent=absent,
     )
 
 
@@ -224,6 +227,30 @@ def other_scripts(run: RunInfo, options: Options) -> str:
 
 def _usual_examples(tier: str) -> int:
     return FULL_TIER_EXAMPLES if tier == Tier.FULL else DEFAULT_EXAMPLES
+
+
+def chosen_architectures(
+    matrix: Matrix, tier: Tier, text: str | None, here: Collection[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The architectures to judge, and the rows of the tier that would be among them if Transformers had them.
+
+    Args:
+        matrix: All rows.
+        tier: Which of them, where `text` names none.
+        text: Names between commas, as typed.
+        here: What the installed Transformers registers; of it, what has no row is judged too.
+
+    Raises:
+        pytest.UsageError: A name is neither a row nor registered, or a row that is not registered.
+    """
+    known = (*matrix.architectures, *(name for name in here if name not in matrix.architectures))
+    asked = _chosen("architecture", text, known, (*matrix.in_tier(tier), *known[len(matrix.architectures) :]))
+    absent = tuple(name for name in asked if name not in here)
+    if absent and text is not None:
+        raise pytest.UsageError(
+            f"not in transformers {installed('transformers')}, which is installed: {', '.join(absent)}"
+        )
+    return tuple(name for name in asked if name in here), absent
 
 
 def resolve_subjects(selection: Selection) -> dict[str, Subject]:

@@ -10,7 +10,7 @@ import torch
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel, StaticCache
 
-from conformance.reference.calling import cache_argument
+from conformance.reference.transformers_api import cache_argument
 from conformance.sessions import Session
 from conformance.strategies import text
 from conformance.verdicts import ClauseViolationError, Stage, at

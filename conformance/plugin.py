@@ -7,7 +7,7 @@ import datetime
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,7 @@ class ConformancePlugin:
             caches=row.caches if row else None,
         )
         request.node.stash[_CASE] = case
-        if row and row.undecodable:
+        if row and row.undecodable and row.undecodable.applies_to(self.versions):
             require_undecodable(case, row.undecodable)
         return case
 
@@ -277,15 +277,15 @@ class ConformancePlugin:
         selection = self.options.selection
         seed = "derandomised" if self.options.seed is None else f"seed {self.options.seed}"
         found = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        rest = len(selection.architectures) - _SHOWN
-        more = f" and {rest} more" if rest > 0 else ""
+        absent = f"conformance: not in transformers {self.versions.get('transformers')}, so not judged: "
         resumed = [f"conformance: going on with a run of {self.started}; {len(self.done)} cells are done"]
         return [
             *(resumed if self.done else []),
             *(f"conformance: {line}" for line in (explained(self.choice) if self.choice else [])),
             f"conformance: {', '.join(selection.subjects)}; {found}",
-            f"conformance: {len(self.plan)} cells of {', '.join(selection.architectures[:_SHOWN])}{more}; "
+            f"conformance: {len(self.plan)} cells of {_first(selection.architectures)}; "
             f"{self.options.examples} examples a parity cell, {seed}; record {self.options.record}",
+            *([absent + _first(self.options.absent)] if self.options.absent else []),
         ]
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -501,6 +501,12 @@ class ConformancePlugin:
             fingerprints=self.fingerprints,
             since=Since(self.choice.run, tuple(cell.id for cell in self.choice.left_out)) if self.choice else None,
         )
+
+
+def _first(architectures: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    rest = len(architectures) - _SHOWN
+    return f"{', '.join(architectures[:_SHOWN])}{f' and {rest} more' if rest > 0 else ''}"
 
 
 def _properties(record: CellRecord) -> list[tuple[str, object]]:

@@ -110,7 +110,9 @@ def calls(facts: dict[str, Any]) -> Iterator[tuple[int, list[int], list[int]]]:
 
 def eager(model: Any, tokens: list[int], most: int) -> torch.Tensor:
     """The logits of eager decoding with Transformers' own static cache of `most` positions, one token at a time."""
-    name = "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
+    taken = inspect.signature(model.forward).parameters  # what takes a Cache has three names, by model and version
+    named = [name for name in ("cache", "cache_params") if "Cache" in str(taken.get(name))]
+    name = next(iter(named), "past_key_values")
     cache = StaticCache(config=model.config, max_cache_len=most)
     outputs = [model(input_ids=torch.tensor([[token]]), use_cache=True, **{name: cache}) for token in tokens]
     return torch.stack([output.logits[0, -1].clone() for output in outputs])

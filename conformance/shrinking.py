@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformers import PreTrainedConfig
-from transformers.cache_utils import get_layer_types_and_kwargs
+from conformance.reference.transformers_api import PreTrainedConfig, layer_types
 
 #: The size that a fixture gets, by the names that Transformers' configs use for it.
 SIZES: Mapping[int, str] = {
@@ -104,7 +103,7 @@ def _small(name: str, value: Any) -> Any:
 def layer_kinds(config: PreTrainedConfig) -> list[str]:
     """Transformers' type of each cache layer; empty where it knows none."""
     try:
-        return list(get_layer_types_and_kwargs(config)[0])
+        return layer_types(config)
     except (AttributeError, ValueError):
         return []
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from conformance.models import MAX_CACHE_LEN, build_model, code_keys, config_values
+from conformance.reference.transformers_api import PreTrainedConfig
 from conformance.verdicts import Stage, at
 
 Changes = Mapping[str, Any]

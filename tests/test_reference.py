@@ -21,12 +21,13 @@ from conformance.reference import (
     convert_and_export_with_cache,
 )
 from conformance.reference.activations import exact_activations, tanh_gelu
-from conformance.reference.calling import CallingConvention, _conventions, cache_argument
+from conformance.reference.calling import CallingConvention, _conventions
 from conformance.reference.complex_numbers import RealPairs
 from conformance.reference.constants import use_known_numbers
 from conformance.reference.masks import use_masked_fill
 from conformance.reference.maxima import use_amax
 from conformance.reference.slices import use_slices
+from conformance.reference.transformers_api import cache_argument
 from conformance.reference.weights import use_weights_as_stored
 from conformance.variations import Space, Variation, build
 from tests.harness import judge

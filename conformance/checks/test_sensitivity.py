@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
-from transformers.cache_utils import get_layer_types_and_kwargs
 
 from conformance.checks.case import Case, clause
 from conformance.models import build_model, default_config
 from conformance.oracle import Oracle, cache_states
-from conformance.reference.calling import cache_argument
+from conformance.reference.transformers_api import cache_argument, layer_types, lets_choose_experts
 from conformance.strategies import text
 from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage
 
@@ -66,7 +65,7 @@ def test_fixture_is_whole(case: Case) -> None:
             observed=f"{architecture} is registered by Transformers and has no row in models_matrix.yaml",
             expected=f"one: python -m conformance new-architecture {architecture}",
         )
-    kinds = Counter(get_layer_types_and_kwargs(case.model.config.get_text_config(decoder=True))[0])
+    kinds = Counter(layer_types(case.model.config.get_text_config(decoder=True)))
     if set(kinds) != set(case.caches) or min(kinds.values()) < _LEAST_LAYERS:
         raise ClauseViolationError(
             Stage.BUILD,
@@ -151,7 +150,7 @@ def _published_parts(architecture: str, max_cache_len: int) -> Counter[str]:
         except Exception as error:
             told = f"layers are as its row says; {type(config).__name__}() builds no model to compare with: {error!r}"
             raise NotApplicableError(told) from error
-        if model._can_set_experts_implementation():
+        if lets_choose_experts(model):
             model.set_experts_implementation("batched_mm")  # `grouped_mm` computes no shapes on the meta device
         return _parts(model, cache)
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
+
+from conformance.reference.transformers_api import PreTrainedConfig, experts_of
 
 
 def footprint(model: PreTrainedModel) -> dict[str, object]:
@@ -36,7 +38,7 @@ def _facts(model: PreTrainedModel) -> Iterator[tuple[str, object]]:
         if isinstance(module, PreTrainedModel) and isinstance(config, PreTrainedConfig):
             yield f"config{at}", config.to_dict()
             yield f"attention implementation{at}", config._attn_implementation
-            yield f"experts implementation{at}", config._experts_implementation
+            yield f"experts implementation{at}", experts_of(config)
         yield f"train mode{at}", module.training
         yield f"class{at}", type(module).__qualname__
         for attribute, replaced in _replaced(module):

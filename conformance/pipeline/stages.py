@@ -16,9 +16,17 @@ from transformers import AutoConfig, PreTrainedModel
 
 from conformance.contract import Mode
 from conformance.discovery import registered
-from conformance.models import BATCH_SIZE, build_model, cache_length, drafted_values, fixture_config, has_fixture
+from conformance.models import (
+    BATCH_SIZE,
+    UnknownKeyError,
+    build_model,
+    cache_length,
+    drafted_values,
+    fixture_config,
+    has_fixture,
+)
 from conformance.subjects.resolve import Subject
-from conformance.verdicts import NotApplicableError, Stage, at
+from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage, at
 
 #: Length of the example in dynamic mode; more than 1, since export would otherwise fix the length at 1.
 _DYNAMIC_EXAMPLE_LENGTH = 3
@@ -34,8 +42,21 @@ def build(architecture: str) -> PreTrainedModel:
         raise NotApplicableError(f"not in transformers {transformers.__version__}")
     with at(Stage.BUILD):
         if has_fixture(architecture):
-            return build_model(fixture_config(architecture))
+            return build_model(_fixture_config(architecture))
         return build_model(AutoConfig.for_model(**drafted_values(architecture)))
+
+
+def _fixture_config(architecture: str) -> Any:
+    """The fixture's config; a key that this Transformers lacks is a difference between versions and no accident."""
+    try:
+        return fixture_config(architecture)
+    except UnknownKeyError as error:
+        raise ClauseViolationError(
+            Stage.BUILD,
+            "config-lacks-key",
+            observed=str(error),
+            expected=f"keys that the config of transformers {transformers.__version__} has",
+        ) from None
 
 
 def export(subject: Subject, model: PreTrainedModel, mode: Mode) -> ExportedProgram:

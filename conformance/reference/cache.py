@@ -12,16 +12,9 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, StaticCache
-from transformers.cache_utils import (
-    LinearAttentionAndStaticFullAttentionLayer,
-    LinearAttentionAndStaticSlidingWindowAttentionLayer,
-    LinearAttentionCacheLayerMixin,
-    StaticLayer,
-    StaticSlidingWindowLayer,
-)
 
-from conformance.reference.calling import cache_argument
 from conformance.reference.settings import CacheSettings
+from conformance.reference.transformers_api import cache_argument, full_length, mark_mid_sequence, sums_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +49,7 @@ class CacheSlot:
 
         Keys and values need no clearing: the causal mask hides every position after the current one.
         """
-        return self.attribute in ("conv_states", "recurrent_states") and isinstance(
-            cache.layers[self.layer], LinearAttentionCacheLayerMixin
-        )
+        return sums_up(cache.layers[self.layer], self.attribute)
 
 
 def allocated_cache(model: PreTrainedModel, settings: CacheSettings) -> StaticCache:
@@ -68,7 +59,9 @@ def allocated_cache(model: PreTrainedModel, settings: CacheSettings) -> StaticCa
     architecture (latent attention, multi-query attention, convolution state).
     """
     cache = StaticCache(config=model.config, max_cache_len=settings.max_cache_len)
-    cache.layers = [_without_window(layer, settings.max_cache_len) for layer in cache.layers]
+    # Sliding layers choose between rolling and growing by a Python integer, which a trace would freeze. The attention
+    # mask still applies the window.
+    cache.layers = [full_length(layer, settings.max_cache_len) for layer in cache.layers]
     token = torch.zeros((settings.batch_size, 1), dtype=torch.long, device=model.device)
     model(input_ids=token, use_cache=True, **{cache_argument(model): cache})
     cache.reset()
@@ -81,9 +74,7 @@ def in_mid_sequence(cache: StaticCache) -> None:
     A Python flag picks the code path while tracing. Unset, it would trace the first call only, which ignores the state
     on every later call; with a zero state the later path is right from position 0 on.
     """
-    for layer in cache.layers:
-        if isinstance(layer, LinearAttentionCacheLayerMixin):
-            layer.has_previous_state = dict.fromkeys(layer.has_previous_state, True)
+    mark_mid_sequence(cache.layers)
 
 
 def state_slots(cache: StaticCache) -> tuple[CacheSlot, ...]:
@@ -111,18 +102,6 @@ def set_integer_length(cache: StaticCache, start: torch.Tensor, max_cache_len: i
     counting: tuple[Any, ...] = (cache, *cache.layers)
     for part in counting:
         part.get_seq_length = lambda *_, **__: length
-
-
-def _without_window(layer: Any, max_cache_len: int) -> Any:
-    """A full-length layer in place of a sliding one; the attention mask still applies the window.
-
-    Sliding layers choose between rolling and growing by a Python integer, which a trace would freeze.
-    """
-    if isinstance(layer, LinearAttentionAndStaticSlidingWindowAttentionLayer):
-        return LinearAttentionAndStaticFullAttentionLayer(max_cache_len, number_of_states=layer.number_of_states)
-    if isinstance(layer, StaticSlidingWindowLayer):
-        return StaticLayer(max_cache_len)
-    return layer
 
 
 def _layer_slots(index: int, layer: object) -> Iterator[CacheSlot]:

@@ -8,7 +8,6 @@ models take the result as an argument instead. Which argument, and from which nu
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, StaticCache
 
 from conformance.reference.settings import CacheSettings
+from conformance.reference.transformers_api import cache_argument, parameters, takes_cache_position
 
 #: Tokens of a trial: one to find the cache empty, one to find it filled.
 _TRIAL_LENGTH = 2
@@ -34,6 +34,7 @@ class CallingConvention:
         integer_length: Whether the model works from the number of tokens in the cache whatever it is told, so that the
             cache has to give it as an integer. One that tracing follows costs a check each time the program runs.
         complex_numbers: Whether the model computes with complex tensors, which have to be spelt out as pairs.
+        cache_position: Whether to pass the cache position on, to a cache that does not count.
     """
 
     cache: str = "past_key_values"
@@ -41,12 +42,15 @@ class CallingConvention:
     attention_mask: bool = False
     integer_length: bool = False
     complex_numbers: bool = False
+    cache_position: bool = False
 
     def arguments(
         self, input_ids: torch.Tensor, cache_position: torch.Tensor, cache: StaticCache, max_cache_len: int
     ) -> dict[str, Any]:
         """The keyword arguments of one call."""
         arguments: dict[str, Any] = {"input_ids": input_ids, "use_cache": True, self.cache: cache}
+        if self.cache_position:
+            arguments["cache_position"] = cache_position
         if self.first_position is not None:
             positions = cache_position + self.first_position
             arguments["position_ids"] = positions.unsqueeze(0).expand(input_ids.shape[0], -1)
@@ -54,14 +58,6 @@ class CallingConvention:
             shape = (input_ids.shape[0], max_cache_len)
             arguments["attention_mask"] = torch.ones(shape, dtype=torch.long, device=input_ids.device)
         return arguments
-
-
-def cache_argument(model: PreTrainedModel) -> str:
-    """What the model's forward calls its cache.
-
-    The Mamba family takes `cache_params`; it accepts `past_key_values` too, ignores it, and decodes without any state.
-    """
-    return "cache_params" if "cache_params" in _parameters(model) else "past_key_values"
 
 
 def settled_convention(model: PreTrainedModel, cache: StaticCache, settings: CacheSettings) -> CallingConvention:
@@ -72,7 +68,7 @@ def settled_convention(model: PreTrainedModel, cache: StaticCache, settings: Cac
         cache: An allocated cache, which is left empty.
         settings: Its sizes.
     """
-    plain = CallingConvention(cache_argument(model))
+    plain = _plain(model)
     expected, watch = _trial(model, plain, cache, settings)
     best, fewest = plain, watch.integers
     for convention in _conventions(model):
@@ -90,15 +86,18 @@ def settled_convention(model: PreTrainedModel, cache: StaticCache, settings: Cac
     return replace(best, integer_length=fewest > 0, complex_numbers=watch.complex_numbers)
 
 
+def _plain(model: PreTrainedModel) -> CallingConvention:
+    return CallingConvention(cache_argument(model), cache_position=takes_cache_position(model))
+
+
 def _conventions(model: PreTrainedModel) -> Iterator[CallingConvention]:
-    parameters = _parameters(model)
-    cache = cache_argument(model)
+    taken = parameters(model)
     padding = getattr(model.config.get_text_config(decoder=True), "pad_token_id", None)
     firsts = [0] if padding is None else [0, padding + 1]
-    masks = [False, True] if "attention_mask" in parameters else [False]
+    masks = [False, True] if "attention_mask" in taken else [False]
     for mask in masks:
-        for first in [*firsts, None] if "position_ids" in parameters else [None]:
-            yield CallingConvention(cache, first, mask)
+        for first in [*firsts, None] if "position_ids" in taken else [None]:
+            yield replace(_plain(model), first_position=first, attention_mask=mask)
 
 
 def _trial(
@@ -137,7 +136,3 @@ class _Watch(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self.complex_numbers |= isinstance(result, torch.Tensor) and result.is_complex()
         return result
-
-
-def _parameters(model: PreTrainedModel) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(model.forward).parameters

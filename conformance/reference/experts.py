@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from conformance.reference.transformers_api import register_experts
 
 #: The name under which Transformers finds `experts_by_slot`.
 EXPERTS_BY_SLOT = "batched_mm_by_slot"
@@ -45,7 +46,7 @@ def experts_by_slot(
 
 def register_experts_by_slot() -> None:
     """Make the implementation known to Transformers; doing so again changes nothing."""
-    ALL_EXPERTS_FUNCTIONS.register(EXPERTS_BY_SLOT, experts_by_slot)
+    register_experts(EXPERTS_BY_SLOT, experts_by_slot)
 
 
 def _chosen_linear(experts: Any, name: str, index: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:

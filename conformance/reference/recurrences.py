@@ -21,6 +21,8 @@ from torch import nn
 from torch._higher_order_ops.scan import scan
 from transformers import StaticCache
 
+from conformance.reference.transformers_api import can_scan
+
 Kernel = Callable[..., Any]
 
 _DIMENSIONS_WITHOUT_HEADS = 3
@@ -28,7 +30,14 @@ _DIMENSIONS_WITHOUT_HEADS = 3
 
 @contextmanager
 def scanned_recurrences(model: nn.Module, cache: StaticCache) -> Iterator[None]:
-    """Let the chunked kernels of `model`'s own modules be scans that start from `cache`; on leaving, as they were."""
+    """Let the chunked kernels of `model`'s own modules be scans that start from `cache`; on leaving, as they were.
+
+    Before Transformers 5.22 nothing is scanned: models reach into the cache's layers for their state and start each
+    chunk without it, so that they continue a text by one token at a time and no other way.
+    """
+    if not can_scan(cache):
+        yield
+        return
     replaced: list[tuple[dict[str, Any], str, Kernel]] = []
     try:
         with _recalling(cache) as recall:

@@ -11,11 +11,12 @@ from transformers import PreTrainedModel
 
 from conformance.reference.activations import exact_activations
 from conformance.reference.experts import EXPERTS_BY_SLOT, register_experts_by_slot
+from conformance.reference.transformers_api import experts_by_part, lets_choose_experts, traceable_masks
 
 
 @contextmanager
 def ready_to_trace(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode, no gradients, exportable experts and activations; on leaving, all of it undone.
+    """Evaluation mode, no gradients, exportable experts, activations and masks; on leaving, all of it undone.
 
     Gradients must be off because lowering decomposes in-place cache updates, which autograd forbids on leaf tensors.
     Train or eval mode is restored module by module, since a caller may have frozen only a part. The global random
@@ -24,7 +25,7 @@ def ready_to_trace(model: PreTrainedModel) -> Iterator[None]:
     training = [(module, module.training) for module in model.modules()]
     experts = _experts_implementation(model)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), exact_activations(model):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), exact_activations(model), traceable_masks():
             model.eval()
             if experts is not None:
                 register_experts_by_slot()
@@ -38,10 +39,8 @@ def ready_to_trace(model: PreTrainedModel) -> Iterator[None]:
 
 def _experts_implementation(model: PreTrainedModel) -> dict[str, str | None] | None:
     """The model's experts implementation by sub-config, or None where the model has no choice of one."""
-    can_set = any(
-        isinstance(module, PreTrainedModel) and module._can_set_experts_implementation() for module in model.modules()
-    )
-    return model.get_experts_implementation() if can_set else None
+    can_set = any(isinstance(module, PreTrainedModel) and lets_choose_experts(module) for module in model.modules())
+    return experts_by_part(model) if can_set else None
 
 
 def _restore(training: list[tuple[nn.Module, bool]]) -> None:
