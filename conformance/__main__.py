@@ -263,7 +263,7 @@ def _pin(arguments: argparse.Namespace) -> None:
     from conformance.discovery import registered
     from conformance.finds import pinned, read_find, read_pins, write_pins
     from conformance.pipeline.backends import BACKENDS
-    from conformance.subjects import KNOWN
+    from conformance.subjects import is_own
     from conformance.suggest import unknown
 
     finds = [read_find(path) for path in arguments.finds]
@@ -275,7 +275,7 @@ def _pin(arguments: argparse.Namespace) -> None:
         ):
             if name not in known:
                 raise ValueError(unknown(kind, name, known))
-        if find.subject not in KNOWN and not arguments.trust_subject:
+        if not is_own(find.subject) and not arguments.trust_subject:
             raise ValueError(f"its exporter {find.subject} is code; if you trust it, add {CONSENT}")
     from conformance.exploring import Isolated
     from conformance.subjects.resolve import resolve

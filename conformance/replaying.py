@@ -27,7 +27,7 @@ from conformance.pipeline.store import Store
 from conformance.pipeline.workbench import Workbench
 from conformance.printing import one_line, shown
 from conformance.strategies import Call, DecodeScript
-from conformance.subjects import KNOWN
+from conformance.subjects import is_own
 from conformance.subjects.resolve import UnknownSubjectError, resolve
 from conformance.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, Verdict, at
 
@@ -55,7 +55,7 @@ def announcement(bundle: Bundle) -> str:
     """What a replay is going to do, and what has changed since the bundle was written."""
     lines = [f"replaying {one_line(bundle.cell.id)}"]
     if bundle.subject:
-        whose = "known here" if bundle.subject in KNOWN else "code that is imported from here"
+        whose = "known here" if is_own(bundle.subject) else "code that is imported from here"
         lines.append(f"  exporter  {one_line(bundle.subject)}, {whose}")
     if bundle.calls:
         lines.append(f"  script    {one_line(str(script_of(bundle)))}")
@@ -138,7 +138,7 @@ def _obstacles(bundle: Bundle, *, trusted: bool) -> Iterator[str]:
         yield f"it was found with {bundle.max_cache_len} cache positions; this suite has {MAX_CACHE_LEN}"
     if bundle.calls and max(call.position + len(call.tokens) for call in bundle.calls) > MAX_CACHE_LEN:
         yield f"its script goes beyond the {MAX_CACHE_LEN} cache positions"
-    if bundle.subject and ":" in bundle.subject and bundle.subject not in KNOWN and not trusted:
+    if bundle.subject and ":" in bundle.subject and not is_own(bundle.subject) and not trusted:
         yield f"its exporter {bundle.subject} is code, and is not imported; if you trust it, add {CONSENT}"
     elif bundle.subject:
         try:

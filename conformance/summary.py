@@ -19,6 +19,7 @@ from conformance.cells import Cell
 from conformance.matrix import ROOT
 from conformance.options import DEFAULT_RECORD
 from conformance.records import CellRecord
+from conformance.subjects import is_own
 from conformance.verdicts import ACCEPTABLE, Verdict
 
 _GLYPHS = {
@@ -148,7 +149,7 @@ def _causes(records: Iterable[CellRecord]) -> list[str]:
             lines.append(f"  replay    {first.replay}")
         if first.bundle:
             # Whoever ran an exporter of their own trusts it.
-            trust = f" {CONSENT}" if first.subject and ":" in first.subject else ""
+            trust = f" {CONSENT}" if first.subject and not is_own(first.subject) else ""
             lines.append(f"  bundle    {first.bundle}: `python -m conformance replay {first.bundle}{trust}`")
         if len(alike) > 1:
             others = [record.id for record in alike[1 : 1 + _SHOWN]]

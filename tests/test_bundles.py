@@ -133,11 +133,11 @@ def test_failing_run_leaves_bundles_and_says_how_to_replay(tmp_path: Path) -> No
     )
     assert done.returncode == 1
     (folder,) = bundles.iterdir()
-    assert f"python -m conformance replay {folder} --trust-subject`" in done.stdout
+    assert f"python -m conformance replay {folder}`" in done.stdout
     assert "  diverged  exported program: off by " in done.stdout
     assert read_bundle(folder).diverged == "exported program"
     assert (folder / "divergence.json").is_file()
-    again = python_module("conformance", "replay", str(folder), "--trust-subject")
+    again = python_module("conformance", "replay", str(folder))
     assert again.returncode == 1
     assert "STILL FAILING: " in again.stdout
     assert "  diverged  exported program: off by " in again.stdout

@@ -6,7 +6,7 @@ import pytest
 from transformers.integrations import executorch as recipes
 
 from conformance.pipeline.stages import build, example_inputs
-from conformance.subjects import KNOWN, canonical
+from conformance.subjects import KNOWN, canonical, is_own
 from conformance.subjects.resolve import resolve
 from conformance.verdicts import StageError
 from tests.harness import judge
@@ -42,3 +42,11 @@ def test_hybrid_has_no_examples_of_its_own() -> None:
     with pytest.raises(StageError) as caught:
         judge("EXP-6", "llama", resolve("transformers-hybrid").export)
     assert caught.value.signature == "export:ValueError:Need to specify either input_ids or inputs_embeds."
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("transformers", True), ("tests.faulty:off_by_one", True), ("os:system", False), ("testsuite.x:y", False)],
+)
+def test_what_came_with_the_checkout_is_known(name: str, own: bool) -> None:
+    assert is_own(name) is own

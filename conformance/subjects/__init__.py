@@ -11,7 +11,15 @@ KNOWN = {
     "transformers-exporters": "conformance.subjects.transformers_exporters:SUBJECT",
 }
 
+#: The suite's packages with code that can be put under test: the deliberately faulty subjects are among its tests.
+_OWN_PACKAGES = frozenset({"conformance", "tests"})
+
 
 def canonical(name: str) -> str:
     """The subject's known name, if it has one."""
     return next((known for known, target in KNOWN.items() if name == target), name)
+
+
+def is_own(name: str) -> bool:
+    """Whether a subject's code came with this checkout or with Transformers, so that naming it brings in no other."""
+    return name in KNOWN or name.partition(":")[0].partition(".")[0] in _OWN_PACKAGES
