@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, StaticCache
 
 HERE = Path(__file__).parent
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+#: Subjects whose programs take their caches and give them back.
+THREADED = ("transformers-exporters",)
 
 
 def main() -> None:
@@ -29,7 +32,7 @@ def main() -> None:
     model.load_state_dict(torch.load(HERE / "weights.pt", weights_only=True))
     with torch.no_grad():
         program = exported(model, facts)
-        step = exported_step(program) if facts["backend"] == "exported" else runtime_step(program, facts["backend"])
+        step = step_of(program, facts)
         print("exported" if facts["backend"] == "exported" else f"lowered with {facts['backend']}, and loaded")
         worst, rounds = 0.0, facts["backend"].startswith("xnnpack-")
         for call, tokens, held in calls(facts):
@@ -46,10 +49,14 @@ def main() -> None:
 def exported(model: Any, facts: dict[str, Any]) -> Any:
     """The exported program out of the bundle; without one, exporting is what failed, and is done again."""
     if (HERE / "program.pt2").exists():
+        if facts["subject"] in THREADED:
+            from transformers.exporters.exporter_dynamo import register_cache_pytrees_for_model
+
+            register_cache_pytrees_for_model(model)  # a cache is among the program's inputs
         return torch.export.load(HERE / "program.pt2")
-    if facts["subject"] != "transformers":
+    if facts["subject"] not in ("transformers", "transformers-hybrid"):
         raise SystemExit(f"exporting failed: call {facts['subject']} on this model to see it")
-    from transformers.integrations.executorch import convert_and_export_with_cache
+    from transformers.integrations import executorch
 
     most = facts["max_cache_len"]
     model.generation_config = GenerationConfig(
@@ -60,7 +67,57 @@ def exported(model: Any, facts: dict[str, Any]) -> Any:
         seq = torch.export.Dim("seq", min=1, max=most)
         length, shapes = 3, {"input_ids": {1: seq}, "cache_position": {0: seq}}
     examples = torch.zeros((1, length), dtype=torch.long), torch.arange(length)
-    return convert_and_export_with_cache(model, *examples, dynamic_shapes=shapes)
+    if facts["subject"] == "transformers-hybrid":
+        recipe = executorch.TorchExportableModuleForDecoderOnlyLM(model)
+        return recipe.export(input_ids=examples[0], cache_position=examples[1], dynamic_shapes=shapes)
+    return executorch.convert_and_export_with_cache(model, *examples, dynamic_shapes=shapes)
+
+
+def step_of(program: Any, facts: dict[str, Any]) -> Step:
+    """One call of the program, run by torch or lowered and on the ExecuTorch runtime."""
+    exported, threaded = facts["backend"] == "exported", facts["subject"] in THREADED
+    if not exported:
+        method = loaded(program, facts["backend"])
+        if threaded:
+            return threaded_step(program, lambda ids, cache: method.execute((ids, *cache)))
+        return lambda input_ids, cache_position: method.execute((input_ids, cache_position))[0].clone()
+    if not threaded:
+        return exported_step(program)
+    module = program.module()
+    name, spec, _ = example_cache(program)
+
+    def call(ids: torch.Tensor, cache: list[torch.Tensor]) -> list[torch.Tensor]:
+        return tree_leaves(module(input_ids=ids, **{name: tree_unflatten(cache, spec)}))
+
+    return threaded_step(program, call)
+
+
+def example_cache(program: Any) -> tuple[str, Any, list[torch.Tensor]]:
+    """The program's cache as it was exported with: its name, how its tensors make it up, and these."""
+    (found,) = ((name, value) for name, value in program.example_inputs[1].items() if name != "input_ids")
+    tensors, spec = tree_flatten(found[1])
+    return found[0], spec, tensors
+
+
+def threaded_step(program: Any, call: Callable[[torch.Tensor, list[torch.Tensor]], Any]) -> Step:
+    """One call of a program that takes its cache, and returns it after the logits, each tensor by itself."""
+    _, spec, examples = example_cache(program)
+    held, end = list[torch.Tensor](), 0
+
+    def step(input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
+        nonlocal held, end
+        position = int(cache_position[0])
+        if position == 0:
+            held = [torch.zeros_like(tensor) for tensor in examples]
+        elif position != end:
+            for layer in tree_unflatten(held, spec).layers:
+                if isinstance(getattr(layer, "cumulative_length", None), torch.Tensor):
+                    layer.cumulative_length.fill_(position)
+        outputs = [tensor.clone() for tensor in call(input_ids, held)]
+        held, end = outputs[-len(examples) :], position + input_ids.shape[1]
+        return outputs[-len(examples) - 1]
+
+    return step
 
 
 def exported_step(program: Any) -> Step:
@@ -89,15 +146,14 @@ def partitioners(backend: str) -> list[Any]:
     raise SystemExit(f"{backend} does not run here: lower program.pt2 with its own partitioner to see it")
 
 
-def runtime_step(program: Any, backend: str) -> Step:
-    """One call of the program on the ExecuTorch runtime."""
+def loaded(program: Any, backend: str) -> Any:
+    """The program, lowered and loaded into the ExecuTorch runtime."""
     from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
     from executorch.runtime import Runtime
 
     edge = to_edge_transform_and_lower(copy.deepcopy(program), partitioner=partitioners(backend))
     emitted = edge.to_executorch(ExecutorchBackendConfig(run_reinplace_pass=True, remove_view_copy=False))
-    method = Runtime.get().load_program(bytes(emitted.buffer)).load_method("forward")
-    return lambda input_ids, cache_position: method.execute((input_ids, cache_position))[0].clone()
+    return Runtime.get().load_program(bytes(emitted.buffer)).load_method("forward")
 
 
 def calls(facts: dict[str, Any]) -> Iterator[tuple[int, list[int], list[int]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -43,10 +44,14 @@ class Driver(Protocol):
         """A session of `method`, which was lowered from `program` and newly loaded into ExecuTorch's runtime."""
 
 
+@dataclass(frozen=True, slots=True)
 class BufferDriver:
     """Of programs as the contract has them: their caches are buffers, which a call finds as the last one left them."""
 
-    by_contract = True
+    @property
+    def by_contract(self) -> bool:
+        """See `Driver.by_contract`."""
+        return True
 
     def exported(self, program: ExportedProgram) -> Startable:
         """See `Driver.exported`."""

@@ -83,7 +83,7 @@ def _named(spec: TreeSpec) -> Iterator[tuple[str, tuple[TreeSpec, range]]]:
 def _cache(parts: dict[str, tuple[TreeSpec, range]]) -> tuple[TreeSpec, range]:
     found = [part for part in parts.values() if isinstance(part[0].type, type) and issubclass(part[0].type, Cache)]
     if len(found) != 1:
-        raise ValueError(f"{len(found)} caches among {', '.join(parts)}; there must be one")
+        raise ValueError(f"{len(found)} caches among [{', '.join(parts)}]; there must be one")
     return found[0]
 
 

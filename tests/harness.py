@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ EXAMPLES = 5
 def judge(
     clause: str,
     architecture: str,
-    export: Callable[..., Any] | None = None,
+    export: Callable[..., Any] | Subject | None = None,
     *,
     mode: Mode = Mode.DECODE,
     backend: str = EXPORTED,
@@ -38,12 +39,17 @@ def judge(
     """Run one clause's check on one subject; raises what the check raises."""
     eager = export is None
     cell = Cell(architecture, None if eager else "faulty", EAGER if eager else backend, None if eager else mode, clause)
-    subjects = {"faulty": Subject("faulty", export)} if export else {}
+    subject = _named(export, "faulty") if export else None
+    subjects = {subject.name: subject} if subject else {}
     row = load_matrix().architectures[architecture]
     workbench = Workbench(subjects, backends, make_model)
     case = Case(cell, workbench, EXAMPLES, caches=row.caches, baselines=baselines, shrink=shrink)
     checks()[clause](case)
     return case
+
+
+def _named(export: Callable[..., Any] | Subject, name: str) -> Subject:
+    return dataclasses.replace(export, name=name) if isinstance(export, Subject) else Subject(name, export)
 
 
 def python_module(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

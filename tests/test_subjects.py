@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from transformers.integrations import executorch as recipes
 
+from conformance.contract import Mode
 from conformance.pipeline.stages import build, example_inputs
+from conformance.pipeline.workbench import Workbench
+from conformance.reference import convert_and_export_with_cache
 from conformance.subjects import KNOWN, canonical, is_own
 from conformance.subjects.resolve import resolve
-from conformance.verdicts import StageError
+from conformance.subjects.transformers_exporters import SUBJECT
+from conformance.threaded import ThreadedDriver
+from conformance.verdicts import ClauseViolationError, NotApplicableError, StageError
+from tests.faulty_threading import ForgetsALayer, SwapsLayers, never_moves_on, threaded
 from tests.harness import judge
 
 
@@ -50,3 +59,45 @@ def test_hybrid_has_no_examples_of_its_own() -> None:
 )
 def test_what_came_with_the_checkout_is_known(name: str, own: bool) -> None:
     assert is_own(name) is own
+
+
+@pytest.mark.parametrize("clause", ["PAR-1", "PAR-3", "PAR-11"])
+def test_threaded_caches_decode(clause: str) -> None:
+    judge(clause, "llama", SUBJECT)
+
+
+@pytest.mark.parametrize("session", [ForgetsALayer, SwapsLayers, never_moves_on])
+def test_faulty_threading_is_caught_by_par_1(session: Callable[..., Any]) -> None:
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("PAR-1", "llama", threaded(session))
+    assert caught.value.signature == "execute:logits-differ"
+
+
+@pytest.mark.parametrize(
+    ("clause", "signature"),
+    [("EXP-2", "export:cache-at-boundary"), ("EXP-3", "export:cache-not-a-buffer"), ("EXP-8", "export:model-changed")],
+)
+def test_threaded_caches_are_no_buffers(clause: str, signature: str) -> None:
+    with pytest.raises(ClauseViolationError) as caught:
+        judge(clause, "llama", SUBJECT)
+    assert caught.value.signature == signature
+
+
+def test_what_cannot_be_asked_of_it_is_not_applicable() -> None:
+    with pytest.raises(NotApplicableError, match="reads no generation config"):
+        judge("EXP-9", "llama", SUBJECT)
+    with pytest.raises(NotApplicableError, match="is calibrated by calls with token ids and cache position"):
+        judge("LOW-1", "llama", SUBJECT, backend="xnnpack-pt2e")
+
+
+def test_each_export_is_of_a_model_of_its_own() -> None:
+    workbench = Workbench({SUBJECT.name: SUBJECT})
+    workbench.exported("llama", SUBJECT.name, Mode.DECODE)
+    assert all(weight.requires_grad for weight in workbench.model("llama").parameters())
+    assert workbench.model_to_export("llama") is not workbench.model_to_export("llama")
+
+
+def test_program_that_takes_no_cache_cannot_be_threaded() -> None:
+    program = convert_and_export_with_cache(build("llama"))
+    with pytest.raises(StageError, match="0 caches among"):
+        ThreadedDriver().exported(program)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 import logging
@@ -78,9 +79,10 @@ class _TracingBegan(BaseException):
 @clause("EXP-9")
 def test_misconfigured(case: Case) -> None:
     """Refused before tracing, by an error that names what is wrong."""
-    subject, refused = case.subject, 0
+    subject, model, refused = case.subject, case.model_to_export(), 0
+    kept = model.generation_config
     for what, words, misconfigure in _MISCONFIGURATIONS:
-        model = case.model_to_export()
+        model.generation_config = copy.deepcopy(kept)
         misconfigure(model)
         _assert_refused(subject, model, what, words)
         refused += 1

@@ -14,6 +14,7 @@ import torch
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel, StaticCache
 from transformers.exporters import exporter_executorch
+from transformers.exporters.configs import ExecutorchConfig
 from transformers.exporters.exporter_dynamo import get_auto_dynamic_shapes
 
 from conformance.subjects.resolve import Subject
@@ -46,7 +47,7 @@ def export(
     shapes = None
     if dynamic_shapes is not None:
         shapes = {"input_ids": dynamic_shapes["input_ids"], name: [None for _ in get_auto_dynamic_shapes(cache)]}
-    config = exporter_executorch.ExecutorchConfig(backend=_BACKEND, strict=strict, dynamic_shapes=shapes)
+    config = ExecutorchConfig(backend=_BACKEND, strict=strict, dynamic_shapes=shapes)
     exporter = exporter_executorch.ExecutorchExporter()
     with mock.patch.object(exporter_executorch, "to_edge_transform_and_lower") as lower:
         exporter.export_program(model, {**inputs, name: cache, "use_cache": True}, config=config)
