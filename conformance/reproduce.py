@@ -37,7 +37,7 @@ def main() -> None:
         worst, rounds = 0.0, facts["backend"].startswith("xnnpack-")
         for call, tokens, held in calls(facts):
             observed = step(torch.tensor([tokens]), torch.arange(call, call + len(tokens)))[0]
-            whole = rounded(program, held) if rounds else eager(model, held, facts["max_cache_len"])
+            whole = rounded(program, held, facts) if rounds else eager(model, held, facts["max_cache_len"])
             expected = whole[call : call + len(tokens)]
             error = float((observed - expected).abs().max()) / facts["logits_scale"]
             worst = max(worst, error)
@@ -75,8 +75,8 @@ def exported(model: Any, facts: dict[str, Any]) -> Any:
 
 def step_of(program: Any, facts: dict[str, Any]) -> Step:
     """One call of the program, run by torch or lowered and on the ExecuTorch runtime."""
-    exported, threaded = facts["backend"] == "exported", facts["subject"] in THREADED
-    if not exported:
+    threaded = facts["subject"] in THREADED
+    if facts["backend"] != "exported":
         method = loaded(program, facts["backend"])
         if threaded:
             return threaded_step(program, lambda ids, cache: method.execute((ids, *cache)))
@@ -174,9 +174,9 @@ def eager(model: Any, tokens: list[int], most: int) -> torch.Tensor:
     return torch.stack([output.logits[0, -1].clone() for output in outputs])
 
 
-def rounded(program: Any, tokens: list[int]) -> torch.Tensor:
+def rounded(program: Any, tokens: list[int], facts: dict[str, Any]) -> torch.Tensor:
     """The logits of the exported program, which is quantised or in half precision, run by torch one token at a time."""
-    step = exported_step(copy.deepcopy(program))
+    step = step_of(copy.deepcopy(program), {**facts, "backend": "exported"})
     return torch.stack([step(torch.tensor([[token]]), torch.tensor([at]))[0, -1] for at, token in enumerate(tokens)])
 
 
