@@ -19,8 +19,7 @@ TORCH_FOR_EXECUTORCH: Mapping[str, str] = {
     "1.4": ">=2.13,<2.14",
     "1.5": ">=2.13,<2.14",
 }
-#: The first Transformers whose caches the reference wrapper knows: recurrent layers hand out their state by
-#: `get_recurrent_state`, of which the wrapper makes a buffer.
+#: The first Transformers with which the reference was tried; what it cannot do there, docs/versions.md says.
 TRANSFORMERS_FOR_REFERENCE = ">=4.57"
 
 #: Without these nothing can be judged.

@@ -115,7 +115,8 @@ def threaded_step(program: Any, call: Callable[[torch.Tensor, list[torch.Tensor]
                     layer.cumulative_length.fill_(position)
         outputs = [tensor.clone() for tensor in call(input_ids, held)]
         held, end = outputs[-len(examples) :], position + input_ids.shape[1]
-        return outputs[-len(examples) - 1]
+        logits: torch.Tensor = outputs[-len(examples) - 1]
+        return logits
 
     return step
 

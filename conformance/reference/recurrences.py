@@ -32,8 +32,8 @@ _DIMENSIONS_WITHOUT_HEADS = 3
 def scanned_recurrences(model: nn.Module, cache: StaticCache) -> Iterator[None]:
     """Let the chunked kernels of `model`'s own modules be scans that start from `cache`; on leaving, as they were.
 
-    Before Transformers 5.22 nothing is scanned: models reach into the cache's layers for their state and start each
-    chunk without it, so that they continue a text by one token at a time and no other way.
+    Before Transformers 5.22 nothing is scanned: its kernels have no names to be known by, and models reach into the
+    cache's layers for their state. What comes out serves one token at a time.
     """
     if not can_scan(cache):
         yield
