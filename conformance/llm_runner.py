@@ -1,4 +1,4 @@
-"""ExecuTorch's LLM runner, held in conversation in a process of its own: what it does not expect, it answers by aborting."""
+"""ExecuTorch's LLM runner, held in conversation in a process of its own: it aborts on what it does not expect."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Answer:
 def write_tokenizer(directory: Path, vocab: int, end: int) -> None:
     """A tokenizer with one letter for each of `vocab` token ids, nothing merged, and `end` for the end of a text.
 
-    The runner takes the vocabulary's size from the tokenizer: with fewer ids than logits it would not see the others, and
-    with more it would read on behind them.
+    The runner takes the vocabulary's size from the tokenizer: with fewer ids than logits it would not see the others,
+    and with more it would read on behind them.
     """
     tokenizer = Tokenizer(models.BPE(vocab={_letter(token): token for token in range(vocab)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")

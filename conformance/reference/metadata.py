@@ -30,8 +30,8 @@ def runner_methods(model: PreTrainedModel, *, dynamic: bool) -> dict[str, Any]:
     """
     length = cache_settings(model).max_cache_len
     methods: dict[str, Any] = {
-        # The longest call. In ExecuTorch 1.5.1 no smaller number is safe: a prompt that the runner has to split makes it
-        # lose count of the room that is left.
+        # The longest call. In ExecuTorch 1.5.1 no smaller number is safe: where it has to split a prompt, the runner
+        # loses count of the room that is left.
         "get_max_seq_len": length,
         "get_max_context_len": length,
         "use_kv_cache": True,

@@ -32,8 +32,8 @@ class Subject:
     `export` has the signature of `convert_and_export_with_cache(model, example_input_ids=None,
     example_cache_position=None, *, dynamic_shapes=None, strict=...)`; the last two are optional.
 
-    `metadata(model, *, dynamic: bool)` gives the constant methods that a program of that model is lowered with, by name;
-    None where the subject has none.
+    `metadata(model, *, dynamic: bool)` gives the constant methods that a program of that model is lowered with, by
+    name; None where the subject has none.
     """
 
     name: str
