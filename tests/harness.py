@@ -26,7 +26,7 @@ EXAMPLES = 5
 def judge(
     clause: str,
     architecture: str,
-    export: Callable[..., Any] | None = None,
+    export: Callable[..., Any] | Subject | None = None,
     *,
     mode: Mode = Mode.DECODE,
     backend: str = EXPORTED,
@@ -38,7 +38,8 @@ def judge(
     """Run one clause's check on one subject; raises what the check raises."""
     eager = export is None
     cell = Cell(architecture, None if eager else "faulty", EAGER if eager else backend, None if eager else mode, clause)
-    subjects = {"faulty": Subject("faulty", export)} if export else {}
+    subject = export if isinstance(export, Subject) or export is None else Subject("faulty", export)
+    subjects = {"faulty": subject} if subject else {}
     row = load_matrix().architectures[architecture]
     workbench = Workbench(subjects, backends, make_model)
     case = Case(cell, workbench, EXAMPLES, caches=row.caches, baselines=baselines, shrink=shrink)

@@ -125,7 +125,8 @@ def _facts(case: Case, told: dict[str, Values]) -> Iterator[Fact]:
         None,
         "refuses to load the program",
     )
-    yield _exactly("get_max_context_len", length, told.get("get_max_seq_len"), "takes get_max_seq_len for it")
+    context = told.get("get_max_seq_len", (length,))
+    yield _exactly("get_max_context_len", length, context, f"takes get_max_seq_len, {_shown(context)}, for it")
     yield _exactly("use_kv_cache", True, (True,), "takes it that there is a cache")
     yield _exactly("enable_dynamic_shape", dynamic, (False,), "feeds prompts token by token")
     yield _exactly("use_sdpa_with_kv_cache", False, (False,), "takes it that there is no such operator")
