@@ -10,7 +10,6 @@ from typing import Any
 from conformance.checks.case import Case, clause
 from conformance.contract import Mode
 from conformance.llm_runner import Answer, Turn, converse
-from conformance.models import EOS_IDS
 from conformance.pipeline import stages
 from conformance.reference.metadata import eos_ids
 from conformance.strategies import text
@@ -160,17 +159,26 @@ def _sizes(case: Case) -> set[int]:
     return {size for size in (1, 2, split - 1, split, split + 1, length // 2, length - 2, length - 1) if size > 0}
 
 
+def _ends(case: Case) -> tuple[int, ...]:
+    """The ids that end a text, the tokenizer's first; where the model names none, there is the tokenizer's alone."""
+    vocab = case.space.vocab
+    return tuple(token for token in eos_ids(case.model) if token < vocab) or (vocab - 1,)
+
+
 def _telling_prompts(case: Case) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
     """A prompt whose answer ends before the cache does, and one whose answer does not; None where none was found."""
     ending = endless = None
+    known, *others = _ends(case)
     for seed in range(_SEARCHED):
         prompt = text(seed, 1 + seed % 3, case.space.vocab)
-        if seed % 2:  # a model that says again what it was told, as with tied embeddings, meets no end by itself
-            prompt = (*prompt, EOS_IDS[1 + seed % (len(EOS_IDS) - 1)])
+        if (
+            seed % 2 and others
+        ):  # a model that says again what it was told, as with tied embeddings, meets no end by itself
+            prompt = (*prompt, others[seed % len(others)])
         last = _last_of_answer(case, prompt)
         if last is None:
             endless = endless or prompt
-        elif last != EOS_IDS[0]:  # which the tokenizer knows of too
+        elif last != known or not others:  # the tokenizer's own would end it whatever the program says
             ending = ending or prompt
         if ending and endless:
             break
@@ -179,7 +187,7 @@ def _telling_prompts(case: Case) -> tuple[tuple[int, ...] | None, tuple[int, ...
 
 def _last_of_answer(case: Case, prompt: tuple[int, ...]) -> int | None:
     """The id that ends the oracle's answer, its first token apart; None where only the cache ends it."""
-    ends, held = set(eos_ids(case.model)), prompt
+    ends, held = _ends(case), prompt
     while len(held) < case.space.length:
         held = (*held, int(case.expected.logits(held).argmax()))
         if held[-1] in ends and len(held) > len(prompt) + 1:
@@ -189,8 +197,7 @@ def _last_of_answer(case: Case, prompt: tuple[int, ...]) -> int | None:
 
 def _hold(case: Case, conversation: Conversation) -> None:
     """Hold the conversation, and compare each answer with what eager greedy decoding gives."""
-    end = next(iter(eos_ids(case.model)), case.space.vocab - 1)
-    answers = converse(_program(case), case.space.vocab, end, conversation.turns)
+    answers = converse(_program(case), case.space.vocab, _ends(case)[0], conversation.turns)
     held: tuple[int, ...] = ()
     for number, (turn, answer) in enumerate(zip(conversation.turns, answers, strict=True), 1):
         before = () if turn.again else held
@@ -204,7 +211,7 @@ def _hold(case: Case, conversation: Conversation) -> None:
 
 def _judge(case: Case, asked: Conversation, held: tuple[int, ...], answer: Answer, room: int) -> tuple[int, ...]:
     """Compare one answer with greedy decoding after `held`; returns what is in the cache after it."""
-    ends = set(eos_ids(case.model))
+    ends = _ends(case)
     for index, token in enumerate(answer.tokens):
         behind, best = _behind(case, (*held, *answer.tokens[:index]), token)
         if behind > 0:
@@ -222,7 +229,7 @@ def _judge(case: Case, asked: Conversation, held: tuple[int, ...], answer: Answe
     return (*held, *answer.tokens[:-1])
 
 
-def _lengths(tokens: Sequence[int], ends: set[int], most: int) -> set[int]:
+def _lengths(tokens: Sequence[int], ends: Sequence[int], most: int) -> set[int]:
     """How long the answer may be. The runner of ExecuTorch 1.5.1 does not see that an answer's first token ends it."""
     ended = next((index + 1 for index, token in enumerate(tokens) if token in ends and index > 0), most)
     return {ended, 1} if tokens and tokens[0] in ends else {ended}
@@ -248,4 +255,4 @@ def _behind(case: Case, prefix: tuple[int, ...], token: int) -> tuple[float, int
 
 
 def _violation(code: str, observed: str, expected: str, conversation: Conversation) -> ClauseViolationError:
-    return ClauseViolationError(Stage.EXECUTE, code, observed=observed, expected=expected, script=f"{conversation}")
+    return ClauseViolationError(Stage.EXECUTE, code, observed=observed, expected=expected, script=conversation)
