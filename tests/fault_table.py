@@ -82,9 +82,9 @@ def runners() -> Iterator[Row]:
     reference = Subject("the reference", convert_and_export_with_cache, runner_methods)
     subjects |= {(reference.name, mode): reference for mode in Mode}
     for (name, mode), subject in track(subjects.items(), "runners"):
-        workbench, own = Workbench({"faulty": subject}), owned.get((name, mode), set())
+        workbench, own = Workbench({name: subject}), owned.get((name, mode), set())
         ids = [clause.id for clause in CHECKED if clause.chapter is Chapter.RUN]
-        cells = [Cell("llama", "faulty", "portable", mode, clause) for clause in ids]
+        cells = [Cell("llama", name, "portable", mode, clause) for clause in ids]
         yield Row(name, f"llama {mode}", {c.clause: _mark(c, workbench, c.clause in own) for c in cells})
 
 

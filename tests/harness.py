@@ -36,10 +36,12 @@ def judge(
     shrink: bool = False,
 ) -> Case:
     """Run one clause's check on one subject; raises what the check raises."""
-    eager = export is None
-    cell = Cell(architecture, None if eager else "faulty", EAGER if eager else backend, None if eager else mode, clause)
     subject = export if isinstance(export, Subject) or export is None else Subject("faulty", export)
-    subjects = {"faulty": subject} if subject else {}
+    subjects = {subject.name: subject} if subject else {}
+    if subject is None:
+        cell = Cell(architecture, None, EAGER, None, clause)
+    else:
+        cell = Cell(architecture, subject.name, backend, mode, clause)
     row = load_matrix().architectures[architecture]
     workbench = Workbench(subjects, backends, make_model)
     case = Case(cell, workbench, EXAMPLES, caches=row.caches, baselines=baselines, shrink=shrink)

@@ -110,6 +110,7 @@ def test_fault_is_caught_with_the_runner(subject: Subject, mode: Mode, clause: s
         assert caught.value.verdict is Verdict.CRASH
         assert "last words" in str(caught.value)
     else:
+        assert isinstance(caught.value, CellFailedError)
         assert signature is not None
         assert caught.value.signature.startswith(signature)
 

@@ -56,7 +56,8 @@ class Conversation:
 def test_metadata(case: Case) -> None:
     """Each method, or what the runner takes in its place, against the program."""
     told = stages.constants(_program(case))
-    missing, untrue = [], []
+    missing: list[Fact] = []
+    untrue: list[Fact] = []
     for fact in _facts(case, told):
         values = told.get(fact.name, fact.default)
         if values is not None and fact.holds(values):
