@@ -163,9 +163,13 @@ CLAUSES: tuple[Clause, ...] = (
         "whatever order.",
         _PARITY,
     ),
-    Clause("RUN-1", "The metadata methods of ExecuTorch's LLM runner are present and true."),
-    Clause("RUN-2", "`TextLLMRunner`, out of the box, generates the tokens that eager greedy decoding generates."),
-    Clause("RUN-3", "It does so again on a second call."),
+    Clause("RUN-1", "The metadata methods of ExecuTorch's LLM runner are present and true.", (Level.RUNTIME,)),
+    Clause(
+        "RUN-2",
+        "`TextLLMRunner`, out of the box, generates the tokens that eager greedy decoding generates.",
+        (Level.RUNTIME,),
+    ),
+    Clause("RUN-3", "It does so again on a second call.", (Level.RUNTIME,)),
     Clause(
         "SEN-1",
         "The fixture model is discriminating: zeroing the cache, shifting positions by one, swapping two layers' "

@@ -36,7 +36,8 @@ def bundle_of(
         versions: Installed packages.
         divergence: Where the program first goes wrong, if that was looked for.
     """
-    script: DecodeScript | None = getattr(error, "script", None)
+    shown = getattr(error, "script", None)
+    script = shown if isinstance(shown, DecodeScript) else None  # or a conversation, which the check holds anew
     bundle = Bundle(
         schema_version=SCHEMA_VERSION,
         architecture=case.cell.architecture,

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from conformance.cells import EAGER, EXPORTED, Cell
 from conformance.matrix import Expectation
 from conformance.records import CellRecord, ExpectedFailure, PartitionRecord
-from conformance.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, NotRunError, Verdict
+from conformance.verdicts import (
+    CellFailedError,
+    ClauseViolationError,
+    NotApplicableError,
+    NotRunError,
+    ProcessLostError,
+    Verdict,
+)
 
 #: Where an environment stands says nothing about a failure, and makes the same one read differently elsewhere.
 _SITE_PACKAGES = re.compile(r"[^\s`'\"]*/site-packages/")
@@ -69,6 +76,8 @@ def judge(
             return dataclasses.replace(observed, verdict=Verdict.NOT_APPLICABLE, message=str(error))
         case NotRunError():
             return dataclasses.replace(observed, verdict=Verdict.NOT_RUN, message=str(error))
+        case ProcessLostError():
+            return dataclasses.replace(observed, verdict=error.verdict, stage=error.stage, message=str(error))
         case CellFailedError():
             observed = dataclasses.replace(
                 observed,

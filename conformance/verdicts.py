@@ -94,6 +94,21 @@ class ClauseViolationError(CellFailedError):
         self.diverged: tuple[str, ...] = ()
 
 
+class ProcessLostError(Exception):
+    """A process that a check had started for itself is gone.
+
+    Args:
+        verdict: crash or timeout.
+        stage: Where it was.
+        message: What happened and its last words.
+    """
+
+    def __init__(self, verdict: Verdict, stage: Stage, message: str) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+        self.stage = stage
+
+
 class NotApplicableError(Exception):
     """The clause says nothing about this cell; the message is the fact that makes it so."""
 

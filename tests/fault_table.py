@@ -12,13 +12,13 @@ from rich.progress import track
 from conformance.cells import EXPORTED, Cell
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
-from conformance.contract import CHECKED, Level, Mode
+from conformance.contract import CHECKED, Chapter, Level, Mode
 from conformance.matrix import ROOT, load_matrix
 from conformance.pipeline.workbench import Workbench
-from conformance.reference import convert_and_export_with_cache
+from conformance.reference import convert_and_export_with_cache, runner_methods
 from conformance.subjects.resolve import Subject
-from conformance.verdicts import CellFailedError, NotApplicableError
-from tests.faults import FAULTS, LOWERINGS
+from conformance.verdicts import CellFailedError, NotApplicableError, ProcessLostError
+from tests.faults import FAULTS, LOWERINGS, RUNNERS
 from tests.harness import EXAMPLES
 
 PAGE = ROOT / "docs" / "faults.md"
@@ -73,6 +73,21 @@ def lowerings() -> Iterator[Row]:
         yield Row(backend.name, architecture, {c.clause: _mark(c, workbench, c.clause == own) for c in cells})
 
 
+def runners() -> Iterator[Row]:
+    """The faults that show with the LLM runner, under its clauses, on portable kernels."""
+    owned: dict[tuple[str, Mode], set[str]] = {}
+    for subject, mode, clause, _ in RUNNERS:
+        owned.setdefault((subject.name, mode), set()).add(clause)
+    subjects = {(subject.name, mode): subject for subject, mode, _, _ in RUNNERS}
+    reference = Subject("the reference", convert_and_export_with_cache, metadata=runner_methods)
+    subjects |= {(reference.name, mode): reference for mode in Mode}
+    for (name, mode), subject in track(subjects.items(), "runners"):
+        workbench, own = Workbench({name: subject}), owned.get((name, mode), set())
+        ids = [clause.id for clause in CHECKED if clause.chapter is Chapter.RUN]
+        cells = [Cell("llama", name, "portable", mode, clause) for clause in ids]
+        yield Row(name, f"llama {mode}", {c.clause: _mark(c, workbench, c.clause in own) for c in cells})
+
+
 @functools.cache
 def _caches() -> dict[str, tuple[str, ...]]:
     return {name: row.caches for name, row in load_matrix().architectures.items()}
@@ -84,7 +99,7 @@ def _mark(cell: Cell, workbench: Workbench, own: bool) -> str:
         checks()[cell.clause](case)
     except NotApplicableError:
         return NONE
-    except CellFailedError:
+    except (CellFailedError, ProcessLostError):
         return OWN if own else ALSO
     assert not own, f"{cell.clause} lets {cell.subject} on {cell.backend} pass"
     return PASSED
@@ -101,5 +116,9 @@ def _table(rows: list[Row], title: str, first: str) -> str:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    tables = [_table(list(exporters()), "Exporters", "fault"), _table(list(lowerings()), "Backends", "fault")]
+    tables = [
+        _table(list(exporters()), "Exporters", "fault"),
+        _table(list(lowerings()), "Backends", "fault"),
+        _table(list(runners()), "The LLM runner", "fault"),
+    ]
     PAGE.write_text("\n".join([_INTRODUCTION, "\n\n".join(tables), ""]), encoding="utf-8")

@@ -7,8 +7,10 @@ from typing import Any
 
 from conformance.contract import Mode
 from conformance.pipeline.backends import Backend
+from conformance.subjects.resolve import Subject
 from tests import faulty, faulty_exporters
 from tests import faulty_lowerings as lowerings
+from tests import faulty_metadata as metadata
 
 DECODE, DYNAMIC = Mode.DECODE, Mode.DYNAMIC
 
@@ -78,4 +80,26 @@ LOWERINGS: list[tuple[Backend, str, str, str]] = [
     (lowerings.HANDS_CACHES_THROUGH, "llama", "LOW-10", "lower:cache-update-in-delegate:aten.index_put.default"),
     (lowerings.CHANGES_NUMBERS, "llama", "PAR-1", "execute:logits-differ"),
     (lowerings.STALE_VIEWS, "deepseek_v3", "PAR-1", "execute:logits-differ"),
+]
+
+#: Faulty subject, mode, the clause that must catch it, and the signature; all are put into llama, on portable kernels.
+#: A signature of None: the runner aborts, so the cell is a crash.
+RUNNERS: list[tuple[Subject, Mode, str, str | None]] = [
+    (metadata.SILENT, DECODE, "RUN-1", "load:missing:get_max_seq_len+get_eos_ids"),
+    (metadata.SILENT, DECODE, "RUN-2", "load:RuntimeError:"),
+    (metadata.BOASTS, DECODE, "RUN-1", "load:untrue:get_max_seq_len+get_max_context_len"),
+    (metadata.BOASTS, DECODE, "RUN-2", "execute:refused"),
+    (metadata.UNDERSTATES, DECODE, "RUN-1", "load:untrue:get_max_context_len"),
+    (metadata.UNDERSTATES, DECODE, "RUN-2", "execute:"),
+    (metadata.ENDLESS, DECODE, "RUN-1", "load:missing:get_eos_ids"),
+    (metadata.ENDLESS, DECODE, "RUN-2", "execute:length-differs"),
+    (metadata.CLAIMS_TO_BE_DYNAMIC, DECODE, "RUN-1", "load:untrue:enable_dynamic_shape"),
+    (metadata.CLAIMS_TO_BE_DYNAMIC, DECODE, "RUN-2", "execute:refused"),
+    (metadata.DENIES_ITS_CACHE, DECODE, "RUN-1", "load:untrue:use_kv_cache"),
+    (metadata.INT32_POSITION, DECODE, "RUN-2", "execute:refused"),
+    (metadata.RETURNS_CACHE, DECODE, "RUN-2", None),
+    (metadata.OFF_BY_ONE, DECODE, "RUN-2", "execute:tokens-differ"),
+    (metadata.WRONG_IN_SECOND_GENERATION, DECODE, "RUN-3", "execute:tokens-differ"),
+    (metadata.HIDES_THAT_IT_IS_DYNAMIC, DYNAMIC, "RUN-1", "load:missing:enable_dynamic_shape"),
+    (metadata.SPLITS_PROMPTS, DYNAMIC, "RUN-2", "execute:refused"),
 ]

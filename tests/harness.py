@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -37,19 +36,17 @@ def judge(
     shrink: bool = False,
 ) -> Case:
     """Run one clause's check on one subject; raises what the check raises."""
-    eager = export is None
-    cell = Cell(architecture, None if eager else "faulty", EAGER if eager else backend, None if eager else mode, clause)
-    subject = _named(export, "faulty") if export else None
+    subject = export if isinstance(export, Subject) or export is None else Subject("faulty", export)
     subjects = {subject.name: subject} if subject else {}
+    if subject is None:
+        cell = Cell(architecture, None, EAGER, None, clause)
+    else:
+        cell = Cell(architecture, subject.name, backend, mode, clause)
     row = load_matrix().architectures[architecture]
     workbench = Workbench(subjects, backends, make_model)
     case = Case(cell, workbench, EXAMPLES, caches=row.caches, baselines=baselines, shrink=shrink)
     checks()[clause](case)
     return case
-
-
-def _named(export: Callable[..., Any] | Subject, name: str) -> Subject:
-    return dataclasses.replace(export, name=name) if isinstance(export, Subject) else Subject(name, export)
 
 
 def python_module(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

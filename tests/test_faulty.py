@@ -16,11 +16,12 @@ from conformance.models import build_model, fixture_config
 from conformance.pipeline.backends import Backend
 from conformance.reference import convert_and_export_with_cache
 from conformance.strategies import DecodeScript
-from conformance.verdicts import CellFailedError, ClauseViolationError, StageError
+from conformance.subjects.resolve import Subject
+from conformance.verdicts import CellFailedError, ClauseViolationError, ProcessLostError, StageError, Verdict
 from tests import faulty
 from tests import faulty_lowerings as lowerings
 from tests.fault_table import PAGE
-from tests.faults import FAULTS, LOWERINGS
+from tests.faults import FAULTS, LOWERINGS, RUNNERS
 from tests.harness import judge
 
 
@@ -100,6 +101,20 @@ def test_faulty_subject_is_caught_when_lowered(fault: Callable[..., Any], clause
     assert caught.value.signature == signature
 
 
+@pytest.mark.parametrize(("subject", "mode", "clause", "signature"), RUNNERS, ids=_name)
+def test_fault_is_caught_with_the_runner(subject: Subject, mode: Mode, clause: str, signature: str | None) -> None:
+    with pytest.raises((CellFailedError, ProcessLostError)) as caught:
+        judge(clause, "llama", subject, mode=mode, backend="portable")
+    if isinstance(caught.value, ProcessLostError):
+        assert signature is None
+        assert caught.value.verdict is Verdict.CRASH
+        assert "last words" in str(caught.value)
+    else:
+        assert isinstance(caught.value, CellFailedError)
+        assert signature is not None
+        assert caught.value.signature.startswith(signature)
+
+
 def test_plain_lowering_is_caught_by_none() -> None:
     plain = lowerings.PLAIN
     for clause in ("LOW-1", "LOW-4", "LOW-5", "LOW-6", "LOW-7", "LOW-8", "LOW-9", "LOW-10", "PAR-1"):
@@ -175,6 +190,7 @@ def test_reference_is_caught_by_none(clause: str, mode: Mode) -> None:
 
 def test_every_checked_clause_has_a_fault() -> None:
     faulted = {clause for _, _, _, clause, _ in FAULTS} | {clause for _, _, clause, _ in LOWERINGS}
+    faulted |= {clause for _, _, clause, _ in RUNNERS}
     faulted |= {"LOW-1", "LOW-5", "PAR-8", "SEN-1", "SEN-2"}
     assert faulted == {clause.id for clause in CHECKED}
 
@@ -184,4 +200,5 @@ def test_fault_table_has_every_fault() -> None:
     rows = {tuple(line.split(" | ")[:2]) for line in lines if line.startswith("| ") and "●" in line}
     wanted = {(f"| {fault.__name__}", f"{architecture} {mode}") for fault, architecture, mode, _, _ in FAULTS}
     wanted |= {(f"| {backend.name}", architecture) for backend, architecture, _, _ in LOWERINGS}
+    wanted |= {(f"| {subject.name}", f"llama {mode}") for subject, mode, _, _ in RUNNERS}
     assert rows == wanted, "python -m tests.fault_table brings docs/faults.md up to date"

@@ -9,7 +9,15 @@ from conformance.contract import Mode
 from conformance.judging import judge
 from conformance.matrix import Expectation
 from conformance.records import CellRecord, cell_from_json, cell_to_json
-from conformance.verdicts import ClauseViolationError, NotApplicableError, NotRunError, Stage, StageError, Verdict
+from conformance.verdicts import (
+    ClauseViolationError,
+    NotApplicableError,
+    NotRunError,
+    ProcessLostError,
+    Stage,
+    StageError,
+    Verdict,
+)
 
 _CELL = Cell("llama", "reference", "xnnpack", Mode.DECODE, "PAR-1")
 _EXPECTED = Expectation(
@@ -45,6 +53,8 @@ def _judged(error: BaseException | None, expectation: Expectation | None) -> Cel
         (_differs(0.001), _EXPECTED, Verdict.EXPECTED_FAILURE),
         (_differs(0.5), _EXPECTED, Verdict.FAIL),
         (StageError(Stage.LOAD, RuntimeError("failed with error 0x14")), _EXPECTED, Verdict.FAIL),
+        (ProcessLostError(Verdict.CRASH, Stage.EXECUTE, "died"), None, Verdict.CRASH),
+        (ProcessLostError(Verdict.TIMEOUT, Stage.EXECUTE, "was over"), _EXPECTED, Verdict.TIMEOUT),
         (NotApplicableError("no window"), None, Verdict.NOT_APPLICABLE),
         (ZeroDivisionError("our own"), None, Verdict.HARNESS_ERROR),
         (ZeroDivisionError("our own"), _EXPECTED, Verdict.HARNESS_ERROR),

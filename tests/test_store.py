@@ -95,6 +95,13 @@ def test_a_range_and_a_backend_are_part_of_the_key() -> None:
     assert key_of(short, XNNPACK) != key_of(short, PORTABLE)
 
 
+def test_what_a_program_tells_a_runner_is_part_of_the_key() -> None:
+    program = _exported(_Scaled())
+    keys = {key_of(program, XNNPACK, methods) for methods in ({}, {"get_max_seq_len": 8}, {"get_max_seq_len": 16})}
+    assert len(keys) == 3
+    assert key_of(program, XNNPACK) in keys
+
+
 def test_an_environment_in_another_place_has_the_same_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     def keyed(script: str, library: str) -> str:
         installed = Mock(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from executorch.exir import EdgeProgramManager, to_edge_transform_and_lower
@@ -48,8 +49,10 @@ class Artifact:
     again: str | None = None
 
 
-def lower(program: ExportedProgram, backend: Backend) -> Lowered:
+def lower(program: ExportedProgram, backend: Backend, methods: Mapping[str, Any] | None = None) -> Lowered:
     """The program in the edge dialect, validity checks on, with a user's pass applied and the backend's delegates.
+
+    `methods` are constant methods that go with it, by name, which tell a runner about the program.
 
     ExecuTorch marks the exported program's own nodes while it lowers, so give each backend a program of its own.
     """
@@ -61,6 +64,7 @@ def lower(program: ExportedProgram, backend: Backend) -> Lowered:
             transform_passes=[stamp, *backend.passes()],
             partitioner=backend.partitioners(),
             compile_config=backend.edge(),
+            constant_methods=dict(methods or {}),
         )
         seconds = time.monotonic() - start
         return Lowered(edge, partition_report(edge, backend.partitioners(), backend.declares), held, seconds)

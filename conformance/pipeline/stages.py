@@ -104,6 +104,14 @@ def load(program: bytes) -> Method:
         return method
 
 
+def constants(program: bytes) -> dict[str, tuple[Any, ...]]:
+    """The values of the program's methods that take no inputs, by name: what it tells a runner about itself."""
+    with at(Stage.LOAD):
+        loaded: Any = Runtime.get().load_program(program)
+        methods = {name: loaded.load_method(name) for name in sorted(loaded.method_names)}
+        return {name: tuple(each.execute(())) for name, each in methods.items() if not each.metadata.num_inputs()}
+
+
 def example_inputs(length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids, int64 [BATCH_SIZE, length], and cache position, int64 [length], from 0 on."""
     return torch.zeros((BATCH_SIZE, length), dtype=torch.long), torch.arange(length)

@@ -15,7 +15,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -38,7 +38,7 @@ _ORIGINS = ("torch_fn", "source_fn_stack", "nn_module_stack")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _MIB = 1 << 20
 #: To be raised when the layout of an entry or the way of hashing changes.
-_FORMAT = "2"
+_FORMAT = "3"
 _ARTIFACT = TypeAdapter(Artifact)
 
 
@@ -95,10 +95,11 @@ class Store:
         return self.directory / f"{key}.artifact"
 
 
-def key_of(program: ExportedProgram, backend: Backend) -> str:
-    """What `program` lowered by `backend` is kept under."""
+def key_of(program: ExportedProgram, backend: Backend, methods: Mapping[str, Any] | None = None) -> str:
+    """What `program` lowered by `backend`, with these constant methods, is kept under."""
     digest = hashlib.sha256()
-    for part in (_FORMAT, *_surroundings(backend), backend.name, *_graphs(program), *_interface(program)):
+    told = repr(sorted((methods or {}).items()))
+    for part in (_FORMAT, *_surroundings(backend), backend.name, told, *_graphs(program), *_interface(program)):
         digest.update(_ADDRESS.sub("", part).encode() + b"\0")
     for name, tensor in _tensors(program):
         digest.update(f"{name} {_described(tensor)}".encode())

@@ -182,6 +182,14 @@ class Workbench:
 
         return self._once(architecture, ("exported", subject, mode, known.variant), make)
 
+    def methods(self, architecture: str, subject: str, mode: Mode, backend: str) -> dict[str, Any]:
+        """The constant methods that the subject's program is lowered with, by name."""
+
+        def make() -> dict[str, Any]:
+            return self.subject(subject).methods(self.prepared(architecture, backend), mode)
+
+        return self._once(architecture, ("methods", subject, mode, backend), make)
+
     def left_behind(self, architecture: str, subject: str, mode: Mode) -> list[str]:
         """What exporting the fixture changed of it and around it."""
         return self._exporting(architecture, subject, mode)[1]
@@ -288,7 +296,8 @@ class Workbench:
     def _lower(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
         # ExecuTorch marks the program's nodes while it lowers. A copy takes 0.02 s, exporting again 1 s.
         program = copy.deepcopy(self.exported(architecture, subject, mode, backend))
-        return lowering.lower(program, self.backends[backend])
+        methods = self.methods(architecture, subject, mode, backend)
+        return lowering.lower(program, self.backends[backend], methods)
 
     def _stored(self, architecture: str, subject: str, mode: Mode, backend: str) -> Artifact | None:
         """What the store had when it was first asked."""
@@ -303,7 +312,9 @@ class Workbench:
 
     def _key(self, architecture: str, subject: str, mode: Mode, backend: str) -> str:
         def make() -> str:
-            return key_of(self.exported(architecture, subject, mode, backend), self.backends[backend])
+            program = self.exported(architecture, subject, mode, backend)
+            methods = self.methods(architecture, subject, mode, backend)
+            return key_of(program, self.backends[backend], methods)
 
         return self._once(architecture, ("key", subject, mode, backend), make)
 

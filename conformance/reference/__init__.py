@@ -2,6 +2,12 @@
 
 from conformance.reference.errors import ModelNotExportableError
 from conformance.reference.exporter import convert_and_export_with_cache
+from conformance.reference.metadata import runner_methods
 from conformance.reference.wrapper import TorchExportableModuleWithStaticCache
 
-__all__ = ["ModelNotExportableError", "TorchExportableModuleWithStaticCache", "convert_and_export_with_cache"]
+__all__ = [
+    "ModelNotExportableError",
+    "TorchExportableModuleWithStaticCache",
+    "convert_and_export_with_cache",
+    "runner_methods",
+]

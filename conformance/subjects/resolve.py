@@ -10,18 +10,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch.export import ExportedProgram
+from transformers import PreTrainedModel
 
 from conformance.contract import Mode
 from conformance.printing import one_line
 from conformance.sessions import BufferDriver, Driver
 from conformance.subjects import KNOWN
 from conformance.suggest import unknown
-from conformance.verdicts import NotApplicableError
+from conformance.verdicts import NotApplicableError, Stage, at
 
 #: Characters shown of what a module raised.
 _SHOWN = 300
 
 ExportFunction = Callable[..., ExportedProgram]
+#: What a module offers beside its exporter for programs to run in ExecuTorch's LLM runner; see `Subject.metadata`.
+METADATA = "runner_methods"
 
 
 class UnknownSubjectError(ValueError):
@@ -38,12 +41,15 @@ class Subject:
             example_cache_position=None, *, dynamic_shapes=None, strict=...)`; the last two are optional.
         driver: How its programs are called.
         inapplicable: Clauses that cannot be asked of it, and why, by id.
+        metadata: `metadata(model, *, dynamic: bool)` gives the constant methods that a program of that model is lowered
+            with, by name; None where the subject has none.
     """
 
     name: str
     export: ExportFunction
     driver: Driver = field(default_factory=BufferDriver)
     inapplicable: Mapping[str, str] = field(default_factory=dict)
+    metadata: Callable[..., Mapping[str, Any]] | None = None
 
     def require(self, mode: Mode) -> None:
         """Raises `NotApplicableError` where the exporter has no way to be asked for `mode`."""
@@ -57,9 +63,18 @@ class Subject:
         if clause in self.inapplicable:
             raise NotApplicableError(f"{self.name} {self.inapplicable[clause]}")
 
+    def methods(self, model: PreTrainedModel, mode: Mode) -> dict[str, Any]:
+        """The constant methods of the program of `model` in `mode`, by name."""
+        if self.metadata is None:
+            return {}
+        with at(Stage.EXPORT):
+            return dict(self.metadata(model, dynamic=mode is Mode.DYNAMIC))
+
 
 def resolve(name: str) -> Subject:
     """The subject called `name`: a known name, or `package.module:callable`, where a `Subject` may stand as well.
+
+    Where the module has a callable `runner_methods` too, that is the subject's metadata.
 
     Raises:
         UnknownSubjectError: No such name, module or callable.
@@ -81,4 +96,5 @@ def resolve(name: str) -> Subject:
     if not callable(export):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UnknownSubjectError(f"{module_name}: {unknown('callable', attribute, public)}")
-    return Subject(name, export)
+    metadata: Any = getattr(module, METADATA, None)
+    return Subject(name, export, metadata=metadata if callable(metadata) else None)

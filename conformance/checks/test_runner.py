@@ -1,0 +1,259 @@
+"""The runner: what a program tells ExecuTorch's LLM runner about itself, and what the runner makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from conformance.checks.case import Case, clause
+from conformance.contract import Mode
+from conformance.llm_runner import Answer, Turn, converse
+from conformance.pipeline import stages
+from conformance.reference.metadata import eos_ids
+from conformance.strategies import text
+from conformance.verdicts import ClauseViolationError, Stage
+
+#: Prompts that are tried until the answer of one ends before the cache does.
+_SEARCHED = 16
+#: Tokens of an answer after which a conversation goes on.
+_FEW = 4
+
+Values = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What one metadata method says of a program.
+
+    Args:
+        name: The method.
+        truth: What it should say, for a reader.
+        holds: Whether its values are true.
+        default: What the runner takes without it; None where it takes nothing.
+        without: What the runner does then.
+    """
+
+    name: str
+    truth: str
+    holds: Callable[[Values], bool]
+    default: Values | None
+    without: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns in order, with a runner that has just been loaded."""
+
+    turns: tuple[Turn, ...]
+
+    def __str__(self) -> str:
+        return ", then ".join(map(str, self.turns))
+
+
+@clause("RUN-1")
+def test_metadata(case: Case) -> None:
+    """Each method, or what the runner takes in its place, against the program."""
+    told = stages.constants(_program(case))
+    missing: list[Fact] = []
+    untrue: list[Fact] = []
+    for fact in _facts(case, told):
+        values = told.get(fact.name, fact.default)
+        if values is not None and fact.holds(values):
+            continue
+        (untrue if fact.name in told else missing).append(fact)
+    case.metrics["metadata_methods"] = len(told)
+    if missing or untrue:
+        codes = [f"{kind}:{'+'.join(f.name for f in group)}" for kind, group in _kinds(missing, untrue) if group]
+        seen = [f"{fact.name} is missing, so the runner {fact.without}" for fact in missing]
+        seen += [f"{fact.name} is {_shown(told[fact.name])}" for fact in untrue]
+        raise ClauseViolationError(
+            Stage.LOAD,
+            ",".join(codes),
+            observed="; ".join(seen),
+            expected="; ".join(f"{fact.name}: {fact.truth}" for fact in (*missing, *untrue)),
+        )
+
+
+@clause("RUN-2")
+def test_answers(case: Case) -> None:
+    """Prompts of every telling length, each with a runner of its own, until the context is full or the text ends."""
+    length, vocab = case.space.length, case.space.vocab
+    whole = text(0, length, vocab)
+    turns = [Turn(whole[:size]) for size in sorted(_sizes(case))]
+    turns += [Turn(whole[:3], most=1), Turn(whole[:3], most=_FEW)]
+    ending, endless = _telling_prompts(case)
+    turns += [Turn(prompt) for prompt in (ending, endless) if prompt is not None]
+    for turn in turns:
+        _hold(case, Conversation((turn,)))
+    case.metrics["answers"] = len(turns)
+    case.metrics["answers_that_end"] = int(ending is not None)
+    case.metrics["answers_that_fill_the_cache"] = int(endless is not None)
+
+
+@clause("RUN-3")
+def test_further_answers(case: Case) -> None:
+    """The conversation goes on, starts again, is refused what has no room, and goes on as if that had not been."""
+    length, vocab = case.space.length, case.space.vocab
+    first, second, third = (text(seed, length, vocab) for seed in range(3))
+    turns = (
+        Turn(first[:5], most=_FEW),
+        Turn(second[:3], most=_FEW),
+        Turn(first[:5], most=_FEW, again=True),
+        Turn(third),
+        Turn(second[:1], most=_FEW),
+        Turn(third[:2], again=True),
+    )
+    _hold(case, Conversation(turns))
+    case.metrics["answers"] = len(turns)
+
+
+def _kinds(missing: list[Fact], untrue: list[Fact]) -> tuple[tuple[str, list[Fact]], ...]:
+    return ("missing", missing), ("untrue", untrue)
+
+
+def _facts(case: Case, told: dict[str, Values]) -> Iterator[Fact]:
+    """Everything that the runner, or an app around it, reads of a program."""
+    length, dynamic = case.space.length, case.mode is Mode.DYNAMIC
+    ends = set(eos_ids(case.model))
+    longest = "from 1 to the cache's length" if "get_max_context_len" in told else "the cache's length"
+    yield Fact(
+        "get_max_seq_len",
+        f"{longest}, {length}",
+        lambda values: len(values) == 1 and 1 <= values[0] <= length,
+        None,
+        "refuses to load the program",
+    )
+    context = told.get("get_max_seq_len", (length,))
+    yield _exactly("get_max_context_len", length, context, f"takes get_max_seq_len, {_shown(context)}, for it")
+    yield _exactly("use_kv_cache", True, (True,), "takes it that there is a cache")
+    yield _exactly("enable_dynamic_shape", dynamic, (False,), "feeds prompts token by token")
+    yield _exactly("use_sdpa_with_kv_cache", False, (False,), "takes it that there is no such operator")
+    yield Fact(
+        "get_eos_ids",
+        f"{sorted(ends)}, where the model's texts end",
+        lambda values: set(values) == ends,
+        None if ends else (),
+        "stops at the end of text of the tokenizer alone",
+    )
+    yield _exactly("get_vocab_size", case.space.vocab, (case.space.vocab,), "asks the tokenizer")
+
+
+def _exactly(name: str, value: object, default: Values | None, without: str) -> Fact:
+    return Fact(name, str(value), lambda values: values == (value,), default, without)
+
+
+def _shown(values: Values) -> str:
+    return str(values[0]) if len(values) == 1 else str(list(values))
+
+
+def _program(case: Case) -> bytes:
+    where = (case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
+    return case.workbench.artifact(*where).program
+
+
+def _sizes(case: Case) -> set[int]:
+    """Lengths of prompts: one token, both sides of where the runner splits, and up to the last that leaves any room."""
+    length = case.space.length
+    split = stages.constants(_program(case)).get("get_max_seq_len", (length,))[0]
+    return {size for size in (1, 2, split - 1, split, split + 1, length // 2, length - 2, length - 1) if size > 0}
+
+
+def _ends(case: Case) -> tuple[int, ...]:
+    """The ids that end a text, the tokenizer's first; where the model names none, there is the tokenizer's alone."""
+    vocab = case.space.vocab
+    return tuple(token for token in eos_ids(case.model) if token < vocab) or (vocab - 1,)
+
+
+def _telling_prompts(case: Case) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """A prompt whose answer ends before the cache does, and one whose answer does not; None where none was found."""
+    ending = endless = None
+    known, *others = _ends(case)
+    for seed in range(_SEARCHED):
+        prompt = text(seed, 1 + seed % 3, case.space.vocab)
+        if (
+            seed % 2 and others
+        ):  # a model that says again what it was told, as with tied embeddings, meets no end by itself
+            prompt = (*prompt, others[seed % len(others)])
+        last = _last_of_answer(case, prompt)
+        if last is None:
+            endless = endless or prompt
+        elif last != known or not others:  # the tokenizer's own would end it whatever the program says
+            ending = ending or prompt
+        if ending and endless:
+            break
+    return ending, endless
+
+
+def _last_of_answer(case: Case, prompt: tuple[int, ...]) -> int | None:
+    """The id that ends the oracle's answer, its first token apart; None where only the cache ends it."""
+    ends, held = _ends(case), prompt
+    while len(held) < case.space.length:
+        held = (*held, int(case.expected.logits(held).argmax()))
+        if held[-1] in ends and len(held) > len(prompt) + 1:
+            return held[-1]
+    return None
+
+
+def _hold(case: Case, conversation: Conversation) -> None:
+    """Hold the conversation, and compare each answer with what eager greedy decoding gives."""
+    answers = converse(_program(case), case.space.vocab, _ends(case)[0], conversation.turns)
+    held: tuple[int, ...] = ()
+    for number, (turn, answer) in enumerate(zip(conversation.turns, answers, strict=True), 1):
+        before = () if turn.again else held
+        so_far = Conversation(conversation.turns[:number])
+        room = case.space.length - len(before) - len(turn.prompt)
+        if room > 0:
+            held = _judge(case, so_far, (*before, *turn.prompt), answer, room)
+        elif answer.refusal is None:
+            raise _violation("accepted-without-room", f"an answer of {len(answer.tokens)} tokens", "an error", so_far)
+
+
+def _judge(case: Case, asked: Conversation, held: tuple[int, ...], answer: Answer, room: int) -> tuple[int, ...]:
+    """Compare one answer with greedy decoding after `held`; returns what is in the cache after it."""
+    ends = _ends(case)
+    for index, token in enumerate(answer.tokens):
+        behind, best = _behind(case, (*held, *answer.tokens[:index]), token)
+        if behind > 0:
+            seen, wanted = f"token {token} as number {index + 1} of the answer", f"token {best}, ahead by {behind:.1e}"
+            raise _violation("tokens-differ", seen, f"{wanted} of the logits' scale", asked)
+    if answer.refusal is not None:
+        seen = f"{answer.refusal}, after {len(answer.tokens)} tokens"
+        raise _violation("refused", seen, f"an answer; there is room for {room} tokens", asked)
+    most = room if asked.turns[-1].most < 0 else min(room, asked.turns[-1].most)
+    if len(answer.tokens) not in _lengths(answer.tokens, ends, most):
+        last = f", the last of them {answer.tokens[-1]}" if answer.tokens else ""
+        seen = f"an answer of {len(answer.tokens)} tokens{last}"
+        raise _violation("length-differs", seen, f"one that ends at {sorted(ends)} or after {most} tokens", asked)
+    # The runner shows a token when it has chosen it, and gives it to the program in the next step, if there is one.
+    return (*held, *answer.tokens[:-1])
+
+
+def _lengths(tokens: Sequence[int], ends: Sequence[int], most: int) -> set[int]:
+    """How long the answer may be. The runner of ExecuTorch 1.5.1 does not see that an answer's first token ends it."""
+    ended = next((index + 1 for index, token in enumerate(tokens) if token in ends and index > 0), most)
+    return {ended, 1} if tokens and tokens[0] in ends else {ended}
+
+
+def _behind(case: Case, prefix: tuple[int, ...], token: int) -> tuple[float, int]:
+    """How far `token` is behind the best one after `prefix`, as a share of the logits' scale, and the best one.
+
+    0 where rounding decides between the two, and neither is wrong.
+    """
+    if not 0 <= token < case.space.vocab:
+        return float("inf"), int(case.expected.logits(prefix).argmax())
+    tie = 2 * case.tolerance if case.precision is None else case.precision.tie
+    least, best = float("inf"), token
+    for oracle in chain([case.expected], case.disturbed() if case.precision else ()):
+        logits = oracle.logits(prefix)
+        behind = float(logits.max() - logits[token]) / case.expected.scale
+        if behind <= tie:
+            return 0.0, token
+        if behind < least:
+            least, best = behind, int(logits.argmax())
+    return least, best
+
+
+def _violation(code: str, observed: str, expected: str, conversation: Conversation) -> ClauseViolationError:
+    return ClauseViolationError(Stage.EXECUTE, code, observed=observed, expected=expected, script=conversation)

@@ -1,0 +1,54 @@
+"""What ExecuTorch's LLM runner has to be told of a program: constant methods, lowered together with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from conformance.reference.settings import cache_settings
+
+
+def runner_methods(model: PreTrainedModel, *, dynamic: bool) -> dict[str, Any]:
+    """The constant methods that `TextLLMRunner` reads, for a program that was exported from `model`.
+
+    Give them to `to_edge_transform_and_lower(program, constant_methods=...)`, or to `to_edge`.
+
+    Args:
+        model: The model as it was exported: its generation config gives the cache's length and where a text ends.
+        dynamic: Whether the program was exported with a dynamic sequence length. If not, the runner must feed it
+            prompts token by token.
+
+    Returns:
+        By name: `get_max_seq_len` and `get_max_context_len`, both the cache's length in tokens; `use_kv_cache`,
+        `enable_dynamic_shape` and `use_sdpa_with_kv_cache`, booleans; and `get_eos_ids`, the token ids that end a text,
+        where the model names any. The runner takes the first token of a text and the size of the vocabulary from the
+        tokenizer.
+
+    Raises:
+        ModelNotExportableError: The generation config does not ask for a static cache of a given size.
+    """
+    length = cache_settings(model).max_cache_len
+    methods: dict[str, Any] = {
+        # The longest call. In ExecuTorch 1.5.1 no smaller number is safe: where it has to split a prompt, the runner
+        # loses count of the room that is left.
+        "get_max_seq_len": length,
+        "get_max_context_len": length,
+        "use_kv_cache": True,
+        "enable_dynamic_shape": dynamic,
+        "use_sdpa_with_kv_cache": False,  # the cache is updated by ATen's operators, not by ExecuTorch's own
+    }
+    ends = eos_ids(model)
+    if ends:
+        methods["get_eos_ids"] = ends
+    return methods
+
+
+def eos_ids(model: PreTrainedModel) -> list[int]:
+    """The ids that end a text: what generation goes by, or else what the config says; empty where neither says."""
+    configs: tuple[Any, ...] = (model.generation_config, model.config.get_text_config(decoder=True))
+    for config in configs:
+        found = getattr(config, "eos_token_id", None)
+        if found is not None:
+            return [int(each) for each in (found if isinstance(found, list | tuple) else [found])]
+    return []

@@ -1,0 +1,88 @@
+"""What a program tells ExecuTorch's LLM runner, and the process that the runner is held in."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from transformers import GenerationConfig
+
+from conformance import llm_runner
+from conformance.contract import Mode
+from conformance.llm_runner import Answer, Turn, converse, write_tokenizer
+from conformance.models import EOS_IDS, build_model, fixture_config
+from conformance.reference import ModelNotExportableError, runner_methods
+from conformance.subjects.resolve import resolve
+from conformance.verdicts import ProcessLostError, StageError, Verdict
+
+
+def test_reference_tells_what_the_model_is_exported_with() -> None:
+    model = build_model(fixture_config("llama"), max_cache_len=16)
+    methods = runner_methods(model, dynamic=True)
+    assert methods["get_max_seq_len"] == methods["get_max_context_len"] == 16
+    assert methods["enable_dynamic_shape"] is True
+    assert methods["get_eos_ids"] == list(EOS_IDS)
+
+
+def test_ends_of_text_come_from_the_config_where_generation_names_none() -> None:
+    model = build_model(fixture_config("llama"))
+    sizes = {"batch_size": 1, "max_cache_len": 32}
+    model.generation_config = GenerationConfig(use_cache=True, cache_implementation="static", cache_config=sizes)
+    model.config.eos_token_id = 7
+    assert runner_methods(model, dynamic=False)["get_eos_ids"] == [7]
+    model.config.eos_token_id = None
+    assert "get_eos_ids" not in runner_methods(model, dynamic=False)
+
+
+def test_model_without_a_static_cache_is_refused() -> None:
+    model = build_model(fixture_config("llama"))
+    model.generation_config = GenerationConfig()
+    with pytest.raises(ModelNotExportableError, match="cache_implementation"):
+        runner_methods(model, dynamic=False)
+
+
+def test_subject_brings_the_metadata_of_its_module_or_none() -> None:
+    model = build_model(fixture_config("llama"))
+    assert resolve("reference").methods(model, Mode.DYNAMIC) == runner_methods(model, dynamic=True)
+    assert resolve("transformers").methods(model, Mode.DECODE) == {}
+
+
+def test_tokenizer_has_a_letter_for_each_id(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    write_tokenizer(tmp_path, 64, 5)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == 64
+    assert tokenizer.encode("".join(map(llm_runner._letter, [3, 63, 0, 3]))).ids == [3, 63, 0, 3]
+
+
+def test_what_is_no_program_is_not_loaded() -> None:
+    with pytest.raises(StageError, match="It said: ") as caught:
+        converse(b"no program at all", 64, 5, [Turn((1,))])
+    assert caught.value.signature.startswith("load:RuntimeError:")
+
+
+@pytest.mark.parametrize(
+    ("end", "verdict", "told"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGABRT), Verdict.CRASH, "died of SIGABRT at turn 2"),
+        (lambda: os.kill(os.getpid(), signal.SIGALRM), Verdict.TIMEOUT, "was over its 120 s at turn 2"),
+        (lambda: 1 // 0, Verdict.CRASH, "died of exit code 1 at turn 2"),
+    ],
+)
+def test_lost_process_tells_where_it_was(
+    monkeypatch: pytest.MonkeyPatch, end: object, verdict: Verdict, told: str
+) -> None:
+    def answers(directory: Path, turns: tuple[Turn, ...]) -> object:
+        yield Answer((1,))
+        os.write(2, b"last words of a runner\n")
+        end()  # type: ignore[operator]
+
+    monkeypatch.setattr(llm_runner, "_answers", answers)
+    with pytest.raises(ProcessLostError, match=told) as lost:
+        converse(b"", 64, 5, [Turn((1,)), Turn((2,), most=4, again=True)])
+    assert lost.value.verdict is verdict
+    assert "reset, prompt [2], at most 4 tokens" in str(lost.value)
+    assert "last words of a runner" in str(lost.value) or "ZeroDivisionError" in str(lost.value)
