@@ -69,7 +69,7 @@ def test_what_is_no_program_is_not_loaded() -> None:
     [
         (lambda: os.kill(os.getpid(), signal.SIGABRT), Verdict.CRASH, "died of SIGABRT at turn 2"),
         (lambda: os.kill(os.getpid(), signal.SIGALRM), Verdict.TIMEOUT, "was over its 120 s at turn 2"),
-        (lambda: 1 // 0, Verdict.CRASH, "died of exit code 1 at turn 2"),
+        (lambda: 1 // 0, Verdict.CRASH, "died with exit code 1 at turn 2"),
     ],
 )
 def test_lost_process_tells_where_it_was(
