@@ -7,6 +7,7 @@ import faulthandler
 import json
 import os
 import pickle
+import re
 import signal
 import tempfile
 import traceback
@@ -25,6 +26,8 @@ _FIRST = 0x4E00
 _MOST_S = 120
 #: What of a process's last words is shown.
 _LAST_LINES, _LAST_CHARACTERS = 4, 600
+#: Behind the reason of a failed kernel, ExecuTorch lists the kernel's inputs.
+_INPUTS = re.compile(r"arg \d+ with type id \d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ def _answers(directory: Path, turns: tuple[Turn, ...]) -> Iterator[Answer | str]
     try:
         runner = TextLLMRunner(str(directory / "model.pte"), str(directory))
     except RuntimeError as error:
-        yield str(error)
+        yield str(error).replace(f"{directory}/", "")  # another one each time, and the message is the signature
         return
     for turn in turns:
         if turn.again:
@@ -171,7 +174,7 @@ def _death(code: int) -> str:
 
 
 def _last(words: str) -> str:
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    lines = [line.strip() for line in words.splitlines() if line.strip() and not _INPUTS.search(line)]
     return " | ".join(lines[-_LAST_LINES:])[-_LAST_CHARACTERS:] or "nothing"
 
 

@@ -86,11 +86,11 @@ LOWERINGS: list[tuple[Backend, str, str, str]] = [
 #: A signature of None: the runner aborts, so the cell is a crash.
 RUNNERS: list[tuple[Subject, Mode, str, str | None]] = [
     (metadata.SILENT, DECODE, "RUN-1", "load:missing:get_max_seq_len+get_eos_ids"),
-    (metadata.SILENT, DECODE, "RUN-2", "load:RuntimeError:"),
+    (metadata.SILENT, DECODE, "RUN-2", "load:RuntimeError:Failed to create text llm runner"),
     (metadata.BOASTS, DECODE, "RUN-1", "load:untrue:get_max_seq_len+get_max_context_len"),
     (metadata.BOASTS, DECODE, "RUN-2", "execute:refused"),
     (metadata.UNDERSTATES, DECODE, "RUN-1", "load:untrue:get_max_context_len"),
-    (metadata.UNDERSTATES, DECODE, "RUN-2", "execute:"),
+    (metadata.UNDERSTATES, DECODE, "RUN-2", "execute:length-differs"),
     (metadata.ENDLESS, DECODE, "RUN-1", "load:missing:get_eos_ids"),
     (metadata.ENDLESS, DECODE, "RUN-2", "execute:length-differs"),
     (metadata.CLAIMS_TO_BE_DYNAMIC, DECODE, "RUN-1", "load:untrue:enable_dynamic_shape"),
