@@ -101,5 +101,5 @@ RUNNERS: list[tuple[Subject, Mode, str, str | None]] = [
     (metadata.OFF_BY_ONE, DECODE, "RUN-2", "execute:tokens-differ"),
     (metadata.WRONG_IN_SECOND_GENERATION, DECODE, "RUN-3", "execute:tokens-differ"),
     (metadata.HIDES_THAT_IT_IS_DYNAMIC, DYNAMIC, "RUN-1", "load:missing:enable_dynamic_shape"),
-    (metadata.SPLITS_PROMPTS, DYNAMIC, "RUN-2", "execute:refused"),
+    (metadata.SHORTENS_CALLS, DYNAMIC, "RUN-2", "execute:length-differs"),
 ]
