@@ -38,7 +38,7 @@ def test_ends_of_text_come_from_the_config_where_generation_names_none() -> None
 
 def test_model_without_a_static_cache_is_refused() -> None:
     model = build_model(fixture_config("llama"))
-    model.generation_config = GenerationConfig()
+    model.generation_config = GenerationConfig(use_cache=True)
     with pytest.raises(ModelNotExportableError, match="cache_implementation"):
         runner_methods(model, dynamic=False)
 
