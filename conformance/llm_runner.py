@@ -7,6 +7,7 @@ import faulthandler
 import json
 import os
 import pickle
+import re
 import signal
 import tempfile
 import traceback
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from conformance.verdicts import ProcessLostError, Stage, StageError, Verdict
+from conformance.verdicts import NotRunError, ProcessLostError, Stage, StageError, Verdict
 
 #: The character of token id 0; id n has the n-th after it. There are 20,000 letters from here on, each a single token.
 _FIRST = 0x4E00
@@ -25,6 +26,8 @@ _FIRST = 0x4E00
 _MOST_S = 120
 #: What of a process's last words is shown.
 _LAST_LINES, _LAST_CHARACTERS = 4, 600
+#: Behind the reason of a failed kernel, ExecuTorch lists the kernel's inputs.
+_INPUTS = re.compile(r"arg \d+ with type id \d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +79,19 @@ def converse(program: bytes, vocab: int, end: int, turns: Sequence[Turn]) -> lis
         turns: What is asked of it, in order.
 
     Raises:
+        NotRunError: The installed ExecuTorch has no LLM runner.
         StageError: It does not load the program.
         ProcessLostError: It aborted, crashed or hung.
     """
-    import executorch.extension.llm.runner  # noqa: F401 - before forking, so that it is loaded once
+    try:
+        import executorch.extension.llm.runner  # noqa: F401 - before forking, so that it is loaded once
+    except (ImportError, RuntimeError) as error:
+        raise NotRunError(f"this ExecuTorch has no LLM runner: {error}") from error
 
     with tempfile.TemporaryDirectory(prefix="conformance-runner-") as name:
         directory = Path(name)
         (directory / "model.pte").write_bytes(program)
+        (directory / "words").touch()
         write_tokenizer(directory, vocab, end)
         reading, writing = os.pipe()
         process = os.fork()  # not multiprocessing's, which lets no daemon have children; a cell is judged in one
@@ -116,7 +124,7 @@ def _serve(writing: int, directory: Path, turns: tuple[Turn, ...]) -> NoReturn:
         faulthandler.disable()  # it would write into the traceback of the process that this one was forked from
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(_MOST_S)
-        words = os.open(directory / "words", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        words = os.open(directory / "words", os.O_WRONLY | os.O_APPEND)
         os.dup2(words, 1)
         os.dup2(words, 2)
         with os.fdopen(writing, "wb") as stream:
@@ -136,7 +144,7 @@ def _answers(directory: Path, turns: tuple[Turn, ...]) -> Iterator[Answer | str]
     try:
         runner = TextLLMRunner(str(directory / "model.pte"), str(directory))
     except RuntimeError as error:
-        yield str(error)
+        yield str(error).replace(f"{directory}/", "")  # another one each time, and the message is the signature
         return
     for turn in turns:
         if turn.again:
@@ -155,18 +163,18 @@ def _answers(directory: Path, turns: tuple[Turn, ...]) -> Iterator[Answer | str]
 
 def _lost(code: int, turns: Sequence[Turn], received: Sequence[object], words: str) -> ProcessLostError:
     timeout = code == -signal.SIGALRM
-    what = f"was over its {_MOST_S} s" if timeout else f"died of {_death(code)}"
+    what = f"was over its {_MOST_S} s" if timeout else f"died {_death(code)}"
     turn = turns[len(received)] if len(received) < len(turns) else "the end"
     told = f"the LLM runner's process {what} at turn {len(received) + 1}, {turn}; its last words: {_last(words)}"
     return ProcessLostError(Verdict.TIMEOUT if timeout else Verdict.CRASH, Stage.EXECUTE, told)
 
 
 def _death(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return f"of {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
 
 
 def _last(words: str) -> str:
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    lines = [line.strip() for line in words.splitlines() if line.strip() and not _INPUTS.search(line)]
     return " | ".join(lines[-_LAST_LINES:])[-_LAST_CHARACTERS:] or "nothing"
 
 

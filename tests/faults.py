@@ -86,11 +86,11 @@ LOWERINGS: list[tuple[Backend, str, str, str]] = [
 #: A signature of None: the runner aborts, so the cell is a crash.
 RUNNERS: list[tuple[Subject, Mode, str, str | None]] = [
     (metadata.SILENT, DECODE, "RUN-1", "load:missing:get_max_seq_len+get_eos_ids"),
-    (metadata.SILENT, DECODE, "RUN-2", "load:RuntimeError:"),
+    (metadata.SILENT, DECODE, "RUN-2", "load:RuntimeError:Failed to create text llm runner"),
     (metadata.BOASTS, DECODE, "RUN-1", "load:untrue:get_max_seq_len+get_max_context_len"),
     (metadata.BOASTS, DECODE, "RUN-2", "execute:refused"),
     (metadata.UNDERSTATES, DECODE, "RUN-1", "load:untrue:get_max_context_len"),
-    (metadata.UNDERSTATES, DECODE, "RUN-2", "execute:"),
+    (metadata.UNDERSTATES, DECODE, "RUN-2", "execute:length-differs"),
     (metadata.ENDLESS, DECODE, "RUN-1", "load:missing:get_eos_ids"),
     (metadata.ENDLESS, DECODE, "RUN-2", "execute:length-differs"),
     (metadata.CLAIMS_TO_BE_DYNAMIC, DECODE, "RUN-1", "load:untrue:enable_dynamic_shape"),
@@ -101,5 +101,5 @@ RUNNERS: list[tuple[Subject, Mode, str, str | None]] = [
     (metadata.OFF_BY_ONE, DECODE, "RUN-2", "execute:tokens-differ"),
     (metadata.WRONG_IN_SECOND_GENERATION, DECODE, "RUN-3", "execute:tokens-differ"),
     (metadata.HIDES_THAT_IT_IS_DYNAMIC, DYNAMIC, "RUN-1", "load:missing:enable_dynamic_shape"),
-    (metadata.SPLITS_PROMPTS, DYNAMIC, "RUN-2", "execute:refused"),
+    (metadata.SHORTENS_CALLS, DYNAMIC, "RUN-2", "execute:length-differs"),
 ]

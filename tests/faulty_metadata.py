@@ -40,8 +40,8 @@ SILENT = dataclasses.replace(_doing(convert_and_export_with_cache), name="silent
 BOASTS = _telling("boasts", _sizes(64))
 #: Half the room that there is: the runner stops early.
 UNDERSTATES = _telling("understates", _sizes(16))
-#: Prompts are split, after which ExecuTorch 1.5.1 loses count of the room that is left.
-SPLITS_PROMPTS = _telling("splits-prompts", lambda methods: methods.update(get_max_seq_len=8))
+#: Shorter calls than the program takes, with which ExecuTorch 1.5.1 does not count what is in the cache.
+SHORTENS_CALLS = _telling("shortens-calls", lambda methods: methods.update(get_max_seq_len=8))
 #: Has the runner feed whole prompts to a program that takes one token a call.
 CLAIMS_TO_BE_DYNAMIC = _telling("claims-to-be-dynamic", lambda methods: methods.update(enable_dynamic_shape=True))
 #: Has the runner feed token by token a program that takes whole prompts.

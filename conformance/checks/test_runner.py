@@ -172,9 +172,7 @@ def _telling_prompts(case: Case) -> tuple[tuple[int, ...] | None, tuple[int, ...
     known, *others = _ends(case)
     for seed in range(_SEARCHED):
         prompt = text(seed, 1 + seed % 3, case.space.vocab)
-        if (
-            seed % 2 and others
-        ):  # a model that says again what it was told, as with tied embeddings, meets no end by itself
+        if seed % 2 and others:  # a model that repeats what it was told, as with tied embeddings, comes to no other end
             prompt = (*prompt, others[seed % len(others)])
         last = _last_of_answer(case, prompt)
         if last is None:
@@ -213,7 +211,7 @@ def _hold(case: Case, conversation: Conversation) -> None:
 def _judge(case: Case, asked: Conversation, held: tuple[int, ...], answer: Answer, room: int) -> tuple[int, ...]:
     """Compare one answer with greedy decoding after `held`; returns what is in the cache after it."""
     ends = _ends(case)
-    for index, token in enumerate(answer.tokens):
+    for index, token in enumerate(answer.tokens[:room]):  # beyond, there is nothing to compare with
         behind, best = _behind(case, (*held, *answer.tokens[:index]), token)
         if behind > 0:
             seen, wanted = f"token {token} as number {index + 1} of the answer", f"token {best}, ahead by {behind:.1e}"

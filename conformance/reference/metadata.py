@@ -30,8 +30,8 @@ def runner_methods(model: PreTrainedModel, *, dynamic: bool) -> dict[str, Any]:
     """
     length = cache_settings(model).max_cache_len
     methods: dict[str, Any] = {
-        # The longest call. In ExecuTorch 1.5.1 no smaller number is safe: where it has to split a prompt, the runner
-        # loses count of the room that is left.
+        # The longest call. No smaller number is safe: where it is below the context's length, the runner of ExecuTorch
+        # 1.5.1 takes the room for an answer to be that of an empty cache.
         "get_max_seq_len": length,
         "get_max_context_len": length,
         "use_kv_cache": True,
