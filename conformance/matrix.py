@@ -136,7 +136,7 @@ class Undecodable:
         return _fit(self.when, versions)
 
 
-def _fit(when: Mapping[str, str], versions: Mapping[str, str]) -> bool:
+def _fit(when: Mapping[Any, str], versions: Mapping[str, str]) -> bool:
     return all(
         package in versions and SpecifierSet(text).contains(Version(versions[package]), prereleases=True)
         for package, text in when.items()

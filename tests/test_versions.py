@@ -112,7 +112,7 @@ def test_caches_without_linear_layers_sum_nothing_up(monkeypatch: pytest.MonkeyP
     for name in ("LinearAttentionCacheLayerMixin", "LinearAttentionAndStaticSlidingWindowAttentionLayer"):
         monkeypatch.delattr(cache_utils, name)
     assert not api.sums_up(cache.layers[0], "conv_states")
-    sliding = StaticCache(config=fixture_config("gemma2"), max_cache_len=32).layers[0]
+    sliding: Any = StaticCache(config=fixture_config("gemma2"), max_cache_len=32).layers[0]
     assert sliding.max_cache_len == 8
     assert api.full_length(sliding, 32).max_cache_len == 32
 

@@ -18,12 +18,12 @@ from transformers import PreTrainedModel, cache_utils, masking_utils
 try:
     from transformers import PreTrainedConfig
 except ImportError:  # 5.0 wrote the T large (https://github.com/huggingface/transformers/issues/39202)
-    from transformers import PretrainedConfig as PreTrainedConfig  # type: ignore[no-redef]
+    from transformers import PretrainedConfig as PreTrainedConfig
 
 try:
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 except ImportError:  # 4.57 has one implementation of experts, a loop, and nowhere to register another
-    ALL_EXPERTS_FUNCTIONS = None
+    ALL_EXPERTS_FUNCTIONS = None  # type: ignore[assignment]
 
 __all__ = [
     "PreTrainedConfig",
