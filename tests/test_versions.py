@@ -15,6 +15,7 @@ from conformance.matrix import Tier, load_matrix, parsed
 from conformance.models import build_model, fixture_config
 from conformance.options import chosen_architectures
 from conformance.pipeline.stages import build
+from conformance.reference import ModelNotExportableError, convert_and_export_with_cache
 from conformance.reference import transformers_api as api
 from conformance.verdicts import ClauseViolationError
 
@@ -185,3 +186,13 @@ def test_undecodable_is_said_for_versions(tmp_path: Path) -> None:
     assert row.undecodable is not None
     assert row.undecodable.applies_to({"transformers": "4.57.6"})
     assert not row.undecodable.applies_to({"transformers": "5.10.4"})
+
+
+def test_no_program_for_several_tokens_where_only_one_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conformance.reference.exporter.can_scan", lambda _: False)
+    seq = torch.export.Dim("seq", min=1, max=32)
+    shapes = {"input_ids": {1: seq}, "cache_position": {0: seq}}
+    with pytest.raises(ModelNotExportableError, match=r"take one token a call before Transformers 5\.22"):
+        convert_and_export_with_cache(build("lfm2"), dynamic_shapes=shapes)
+    with pytest.raises(ModelNotExportableError, match="take one token a call"):
+        convert_and_export_with_cache(build("lfm2"), torch.zeros((1, 3), dtype=torch.long))

@@ -16,6 +16,7 @@ from conformance.reference.recurrences import scanned_recurrences
 from conformance.reference.rotary import settled_frequencies
 from conformance.reference.slices import use_slices
 from conformance.reference.tracing import ready_to_trace
+from conformance.reference.transformers_api import can_scan
 from conformance.reference.weights import use_weights_as_stored
 from conformance.reference.wrapper import TorchExportableModuleWithStaticCache
 
@@ -54,6 +55,11 @@ def convert_and_export_with_cache(
     """
     wrapper = TorchExportableModuleWithStaticCache(model)
     examples = _examples(wrapper, example_input_ids, example_cache_position, dynamic=dynamic_shapes is not None)
+    if wrapper.sums_up and not can_scan(wrapper.cache) and (dynamic_shapes is not None or examples[0].shape[1] != 1):
+        raise ModelNotExportableError(
+            "layers that sum up the past take one token a call before Transformers 5.22, and would be wrong with more; "
+            "give no dynamic_shapes, and example_input_ids of one token"
+        )
     frequencies = settled_frequencies(model, wrapper.max_cache_len)
     with ready_to_trace(model), scanned_recurrences(model, wrapper.cache), frequencies:
         program = torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)

@@ -57,6 +57,11 @@ class TorchExportableModuleWithStaticCache(nn.Module):
             # Not persistent: the cache is working memory, not a part of the checkpoint.
             self.register_buffer(slot.buffer_name, slot.read(self.cache), persistent=False)
 
+    @property
+    def sums_up(self) -> bool:
+        """Whether the cache keeps convolution or recurrent state."""
+        return any(slot.is_recurrent(self.cache) for slot in self._slots)
+
     def forward(self, input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
         """Decode `input_ids` at `cache_position`, reading and updating the cache.
 
