@@ -61,6 +61,9 @@ class ArchitectureLostError(Exception):
 class Keeper:
     """Runs the jobs of one architecture after the other in a forked process, which a job may take down.
 
+    An architecture's subjects have processes of their own, since one may leave something behind that others meet:
+    `ExecutorchExporter` tells torch, for good, how to take caches apart, and the reference cannot be traced after that.
+
     Args:
         judge: Does a job in the forked process; the job and what it returns have to be picklable.
         limits: What each architecture may use.
@@ -74,20 +77,22 @@ class Keeper:
         self._limits = limits
         self._architecture: str | None = None
         self._program: str | None = None
+        self._subject: str | None = None
         self._spent = 0.0
         self._process: ForkProcess | None = None
         self._connection: Connection | None = None
         self._diary = tempfile.NamedTemporaryFile(prefix="conformance-", suffix=".trace")  # noqa: SIM115 - see close
 
-    def run(self, architecture: str, program: str, job: Any) -> Any:
-        """The result of `job`, which is about `program`, such as "xnnpack decode".
+    def run(self, architecture: str, program: str, job: Any, subject: str | None = None) -> Any:
+        """The result of `job`, which is about `program`, such as "xnnpack decode", and about `subject`, if any.
 
         Raises:
             ArchitectureLostError: The process died over it, or used up the program's time or the memory.
         """
-        if architecture != self._architecture:
+        if architecture != self._architecture or (subject and self._subject and subject != self._subject):
             self._end()
-            self._architecture, self._program = architecture, None
+            self._architecture, self._program, self._subject = architecture, None, None
+        self._subject = subject or self._subject
         if program != self._program:
             self._program, self._spent = program, 0.0
         if self._spent >= self._limits.seconds:

@@ -381,7 +381,7 @@ class ConformancePlugin:
         began = time.monotonic()
         try:
             program = " ".join(part for part in (cell.subject, cell.column) if part)
-            plain = self.keeper.run(cell.architecture, program, items.index(item))
+            plain = self.keeper.run(cell.architecture, program, items.index(item), cell.subject)
         except ArchitectureLostError as lost:
             told = f"{cell.clause} came to no verdict: {lost}{self._last_words()}"
             record = dataclasses.replace(

@@ -34,7 +34,7 @@ def _exits() -> None:
     os._exit(3)
 
 
-_JOBS: list[Callable[[], object]] = [lambda: "fine", _segfaults, _hangs, _allocates, _exits]
+_JOBS: list[Callable[[], object]] = [lambda: "fine", _segfaults, _hangs, _allocates, _exits, os.getpid]
 
 
 @pytest.fixture
@@ -61,6 +61,16 @@ def test_lost_process_costs_one_job(keeper: Keeper, job: int, verdict: Verdict, 
     if job != 4:  # nothing is left of a process that just exits
         assert f" {_JOBS[job].__name__}" in str(lost.value)
     assert keeper.run("gpt2", "exported decode", 0) == "fine"
+
+
+def test_subjects_of_an_architecture_do_not_meet(keeper: Keeper) -> None:
+    def process(subject: str | None) -> int:
+        told: int = keeper.run("llama", "exported decode", 5, subject)
+        return told
+
+    first = process(None)
+    assert process("reference") == process("reference") == process(None) == first
+    assert process("transformers-exporters") != first
 
 
 def test_used_up_time_is_told_for_the_cells_that_follow(keeper: Keeper) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from torch.utils import _pytree
 from transformers.integrations import executorch as recipes
 
 from conformance.contract import Mode
@@ -19,6 +20,15 @@ from conformance.threaded import ThreadedDriver
 from conformance.verdicts import ClauseViolationError, NotApplicableError, StageError
 from tests.faulty_threading import ForgetsALayer, SwapsLayers, never_moves_on, threaded
 from tests.harness import judge
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """What ExecutorchExporter tells torch about caches is taken back: the suite gives each subject a process."""
+    before = set(_pytree.SUPPORTED_NODES)
+    yield
+    for kind in set(_pytree.SUPPORTED_NODES) - before:
+        _pytree._deregister_pytree_node(kind)
 
 
 @pytest.mark.parametrize("name", KNOWN)
