@@ -29,6 +29,8 @@ from conformance.subjects.resolve import Subject
 from conformance.verdicts import Stage, StageError, Verdict, at
 from tests.faulty_processes import LAST_WORDS
 from tests.harness import suite
+from tests.miniature_checks import LAST_WORDS as MINIATURE_LAST_WORDS
+from tests.processes import ended, is_gone
 
 
 def _segfaults(*_: object, **__: object) -> None:
@@ -187,18 +189,6 @@ def test_an_exporter_that_ends_python_has_failed() -> None:
         sys.exit(0)
 
 
-def _is_gone(pid: int) -> bool:
-    """Whether the process has ended, within some seconds."""
-    for _ in range(100):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def test_what_a_lost_process_has_started_ends_with_it(tmp_path: Path) -> None:
     def job() -> None:
         started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -206,7 +196,7 @@ def test_what_a_lost_process_has_started_ends_with_it(tmp_path: Path) -> None:
         os.abort()
 
     _lost(job)
-    assert _is_gone(int((tmp_path / "pid").read_text()))
+    assert is_gone(int((tmp_path / "pid").read_text()))
 
 
 _PARENT = """
@@ -226,37 +216,64 @@ def test_nobody_outlives_a_parent_that_was_killed() -> None:
         assert parent.stdout
         judging = int(parent.stdout.readline())
         parent.kill()
-    assert _is_gone(judging)
+    assert is_gone(judging)
 
 
-#: What each subject comes to in EXP-1, at which stage, and a part of what is told.
-_LOST = {
-    "tests.faulty_processes:segfaults": (Verdict.CRASH, "died of SIGSEGV"),
-    "tests.faulty_processes:aborts": (Verdict.CRASH, f"last words  {LAST_WORDS}"),
-    "tests.faulty_processes:exits": (Verdict.CRASH, "died with exit code 3"),
-    "tests.faulty_processes:leaves": (Verdict.FAIL, "SystemExit"),
-    "tests.faulty:hangs": (Verdict.TIMEOUT, "was over the 20 s of tests.faulty:hangs exported decode"),
-    "tests.faulty:takes_all_memory": (Verdict.OUT_OF_MEMORY, "over its limit of 3000 MiB"),
+#: What each deed comes to, and a part of what is told.
+_DEEDS = {
+    "segfaults": (Verdict.CRASH, "died of SIGSEGV"),
+    "aborts": (Verdict.CRASH, f"last words  {MINIATURE_LAST_WORDS}"),
+    "exits": (Verdict.CRASH, "died with exit code 3"),
+    "hangs": (Verdict.TIMEOUT, "was over the 3 s of reference exported decode"),
+    "takes_all_memory": (Verdict.OUT_OF_MEMORY, "over its limit of 1000 MiB"),
 }
 
 
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])
-def test_lost_architecture_does_not_end_the_run(tmp_path: Path, workers: str) -> None:
+@pytest.mark.parametrize("deed", _DEEDS)
+def test_isolation_costs_one_cell(tmp_path: Path, deed: str, workers: str) -> None:
+    record = tmp_path / "run.json"
+    seconds = "3" if deed == "hangs" else "60"
+    limits = ("--time-limit", seconds, "--memory-limit", "1000")
+    code, told = ended(record, workers, *limits, deeds=f"llama EXP-3 {deed}")
+    assert code == pytest.ExitCode.TESTS_FAILED, told
+    run = load_run(record)
+    assert run.run.complete
+    (lost,) = (cell for cell in run.cells if cell.verdict is not Verdict.PASS)
+    verdict, words = _DEEDS[deed]
+    assert (lost.architecture, lost.clause, lost.verdict, lost.stage) == ("llama", "EXP-3", verdict, Stage.EXPORT)
+    assert lost.message
+    assert words in lost.message
+    assert f"8 cells: 7 pass, 1 {verdict}" in told
+
+
+#: What each subject comes to in EXP-1, and a part of what is told.
+_SUBJECTS = {
+    "tests.faulty_processes:segfaults": (Verdict.CRASH, "died of SIGSEGV"),
+    "tests.faulty_processes:aborts": (Verdict.CRASH, f"last words  {LAST_WORDS}"),
+    "tests.faulty_processes:exits": (Verdict.CRASH, "died with exit code 3"),
+    "tests.faulty_processes:leaves": (Verdict.FAIL, "SystemExit"),
+    "tests.faulty:hangs": (Verdict.TIMEOUT, "was over the 30 s of tests.faulty:hangs exported decode"),
+    "tests.faulty:takes_all_memory": (Verdict.OUT_OF_MEMORY, "over its limit of 3000 MiB"),
+}
+
+
+def test_lost_subjects_do_not_end_the_run(tmp_path: Path) -> None:
     record = tmp_path / "run.json"
     ended = suite(
-        *("--arch", "llama,gpt2", "--subject", f"{','.join(_LOST)},reference", "--backend", "exported"),
+        *("--arch", "llama", "--subject", f"{','.join(_SUBJECTS)},reference", "--backend", "exported"),
         *("--mode", "decode", "--clause", "SEN-2,EXP-1", "--record", str(record), "--bundles", str(tmp_path / "b")),
-        *("--time-limit", "20", "--memory-limit", "3000", workers),
+        *("--time-limit", "30", "--memory-limit", "3000", "-n1"),
     )
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout
     run = load_run(record)
     assert run.run.complete
-    assert len(run.cells) == 2 * (len(_LOST) + 2)
+    assert len(run.cells) == len(_SUBJECTS) + 2
     for cell in run.cells:
         if cell.subject in (None, "reference"):
             assert cell.verdict is Verdict.PASS, cell
         else:
-            verdict, told = _LOST[cell.subject]
+            verdict, told = _SUBJECTS[cell.subject]
             assert (cell.verdict, cell.stage) == (verdict, Stage.EXPORT), cell
             assert told in (cell.message or "")
-    assert "16 cells: 4 pass, 2 fail, 6 crash, 2 timeout, 2 out-of-memory" in ended.stdout
+    assert "8 cells: 2 pass, 1 fail, 3 crash, 1 timeout, 1 out-of-memory" in ended.stdout
