@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
+from typing import Protocol
 
 
 class Verdict(StrEnum):
@@ -106,9 +107,17 @@ class NotRunError(Exception):
     """The cell cannot be judged on this machine as it is; the message says what to install."""
 
 
+class Memory(Protocol):
+    """Bytes by their place, such as an `mmap`."""
+
+    def __getitem__(self, place: int, /) -> int: ...
+
+    def __setitem__(self, place: int, byte: int, /) -> None: ...
+
+
 #: One byte that tells the stage that is being done: 0 for none, otherwise its place among the stages, from 1 on. Who
 #: judges in a process that may be lost sets memory here that the process leaves behind; see `conformance.isolation`.
-STAGE_BYTE: ContextVar[MutableSequence[int]] = ContextVar("STAGE_BYTE")
+STAGE_BYTE: ContextVar[Memory] = ContextVar("STAGE_BYTE")
 
 
 @contextmanager

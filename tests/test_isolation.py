@@ -147,7 +147,7 @@ def _at(stage: Stage, ends: Callable[..., Any], monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setattr(stages, "build_model", ends)
             return lambda: stages.build("llama")
         case Stage.EAGER:
-            oracle = Oracle.__new__(Oracle)
+            oracle: Any = Oracle.__new__(Oracle)
             oracle.model, oracle._cache_argument = ends, "past_key_values"
             return lambda: oracle.step(None, 1)
         case Stage.EXPORT:

@@ -211,8 +211,13 @@ def test_two_processes_share_a_store_and_keep_to_its_size(tmp_path: Path) -> Non
 def test_a_killed_writer_leaves_no_entry_that_is_wrong_and_nothing_for_long(tmp_path: Path) -> None:
     store = Store(tmp_path, limit=8)
     moments = random.Random(0)
+
+    def write() -> None:
+        while True:
+            store.put("a", _artifact(_MIB))
+
     for _ in range(40):
-        child = _forked(lambda: [store.put("a", _artifact(_MIB)) for _ in range(1000)] and None)
+        child = _forked(write)
         time.sleep(moments.uniform(0, 0.02))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
