@@ -181,7 +181,7 @@ def _serve(
     """The forked process: one job after the other, until the parent hangs up."""
     parents.close()
     os.setpgid(0, 0)
-    _end_with(parent)
+    end_with(parent)
     STAGE_BYTE.set(stage)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     with open(diary, "w") as trace:
@@ -193,8 +193,8 @@ def _serve(
     os._exit(0)  # not through pytest's and xdist's own clean-up, which belongs to the parent
 
 
-def _end_with(parent: int) -> None:
-    """A parent that is killed can end nothing: Linux does it, also where this process hangs in a library."""
+def end_with(parent: int) -> None:
+    """Have this process killed when its `parent` has ended, by Linux: one that was killed itself can end nothing."""
     with contextlib.suppress(OSError, AttributeError):  # elsewhere there is no such call
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it was killed before

@@ -19,7 +19,7 @@ from _pytest.runner import runtestprotocol  # pytest-forked and pytest-rerunfail
 from conformance import environment
 from conformance.bundles import write_bundle
 from conformance.cells import Cell
-from conformance.isolation import ArchitectureLostError, Keeper, Limits
+from conformance.isolation import ArchitectureLostError, Keeper, Limits, end_with
 from conformance.judging import bare_record, judge
 from conformance.matrix import ROOT, Expectation
 from conformance.options import Options, resolve_subjects
@@ -54,6 +54,8 @@ class ConformancePlugin:
         self.options = options
         self.versions = environment.versions()
         self.is_worker = hasattr(config, "workerinput")
+        if self.is_worker:
+            end_with(os.getppid())  # xdist would let it go on for up to 15 s
         self.commit = None if self.is_worker else environment.commit(ROOT)
         self.plan = {cell.id: cell for cell in options.cells}
         self.collected: dict[str, Cell] = {}
