@@ -8,6 +8,7 @@ import datetime
 import os
 import re
 import signal
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -73,8 +74,8 @@ class ConformancePlugin:
         #: What the record on disk lacks, if it could not be written last.
         self._lacking = ""
         self._claimed = contextlib.ExitStack()
-        #: The ids of xdist's workers' processes.
-        self._workers: set[int] = set()
+        #: The processes of xdist's workers.
+        self._workers: list[subprocess.Popen[bytes]] = []
         self.progress: Progress | None = None
         self.keeper: Keeper | None = None
         #: The program whose cells were judged last, and the seconds it has used.
@@ -130,14 +131,14 @@ class ConformancePlugin:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodeready(self, node: Any) -> None:
         """With xdist: a worker has begun."""
-        if node.gateway.spec.popen:  # on this machine, that is
-            self._workers.add(node.workerinfo["pid"])
+        process = getattr(node.gateway._io, "popen", None)  # of one on this machine
+        if process is not None:
+            self._workers.append(process)
 
     def pytest_keyboard_interrupt(self) -> None:
         """Tell the workers too, where the terminal has not: xdist would let them go on for 5 s."""
-        for pid in self._workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGINT)
+        for process in self._workers:
+            process.send_signal(signal.SIGINT)  # to nobody, if it has ended
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
