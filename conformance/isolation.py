@@ -2,12 +2,17 @@
 
 A crash, a hang or a leak inside torch, a delegate or the runtime then costs the cell it happened in and nothing else:
 the next cell gets a new process. Forking costs 50 ms, importing torch, Transformers and ExecuTorch 13 s.
+
+What a lost process was doing is told by what it leaves behind: the stage, in memory that it shares, however it ended;
+and the Python frames, which faulthandler writes down if there is time to.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
+import mmap
 import multiprocessing
 import os
 import re
@@ -21,18 +26,14 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
-from conformance.verdicts import Stage, Verdict
+from conformance.verdicts import STAGE_BYTE, STAGES, Stage, Verdict
 
 _POLL_S = 0.2
 #: How long a process that is over its limit gets to write down where it was.
 _LAST_WORDS_S = 1.0
 _MIB = 1 << 20
-#: Which stage a frame of a dumped traceback belongs to, by file and function; a traceback lists the innermost first.
-_STAGE_OF_FRAME = (
-    (re.compile(r"pipeline/(?:stages|lowering)\.py.* in (build|export|lower|emit|load)$"), None),
-    (re.compile(r"conformance/sessions\.py.* in step$"), Stage.EXECUTE),
-    (re.compile(r"conformance/oracle\.py"), Stage.EAGER),
-)
+#: Of Linux's prctl: the signal that this process gets when its parent ends.
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Keeper:
         self._spent = 0.0
         self._process: ForkProcess | None = None
         self._connection: Connection | None = None
+        self._stage = mmap.mmap(-1, 1)
         self._diary = tempfile.NamedTemporaryFile(prefix="conformance-", suffix=".trace")  # noqa: SIM115 - see close
 
     def run(self, architecture: str, program: str, job: Any, subject: str | None = None) -> Any:
@@ -99,6 +101,7 @@ class Keeper:
             told = f"{architecture}, {program}, had used up its {self._limits.seconds:.0f} s before this cell"
             raise ArchitectureLostError(Verdict.TIMEOUT, None, told)
         if self._process is None or not self._process.is_alive():
+            self._end()
             self._start()
         began = time.monotonic()
         try:
@@ -110,6 +113,7 @@ class Keeper:
         """End the process."""
         self._end()
         self._diary.close()
+        self._stage.close()
 
     def _wait(self, job: Any, began: float) -> Any:
         assert self._connection is not None
@@ -120,8 +124,11 @@ class Keeper:
             try:
                 if self._connection.poll(_POLL_S):
                     return self._connection.recv()
-            except (EOFError, ConnectionResetError):
-                raise self._lost(Verdict.CRASH, "died") from None
+            except (EOFError, OSError):
+                raise self._lost(Verdict.CRASH) from None
+            except Exception as error:  # something else than the answer was written into the pipe
+                told = f"answered with what cannot be read ({type(error).__name__})"
+                raise self._lost(Verdict.CRASH, told) from None
             if self._spent + time.monotonic() - began > self._limits.seconds:
                 raise self._lost(Verdict.TIMEOUT, f"was over the {self._limits.seconds:.0f} s of {self._program}")
             used = _resident_mebibytes(self._process.pid)
@@ -129,35 +136,43 @@ class Keeper:
                 told = f"held {used} MiB, over its limit of {self._limits.mebibytes} MiB"
                 raise self._lost(Verdict.OUT_OF_MEMORY, told)
 
-    def _lost(self, verdict: Verdict, what: str) -> ArchitectureLostError:
-        """End what is left of the process, and tell what it was doing."""
+    def _lost(self, verdict: Verdict, what: str | None = None) -> ArchitectureLostError:
+        """End what is left of the process, and tell what it was doing; `what` became of it, if it did not just end."""
         assert self._process is not None
         process = self._process
         if verdict is not Verdict.CRASH and process.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGUSR1)  # faulthandler writes the traceback
             process.join(_LAST_WORDS_S)
+        if what is None:
+            process.join(_LAST_WORDS_S)  # the pipe closes a moment before the process has ended
+            what = _ending(process.exitcode)
+        stage = STAGES[self._stage[0] - 1] if self._stage[0] else None
         self._end()
         trace = Path(self._diary.name).read_text(errors="replace")
         frames = re.findall(r'File "(.+?)", line (\d+) in (.+)', trace)
         where = " < ".join(f"{Path(file).name}:{line} {function}" for file, line, function in frames[:6])
-        code = process.exitcode
-        if verdict is Verdict.CRASH:
-            what += f" of {signal.Signals(-code).name}" if code and code < 0 else f" with exit code {code}"
-        told = f"the process that judged it {what}; it was at {where or 'a place it left no trace of'}"
-        return ArchitectureLostError(verdict, _stage_of(trace), told)
+        at = f"at stage {stage}, " if stage else ""
+        told = f"the process that judged it {what}; it was {at}at {where or 'a place it left no trace of'}"
+        return ArchitectureLostError(verdict, stage, told)
 
     def _start(self) -> None:
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
         self._diary.truncate(0)
+        self._stage[0] = 0
         self._connection = ours
-        self._process = context.Process(target=_serve, args=(theirs, ours, self._judge, self._diary.name), daemon=True)
+        left = (self._stage, self._diary.name)
+        self._process = context.Process(
+            target=_serve, args=(theirs, ours, self._judge, os.getpid(), *left), daemon=True
+        )
         self._process.start()
         theirs.close()  # or the end of the process would not be seen
 
     def _end(self) -> None:
-        if self._process is not None:
+        if self._process is not None and self._process.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # with whatever it has started
             self._process.kill()
             self._process.join()
         if self._connection is not None:
@@ -165,9 +180,14 @@ class Keeper:
         self._process = self._connection = None
 
 
-def _serve(connection: Connection, parents: Connection, judge: Callable[[Any], Any], diary: str) -> None:
+def _serve(
+    connection: Connection, parents: Connection, judge: Callable[[Any], Any], parent: int, stage: mmap.mmap, diary: str
+) -> None:
     """The forked process: one job after the other, until the parent hangs up."""
     parents.close()
+    os.setpgid(0, 0)
+    end_with(parent)
+    STAGE_BYTE.set(stage)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     with open(diary, "w") as trace:
         faulthandler.enable(file=trace)
@@ -178,13 +198,22 @@ def _serve(connection: Connection, parents: Connection, judge: Callable[[Any], A
     os._exit(0)  # not through pytest's and xdist's own clean-up, which belongs to the parent
 
 
-def _stage_of(trace: str) -> Stage | None:
-    for line in trace.splitlines():
-        for pattern, stage in _STAGE_OF_FRAME:
-            found = pattern.search(line)
-            if found:
-                return stage or Stage(found.group(1))
-    return None
+def end_with(parent: int) -> None:
+    """Have this process killed when its `parent` has ended, by Linux: one that was killed itself can end nothing."""
+    with contextlib.suppress(OSError, AttributeError):  # elsewhere there is no such call
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed before
+        os._exit(0)
+
+
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "closed the pipe to its parent"
+    if code >= 0:
+        return f"died with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    sender = ", which the kernel sends where memory has run out" if -code == signal.SIGKILL else ""
+    return f"died of {name}{sender}"
 
 
 def _resident_mebibytes(pid: int | None) -> int:

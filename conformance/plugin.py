@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import os
 import re
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -19,7 +22,7 @@ from conformance.bundles import write_bundle
 from conformance.cells import Cell
 from conformance.fingerprints import fingerprints
 from conformance.hosts import is_remote
-from conformance.isolation import ArchitectureLostError, Keeper, Limits
+from conformance.isolation import ArchitectureLostError, Keeper, Limits, end_with
 from conformance.judging import bare_record, judge
 from conformance.matrix import ROOT, Expectation
 from conformance.options import Options, other_scripts, resolve_subjects
@@ -33,7 +36,7 @@ from conformance.records import (
     cell_from_json,
     cell_to_json,
 )
-from conformance.resuming import NotResumableError, judged_so_far
+from conformance.resuming import NotResumableError, RecordTakenError, claim, judged_so_far
 from conformance.shipping import packed, unpack
 from conformance.since import Choice, NotComparableError, choose, earlier_run, explained, left_out
 from conformance.summary import Progress, render_summary
@@ -46,6 +49,9 @@ _REMOTE = "conformance_remote"
 _BUNDLE = "conformance_bundle"
 #: What xdist calls the phase in which a worker died.
 _WORKER_DIED = "???"
+#: What to do once there is room again, or the worker's killer gone.
+_GO_ON = "make room for it, and go on with --resume"
+_AGAIN = "--resume judges the cell again"
 #: Architectures named in the header before "and N more".
 _SHOWN = 12
 #: Lines shown of what a process printed before it was lost.
@@ -65,6 +71,8 @@ class ConformancePlugin:
         self.versions = environment.versions()
         self.is_worker = hasattr(config, "workerinput")
         self.is_remote = bool(getattr(config, "workerinput", {}).get(_REMOTE))
+        if self.is_worker:
+            end_with(os.getppid())  # xdist would let it go on for up to 15 s
         self.commit = None if self.is_worker else environment.commit(ROOT)
         self.plan = {cell.id: cell for cell in options.cells}
         self.collected: dict[str, Cell] = {}
@@ -84,6 +92,12 @@ class ConformancePlugin:
         self.unasked = frozenset(getattr(config, "workerinput", {}).get(_UNASKED, ())) | self.done
         self.unasked |= {cell.id for cell in self.choice.left_out} if self.choice else frozenset()
         self.writer: RunWriter | None = None
+        self._session: pytest.Session | None = None
+        #: What the record on disk lacks, if it could not be written last.
+        self._lacking = ""
+        self._claimed = contextlib.ExitStack()
+        #: The processes of xdist's workers.
+        self._workers: list[subprocess.Popen[bytes]] = []
         self.progress: Progress | None = None
         self.keeper: Keeper | None = None
         #: The program whose cells were judged last, and the seconds it has used.
@@ -136,6 +150,18 @@ class ConformancePlugin:
         """With xdist: tell a new worker what is done. It cannot read that off the record, which grows meanwhile."""
         node.workerinput[_UNASKED] = sorted(self.unasked)
         node.workerinput[_REMOTE] = is_remote(node)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodeready(self, node: Any) -> None:
+        """With xdist: a worker has begun."""
+        process = getattr(node.gateway._io, "popen", None)  # of one on this machine
+        if process is not None:
+            self._workers.append(process)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """End the workers, which xdist would wait for up to 15 s. What they have measured is here already."""
+        for process in self._workers:
+            process.kill()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -266,8 +292,11 @@ class ConformancePlugin:
         """A worker died: the cell it was at has crashed."""
         cell = self._cell_of(crashitem)
         if cell is not None:
-            told = f"the process died while it judged {cell.id}"
-            record = bare_record(cell, Verdict.CRASH, told, self.options.exploring)
+            # With a process for each architecture, nothing that is under test runs in the worker itself.
+            alone = self.options.limits is None
+            told = f"the process died while it judged {cell.id}" if alone else f"its xdist worker was killed; {_AGAIN}"
+            verdict = Verdict.CRASH if alone else Verdict.NOT_RUN
+            record = bare_record(cell, verdict, told, self.options.exploring)
             setattr(report, _RECORD, cell_to_json(record))
 
     # Reporting: in the controller, or the only process
@@ -290,10 +319,16 @@ class ConformancePlugin:
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Begin the record, and take the terminal over from pytest's dots."""
+        self._session = session
         if self.is_worker or self.config.option.collectonly:
             return
         cells = self.records.values()
-        self.writer = RunWriter(self.options.record, self._info(None), environment.environment(), cells)
+        try:
+            self._claimed.enter_context(claim(self.options.record))
+            self.writer = RunWriter(self.options.record, self._info(None), environment.environment(), cells)
+        except (OSError, RecordTakenError) as error:
+            told = f"cannot write {self.options.record}: {error.strerror}" if isinstance(error, OSError) else error
+            raise pytest.UsageError(f"--record: {told}") from error
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self.config.option.verbose <= 0:
             reporter.showfspath = False
@@ -335,7 +370,10 @@ class ConformancePlugin:
             folder = unpack(self.options.bundles, self.plan[record.id], sent)
             record = dataclasses.replace(record, bundle=self._shown(folder))
         self.records[record.id] = record
-        self.writer.add(record)
+        try:
+            self.writer.add(record)
+        except OSError as error:
+            self._stop(f"{self.options.record} cannot be written: {error.strerror}; {_GO_ON}")
         if self.progress is not None:
             self.progress.add(record, self.plan[record.id], self.collected)
         return record
@@ -349,9 +387,14 @@ class ConformancePlugin:
         missing = [cell for cell_id, cell in self.collected.items() if cell_id not in self.records]
         for cell in missing:
             self.records[cell.id] = bare_record(cell, Verdict.NOT_RUN, UNREACHED)
-        if missing:
-            self.writer.add(*(self.records[cell.id] for cell in missing))
-        self.writer.finish(self._info(_now()), self.plan)
+        try:
+            if missing:
+                self.writer.add(*(self.records[cell.id] for cell in missing))
+            self.writer.finish(self._info(_now()), self.plan)
+        except OSError as error:  # the file is as it was when it could be written last
+            self._lacking = f"{self.options.record} lacks the last verdicts: {error.strerror}; {_GO_ON}"
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+        self._claimed.close()
         if self.unasked and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
             session.exitstatus = pytest.ExitCode.OK  # nothing was left to do
         bad = any(record.verdict not in ACCEPTABLE for record in self.records.values())
@@ -370,6 +413,8 @@ class ConformancePlugin:
         ordered = [self.records[cell_id] for cell_id in self.plan if cell_id in self.records]
         color = bool(terminalreporter._tw.hasmarkup)
         terminalreporter.write_line(render_summary(ordered, self.plan, self.options.record, width=width, color=color))
+        if self._lacking:
+            terminalreporter.write_line(self._lacking, red=True)
 
     # Isolation
 
@@ -466,6 +511,14 @@ class ConformancePlugin:
         except NotComparableError as error:
             raise pytest.UsageError(f"--since: {error}") from error
         return choose(run, self.options.cells, self.fingerprints, other_scripts(run.run, self.options))
+
+    def _stop(self, why: str) -> None:
+        """End the run after the cells that are being judged."""
+        distributed = self.config.pluginmanager.get_plugin("dsession")
+        if distributed is not None:
+            distributed.shouldstop = why
+        elif self._session is not None:
+            self._session.shouldstop = why
 
     def _earlier(self) -> RunRecord | None:
         if self.is_worker or not self.options.resume:

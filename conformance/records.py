@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable
@@ -189,7 +190,11 @@ class RunWriter:
         self.add(*cells)
 
     def add(self, *cells: CellRecord) -> None:
-        """Add verdicts, or replace them, and write."""
+        """Add verdicts, or replace them, and write.
+
+        Raises:
+            OSError: They could not be written, as on a full disk. The file is as it was; the next call tries again.
+        """
         for cell in cells:
             self._cells[cell.id] = _CELL.dump_json(cell).decode()
         self._write()
@@ -211,8 +216,13 @@ class RunWriter:
             f'"environment": {self._environment},\n"cells": [\n{cells}\n]}}\n'
         )
         partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, self.path)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, self.path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()  # half of it would take the room that is missing
+            raise
 
 
 def schema_text() -> str:

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import fcntl
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from conformance.records import DIRTY, RunRecord, load_run
 from conformance.verdicts import Verdict
+
+
+class RecordTakenError(ValueError):
+    """Another run is writing this record."""
+
+
+@contextlib.contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Keep the record at `path` to this process: two runs that replace it in turns would lose each other's verdicts.
+
+    The claim ends with the process, however that ends.
+
+    Raises:
+        OSError: Nothing can be written there.
+        RecordTakenError: Another process has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecordTakenError(f"another run is writing {path}: wait for it, or choose another --record") from error
+        yield
 
 
 class NotResumableError(ValueError):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import StrEnum
+from typing import Protocol
 
 
 class Verdict(StrEnum):
@@ -37,6 +39,9 @@ class Stage(StrEnum):
     EMIT = "emit"
     LOAD = "load"
     EXECUTE = "execute"
+
+
+STAGES = tuple(Stage)
 
 
 class CellFailedError(Exception):
@@ -117,15 +122,32 @@ class NotRunError(Exception):
     """The cell cannot be judged on this machine as it is; the message says what to install."""
 
 
+class Memory(Protocol):
+    """Bytes by their place, such as an `mmap`."""
+
+    def __getitem__(self, place: int, /) -> int: ...
+
+    def __setitem__(self, place: int, byte: int, /) -> None: ...
+
+
+#: One byte that tells the stage that is being done: 0 for none, otherwise its place among the stages, from 1 on. Who
+#: judges in a process that may be lost sets memory here that the process leaves behind; see `conformance.isolation`.
+STAGE_BYTE: ContextVar[Memory] = ContextVar("STAGE_BYTE")
+
+
 @contextmanager
 def at(stage: Stage) -> Iterator[None]:
-    """Name the stage of whatever fails inside."""
+    """Name the stage of whatever fails inside. An exporter that ends the interpreter fails too."""
+    byte = STAGE_BYTE.get(bytearray(1))
+    before, byte[0] = byte[0], STAGES.index(stage) + 1
     try:
         yield
     except (CellFailedError, NotApplicableError, NotRunError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise StageError(stage, error) from error
+    finally:
+        byte[0] = before
 
 
 def _signature(cause: BaseException) -> str:

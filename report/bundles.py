@@ -102,8 +102,14 @@ def sound_archive(path: Path) -> str | None:
     """What is wrong with a packed bundle; None if nothing is."""
     try:
         with zipfile.ZipFile(path) as packed:
+            parts = packed.infolist()
+            # Before anything is unpacked. What a build packs is stored as it is, so that it unpacks to what it has.
+            if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+                return "is compressed, which no build does"
+            if sum(part.file_size for part in parts) > path.stat().st_size:
+                return "would unpack to more than it holds"
             broken = packed.testzip()
-            names = packed.namelist()
+            names = [part.filename for part in parts]
     except FileNotFoundError:
         return "is missing"
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:

@@ -107,8 +107,10 @@ def record_files(paths: Sequence[Path]) -> tuple[Path, ...]:
             if not own:
                 raise ReportError(f"{path} holds no run records: there is no *.json in it")
             found += own
-        elif path.exists():
+        elif path.is_file():
             found.append(path)
+        elif path.exists():
+            raise ReportError(f"{path} is no ordinary file")
         else:
             raise ReportError(f"{path}: there is no such file or directory")
     files = tuple(dict.fromkeys(file.resolve() for file in found))

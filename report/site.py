@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from conformance.matrix import Matrix
 from conformance.printing import shown
+from conformance.reading import read_plain
 from conformance.records import RunRecord
 from conformance.verdicts import Stage, Verdict
 from report import badges, documents, plots, views
@@ -32,6 +33,8 @@ from report.timeline import History, versions
 _HERE = Path(__file__).parent
 #: Lists what a build wrote, so that the next one can take it away, and nothing else.
 MANIFEST = ".report-files.json"
+#: Largest file of a site that is read; an index of all architectures has 1 MiB.
+MOST_BYTES = 64 << 20
 #: Pages keep to the newest of very many runs; `python -m report history` reads them all.
 _COMPARED, _REMEMBERED, _VERSIONS = 20, 50, 20
 
@@ -162,9 +165,9 @@ def write(files: Mapping[str, str], directory: Path, archives: Sequence[Archive]
 def _written(manifest: Path) -> list[str]:
     """What an earlier build wrote; a manifest that names anything outside its directory is none of ours."""
     try:
-        names = json.loads(manifest.read_text(encoding="utf-8"))
+        names = json.loads(read_plain(manifest, MOST_BYTES))
         paths = [PurePosixPath(name) for name in names]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ReportError(f"{manifest} is damaged: {error}") from error
     if any(path.is_absolute() or ".." in path.parts for path in paths):
         raise ReportError(f"{manifest} is damaged: it names files outside of the report")

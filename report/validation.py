@@ -16,11 +16,12 @@ import referencing
 import referencing.exceptions
 
 from conformance.printing import one_line
+from conformance.reading import read_plain
 from conformance.records import run_schema
 from report.bundles import sound_archive
 from report.errors import ReportError
 from report.loading import load
-from report.site import MANIFEST
+from report.site import MANIFEST, MOST_BYTES
 from report.text import plural
 
 #: Elements that fetch, and the attribute that says what; a link to follow fetches nothing by itself.
@@ -115,7 +116,7 @@ def _site(directory: Path) -> Finding:
         if name in packed:
             continue
         try:
-            texts[name] = (directory / name).read_text(encoding="utf-8")
+            texts[name] = read_plain(directory / name, MOST_BYTES).decode("utf-8")
         except FileNotFoundError:
             problems.append(f"{name} is missing")
         except (OSError, UnicodeDecodeError) as error:
@@ -140,10 +141,10 @@ def _site(directory: Path) -> Finding:
 
 def _listed(directory: Path) -> list[str]:
     try:
-        names = json.loads((directory / MANIFEST).read_bytes())
+        names = json.loads(read_plain(directory / MANIFEST, MOST_BYTES))
     except FileNotFoundError:
         raise ReportError(f"{directory} holds no report: it has no {MANIFEST}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ReportError(f"{directory / MANIFEST} is damaged: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) and _inside(name) for name in names):
         raise ReportError(f"{directory / MANIFEST} is damaged: it is no list of files of the report")

@@ -303,6 +303,11 @@ def test_a_model_beyond_all_measure_is_not_waited_for(config: dict[str, Any], li
     assert told in done.told
 
 
+def test_within_limits_a_bundle_comes_to_a_verdict() -> None:
+    done = replay_within(Limits(300, 6000), _bundle(), None)
+    assert (done.outcome, done.told) == (Outcome.FIXED, "EXP-1 passes")
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_a_bundle_says_is_only_text(name: str) -> None:
     bundle = _bundle(architecture=name, clause=f"\x1b]0;{name}\a", versions={"\x1b[31m": name})

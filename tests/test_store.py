@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import random
+import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -63,6 +67,11 @@ def _artifact(size: int = 10) -> Artifact:
     return Artifact(b"\n\x00" * (size // 2), partition, emission, 1.5, 0.25)
 
 
+def _signed(body: bytes) -> bytes:
+    """An entry whose digest is right, and whose content no suite has written."""
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
 def test_what_was_put_comes_back(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", limit=1)
     assert store.get("a") is None
@@ -103,15 +112,16 @@ def test_what_a_program_tells_a_runner_is_part_of_the_key() -> None:
 
 
 def test_an_environment_in_another_place_has_the_same_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    def keyed(script: str, library: str) -> str:
+    def keyed(script: str, library: str, version: str = "1") -> str:
         installed = Mock(
-            version="1", read_text=Mock(return_value=f"../../../bin/flatc,{script},1\ntorch/a.so,{library},1")
+            version=version, read_text=Mock(return_value=f"../../../bin/flatc,{script},1\ntorch/a.so,{library},1")
         )
         monkeypatch.setattr(metadata, "distribution", Mock(return_value=installed))
         return key_of(_exported(_Scaled()), XNNPACK)
 
     assert keyed("sha256=here", "sha256=built") == keyed("sha256=there", "sha256=built")
     assert keyed("sha256=here", "sha256=built") != keyed("sha256=here", "sha256=rebuilt")
+    assert keyed("sha256=here", "sha256=built") != keyed("sha256=here", "sha256=built", version="2")
 
 
 @pytest.mark.parametrize(
@@ -121,8 +131,12 @@ def test_an_environment_in_another_place_has_the_same_keys(monkeypatch: pytest.M
         lambda content: content[:70] + b"x" + content[71:],
         lambda _: b"",
         lambda _: b"not an artifact",
+        lambda _: _signed(b"no JSON\nprogram"),
+        lambda _: _signed(b"[1]\nprogram"),
+        lambda _: _signed(b'{"partition": 1}\nprogram'),
+        lambda content: content + b"x" * _MIB,
     ],
-    ids=["cut", "changed", "empty", "foreign"],
+    ids=["cut", "changed", "empty", "foreign", "no-json", "no-object", "other-fields", "too-large"],
 )
 def test_a_damaged_entry_is_not_trusted(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     store = Store(tmp_path, limit=1)
@@ -132,6 +146,22 @@ def test_a_damaged_entry_is_not_trusted(tmp_path: Path, damage: Callable[[bytes]
     assert store.get("a") is None
     store.put("a", _artifact())
     assert store.get("a") == _artifact()
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path.parent / "b.artifact")])
+def test_what_is_no_ordinary_file_is_no_entry(tmp_path: Path, put: Callable[[Path], None]) -> None:
+    store = Store(tmp_path, limit=1)
+    store.put("b", _artifact())
+    put(tmp_path / "a.artifact")
+    assert store.get("a") is None
+
+
+def test_one_too_large_for_the_store_takes_no_other_away(tmp_path: Path) -> None:
+    store = Store(tmp_path, limit=1)
+    store.put("a", _artifact())
+    store.put("b", _artifact(2 * _MIB))
+    assert store.get("a") == _artifact()
+    assert store.get("b") is None
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
@@ -151,6 +181,59 @@ def test_many_writers_leave_whole_entries_and_nothing_else(tmp_path: Path) -> No
             pass
     assert [store.get(f"{number}") for number in range(4)] == [_artifact(1000)] * 4
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def _forked(job: Callable[[], None]) -> int:
+    """The id of a process that does `job`, and whose exit code says whether it came to its end."""
+    child = os.fork()
+    if child == 0:
+        try:
+            job()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return child
+
+
+def test_two_processes_share_a_store_and_keep_to_its_size(tmp_path: Path) -> None:
+    store = Store(tmp_path, limit=1)
+    sizes = {str(number): _MIB // 8 + 2 * number for number in range(16)}  # twice what there is room for
+
+    def use(seed: int) -> None:
+        keys = random.Random(seed)
+        for _ in range(150):
+            key = keys.choice(list(sizes))
+            found = store.get(key)
+            assert found in (None, _artifact(sizes[key]))
+            if found is None:
+                store.put(key, _artifact(sizes[key]))
+
+    children = [_forked(lambda seed=seed: use(seed)) for seed in (1, 2)]  # type: ignore[misc]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    store.put("last", _artifact())
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= _MIB
+    assert all(path.suffix == ".artifact" for path in tmp_path.iterdir())
+
+
+def test_a_killed_writer_leaves_no_entry_that_is_wrong_and_nothing_for_long(tmp_path: Path) -> None:
+    store = Store(tmp_path, limit=8)
+    moments = random.Random(0)
+
+    def write() -> None:
+        while True:
+            store.put("a", _artifact(_MIB))
+
+    for _ in range(40):
+        child = _forked(write)
+        time.sleep(moments.uniform(0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert store.get("a") in (None, _artifact(_MIB))
+    (tmp_path / "left.partial").write_bytes(b"half")
+    for path in tmp_path.glob("*.partial"):
+        os.utime(path, (0, 0))
+    store.put("b", _artifact())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.artifact", "b.artifact"]
 
 
 def test_a_directory_that_cannot_be_written_costs_no_verdict(tmp_path: Path) -> None:

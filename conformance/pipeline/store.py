@@ -15,7 +15,8 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +31,7 @@ from torch.utils._pytree import tree_leaves
 from conformance.pipeline import emission, lowering, partition
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.lowering import Artifact
+from conformance.reading import read_plain
 
 #: Packages whose every file has a say in what lowering gives.
 _LOWERING_PACKAGES = ("torch", "executorch", "torchao")
@@ -37,6 +39,9 @@ _LOWERING_PACKAGES = ("torch", "executorch", "torchao")
 _ORIGINS = ("torch_fn", "source_fn_stack", "nn_module_stack")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _MIB = 1 << 20
+_ENTRY, _PARTIAL = ".artifact", ".partial"
+#: Writing an entry takes milliseconds: what is not an entry after so many seconds will never be one.
+_ABANDONED_S = 3600
 #: To be raised when the layout of an entry or the way of hashing changes.
 _FORMAT = "3"
 _ARTIFACT = TypeAdapter(Artifact)
@@ -58,7 +63,7 @@ class Store:
         """The artifact under `key`; None if there is none, or it is not what was put there."""
         path = self._path(key)
         try:
-            digest, _, body = path.read_bytes().partition(b"\n")
+            digest, _, body = read_plain(path, self.limit * _MIB, follow=False).partition(b"\n")
         except OSError:
             return None
         if hashlib.sha256(body).hexdigest().encode() != digest:
@@ -68,31 +73,50 @@ class Store:
         head, _, program = body.partition(b"\n")
         try:
             return _ARTIFACT.validate_python({**json.loads(head), "program": program})
-        except ValidationError:
+        except (ValidationError, ValueError, TypeError):
             return None  # from a suite of other days
 
     def put(self, key: str, artifact: Artifact) -> None:
         """Keep `artifact` under `key`. A full disk costs the artifact, not the verdict."""
         body = _ARTIFACT.dump_json(artifact, exclude={"program"}) + b"\n" + artifact.program
+        content = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+        if len(content) > self.limit * _MIB:
+            return  # or all others would go for one that cannot stay
         with contextlib.suppress(OSError):
             self.directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.directory, prefix=".") as partial:
-                (Path(partial) / key).write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-                os.replace(Path(partial) / key, self._path(key))
+            handle, partial = tempfile.mkstemp(dir=self.directory, suffix=_PARTIAL)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                os.replace(partial, self._path(key))
+            except BaseException:
+                Path(partial).unlink(missing_ok=True)
+                raise
             self._make_room()
 
     def _make_room(self) -> None:
-        found = [(entry.stat(), entry) for entry in self.directory.glob("*.artifact")]
-        entries = sorted((stat.st_mtime, stat.st_size, entry) for stat, entry in found)
+        """Take away what was not used for longest, and what writers that were killed have left."""
+        entries = sorted(_entries(self.directory.glob(f"*{_ENTRY}")))
         taken = sum(size for _, size, _ in entries)
         for _, size, entry in entries:
             if taken <= self.limit * _MIB:
                 break
             entry.unlink(missing_ok=True)
             taken -= size
+        for written, _, partial in _entries(self.directory.glob(f"*{_PARTIAL}")):
+            if written < time.time() - _ABANDONED_S:
+                partial.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
-        return self.directory / f"{key}.artifact"
+        return self.directory / f"{key}{_ENTRY}"
+
+
+def _entries(paths: Iterable[Path]) -> Iterator[tuple[float, int, Path]]:
+    """When each was written or used last, in seconds, its size in bytes, and itself."""
+    for path in paths:
+        with contextlib.suppress(OSError):  # another process has just taken it away
+            found = path.stat()
+            yield found.st_mtime, found.st_size, path
 
 
 def key_of(program: ExportedProgram, backend: Backend, methods: Mapping[str, Any] | None = None) -> str:

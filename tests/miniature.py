@@ -1,0 +1,26 @@
+"""A pytest plugin: the suite's own, over checks that need no torch, to see what it does when processes are lost.
+
+`python -m pytest -p tests.miniature tests/miniature_checks.py` takes the suite's options.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.options import add_options, read_options
+from conformance.plugin import ConformancePlugin
+
+
+class _Miniature(ConformancePlugin):
+    def _warm_up(self) -> None:
+        """Nothing is lowered."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The suite's options."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """As the suite's `conftest.py` does it."""
+    config.pluginmanager.register(_Miniature(config, read_options(config)), "conformance")
