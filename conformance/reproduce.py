@@ -113,7 +113,7 @@ def threaded_step(program: Any, call: Callable[[torch.Tensor, list[torch.Tensor]
             for layer in tree_unflatten(held, spec).layers:
                 if isinstance(getattr(layer, "cumulative_length", None), torch.Tensor):
                     layer.cumulative_length.fill_(position)
-        outputs = [tensor.clone() for tensor in call(input_ids, held)]
+        outputs: list[torch.Tensor] = [tensor.clone() for tensor in call(input_ids, held)]
         held, end = outputs[-len(examples) :], position + input_ids.shape[1]
         logits: torch.Tensor = outputs[-len(examples) - 1]
         return logits
