@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,9 @@ from conformance.records import load_run
 
 #: Eight cells: four clauses of two architectures.
 _CELLS = ("--arch", "gpt2,llama", "--backend", "exported", "--mode", "decode", "--clause", "EXP-1,EXP-2,EXP-3,SEN-2")
+
+#: Seconds after which a run is ended; on a busy machine one takes 20.
+_MOST_S = 180
 
 
 def started(
@@ -35,8 +39,15 @@ def started(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY)),  # noqa: PLW1509
+        preexec_fn=lambda: _begin(room),  # noqa: PLW1509
     )
+
+
+def _begin(room: int) -> None:
+    """In the new process: what a shell may have taken away comes back, and a hang costs one test and not the run."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so do their children
+    signal.alarm(_MOST_S)
 
 
 def ended(record: Path, *arguments: str, deeds: str = "") -> tuple[int, str]:
