@@ -60,19 +60,10 @@ def parts(cell: Cell, found: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _suite() -> str:
-    """The suite's code, and the data that all of its cells share."""
-    shared = [path for path in sorted((ROOT / "fixtures").rglob("*.json")) if path.parent.name not in _BY_ARCHITECTURE]
-    own = [path for path in sorted((ROOT / "conformance").rglob("*.py")) if not _is_subject(path)]
-    return _digest([*own, *shared], ROOT)
-
-
-#: Folders of fixtures that hold a file for each architecture, or that no verdict depends on.
-_BY_ARCHITECTURE = frozenset({"configs", "variations", "runs"})
-
-
-def _is_subject(path: Path) -> bool:
-    """The reference is a subject: a change there concerns no other."""
-    return path.parent == ROOT / "conformance" / "reference"
+    """The suite's code, with the reference, of which the oracle shares parts, and data that all cells share."""
+    code = sorted((ROOT / "conformance").rglob("*.py"))
+    shared = sorted((ROOT / "fixtures" / "partitions").rglob("*.json"))
+    return _digest([*code, *shared], ROOT)
 
 
 @functools.cache
@@ -136,21 +127,16 @@ def _fixture(matrix: Matrix, architecture: str) -> str:
 
 def _subject(name: str) -> str:
     """The sources of the subject's package: what its module may import of its own."""
-    module = KNOWN.get(name, name).partition(":")[0]
-    top = module.partition(".")[0]
-    if module.startswith("conformance.reference"):
-        directory = ROOT / "conformance" / "reference"
-    elif top in {"transformers", "conformance"}:
+    top = KNOWN.get(name, name).partition(":")[0].partition(".")[0]
+    if top in {"transformers", "conformance"}:
         return "shared"  # its sources are a part of their own
-    else:
-        spec = importlib.util.find_spec(top)
-        if spec is None or spec.origin is None:
-            return "unknown"
-        path = Path(spec.origin)
-        if path.name != "__init__.py":
-            return _digest([path], path.parent)
-        directory = path.parent
-    return _digest(sorted(directory.rglob("*.py")), directory)
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        return "unknown"
+    path = Path(spec.origin)
+    if path.name != "__init__.py":
+        return _digest([path], path.parent)
+    return _digest(sorted(path.parent.rglob("*.py")), path.parent)
 
 
 def _digest(paths: Iterable[Path], base: Path, also: str = "") -> str:

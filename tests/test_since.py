@@ -94,6 +94,7 @@ def test_a_subject_is_its_package() -> None:
     assert found["subject reference"] != found["subject tests.faulty:off_by_one"]
     cells = [Cell("llama", name, "exported", Mode.DECODE, "PAR-1") for name in ("reference", "transformers")]
     assert [("subject reference" in prints.parts(each, found)) for each in cells] == [True, False]
+    assert all("the suite" in prints.parts(each, found) for each in cells)
 
 
 def _plan() -> list[Cell]:
