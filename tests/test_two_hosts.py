@@ -36,7 +36,7 @@ def _server(where: Path, address: str, prefix: Sequence[str] = (), hash_seed: st
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [*prefix, sys.executable, "-m", "execnet.script.socketserver", f"{address}:{port}"]
+    command = [*prefix, sys.executable, "-u", "-m", "execnet.script.socketserver", f"{address}:{port}"]
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     with subprocess.Popen(command, cwd=where, env=environment, stdout=subprocess.PIPE, text=True) as server:
         try:
