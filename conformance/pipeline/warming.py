@@ -10,7 +10,7 @@ import torch
 import transformers.generation.utils
 import transformers.masking_utils  # noqa: F401 - like the line above, what the modules of all models import
 from torch import nn
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm  # type: ignore[import-untyped]  # it brings no types
 
 from conformance.pipeline import lowering
 from conformance.pipeline.backends import Backend

@@ -124,7 +124,7 @@ class _Watch(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
         self.integers = 0
         self.complex_numbers = False
 

@@ -45,7 +45,7 @@ def _value(node: Node, program: ExportedProgram) -> torch.Tensor | None:
     def of(argument: Node) -> Any:
         return known[argument]
 
-    value: torch.Tensor = node.target(*map_arg(node.args, of), **map_arg(node.kwargs, of))  # type: ignore[operator]
+    value: torch.Tensor = node.target(*map_arg(node.args, of), **map_arg(node.kwargs, of))  # type: ignore[operator]  # an operator
     return value
 
 
