@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import json
 import os
 import pickle
 import re
@@ -16,14 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-
+from conformance.spelling import Spelling
 from conformance.verdicts import NotRunError, ProcessLostError, Stage, StageError, Verdict
 
-#: The character of token id 0; id n has the n-th after it. There are 20,000 letters from here on, each a single token.
-_FIRST = 0x4E00
 #: Seconds for a conversation with a tiny model, which takes less than one. The kernel then ends the process.
-_MOST_S = 120
+DEFAULT_SECONDS = 120
 #: What of a process's last words is shown.
 _LAST_LINES, _LAST_CHARACTERS = 4, 600
 #: Behind the reason of a failed kernel, ExecuTorch lists the kernel's inputs.
@@ -36,11 +32,13 @@ class Turn:
 
     Args:
         prompt: Token ids, at least one.
+        text: What the runner is given, which it reads as these.
         most: `max_new_tokens`, the answer's first token included; -1 for as many as there is room for.
         again: Whether `reset()` comes before it; if not, the conversation goes on.
     """
 
     prompt: tuple[int, ...]
+    text: str
     most: int = -1
     again: bool = False
 
@@ -51,32 +49,28 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a turn came to: token ids, and why it was refused, if it was, in the runner's own words."""
+    """What a turn came to.
 
-    tokens: tuple[int, ...]
-    refusal: str | None = None
-
-
-def write_tokenizer(directory: Path, vocab: int, end: int) -> None:
-    """A tokenizer with one letter for each of `vocab` token ids, nothing merged, and `end` for the end of a text.
-
-    The runner takes the vocabulary's size from the tokenizer: with fewer ids than logits it would not see the others,
-    and with more it would read on behind them.
+    Args:
+        pieces: The answer as the runner tells it, one piece of text a token.
+        refusal: Why it was refused, if it was, in the runner's own words.
+        cut: Whether a token came that is no text by itself. ExecuTorch's Python binding cannot tell such a piece, and
+            ends the call; what the cache then holds is not known.
     """
-    tokenizer = Tokenizer(models.BPE(vocab={_letter(token): token for token in range(vocab)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    tokenizer.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": _letter(end)}), encoding="utf-8")
+
+    pieces: tuple[str, ...]
+    refusal: str | None = None
+    cut: bool = False
 
 
-def converse(program: bytes, vocab: int, end: int, turns: Sequence[Turn]) -> list[Answer]:
+def converse(program: bytes, spelling: Spelling, turns: Sequence[Turn], seconds: int = DEFAULT_SECONDS) -> list[Answer]:
     """The answers of a new `TextLLMRunner` with `program`, turn by turn.
 
     Args:
         program: An ExecuTorch program, as the bytes of a `.pte` file.
-        vocab: Number of token ids.
-        end: The token id that ends a text by the tokenizer, which counts where the program names none.
+        spelling: The tokenizer.
         turns: What is asked of it, in order.
+        seconds: How long all of it may take.
 
     Raises:
         NotRunError: The installed ExecuTorch has no LLM runner.
@@ -92,19 +86,19 @@ def converse(program: bytes, vocab: int, end: int, turns: Sequence[Turn]) -> lis
         directory = Path(name)
         (directory / "model.pte").write_bytes(program)
         (directory / "words").touch()
-        write_tokenizer(directory, vocab, end)
+        tokenizer = spelling.place(directory)
         reading, writing = os.pipe()
         process = os.fork()  # not multiprocessing's, which lets no daemon have children; a cell is judged in one
         if process == 0:
             os.close(reading)
-            _serve(writing, directory, tuple(turns))
+            _serve(writing, directory, tokenizer, tuple(turns), seconds)
         os.close(writing)  # or the end of the process would not be seen
         with os.fdopen(reading, "rb") as stream:
             received = list(_received(stream))
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         words = (directory / "words").read_text(errors="replace")
     if code:
-        raise _lost(code, turns, received, words)
+        raise _lost(code, turns, received, words, seconds)
     first = next(iter(received), None)
     if isinstance(first, str):
         raise StageError(Stage.LOAD, RuntimeError(f"{first}\nIt said: {_last(words)}"))
@@ -117,18 +111,18 @@ def _received(stream: BinaryIO) -> Iterator[Any]:
             yield pickle.load(stream)
 
 
-def _serve(writing: int, directory: Path, turns: tuple[Turn, ...]) -> NoReturn:
+def _serve(writing: int, directory: Path, tokenizer: Path, turns: tuple[Turn, ...], seconds: int) -> NoReturn:
     """The forked process: sends its answers, or, where the program does not load, why. It never returns."""
     code = 1
     try:
         faulthandler.disable()  # it would write into the traceback of the process that this one was forked from
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(_MOST_S)
+        signal.alarm(seconds)
         words = os.open(directory / "words", os.O_WRONLY | os.O_APPEND)
         os.dup2(words, 1)
         os.dup2(words, 2)
         with os.fdopen(writing, "wb") as stream:
-            for answer in _answers(directory, turns):
+            for answer in _answers(directory, tokenizer, turns):
                 pickle.dump(answer, stream)
                 stream.flush()
         code = 0
@@ -138,11 +132,11 @@ def _serve(writing: int, directory: Path, turns: tuple[Turn, ...]) -> NoReturn:
         os._exit(code)  # not through the clean-up that belongs to the process it was forked from
 
 
-def _answers(directory: Path, turns: tuple[Turn, ...]) -> Iterator[Answer | str]:
+def _answers(directory: Path, tokenizer: Path, turns: tuple[Turn, ...]) -> Iterator[Answer | str]:
     from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 
     try:
-        runner = TextLLMRunner(str(directory / "model.pte"), str(directory))
+        runner = TextLLMRunner(str(directory / "model.pte"), str(tokenizer))
     except RuntimeError as error:
         yield str(error).replace(f"{directory}/", "")  # another one each time, and the message is the signature
         return
@@ -152,18 +146,20 @@ def _answers(directory: Path, turns: tuple[Turn, ...]) -> Iterator[Answer | str]
         pieces: list[str] = []
         config = GenerationConfig(max_new_tokens=turn.most, temperature=0.0, echo=False)
         before = (directory / "words").stat().st_size
-        refusal = None
+        refusal, cut = None, False
         try:
-            runner.generate("".join(map(_letter, turn.prompt)), config, token_callback=pieces.append)
+            runner.generate(turn.text, config, token_callback=pieces.append)
+        except UnicodeDecodeError:
+            cut = True
         except RuntimeError as error:
             said = (directory / "words").read_bytes()[before:].decode(errors="replace")
             refusal = f"{error}; it said: {_last(said)}"
-        yield Answer(tuple(ord(letter) - _FIRST for letter in "".join(pieces)), refusal)
+        yield Answer(tuple(pieces), refusal, cut)
 
 
-def _lost(code: int, turns: Sequence[Turn], received: Sequence[object], words: str) -> ProcessLostError:
+def _lost(code: int, turns: Sequence[Turn], received: Sequence[object], words: str, seconds: int) -> ProcessLostError:
     timeout = code == -signal.SIGALRM
-    what = f"was over its {_MOST_S} s" if timeout else f"died {_death(code)}"
+    what = f"was over its {seconds} s" if timeout else f"died {_death(code)}"
     turn = turns[len(received)] if len(received) < len(turns) else "the end"
     told = f"the LLM runner's process {what} at turn {len(received) + 1}, {turn}; its last words: {_last(words)}"
     return ProcessLostError(Verdict.TIMEOUT if timeout else Verdict.CRASH, Stage.EXECUTE, told)
@@ -176,7 +172,3 @@ def _death(code: int) -> str:
 def _last(words: str) -> str:
     lines = [line.strip() for line in words.splitlines() if line.strip() and not _INPUTS.search(line)]
     return " | ".join(lines[-_LAST_LINES:])[-_LAST_CHARACTERS:] or "nothing"
-
-
-def _letter(token: int) -> str:
-    return chr(_FIRST + token)

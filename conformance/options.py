@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conformance.cells import EXPORTED, Cell, Selection, plan
+from conformance.checkpoints import DTYPES, Checkpoint, CheckpointError, read_checkpoint
 from conformance.compatibility import impossible, installed, unfit
 from conformance.contract import CHECKED, CLAUSES, Chapter, Clause, Mode
 from conformance.discovery import registered
@@ -33,11 +36,20 @@ FULL_TIER_EXAMPLES = 5
 DEFAULT_TIME_LIMIT_S = 600
 #: The largest fixture needs 1.6 GiB while it is lowered.
 DEFAULT_MEMORY_LIMIT_MIB = 6144
+#: The same for a model of realistic size, whose lowering alone takes minutes.
+_OWN_TIME_LIMIT_S = 14_400
 DEFAULT_RECORD = "build/conformance/run.json"
 DEFAULT_STORE = "build/conformance/store"
 DEFAULT_BUNDLES = "build/conformance/failures"
 #: A program of a fixture takes 0.1 to 0.5 MiB, all 378 of the full tier on one backend about 100.
 DEFAULT_STORE_LIMIT_MIB = 2048
+
+
+#: Positions in the cache of a checkpoint that is judged, in tokens. Each costs a step of eager decoding for each text.
+DEFAULT_CACHE_LENGTH = 64
+#: About fixtures, or about the subject whatever the model: nobody's own checkpoint can change what they come to. LOW-8
+#: is about ExecuTorch, and lowers a second time.
+NOT_OF_CHECKPOINTS = ("SEN-2", "EXP-4", "EXP-6", "EXP-9", "LOW-8")
 
 
 #: What `--backend` takes for every backend there is.
@@ -66,6 +78,19 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--clause", metavar="IDS", help="clauses such as PAR-1, or whole chapters such as PAR")
     group.addoption("--tier", metavar="TIER", help=f"of {', '.join(Tier)} (default: core)")
     group.addoption(
+        "--checkpoint",
+        metavar="DIR",
+        help="judge the model in this directory, as `save_pretrained` writes it, in place of architectures; see "
+        "`python -m conformance check`",
+    )
+    group.addoption(
+        "--cache-length",
+        type=_positive,
+        metavar="N",
+        help=f"positions in the cache of a --checkpoint, in tokens (default: {DEFAULT_CACHE_LENGTH})",
+    )
+    group.addoption("--dtype", metavar="NAME", help=f"of {', '.join(DTYPES)}: what a --checkpoint computes in")
+    group.addoption(
         "--shard",
         type=_shard,
         metavar="K/N",
@@ -82,16 +107,16 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--time-limit",
         type=_positive,
-        default=DEFAULT_TIME_LIMIT_S,
         metavar="SECONDS",
-        help=f"for the cells of one architecture on one backend in one mode (default: {DEFAULT_TIME_LIMIT_S})",
+        help=f"for the cells of one architecture on one backend in one mode (default: {DEFAULT_TIME_LIMIT_S}; "
+        f"{_OWN_TIME_LIMIT_S} for a --checkpoint)",
     )
     group.addoption(
         "--memory-limit",
         type=_positive,
-        default=DEFAULT_MEMORY_LIMIT_MIB,
         metavar="MIB",
-        help=f"resident memory of the process that judges an architecture (default: {DEFAULT_MEMORY_LIMIT_MIB})",
+        help=f"resident memory of the process that judges an architecture (default: {DEFAULT_MEMORY_LIMIT_MIB}; four "
+        "fifths of the machine's for a --checkpoint)",
     )
     group.addoption(
         "--host",
@@ -141,7 +166,8 @@ def add_options(parser: pytest.Parser) -> None:
 class Options:
     """What a run was asked for.
 
-    `absent` are the rows that it would have judged, had the installed Transformers such an architecture.
+    `absent` are the rows that it would have judged, had the installed Transformers such an architecture. With a
+    `checkpoint`, that is judged and no fixture, and the matrix has no rows.
     """
 
     matrix: Matrix
@@ -157,12 +183,17 @@ class Options:
     store_limit: int
     asked: Mapping[str, str | int | None]
     absent: tuple[str, ...] = ()
+    checkpoint: Checkpoint | None = None
 
     @property
     def exploring(self) -> str:
-        """The options beside the selection that change which scripts are tried, as they would be typed."""
+        """The options beside the selection that change what is judged and which scripts are tried, as typed."""
         parts = [f"--examples {self.examples}"] if self.examples != DEFAULT_EXAMPLES else []
         parts += [f"--hypothesis-seed {self.seed}"] if self.seed is not None else []
+        if self.checkpoint is not None:
+            own = self.checkpoint
+            parts += [f"--checkpoint {shlex.quote(str(own.directory))} --cache-length {own.max_cache_len}"]
+            parts += [f"--dtype {own.dtype}"]
         return " ".join(parts)
 
     @property
@@ -185,7 +216,11 @@ def read_options(config: pytest.Config) -> Options:
     _check_expectations(matrix)
     get = config.getoption
     tier = _one_tier(get("--tier"))
-    architectures, absent = chosen_architectures(matrix, tier, get("--arch"), registered())
+    checkpoint = _checkpoint(config)
+    if checkpoint is not None:
+        matrix = Matrix(schema_version=1, architectures={})  # its rows are about fixtures
+    chosen = chosen_architectures(matrix, tier, None if checkpoint else get("--arch"), registered())
+    architectures, absent = ((checkpoint.name,), ()) if checkpoint else chosen
     if get("--shard"):
         architectures = _share(architectures, get("--shard"))
     backends = _backends(get("--backend"), tier)
@@ -193,14 +228,16 @@ def read_options(config: pytest.Config) -> Options:
         architectures=architectures,
         subjects=[_subject_name(name) for name in split_names(get("--subject"))],
         backends=[BACKENDS[name].traits for name in backends if name in BACKENDS],
-        clauses=_clauses(get("--clause")),
+        clauses=_clauses(get("--clause"), NOT_OF_CHECKPOINTS if checkpoint else ()),
         modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
     )
     if problems := [*impossible(), *unfit(selection.subjects)]:
         raise pytest.UsageError("; ".join(problems))
     # A debugger needs the terminal, which a forked process does not have.
     in_process = get("--in-process") or get("usepdb", False)
-    names = ("--arch", "--subject", "--backend", "--mode", "--clause", "--tier", "--shard", "--examples", "--since")
+    names = ["--arch", "--subject", "--backend", "--mode", "--clause", "--tier", "--shard", "--examples", "--since"]
+    if checkpoint is not None:
+        names += ["--checkpoint", "--cache-length", "--dtype"]
     return Options(
         matrix=matrix,
         selection=selection,
@@ -209,13 +246,40 @@ def read_options(config: pytest.Config) -> Options:
         record=_record(config.rootpath, get("--record")),
         resume=get("--resume"),
         since=config.rootpath / get("--since") if get("--since") else None,
-        limits=None if in_process else Limits(get("--time-limit"), get("--memory-limit")),
+        limits=None if in_process else _limits(config, checkpoint),
         bundles=config.rootpath / get("--bundles"),
         store=config.rootpath / get("--store"),
-        store_limit=get("--store-limit"),
+        store_limit=0 if checkpoint else get("--store-limit"),  # it has the size of thousands of fixtures
         asked={**{name.lstrip("-"): get(name) for name in names}, "matrix": matrix_digest()},
         absent=absent,
+        checkpoint=checkpoint,
     )
+
+
+def _checkpoint(config: pytest.Config) -> Checkpoint | None:
+    get = config.getoption
+    if not get("--checkpoint"):
+        if get("--cache-length") or get("--dtype"):
+            raise pytest.UsageError("--cache-length and --dtype are about a --checkpoint, and none is given")
+        return None
+    dtype = _chosen("dtype", get("--dtype"), DTYPES, ("auto",))[0]
+    try:
+        found = read_checkpoint(
+            config.rootpath / get("--checkpoint"), get("--cache-length") or DEFAULT_CACHE_LENGTH, dtype
+        )
+    except CheckpointError as error:
+        raise pytest.UsageError(f"--checkpoint: {error}") from error
+    if get("--arch") not in (None, found.name):
+        raise pytest.UsageError(f"--arch {get('--arch')}: with --checkpoint, {found.name} is judged and nothing else")
+    return found
+
+
+def _limits(config: pytest.Config, checkpoint: Checkpoint | None) -> Limits:
+    seconds, mebibytes = DEFAULT_TIME_LIMIT_S, DEFAULT_MEMORY_LIMIT_MIB
+    if checkpoint is not None:
+        seconds = _OWN_TIME_LIMIT_S
+        mebibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1 << 20) * 4 // 5
+    return Limits(config.getoption("--time-limit") or seconds, config.getoption("--memory-limit") or mebibytes)
 
 
 def other_scripts(run: RunInfo, options: Options) -> str:
@@ -338,11 +402,12 @@ def _subject_name(name: str) -> str:
     return canonical(name)
 
 
-def _clauses(text: str | None) -> tuple[Clause, ...]:
+def _clauses(text: str | None, without: Collection[str] = ()) -> tuple[Clause, ...]:
+    """Those that `text` names, or all that are checked; of a chapter and of all, those `without`."""
     known = {clause.id: [clause] for clause in CLAUSES}
     for chapter in Chapter:
-        known[chapter.name] = [clause for clause in CHECKED if clause.chapter is chapter]
-    names = _chosen("clause", text, known, tuple(clause.id for clause in CHECKED))
+        known[chapter.name] = [each for each in CHECKED if each.chapter is chapter and each.id not in without]
+    names = _chosen("clause", text, known, tuple(each.id for each in CHECKED if each.id not in without))
     chosen = list(dict.fromkeys(clause for name in names for clause in known[name]))
     unchecked = [clause.id for clause in chosen if not clause.levels]
     if unchecked or not chosen:

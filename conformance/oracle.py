@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,12 +18,14 @@ from conformance.verdicts import ClauseViolationError, Stage, at
 
 #: Attributes of Transformers' cache layers whose content sums up the past, so that it cannot be rewound but to 0.
 _RECURRENT_STATE = ("conv_states", "recurrent_states")
+#: Bytes of logits and caches that an oracle keeps. Those of all texts of a fixture take a hundredth of it.
+_KEPT_BYTES = 1 << 30
 #: Share of the logits' scale that tells a wrong cache (0.04 and more) from rounding (5e-4 at most, see PAR-8).
 _GROSS = 5e-3
 
 
 class Oracle:
-    """Expected logits for any prefix of tokens, each computed once.
+    """Expected logits for any prefix of tokens, each computed once, as long as there is room to keep them.
 
     A decode script's effective prefix decides what a call must return, whatever chunks, rewinds and resets led there,
     so results are kept by prefix, and a prefix that continues a known one costs a step for each new token. Batch size
@@ -33,7 +36,9 @@ class Oracle:
         self.model = model
         self.max_cache_len = max_cache_len
         self._cache_argument = cache_argument(model)
-        self._known: dict[tuple[int, ...], tuple[torch.Tensor, StaticCache]] = {}
+        #: By prefix, the one that was asked for last at the end.
+        self._known: OrderedDict[tuple[int, ...], tuple[torch.Tensor, StaticCache]] = OrderedDict()
+        self._kept_bytes = 0
         #: Largest absolute logit over a full cache: what errors are measured against.
         self.scale = self._scale()
 
@@ -48,7 +53,7 @@ class Oracle:
             held = {self._cache_argument: cache}
             outputs = self.model(input_ids=torch.tensor([[token]]), use_cache=True, **held)
             logits: torch.Tensor = outputs.logits[0, -1]
-            return logits.clone()
+            return logits.float().clone()
 
     def logits(self, prefix: tuple[int, ...]) -> torch.Tensor:
         """The logits after the last token of `prefix`, shape [vocab]."""
@@ -58,7 +63,7 @@ class Oracle:
         """The logits of a plain forward pass over all `tokens`, shape [len(tokens), vocab]."""
         with at(Stage.EAGER), torch.no_grad():
             logits: torch.Tensor = self.model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
-            return logits
+            return logits.float()
 
     def agree_without_cache(self) -> None:
         """Raises `ClauseViolationError` where decoding with the cache is grossly off the forward pass without it."""
@@ -93,10 +98,21 @@ class Oracle:
 
     def _after(self, prefix: tuple[int, ...]) -> tuple[torch.Tensor, StaticCache]:
         """The logits and the cache after `prefix`. A copy of a cache takes a seventh of a step, so each is kept."""
-        if prefix not in self._known:
-            cache = copy.deepcopy(self._after(prefix[:-1])[1]) if len(prefix) > 1 else self.new_cache()
-            self._known[prefix] = self.step(cache, prefix[-1]), cache
+        start = len(prefix)
+        while start and prefix[:start] not in self._known:
+            start -= 1
+        for end in range(start + 1, len(prefix) + 1):
+            cache = copy.deepcopy(self._known[prefix[: end - 1]][1]) if end > 1 else self.new_cache()
+            self._keep(prefix[:end], self.step(cache, prefix[end - 1]), cache)
+        self._known.move_to_end(prefix)
         return self._known[prefix]
+
+    def _keep(self, prefix: tuple[int, ...], logits: torch.Tensor, cache: StaticCache) -> None:
+        """Keep what is known after `prefix`, and let go of what was asked for least recently."""
+        self._known[prefix] = logits, cache
+        self._kept_bytes += _bytes(logits, cache)
+        while self._kept_bytes > _KEPT_BYTES and len(self._known) > 1:
+            self._kept_bytes -= _bytes(*self._known.popitem(last=False)[1])
 
     def _scale(self) -> float:
         tokens = text(0, self.max_cache_len, self.vocab)
@@ -133,6 +149,20 @@ class ProgramOracle:
         return self._known[prefix]
 
 
+def rounding(oracle: Oracle) -> float:
+    """How far rounding to the model's dtype moves its logits, as a share of their scale; 0 for float32.
+
+    It is seen over one text that fills the cache, against the same weights computed with in float32.
+    """
+    if oracle.model.dtype is torch.float32:
+        return 0.0
+    tokens = text(0, oracle.max_cache_len, oracle.vocab)
+    exact = copy.deepcopy(oracle.model).float()
+    with at(Stage.EAGER), torch.no_grad():
+        logits: torch.Tensor = exact(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+    return float((oracle.without_cache(tokens) - logits).abs().max()) / oracle.scale
+
+
 def disturbed(model: PreTrainedModel, relative: float, seed: int) -> PreTrainedModel:
     """A copy whose embeddings are off by `relative`: as good an oracle as the model itself, with other ties."""
     copied: PreTrainedModel = copy.deepcopy(model)
@@ -166,3 +196,7 @@ def cache_states(cache: Any) -> Iterator[tuple[int, str, torch.Tensor]]:
             for key, tensor in held.items() if isinstance(held, dict) else [("", held)]:
                 if isinstance(tensor, torch.Tensor) and tensor.ndim > 1:
                     yield index, f"{name}{key}", tensor
+
+
+def _bytes(logits: torch.Tensor, cache: StaticCache) -> int:
+    return logits.nbytes + sum(state.nbytes for _, _, state in cache_states(cache))

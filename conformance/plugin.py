@@ -217,12 +217,16 @@ class ConformancePlugin:
         """Models and programs, built once."""
         import torch
 
+        from conformance.pipeline import stages
         from conformance.pipeline.store import Store
         from conformance.pipeline.workbench import Workbench
 
+        subjects = self.subjects or resolve_subjects(self.options.selection)
+        checkpoint = self.options.checkpoint
+        if checkpoint is not None:  # alone on all cores
+            return Workbench(subjects, build=lambda _: stages.build_own(checkpoint), tokenizer=checkpoint.tokenizer)
         # Two workers on two cores: more threads would only take turns.
         torch.set_num_threads(1)
-        subjects = self.subjects or resolve_subjects(self.options.selection)
         store = Store(self.options.store, self.options.store_limit) if self.options.store_limit else None
         return Workbench(subjects, store=store)
 
@@ -238,6 +242,7 @@ class ConformancePlugin:
             self.options.examples,
             derandomize=self.options.seed is None,
             caches=row.caches if row else None,
+            own=self.options.checkpoint is not None,
         )
         request.node.stash[_CASE] = case
         if row and row.undecodable and row.undecodable.applies_to(self.versions):
@@ -270,7 +275,8 @@ class ConformancePlugin:
 
         record = judged()
         spent = self._spent(cell, call.duration)
-        if record.verdict is Verdict.FAIL and error is not None:
+        # Of somebody's own model, the evidence would be its weights several times over.
+        if record.verdict is Verdict.FAIL and error is not None and self.options.checkpoint is None:
             divergence = self._divergence(case, error, spent)
             record = self._with_bundle(item, error, judged() if divergence else record, divergence)
         setattr(report, _RECORD, cell_to_json(record))

@@ -18,6 +18,8 @@ class Session(Protocol):
     def step(self, input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
         """One call: token ids, int64 [batch, seq], and cache position, int64 [seq], to logits [batch, seq, vocab].
 
+        The logits are float32, whatever the program computes in.
+
         Raises:
             StageError: The call was refused, at stage execute.
         """
@@ -118,7 +120,7 @@ class RuntimeSession:
 
 def _logits(outputs: object) -> torch.Tensor:
     if isinstance(outputs, torch.Tensor):
-        return outputs.clone()
+        return outputs.float().clone()
     if isinstance(outputs, tuple | list) and outputs and isinstance(outputs[0], torch.Tensor):
-        return outputs[0].clone()  # the runtime reuses an output's memory in the next call
+        return outputs[0].float().clone()  # the runtime reuses an output's memory in the next call
     raise TypeError(f"the program returned {type(outputs).__name__}, not logits")

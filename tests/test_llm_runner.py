@@ -11,11 +11,14 @@ from transformers import GenerationConfig
 
 from conformance import llm_runner
 from conformance.contract import Mode
-from conformance.llm_runner import Answer, Turn, converse, write_tokenizer
+from conformance.llm_runner import Answer, Turn, converse
 from conformance.models import EOS_IDS, build_model, fixture_config
 from conformance.reference import ModelNotExportableError, runner_methods
+from conformance.spelling import Letters
 from conformance.subjects.resolve import resolve
 from conformance.verdicts import ProcessLostError, StageError, Verdict
+
+_LETTERS = Letters(vocab=64, end=5)
 
 
 def test_reference_tells_what_the_model_is_exported_with() -> None:
@@ -49,18 +52,9 @@ def test_subject_brings_the_metadata_of_its_module_or_none() -> None:
     assert resolve("transformers").methods(model, Mode.DECODE) == {}
 
 
-def test_tokenizer_has_a_letter_for_each_id(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer
-
-    write_tokenizer(tmp_path, 64, 5)
-    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    assert tokenizer.get_vocab_size() == 64
-    assert tokenizer.encode("".join(map(llm_runner._letter, [3, 63, 0, 3]))).ids == [3, 63, 0, 3]
-
-
 def test_what_is_no_program_is_not_loaded() -> None:
     with pytest.raises(StageError, match="It said: ") as caught:
-        converse(b"no program at all", 64, 5, [Turn((1,))])
+        converse(b"no program at all", _LETTERS, [Turn((1,), _LETTERS.spelled((1,)))])
     assert caught.value.signature == "load:RuntimeError:Failed to create text llm runner with model: model.pte"
 
 
@@ -75,14 +69,14 @@ def test_what_is_no_program_is_not_loaded() -> None:
 def test_lost_process_tells_where_it_was(
     monkeypatch: pytest.MonkeyPatch, end: object, verdict: Verdict, told: str
 ) -> None:
-    def answers(directory: Path, turns: tuple[Turn, ...]) -> object:
-        yield Answer((1,))
+    def answers(directory: Path, tokenizer: Path, turns: tuple[Turn, ...]) -> object:
+        yield Answer((_LETTERS.letter(1),))
         os.write(2, b"last words of a runner\n")
         end()  # type: ignore[operator]
 
     monkeypatch.setattr(llm_runner, "_answers", answers)
     with pytest.raises(ProcessLostError, match=told) as lost:
-        converse(b"", 64, 5, [Turn((1,)), Turn((2,), most=4, again=True)])
+        converse(b"", _LETTERS, [Turn((1,), "a"), Turn((2,), "b", most=4, again=True)])
     assert lost.value.verdict is verdict
     assert "reset, prompt [2], at most 4 tokens" in str(lost.value)
     assert "last words of a runner" in str(lost.value) or "ZeroDivisionError" in str(lost.value)

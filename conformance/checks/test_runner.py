@@ -9,14 +9,15 @@ from typing import Any
 
 from conformance.checks.case import Case, clause
 from conformance.contract import Mode
-from conformance.llm_runner import Answer, Turn, converse
+from conformance.llm_runner import DEFAULT_SECONDS, Answer, Turn, converse
 from conformance.pipeline import stages
 from conformance.reference.metadata import eos_ids
-from conformance.strategies import text
-from conformance.verdicts import ClauseViolationError, Stage
+from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage
 
 #: Prompts that are tried until the answer of one ends before the cache does.
 _SEARCHED = 16
+#: The same, and seconds for a conversation, for a model of realistic size, whose tokens cost a hundred times as much.
+_SEARCHED_OWN, _OWN_SECONDS = 2, 3600
 #: Tokens of an answer after which a conversation goes on.
 _FEW = 4
 
@@ -79,12 +80,10 @@ def test_metadata(case: Case) -> None:
 @clause("RUN-2")
 def test_answers(case: Case) -> None:
     """Prompts of every telling length, each with a runner of its own, until the context is full or the text ends."""
-    length, vocab = case.space.length, case.space.vocab
-    whole = text(0, length, vocab)
-    turns = [Turn(whole[:size]) for size in sorted(_sizes(case))]
-    turns += [Turn(whole[:3], most=1), Turn(whole[:3], most=_FEW)]
+    turns = [_turn(case, 0, size) for size in sorted(_sizes(case))]
+    turns += [_turn(case, 0, 3, most=1), _turn(case, 0, 3, most=_FEW)]
     ending, endless = _telling_prompts(case)
-    turns += [Turn(prompt) for prompt in (ending, endless) if prompt is not None]
+    turns += [turn for turn in (ending, endless) if turn is not None]
     for turn in turns:
         _hold(case, Conversation((turn,)))
     case.metrics["answers"] = len(turns)
@@ -95,18 +94,25 @@ def test_answers(case: Case) -> None:
 @clause("RUN-3")
 def test_further_answers(case: Case) -> None:
     """The conversation goes on, starts again, is refused what has no room, and goes on as if that had not been."""
-    length, vocab = case.space.length, case.space.vocab
-    first, second, third = (text(seed, length, vocab) for seed in range(3))
     turns = (
-        Turn(first[:5], most=_FEW),
-        Turn(second[:3], most=_FEW),
-        Turn(first[:5], most=_FEW, again=True),
-        Turn(third),
-        Turn(second[:1], most=_FEW),
-        Turn(third[:2], again=True),
+        _turn(case, 0, 5, most=_FEW),
+        _turn(case, 1, 3, most=_FEW),
+        _turn(case, 0, 5, most=_FEW, again=True),
+        _turn(case, 2, case.space.length),
+        _turn(case, 1, 1, most=_FEW),
+        _turn(case, 2, 2, again=True),
     )
     _hold(case, Conversation(turns))
     case.metrics["answers"] = len(turns)
+
+
+def _turn(case: Case, seed: int, size: int, *, most: int = -1, again: bool = False) -> Turn:
+    """A turn with a prompt of `size` tokens, or of a token less or two where the tokenizer writes no such prompt."""
+    for fewer in range(min(3, size)):
+        found = case.spelling.prompt(seed, size - fewer)
+        if found is not None:
+            return Turn(found[1], found[0], most, again)
+    raise NotApplicableError(f"no prompt of {size} tokens was found that the tokenizer reads back as it was written")
 
 
 def _kinds(missing: list[Fact], untrue: list[Fact]) -> tuple[tuple[str, list[Fact]], ...]:
@@ -162,23 +168,26 @@ def _sizes(case: Case) -> set[int]:
 
 def _ends(case: Case) -> tuple[int, ...]:
     """The ids that end a text, the tokenizer's first; where the model names none, there is the tokenizer's alone."""
-    vocab = case.space.vocab
-    return tuple(token for token in eos_ids(case.model) if token < vocab) or (vocab - 1,)
+    named = tuple(token for token in eos_ids(case.model) if token < case.space.vocab)
+    end = case.spelling.end
+    return (end, *(token for token in named if token != end)) if end in named or not named else named
 
 
-def _telling_prompts(case: Case) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+def _telling_prompts(case: Case) -> tuple[Turn | None, Turn | None]:
     """A prompt whose answer ends before the cache does, and one whose answer does not; None where none was found."""
     ending = endless = None
     known, *others = _ends(case)
-    for seed in range(_SEARCHED):
-        prompt = text(seed, 1 + seed % 3, case.space.vocab)
+    for seed in range(_SEARCHED_OWN if case.own else _SEARCHED):
+        turn = _turn(case, seed, 1 + seed % 3)
         if seed % 2 and others:  # a model that repeats what it was told, as with tied embeddings, comes to no other end
-            prompt = (*prompt, others[seed % len(others)])
-        last = _last_of_answer(case, prompt)
+            prompt = (*turn.prompt, others[seed % len(others)])
+            written = case.spelling.spelled(prompt)
+            turn = turn if written is None else Turn(prompt, written)
+        last = _last_of_answer(case, turn.prompt)
         if last is None:
-            endless = endless or prompt
+            endless = endless or turn
         elif last != known or not others:  # the tokenizer's own would end it whatever the program says
-            ending = ending or prompt
+            ending = ending or turn
         if ending and endless:
             break
     return ending, endless
@@ -196,36 +205,61 @@ def _last_of_answer(case: Case, prompt: tuple[int, ...]) -> int | None:
 
 def _hold(case: Case, conversation: Conversation) -> None:
     """Hold the conversation, and compare each answer with what eager greedy decoding gives."""
-    answers = converse(_program(case), case.space.vocab, _ends(case)[0], conversation.turns)
-    held: tuple[int, ...] = ()
+    seconds = _OWN_SECONDS if case.own else DEFAULT_SECONDS
+    answers = converse(_program(case), case.spelling, conversation.turns, seconds)
+    held: tuple[int, ...] | None = ()
     for number, (turn, answer) in enumerate(zip(conversation.turns, answers, strict=True), 1):
         before = () if turn.again else held
+        if before is None:
+            continue
         so_far = Conversation(conversation.turns[:number])
         room = case.space.length - len(before) - len(turn.prompt)
         if room > 0:
             held = _judge(case, so_far, (*before, *turn.prompt), answer, room)
         elif answer.refusal is None:
-            raise _violation("accepted-without-room", f"an answer of {len(answer.tokens)} tokens", "an error", so_far)
+            raise _violation("accepted-without-room", f"an answer of {len(answer.pieces)} tokens", "an error", so_far)
 
 
-def _judge(case: Case, asked: Conversation, held: tuple[int, ...], answer: Answer, room: int) -> tuple[int, ...]:
-    """Compare one answer with greedy decoding after `held`; returns what is in the cache after it."""
+def _judge(case: Case, asked: Conversation, held: tuple[int, ...], answer: Answer, room: int) -> tuple[int, ...] | None:
+    """Compare one answer with greedy decoding after `held`; returns what is in the cache after it, if that is known."""
     ends = _ends(case)
-    for index, token in enumerate(answer.tokens[:room]):  # beyond, there is nothing to compare with
-        behind, best = _behind(case, (*held, *answer.tokens[:index]), token)
-        if behind > 0:
-            seen, wanted = f"token {token} as number {index + 1} of the answer", f"token {best}, ahead by {behind:.1e}"
-            raise _violation("tokens-differ", seen, f"{wanted} of the logits' scale", asked)
+    tokens: tuple[int, ...] = ()
+    for index, piece in enumerate(answer.pieces[:room]):  # beyond, there is nothing to compare with
+        token = _meant(case, (*held, *tokens), piece)
+        _require_best(case, (*held, *tokens), token, index, asked)
+        tokens = (*tokens, token)
+    if answer.cut:
+        prefix = (*held, *tokens)
+        _require_best(case, prefix, _likeliest(case, prefix, case.spelling.wordless), len(tokens), asked)
+        case.metrics["answers_cut"] = case.metrics.get("answers_cut", 0) + 1
+        return None
     if answer.refusal is not None:
-        seen = f"{answer.refusal}, after {len(answer.tokens)} tokens"
+        seen = f"{answer.refusal}, after {len(answer.pieces)} tokens"
         raise _violation("refused", seen, f"an answer; there is room for {room} tokens", asked)
     most = room if asked.turns[-1].most < 0 else min(room, asked.turns[-1].most)
-    if len(answer.tokens) not in _lengths(answer.tokens, ends, most):
-        last = f", the last of them {answer.tokens[-1]}" if answer.tokens else ""
-        seen = f"an answer of {len(answer.tokens)} tokens{last}"
+    if len(answer.pieces) not in _lengths(tokens, ends, most):
+        last = f", the last of them {tokens[-1]}" if tokens else ""
+        seen = f"an answer of {len(answer.pieces)} tokens{last}"
         raise _violation("length-differs", seen, f"one that ends at {sorted(ends)} or after {most} tokens", asked)
     # The runner shows a token when it has chosen it, and gives it to the program in the next step, if there is one.
-    return (*held, *answer.tokens[:-1])
+    return (*held, *tokens[:-1])
+
+
+def _meant(case: Case, prefix: tuple[int, ...], piece: str) -> int:
+    """The id that the runner wrote as `piece`: of several, the likeliest; -1 where there is none."""
+    meanings = case.spelling.meanings(piece)
+    return meanings[0] if len(meanings) == 1 else _likeliest(case, prefix, meanings)
+
+
+def _likeliest(case: Case, prefix: tuple[int, ...], ids: tuple[int, ...]) -> int:
+    return ids[int(case.expected.logits(prefix)[list(ids)].argmax())] if ids else -1
+
+
+def _require_best(case: Case, prefix: tuple[int, ...], token: int, index: int, asked: Conversation) -> None:
+    behind, best = _behind(case, prefix, token)
+    if behind > 0:
+        seen, wanted = f"token {token} as number {index + 1} of the answer", f"token {best}, ahead by {behind:.1e}"
+        raise _violation("tokens-differ", seen, f"{wanted} of the logits' scale", asked)
 
 
 def _lengths(tokens: Sequence[int], ends: Sequence[int], most: int) -> set[int]:

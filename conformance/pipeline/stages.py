@@ -14,6 +14,7 @@ from executorch.runtime import Method, Runtime
 from torch.export import Dim, ExportedProgram
 from transformers import AutoConfig, PreTrainedModel
 
+from conformance.checkpoints import Checkpoint, load_model
 from conformance.contract import Mode
 from conformance.discovery import registered
 from conformance.models import (
@@ -44,6 +45,12 @@ def build(architecture: str) -> PreTrainedModel:
         if has_fixture(architecture):
             return build_model(_fixture_config(architecture))
         return build_model(AutoConfig.for_model(**drafted_values(architecture)))
+
+
+def build_own(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The checkpoint's model."""
+    with at(Stage.BUILD):
+        return load_model(checkpoint)
 
 
 def _fixture_config(architecture: str) -> Any:

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,13 +17,15 @@ from transformers import PreTrainedModel
 from conformance.cells import EXPORTED, Cell
 from conformance.contract import Mode
 from conformance.models import cache_length
-from conformance.oracle import Oracle, ProgramOracle, disturbed, disturbed_program
+from conformance.oracle import Oracle, ProgramOracle, disturbed, disturbed_program, rounding
 from conformance.pipeline import lowering, stages
 from conformance.pipeline.backends import BACKENDS, Backend
 from conformance.pipeline.footprint import changes, footprint
 from conformance.pipeline.lowering import Artifact, Lowered
 from conformance.pipeline.store import Store, key_of
+from conformance.reference.metadata import eos_ids
 from conformance.sessions import Session, Startable
+from conformance.spelling import Letters, Spelling, spelling_of
 from conformance.strategies import text
 from conformance.subjects.resolve import Subject, resolve
 from conformance.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, at
@@ -43,6 +46,7 @@ class Workbench:
         backends: The backends by name.
         build: Makes an architecture's model; tests give others than the fixtures.
         store: Where artifacts are kept from run to run.
+        tokenizer: The directory of the model's own tokenizer; without it, each token id is a letter.
     """
 
     def __init__(
@@ -51,11 +55,13 @@ class Workbench:
         backends: Mapping[str, Backend] = BACKENDS,
         build: Callable[[str], PreTrainedModel] = stages.build,
         store: Store | None = None,
+        tokenizer: Path | None = None,
     ) -> None:
         self.backends = backends
         self._subjects = dict(subjects or {})
         self.build = build
         self._store = store
+        self._tokenizer = tokenizer
         self._architecture: str | None = None
         self._kept: dict[tuple[object, ...], Any] = {}
 
@@ -71,6 +77,22 @@ class Workbench:
         """The oracle of the fixture model."""
         length = self.cache_length(architecture)
         return self._once(architecture, ("oracle",), lambda: Oracle(self.model(architecture), length))
+
+    def rounding(self, architecture: str) -> float:
+        """How far rounding to the model's dtype moves its logits, as a share of their scale."""
+        return self._once(architecture, ("rounding",), lambda: rounding(self.oracle(architecture)))
+
+    def spelling(self, architecture: str) -> Spelling:
+        """How a runner is told the model's token ids."""
+
+        def make() -> Spelling:
+            vocab = self.oracle(architecture).vocab
+            if self._tokenizer is not None:
+                return spelling_of(self._tokenizer, vocab)
+            ends = (token for token in eos_ids(self.model(architecture)) if token < vocab)
+            return Letters(vocab, next(ends, vocab - 1))
+
+        return self._once(architecture, ("spelling",), make)
 
     def trusted_oracle(self, architecture: str) -> Oracle:
         """The oracle, tried: parity with an oracle that ignores its cache would prove nothing."""
