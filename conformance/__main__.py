@@ -7,7 +7,6 @@ import math
 import os
 import random
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,9 @@ from pydantic import ValidationError
 
 from conformance.bundles import CONSENT
 from conformance.invalid import first_problem
+from conformance.own_models import add_commands
 from conformance.printing import one_line
+from conformance.quiet import hush
 from conformance.records import RunRecord, load_run
 
 #: Somebody waits for it, and large models lower for minutes.
@@ -81,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     further.add_argument("bundle", type=Path, metavar="BUNDLE")
     _trust(further)
     further.set_defaults(do=_locate)
+    add_commands(commands)
     arguments = parser.parse_args(argv)
     # What a bundle or a find names is never fetched. Read when Transformers is imported.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -243,7 +245,7 @@ def _explore(arguments: argparse.Namespace) -> int:
     from conformance.pipeline.warming import warm_up
     from conformance.subjects.resolve import resolve
 
-    _hush()
+    hush()
     torch.set_num_threads(1)
     subject = resolve(canonical(arguments.subject))
     question = Question(subject.name, arguments.backend, [Mode(name) for name in modes], seed)
@@ -294,13 +296,6 @@ def _pin(arguments: argparse.Namespace) -> None:
         print(f"{path}: {find.clause} with {find.variation} {told}")
 
 
-def _hush() -> None:
-    """Keep to what was asked: torch and ExecuTorch warn at each program, as pyproject.toml has it for the suite."""
-    warnings.simplefilter("ignore", DeprecationWarning)
-    warnings.simplefilter("ignore", FutureWarning)
-    warnings.filterwarnings("ignore", "Mutation on a buffer in the model", UserWarning)
-
-
 def _minutes(text: str) -> float:
     try:
         minutes = float(text)
@@ -336,7 +331,7 @@ def _replay(arguments: argparse.Namespace, seconds: int | None = None) -> int:
     from conformance.pipeline.store import Store
     from conformance.replaying import Outcome, announcement, replay_within
 
-    _hush()
+    hush()
     print(announcement(bundle), flush=True)
     limits = Limits(DEFAULT_TIME_LIMIT_S + (seconds or 0), DEFAULT_MEMORY_LIMIT_MIB)
     store = Store(ROOT / DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB)

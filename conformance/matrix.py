@@ -27,6 +27,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from conformance.cells import Cell
+from conformance.contract import Chapter
 from conformance.printing import one_line
 from conformance.reading import read_plain
 from conformance.records import CellRecord
@@ -184,6 +185,29 @@ class Matrix:
         row = self.architectures.get(cell.architecture)
         found = [e for e in row.expect if e.covers(cell) and e.applies_to(versions)] if row else []
         return found[0] if found else None
+
+    def known_limit(
+        self, cell: Cell, stage: Stage | None, signature: str | None, versions: Mapping[str, str]
+    ) -> Expectation | None:
+        """What any row has to say of a failure in lowering that does not depend on who exports what.
+
+        It is for a model that has no row: what a backend cannot do is known from others. Of a wrong result nothing can
+        be known in this way: its signature says too little of the cause.
+        """
+        if not cell.clause.startswith(Chapter.LOW.name):
+            return None
+        everywhere = (each for row in self.architectures.values() for each in row.expect)
+        return next(
+            (
+                each
+                for each in everywhere
+                if each.subject == ANY_SUBJECT
+                and each.covers(cell)
+                and (each.stage, each.signature) == (stage, signature)
+                and each.applies_to(versions)
+            ),
+            None,
+        )
 
     def unmatched(self, cells: Iterable[Cell]) -> list[str]:
         """A sentence for each expectation that names a clause, backend or mode with no cell among all `cells`."""

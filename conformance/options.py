@@ -167,7 +167,8 @@ class Options:
     """What a run was asked for.
 
     `absent` are the rows that it would have judged, had the installed Transformers such an architecture. With a
-    `checkpoint`, that is judged and no fixture, and the matrix has no rows.
+    `checkpoint`, that is judged and no fixture, the matrix has no rows, and `known` is the one that says what backends
+    cannot do.
     """
 
     matrix: Matrix
@@ -184,6 +185,7 @@ class Options:
     asked: Mapping[str, str | int | None]
     absent: tuple[str, ...] = ()
     checkpoint: Checkpoint | None = None
+    known: Matrix | None = None
 
     @property
     def exploring(self) -> str:
@@ -216,9 +218,9 @@ def read_options(config: pytest.Config) -> Options:
     _check_expectations(matrix)
     get = config.getoption
     tier = _one_tier(get("--tier"))
-    checkpoint = _checkpoint(config)
+    checkpoint, known = _checkpoint(config), matrix
     if checkpoint is not None:
-        matrix = Matrix(schema_version=1, architectures={})  # its rows are about fixtures
+        matrix = Matrix(schema_version=1, architectures={})
     chosen = chosen_architectures(matrix, tier, None if checkpoint else get("--arch"), registered())
     architectures, absent = ((checkpoint.name,), ()) if checkpoint else chosen
     if get("--shard"):
@@ -253,6 +255,7 @@ def read_options(config: pytest.Config) -> Options:
         asked={**{name.lstrip("-"): get(name) for name in names}, "matrix": matrix_digest()},
         absent=absent,
         checkpoint=checkpoint,
+        known=known if checkpoint else None,
     )
 
 

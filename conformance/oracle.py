@@ -18,6 +18,9 @@ from conformance.verdicts import ClauseViolationError, Stage, at
 
 #: Attributes of Transformers' cache layers whose content sums up the past, so that it cannot be rewound but to 0.
 _RECURRENT_STATE = ("conv_states", "recurrent_states")
+#: Two programs that round to bfloat16 or float16 may each be as far from the truth as eager decoding is, in opposite
+#: directions, and one text in ten is worse than the one on which that was measured.
+ROUNDINGS = 4
 #: Bytes of logits and caches that an oracle keeps. Those of all texts of a fixture take a hundredth of it.
 _KEPT_BYTES = 1 << 30
 #: Share of the logits' scale that tells a wrong cache (0.04 and more) from rounding (5e-4 at most, see PAR-8).
@@ -70,7 +73,7 @@ class Oracle:
         tokens = text(0, self.max_cache_len, self.vocab)
         decoded = torch.stack([self.logits(tokens[: length + 1]) for length in range(len(tokens))])
         error = float((decoded - self.without_cache(tokens)).abs().max()) / self.scale
-        if not error < _GROSS:  # nan is no agreement either
+        if not error < max(_GROSS, ROUNDINGS * rounding(self)):  # nan is no agreement either
             raise ClauseViolationError(
                 Stage.EAGER,
                 "static-cache-decoding-differs",

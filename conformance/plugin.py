@@ -29,6 +29,7 @@ from conformance.options import Options, other_scripts, resolve_subjects
 from conformance.records import (
     UNREACHED,
     CellRecord,
+    ExpectedFailure,
     RunInfo,
     RunRecord,
     RunWriter,
@@ -273,7 +274,7 @@ class ConformancePlugin:
                 partition=case.measured.get("partition") if case else None,
             )
 
-        record = judged()
+        record = self._limited(judged(), cell)
         spent = self._spent(cell, call.duration)
         # Of somebody's own model, the evidence would be its weights several times over.
         if record.verdict is Verdict.FAIL and error is not None and self.options.checkpoint is None:
@@ -533,6 +534,16 @@ class ConformancePlugin:
             return judged_so_far(self.options.record, self.options.asked, self.versions, self.options.seed, self.commit)
         except NotResumableError as error:
             raise pytest.UsageError(f"--resume: {error}") from error
+
+    def _limited(self, record: CellRecord, cell: Cell) -> CellRecord:
+        """The record of a checkpoint's cell, with what is known of the backend."""
+        if self.options.known is None or record.verdict is not Verdict.FAIL:
+            return record
+        known = self.options.known.known_limit(cell, record.stage, record.signature, self.versions)
+        if known is None:
+            return record
+        expected = ExpectedFailure(known.reason, known.link)
+        return dataclasses.replace(record, verdict=Verdict.EXPECTED_FAILURE, expected=expected)
 
     def _expectation(self, cell: Cell) -> Expectation | None:
         return self.options.matrix.expectation(cell, self.versions)

@@ -134,7 +134,7 @@ class OwnTokenizer:
         """See `Spelling.spelled`."""
         try:
             written: str = self._reader.decode_batch(list(ids))
-        except UnicodeDecodeError:
+        except (UnicodeDecodeError, RuntimeError):  # parts of characters, or an id that nothing stands for
             return None
         return written if self._read(written) == ids else None
 
@@ -187,9 +187,15 @@ class OwnTokenizer:
                 continue
         return {piece: tuple(ids) for piece, ids in found.items()}
 
-    def _read(self, written: str) -> tuple[int, ...]:
-        """The ids of a text: what the runner makes of it, which must be what the tokenizer's own library does."""
-        ids = tuple(self._reader.encode(written, 0, 0))
+    def _read(self, written: str) -> tuple[int, ...] | None:
+        """The ids of a text: what the runner makes of it, which must be what the tokenizer's own library does.
+
+        None where the tokenizer does not know all of its characters.
+        """
+        try:
+            ids = tuple(self._reader.encode(written, 0, 0))
+        except RuntimeError:
+            return None
         meant = tuple(self._original.encode(written, add_special_tokens=False).ids)
         if ids != meant:
             raise _violation("tokenizer-differs", f"the runner reads {written!r} as {list(ids)}", f"{list(meant)}")
@@ -199,11 +205,15 @@ class OwnTokenizer:
         words = _PROSE.split(" ")
         start = seed * 7 % len(words)
         prose = " ".join([*words[start:], *words[:start]]) * (1 + size * 8 // len(_PROSE))
+        if self._read(prose) is None:  # no tokenizer of English
+            drawn = text(seed, size, self.vocab)
+            written = self.spelled(drawn)
+            return None if written is None else (written, drawn)
         low, high = 1, len(prose)
         while low < high:  # the longer the text, the more tokens, but for a few places where a word is completed
             middle = (low + high) // 2
-            low, high = (middle + 1, high) if len(self._read(prose[:middle])) < size else (low, middle)
-        ids = self._read(prose[:low])
+            low, high = (middle + 1, high) if len(self._read(prose[:middle]) or ()) < size else (low, middle)
+        ids = self._read(prose[:low]) or ()
         return (prose[:low], ids) if len(ids) == size else None
 
 

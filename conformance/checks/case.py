@@ -18,7 +18,7 @@ from conformance.baselines import PARTITIONS
 from conformance.cells import EXPORTED, Cell
 from conformance.contract import Mode
 from conformance.matrix import Undecodable
-from conformance.oracle import Oracle, ProgramOracle
+from conformance.oracle import ROUNDINGS, Oracle, ProgramOracle
 from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends.base import Precision
 from conformance.pipeline.workbench import Workbench
@@ -28,10 +28,6 @@ from conformance.spelling import Spelling
 from conformance.strategies import DecodeScript, ScriptSpace
 from conformance.subjects.resolve import Subject
 from conformance.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Stage
-
-#: Two programs that round to bfloat16 or float16 may each be as far from the truth as eager decoding is, in opposite
-#: directions, and one text in ten is worse than the one on which that was measured.
-_ROUNDINGS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +128,7 @@ class Case:
         """The largest error that counts as equal, as a share of the logits' scale."""
         backend = self.workbench.backends.get(self.cell.backend)
         least = backend.tolerance if backend else FLOAT32_TOLERANCE
-        return max(least, _ROUNDINGS * self.workbench.rounding(self.cell.architecture))
+        return max(least, ROUNDINGS * self.workbench.rounding(self.cell.architecture))
 
     @property
     def spelling(self) -> Spelling:
