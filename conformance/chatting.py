@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -89,7 +90,7 @@ def _speeds(line: bytes) -> bytes:
     try:
         values = json.loads(line.removeprefix(_STATISTICS))
         parts = [
-            f"{told[f'{what}_token_per_sec']:.0f} tokens/s {name}"
+            f"{values[f'{what}_token_per_sec']:.0f} tokens/s {name}"
             for what, name in _SPEEDS
             if values.get(f"{what}_token_per_sec")
         ]
@@ -101,6 +102,7 @@ def _speeds(line: bytes) -> bytes:
 def _serve(asked: Chat, prompts: Iterable[str], writing: int, words: int) -> NoReturn:
     """The forked process: it never returns."""
     code = 1
+    faulthandler.disable()  # where the process that this one was forked from has it write a traceback of its own
     try:
         os.dup2(writing, 1)
         os.dup2(words, 2)  # the runner tells there what it does
