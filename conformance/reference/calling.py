@@ -45,18 +45,23 @@ class CallingConvention:
     cache_position: bool = False
 
     def arguments(
-        self, input_ids: torch.Tensor, cache_position: torch.Tensor, cache: StaticCache, max_cache_len: int
+        self,
+        tokens: torch.Tensor,
+        cache_position: torch.Tensor,
+        cache: StaticCache,
+        max_cache_len: int,
+        name: str = "input_ids",
     ) -> dict[str, Any]:
-        """The keyword arguments of one call."""
-        arguments: dict[str, Any] = {"input_ids": input_ids, "use_cache": True, self.cache: cache}
+        """The keyword arguments of one call; `name` says what the `tokens` are, ids or "inputs_embeds"."""
+        arguments: dict[str, Any] = {name: tokens, "use_cache": True, self.cache: cache}
         if self.cache_position:
             arguments["cache_position"] = cache_position
         if self.first_position is not None:
             positions = cache_position + self.first_position
-            arguments["position_ids"] = positions.unsqueeze(0).expand(input_ids.shape[0], -1)
+            arguments["position_ids"] = positions.unsqueeze(0).expand(tokens.shape[0], -1)
         if self.attention_mask:
-            shape = (input_ids.shape[0], max_cache_len)
-            arguments["attention_mask"] = torch.ones(shape, dtype=torch.long, device=input_ids.device)
+            shape = (tokens.shape[0], max_cache_len)
+            arguments["attention_mask"] = torch.ones(shape, dtype=torch.long, device=tokens.device)
         return arguments
 
 

@@ -55,6 +55,22 @@ def convert_and_export_with_cache(
     """
     wrapper = TorchExportableModuleWithStaticCache(model)
     examples = _examples(wrapper, example_input_ids, example_cache_position, dynamic=dynamic_shapes is not None)
+    return exported(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
+
+
+def exported(
+    wrapper: TorchExportableModuleWithStaticCache,
+    examples: tuple[torch.Tensor, torch.Tensor],
+    *,
+    dynamic_shapes: dict[str, Any] | None,
+    strict: bool = False,
+) -> ExportedProgram:
+    """The program of a wrapped model, with what lowering asks for put right; see `convert_and_export_with_cache`.
+
+    Raises:
+        ModelNotExportableError: It sums up the past, and this Transformers can do that one token at a time only.
+    """
+    model = wrapper.model
     if wrapper.sums_up and not can_scan(wrapper.cache) and (dynamic_shapes is not None or examples[0].shape[1] != 1):
         raise ModelNotExportableError(
             "layers that sum up the past take one token a call before Transformers 5.22, and would be wrong with more; "

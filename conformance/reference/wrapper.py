@@ -81,8 +81,11 @@ class TorchExportableModuleWithStaticCache(nn.Module):
             IndexError: A token id is outside the vocabulary, a position outside the cache, or the positions are not
                 consecutive. ExecuTorch's portable kernels give error 0x12 (InvalidArgument) for these.
         """
+        return self._decode(_refused_unless_consecutive(input_ids, cache_position), cache_position, "input_ids")
+
+    def _decode(self, tokens: torch.Tensor, cache_position: torch.Tensor, name: str) -> torch.Tensor:
+        """The logits of `tokens`, which are what the model calls `name`."""
         start = cache_position[0]
-        input_ids = _refused_unless_consecutive(input_ids, cache_position)
         # Bound anew on each call, since tracing swaps the buffers for its own tensors: a cache that kept the original
         # ones would reach the graph a second time, as lifted constants, and the program could not be lowered.
         for slot in self._slots:
@@ -94,7 +97,7 @@ class TorchExportableModuleWithStaticCache(nn.Module):
         set_position(self.cache, start)
         if self._convention.integer_length:
             set_integer_length(self.cache, start, self.max_cache_len)
-        arguments = self._convention.arguments(input_ids, cache_position, self.cache, self.max_cache_len)
+        arguments = self._convention.arguments(tokens, cache_position, self.cache, self.max_cache_len, name)
         with RealPairs() if self._convention.complex_numbers else nullcontext():
             logits: torch.Tensor = self.model(**arguments).logits
         return logits
