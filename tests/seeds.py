@@ -23,8 +23,9 @@ from conformance.cells import Cell, Selection, plan
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
 from conformance.contract import CHECKED, Chapter
+from conformance.discovery import registered
 from conformance.matrix import ROOT, Tier, load_matrix
-from conformance.options import DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB
+from conformance.options import DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB, chosen_architectures
 from conformance.pipeline.backends import BACKENDS
 from conformance.pipeline.store import Store
 from conformance.pipeline.workbench import Workbench
@@ -101,12 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Try them, and print which differ; the exit code is 1 if any does."""
     parser = argparse.ArgumentParser(prog="python -m tests.seeds")
     parser.add_argument("--tier", choices=list(Tier), default=Tier.CORE)
+    parser.add_argument("--arch", metavar="NAMES", help="of the tier; default: all of it")
     parser.add_argument("--backend", default="portable,xnnpack", metavar="NAMES")
     parser.add_argument("--seeds", type=int, default=20, metavar="N")
     parser.add_argument("--examples", type=int, default=5, metavar="N", help="scripts for each cell and seed")
     parser.add_argument("--store", type=Path, default=ROOT / DEFAULT_STORE, metavar="PATH")
     asked = parser.parse_args(arguments)
-    names = load_matrix().in_tier(Tier(asked.tier))
+    names = chosen_architectures(load_matrix(), Tier(asked.tier), asked.arch, registered())[0]
     judge = partial(
         _architecture,
         backends=asked.backend.split(","),
