@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 #: Keys of pytest-benchmark's `extra_info`, which it writes into its JSON.
-PAIR, SIDE, BOUND, SIZES = "pair", "side", "bound", "sizes"
+PAIR, SIDE, BOUND, SIZES, TIMED = "pair", "side", "bound", "sizes", "timed"
 OURS, BASE = "ours", "base"
 
 
@@ -31,7 +31,9 @@ class Ratio:
         return self.value <= self.bound
 
 
-def note(benchmark: Any, pair: str, side: str, bound: float, sizes: Mapping[str, int] | None = None) -> None:
+def note(
+    benchmark: Any, pair: str, side: str, bound: float, sizes: Mapping[str, int] | None = None, *, timed: bool = True
+) -> None:
     """Say of a benchmark which side of which pair it is.
 
     Args:
@@ -40,8 +42,9 @@ def note(benchmark: Any, pair: str, side: str, bound: float, sizes: Mapping[str,
         side: `OURS` or `BASE`.
         bound: The most that ours may be, as a share of the base.
         sizes: Bytes that belong to it, by what they are the size of.
+        timed: Whether its time says anything.
     """
-    benchmark.extra_info.update({PAIR: pair, SIDE: side, BOUND: bound, SIZES: dict(sizes or {})})
+    benchmark.extra_info.update({PAIR: pair, SIDE: side, BOUND: bound, SIZES: dict(sizes or {}), TIMED: timed})
 
 
 def ratios(benchmarks: Iterable[Mapping[str, Any]]) -> list[Ratio]:
@@ -54,7 +57,7 @@ def ratios(benchmarks: Iterable[Mapping[str, Any]]) -> list[Ratio]:
     bounds: dict[str, float] = {}
     for each in benchmarks:
         told = each["extra_info"]
-        measured = {"seconds": each["stats"]["min"], **told[SIZES]}
+        measured = {**({"seconds": each["stats"]["min"]} if told[TIMED] else {}), **told[SIZES]}
         sides.setdefault(told[PAIR], {})[told[SIDE]] = measured
         bounds[told[PAIR]] = told[BOUND]
     found = []

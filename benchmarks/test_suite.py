@@ -67,6 +67,15 @@ def test_start_to_first_verdict(benchmark: Any, tmp_path: Path, side: str) -> No
 
 
 @pytest.mark.parametrize("side", [OURS, BASE])
+def test_two_workers(benchmark: Any, tmp_path: Path, side: str) -> None:
+    """The core tier by two workers against one, with the decoding of exported programs, which keeps a core busy."""
+    note(benchmark, "core tier, exported, mode decode: two workers / one", side, 1 / 1.8)
+    command = _suite(tmp_path / "run.json", "--backend", "exported", "--mode", "decode", "--clause", "EXP,SEN,PAR")
+    workers = "-n2" if side == OURS else "-n1"
+    benchmark.pedantic(_run, (*(part for part in command if part != "-n0"), workers, "--examples", "5"), rounds=1)
+
+
+@pytest.mark.parametrize("side", [OURS, BASE])
 def test_second_run(benchmark: Any, tmp_path_factory: pytest.TempPathFactory, side: str) -> None:
     """With all programs in the store against none. At least 8 times faster on the core tier; here, one architecture."""
     note(benchmark, "llama on portable and XNNPACK, out of the store / lowered", side, 1 / 2)

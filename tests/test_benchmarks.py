@@ -13,9 +13,9 @@ from benchmarks.__main__ import main
 from benchmarks.pairs import BASE, OURS, Ratio, note, ratios
 
 
-def _measured(side: str, seconds: float, size: int = 100, pair: str = "llama: one token") -> dict[str, Any]:
+def _measured(side: str, seconds: float, size: int = 100, *, timed: bool = True) -> dict[str, Any]:
     benchmark = SimpleNamespace(extra_info={})
-    note(benchmark, pair, side, 1.03, {"program bytes": size})
+    note(benchmark, "llama: one token", side, 1.03, {"program bytes": size}, timed=timed)
     return {"stats": {"min": seconds}, "extra_info": benchmark.extra_info}
 
 
@@ -31,6 +31,11 @@ def test_times_and_sizes_are_ratios_of_one_pair() -> None:
         Ratio("llama: one token, program bytes", 110, 100, 1.03),
     ]
     assert [each.holds for each in found] == [True, False]
+
+
+def test_what_is_not_timed_has_sizes_alone() -> None:
+    found = ratios([_measured(OURS, 9.0, 101, timed=False), _measured(BASE, 1.0, timed=False)])
+    assert found == [Ratio("llama: one token, program bytes", 101, 100, 1.03)]
 
 
 def test_a_side_alone_is_no_ratio() -> None:
