@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,8 +15,8 @@ from conformance.contract import Mode
 from conformance.pipeline.stages import build, example_inputs
 from conformance.pipeline.workbench import Workbench
 from conformance.reference import convert_and_export_with_cache
-from conformance.subjects import KNOWN, canonical, is_own
-from conformance.subjects.resolve import resolve
+from conformance.subjects import ENVIRONMENTS, KNOWN, canonical, is_own
+from conformance.subjects.resolve import UnknownSubjectError, resolve
 from conformance.subjects.transformers_exporters import SUBJECT
 from conformance.threaded import ThreadedDriver
 from conformance.verdicts import ClauseViolationError, NotApplicableError, StageError
@@ -31,7 +33,43 @@ def forgotten() -> Iterator[None]:
         _pytree._deregister_pytree_node(kind)
 
 
-@pytest.mark.parametrize("name", KNOWN)
+class _Module:
+    """In place of optimum-executorch's, which pins a Transformers of its own: says what it was asked for."""
+
+    def __init__(self, model: object, max_seq_len: int, *, disable_dynamic_shapes: bool) -> None:
+        self.metadata = {"get_max_seq_len": max_seq_len, "enable_dynamic_shape": not disable_dynamic_shapes}
+
+    def export(self) -> dict[str, object]:
+        return {"model": self.metadata}
+
+
+@pytest.fixture
+def optimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("optimum", "optimum.exporters", "optimum.exporters.executorch"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    module = ModuleType("optimum.exporters.executorch.integrations")
+    monkeypatch.setattr(module, "CausalLMExportableModule", _Module, raising=False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.delitem(sys.modules, "conformance.subjects.optimum", raising=False)
+
+
+def test_optimum_is_asked_for_one_token_a_call_or_for_any_number(optimum: None) -> None:
+    subject = resolve("optimum")
+    model = build("llama")
+    fixed: Any = subject.export(model, *example_inputs(1))
+    anyhow: Any = subject.export(model, *example_inputs(3), dynamic_shapes={"input_ids": {}})
+    assert fixed == subject.methods(model, Mode.DECODE) == {"get_max_seq_len": 32, "enable_dynamic_shape": False}
+    assert anyhow == subject.methods(model, Mode.DYNAMIC) == {"get_max_seq_len": 32, "enable_dynamic_shape": True}
+
+
+def test_subject_that_is_not_installed_tells_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optimum", None)
+    monkeypatch.delitem(sys.modules, "conformance.subjects.optimum", raising=False)
+    with pytest.raises(UnknownSubjectError, match="it is in the environment of `tox -e optimum`"):
+        resolve("optimum")
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if name not in ENVIRONMENTS])
 def test_known_subject_resolves_by_either_name(name: str) -> None:
     assert callable(resolve(name).export)
     assert canonical(KNOWN[name]) == name

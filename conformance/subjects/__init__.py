@@ -9,7 +9,11 @@ KNOWN = {
     "transformers": "transformers.integrations.executorch:convert_and_export_with_cache",
     "transformers-hybrid": "conformance.subjects.transformers_hybrid:convert_and_export_with_cache",
     "transformers-exporters": "conformance.subjects.transformers_exporters:SUBJECT",
+    "optimum": "conformance.subjects.optimum:SUBJECT",
 }
+
+#: Of those that need a package which the suite does without: where to find it.
+ENVIRONMENTS = {"optimum": "tox -e optimum"}
 
 #: The suite's packages with code that can be put under test: the deliberately faulty subjects are among its tests.
 _OWN_PACKAGES = frozenset({"conformance", "tests"})

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from conformance.contract import Mode
 from conformance.printing import one_line
 from conformance.sessions import BufferDriver, Driver
-from conformance.subjects import KNOWN
+from conformance.subjects import ENVIRONMENTS, KNOWN
 from conformance.suggest import unknown
 from conformance.verdicts import NotApplicableError, Stage, at
 
@@ -89,7 +89,8 @@ def resolve(name: str) -> Subject:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a module may do anything when it is imported
         kind = "" if isinstance(error, ImportError) else f"importing it failed: {type(error).__name__}: "
-        raise UnknownSubjectError(f"no subject {name!r}: {kind}{one_line(str(error), _SHOWN)}") from error
+        where = f"; it is in the environment of `{ENVIRONMENTS[name]}`" if name in ENVIRONMENTS else ""
+        raise UnknownSubjectError(f"no subject {name!r}: {kind}{one_line(str(error), _SHOWN)}{where}") from error
     export: Any = getattr(module, attribute, None)
     if isinstance(export, Subject):
         return dataclasses.replace(export, name=name)
