@@ -10,6 +10,7 @@ import pytest
 from conformance.hosts import add_hosts, require_alike
 from conformance.options import add_options, read_options
 from conformance.plugin import ConformancePlugin
+from conformance.recording import Recorder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,7 +20,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the options, so that a typo ends the run before it begins."""
-    config.pluginmanager.register(ConformancePlugin(config, read_options(config)), "conformance")
+    options = read_options(config)
+    recorder = None if hasattr(config, "workerinput") else Recorder(config, options)
+    config.pluginmanager.register(ConformancePlugin(config, options, recorder), "conformance")
+    if recorder is not None:
+        config.pluginmanager.register(recorder, "conformance-recorder")
 
 
 @pytest.hookimpl(tryfirst=True)

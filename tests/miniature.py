@@ -9,6 +9,7 @@ import pytest
 
 from conformance.options import add_options, read_options
 from conformance.plugin import ConformancePlugin
+from conformance.recording import Recorder
 
 
 class _Miniature(ConformancePlugin):
@@ -23,4 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """As the suite's `conftest.py` does it."""
-    config.pluginmanager.register(_Miniature(config, read_options(config)), "conformance")
+    options = read_options(config)
+    recorder = None if hasattr(config, "workerinput") else Recorder(config, options)
+    config.pluginmanager.register(_Miniature(config, options, recorder), "conformance")
+    if recorder is not None:
+        config.pluginmanager.register(recorder, "conformance-recorder")
