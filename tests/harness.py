@@ -34,6 +34,7 @@ def judge(
     make_model: Callable[[str], Any] = build,
     baselines: Path = PARTITIONS,
     shrink: bool = False,
+    own: bool = False,
 ) -> Case:
     """Run one clause's check on one subject; raises what the check raises."""
     subject = export if isinstance(export, Subject) or export is None else Subject("faulty", export)
@@ -44,7 +45,7 @@ def judge(
         cell = Cell(architecture, subject.name, backend, mode, clause)
     row = load_matrix().architectures[architecture]
     workbench = Workbench(subjects, backends, make_model)
-    case = Case(cell, workbench, EXAMPLES, caches=row.caches, baselines=baselines, shrink=shrink)
+    case = Case(cell, workbench, EXAMPLES, caches=row.caches, baselines=baselines, shrink=shrink, own=own)
     checks()[clause](case)
     return case
 

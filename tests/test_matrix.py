@@ -12,6 +12,7 @@ from conformance.contract import CHECKED, Mode
 from conformance.matrix import MatrixError, Tier, load_matrix
 from conformance.models import CONFIGS, fixture_config
 from conformance.pipeline.backends import BACKENDS
+from conformance.verdicts import Stage
 
 _ROW = """\
 schema_version: 1
@@ -103,3 +104,21 @@ def test_expectation_that_names_no_cell_is_found(tmp_path: Path) -> None:
     backends = [backend.traits for backend in BACKENDS.values()]
     cells = list(plan(Selection(["llama"], ["reference"], backends, CHECKED)))
     assert matrix.unmatched(cells) == ["llama: expect[0] names no cell: clause PAR-2, backend xnnpack, mode decode"]
+
+
+def _known(tmp_path: Path, clause: str, signature: str, asked: str) -> bool:
+    """Whether a failure of another model in clause `asked` is known by a row's expectation of `clause`."""
+    text = _EXPECT.replace("PAR-1", clause).replace("execute:logits-differ", signature).replace("execute", "lower")
+    matrix = load_matrix(_written(tmp_path, _ROW + text))
+    cell = Cell("somebodys", "reference", "xnnpack", Mode.DECODE, asked)
+    return matrix.known_limit(cell, Stage.LOWER, "lower:stored-twice", {"executorch": "1.5.1"}) is not None
+
+
+def test_what_a_backend_cannot_do_is_known_of_other_models_too(tmp_path: Path) -> None:
+    assert _known(tmp_path, "LOW-4", "lower:stored-twice", "LOW-4")
+    assert not _known(tmp_path, "LOW-4", "lower:stored-twice", "LOW-3")
+    assert not _known(tmp_path, "LOW-4", "lower:another", "LOW-4")
+
+
+def test_wrong_result_of_another_model_is_never_known(tmp_path: Path) -> None:
+    assert not _known(tmp_path, "PAR-1", "lower:stored-twice", "PAR-1")

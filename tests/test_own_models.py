@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from conformance.answering import Answer, answer, screen
 from conformance.checkpoints import read_checkpoint
 from conformance.matrix import ROOT
+from conformance.pipeline.stages import build
 from conformance.records import load_run
-from conformance.verdicts import Verdict
+from conformance.verdicts import ClauseViolationError, Verdict
 from tests.checkpoints import write_checkpoint
+from tests.harness import judge, suite
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -130,6 +133,42 @@ def test_what_cannot_be_is_one_sentence(saved: Path, tmp_path: Path, arguments: 
     assert said.startswith("error: ")
     assert told in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--cache-length", "8"), "are about a --checkpoint, and none is given"),
+        (("--checkpoint", "{saved}", "--arch", "llama"), "own is judged and nothing else"),
+        (("--checkpoint", "{saved}", "--dtype", "float8"), "no dtype 'float8'"),
+        (("--checkpoint", "{saved}", "--cache-length", "300"), "longer than the model's 256 positions"),
+    ],
+)
+def test_options_of_a_checkpoint_have_to_fit(saved: Path, arguments: tuple[str, ...], told: str) -> None:
+    ended = suite(*(each.format(saved=saved) for each in arguments))
+    assert ended.returncode == 4
+    assert told in ended.stderr
+
+
+def _without_attention(architecture: str) -> PreTrainedModel:
+    """Whose cache plays no part."""
+    model = build(architecture)
+    for layer in model.model.layers:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+    return model
+
+
+def test_model_that_no_fault_shows_in_proves_nothing() -> None:
+    with pytest.raises(ClauseViolationError, match="at least 1 times") as caught:
+        judge("SEN-1", "llama", make_model=_without_attention, own=True)
+    assert caught.value.signature.startswith("eager:insensitive-to-")
+
+
+def test_model_of_ones_own_need_not_be_made_to_show_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conformance.checks.test_sensitivity.LEAST_EFFECT", 1e9)
+    judge("SEN-1", "llama", own=True)
+    with pytest.raises(ClauseViolationError, match="at least 1000000000"):
+        judge("SEN-1", "llama")
 
 
 def test_answer_is_not_known_where_something_was_not_judged(tmp_path: Path, saved: Path) -> None:
