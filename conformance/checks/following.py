@@ -20,10 +20,17 @@ _EQUAL_DB = 300.0
 
 
 def follow_all(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: DecodeScript) -> None:
-    """Judge the pinned scripts and those of `strategy` against the oracle."""
+    """Judge the pinned scripts and those of `strategy` against the oracle.
+
+    A script that only begins as one that was followed to its end would come to the same logits again, which is PAR-9's
+    to say; of those that go token by token through the same text, the longest is enough.
+    """
+    followed: set[tuple[Call, ...]] = set()
 
     def judge(script: DecodeScript) -> None:
-        follow(case, script)
+        if script.calls not in followed:
+            follow(case, script)
+            followed.update(script.calls[:end] for end in range(1, len(script.calls) + 1))
 
     case.try_scripts(strategy, judge, pinned)
 
