@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from conformance.cells import EAGER, EXPORTED
-from conformance.contract import Chapter
+from conformance.contract import CLAUSES, Chapter
 from conformance.pages import prose
 from conformance.records import CellRecord
 from conformance.verdicts import ACCEPTABLE, Stage, Verdict
@@ -47,12 +47,17 @@ class Column(NamedTuple):
 
 
 class Place(NamedTuple):
-    """What one architecture comes to in one column; `conforms` says that each export and parity clause holds."""
+    """What one architecture comes to in one column.
+
+    `missed` are the clauses that fail though it gets this far, `stopping` those that fail where it stops, in the
+    contract's order; `conforms` says that each export and parity clause holds.
+    """
 
     glyph: str
     reached: str
     missed: tuple[str, ...] = ()
     conforms: bool = False
+    stopping: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.glyph} {self.reached}" + (f", not {', '.join(map(prose, self.missed))}" if self.missed else "")
@@ -81,7 +86,7 @@ def _place(own: Sequence[CellRecord], shared: Sequence[CellRecord]) -> Place:
     if not any(chapter(cell) is Chapter.PAR and cell.verdict is not Verdict.NOT_APPLICABLE for cell in own):
         if any(cell.clause == _LOWERS and cell.verdict is Verdict.PASS for cell in own):
             return Place(glyph, "lowered", tuple(sorted({cell.clause for cell in trouble})))
-        return Place(glyph, _stop(trouble) if trouble else "passes")
+        return _stopped(glyph, trouble, trouble) if trouble else Place(glyph, "passes")
     # How far a program gets shows in its parity. Another clause can fail without stopping it, such as EXP-9, which is
     # about misconfigured models. Sensitivity comes along: parity says nothing of a fixture that shows no fault.
     stopped = [cell for cell in trouble if chapter(cell) in {Chapter.PAR, Chapter.SEN}]
@@ -90,25 +95,32 @@ def _place(own: Sequence[CellRecord], shared: Sequence[CellRecord]) -> Place:
         conforms = not any(chapter(cell) is Chapter.EXP for cell in trouble)
         return Place(glyph, "decodes", tuple(missed), conforms)
     if all(cell.verdict in ACCEPTABLE and cell.signature == _DIFFERS for cell in stopped):
-        return Place(glyph, "differs", tuple(missed))
-    return Place(glyph, _stop(stopped))
+        return Place(glyph, "differs", tuple(missed), stopping=clauses_of(stopped))
+    return _stopped(glyph, stopped, trouble)
 
 
-def _stop(trouble: Iterable[CellRecord]) -> str:
-    """The earliest stage of what was not expected, or else of what was."""
+def _stopped(glyph: str, stopped: Iterable[CellRecord], trouble: Iterable[CellRecord]) -> Place:
+    """At the earliest stage of what was not expected, or else of what was."""
 
     def order(cell: CellRecord) -> tuple[bool, int, str]:
         stage = list(Stage).index(cell.stage) if cell.stage else len(Stage)
         return cell.verdict in ACCEPTABLE, stage, cell.verdict
 
-    first = min(trouble, key=order)
+    first = min(stopped, key=order)
     parts = [first.stage, None if first.stage and first.verdict in ACCEPTABLE else first.verdict]
-    return ": ".join(part.value for part in parts if part)
+    return Place(glyph, ": ".join(part.value for part in parts if part), stopping=clauses_of(trouble))
 
 
-def columns_of(places: Mapping[str, Mapping[Column, Place]]) -> list[Column]:
+def clauses_of(cells: Iterable[CellRecord]) -> tuple[str, ...]:
+    """Their clauses in the contract's order; those that this contract does not know come last."""
+    known = [clause.id for clause in CLAUSES]
+    found = sorted({cell.clause for cell in cells})
+    return tuple(sorted(found, key=lambda clause: known.index(clause) if clause in known else len(known)))
+
+
+def columns_of(rows: Iterable[Mapping[Column, Place]]) -> list[Column]:
     """The columns, from left to right as a failure is best read: what comes before lowering first."""
-    found = {column for row in places.values() for column in row}
+    found = {column for row in rows for column in row}
     return sorted(found, key=lambda column: (column.subject, column.backend != EXPORTED, column))
 
 

@@ -77,7 +77,7 @@ def _how_far(subject: str, places: Mapping[str, Mapping[Column, Place]]) -> list
         "| backend | mode | conform to every EXP and PAR clause judged | the others |",
         "| --- | --- | ---: | --- |",
     ]
-    for column in columns_of(places):
+    for column in columns_of(places.values()):
         if column.subject == subject:
             found = [row[column] for row in places.values() if column in row]
             others = Counter(place.reached for place in found if not place.conforms)
@@ -92,7 +92,7 @@ def _how_far(subject: str, places: Mapping[str, Mapping[Column, Place]]) -> list
 
 
 def _grid(places: Mapping[str, Mapping[Column, Place]]) -> list[str]:
-    columns = columns_of(places)
+    columns = columns_of(places.values())
     if not columns:
         return []
     heads = ["architecture", *("<br>".join(map(prose, column)) for column in columns)]
