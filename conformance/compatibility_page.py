@@ -70,6 +70,8 @@ class _Cause(NamedTuple):
 
 #: The cells judged with each set of versions, by their id; older versions first.
 _Judged = Mapping[_Versions, Mapping[str, CellRecord]]
+#: How each set of versions is called, in parts, of which the first names Transformers.
+_Names = Mapping[_Versions, tuple[str, ...]]
 
 
 def compatibility_page(runs: Sequence[RunRecord]) -> str:
@@ -78,6 +80,7 @@ def compatibility_page(runs: Sequence[RunRecord]) -> str:
         raise ValueError("a compatibility page needs the record of at least one run")
     runs = sorted(runs, key=lambda run: (_versions(run).order, moment(run.run.started), run.run.id))
     judged = _judged(runs)
+    names = _names(judged)
     lines = [
         "# Compatibility",
         "",
@@ -89,8 +92,8 @@ def compatibility_page(runs: Sequence[RunRecord]) -> str:
         *("", "## Places", "", *LEGEND.splitlines(), ""),
         "In brackets stand the first clauses that fail. A place is also empty where that Transformers has no such",
         "architecture.",
-        *_grids(judged),
-        *_differences(judged),
+        *_grids(judged, names),
+        *_differences(judged, names),
     ]
     return "\n".join(lines) + "\n"
 
@@ -121,6 +124,20 @@ def _judged(runs: Iterable[RunRecord]) -> _Judged:
     return found
 
 
+def _names(judged: Iterable[_Versions]) -> _Names:
+    """Without torch where it is the same everywhere; the list of what was run has it all the same."""
+    known = list(judged)
+    several = len({versions.torch for versions in known}) > 1
+    return {
+        versions: (
+            prose(f"Transformers {versions.transformers}"),
+            prose(f"ExecuTorch {versions.executorch}"),
+            *([prose(f"torch {versions.torch}")] if several else []),
+        )
+        for versions in known
+    }
+
+
 def _told(run: RunRecord) -> str:
     """What was run with which versions, as it would be typed."""
     info, packages = run.run, run.environment.packages
@@ -138,7 +155,7 @@ def _told(run: RunRecord) -> str:
 # The parts of the page
 
 
-def _grids(judged: _Judged) -> Iterator[str]:
+def _grids(judged: _Judged, names: _Names) -> Iterator[str]:
     """For each subject and backend a table: an architecture in a mode to a row, a set of versions to a column."""
     places = {versions: places_of(cells.values()) for versions, cells in judged.items()}
     columns = columns_of(row for found in places.values() for row in found.values())
@@ -148,7 +165,7 @@ def _grids(judged: _Judged) -> Iterator[str]:
             subject = first.subject
             yield from ("", f"## Subject {code(subject)}")
         yield from ("", f"### On {code(first.backend)}", "")
-        heads = [f"Transformers {prose(t)}<br>ExecuTorch {prose(e)}<br>torch {prose(torch)}" for t, e, torch in judged]
+        heads = ["<br>".join(names[versions]) for versions in judged]
         yield f"| architecture | mode | {' | '.join(heads)} |"
         yield f"| --- | --- |{' --- |' * len(heads)}"
         modes = [column for column in columns if column._replace(mode="") == first]
@@ -166,7 +183,7 @@ def _shown(place: Place) -> str:
     return f"{place} ({', '.join(told)})" if told else str(place)
 
 
-def _differences(judged: _Judged) -> Iterator[str]:
+def _differences(judged: _Judged, names: _Names) -> Iterator[str]:
     yield from ("", "## What differs", "")
     if len(judged) < 2:
         yield "Nothing to compare: there is one set of versions."
@@ -176,10 +193,10 @@ def _differences(judged: _Judged) -> Iterator[str]:
         "",
         "| from | to | cells | pass in the first alone | pass in the second alone | fail otherwise |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
-        *(_step(old, new, judged) for old, new in _steps(judged)),
+        *(_step(old, new, judged, names) for old, new in _steps(judged)),
         "",
         "What fails alike with all versions is not told here: [the status page](status.md) has such failures.",
-        *_causes(judged),
+        *_causes(judged, names),
     )
 
 
@@ -191,20 +208,16 @@ def _steps(judged: _Judged) -> Iterator[tuple[_Versions, _Versions]]:
                 yield old, new
 
 
-def _step(old: _Versions, new: _Versions, judged: _Judged) -> str:
+def _step(old: _Versions, new: _Versions, judged: _Judged, names: _Names) -> str:
     both = [(cell, judged[new][key]) for key, cell in judged[old].items() if key in judged[new]]
     kept = [pair for pair in both if all(cell.verdict is not Verdict.NOT_RUN for cell in pair)]
     changed = [pair for pair in kept if _Outcome.of(pair[0]) != _Outcome.of(pair[1])]
     first, second = ([pair[side].verdict is Verdict.PASS for pair in changed].count(True) for side in (0, 1))
     numbers = (len(kept), first, second, len(changed) - first - second)
-    return f"| {_name(old)} | {_name(new)} | {' | '.join(map(str, numbers))} |"
+    return f"| {', '.join(names[old])} | {', '.join(names[new])} | {' | '.join(map(str, numbers))} |"
 
 
-def _name(versions: _Versions) -> str:
-    return prose(f"Transformers {versions.transformers}, ExecuTorch {versions.executorch}, torch {versions.torch}")
-
-
-def _causes(judged: _Judged) -> Iterator[str]:
+def _causes(judged: _Judged, names: _Names) -> Iterator[str]:
     """What ends otherwise with other versions, by how it ends, why, and where."""
     by_cell: defaultdict[str, dict[_Versions, CellRecord]] = defaultdict(dict)
     for versions, cells in judged.items():
@@ -227,7 +240,7 @@ def _causes(judged: _Judged) -> Iterator[str]:
         return cause.rank, -len(alike), cause.outcome, cause.why, [versions.order for versions in cause.where]
 
     for cause, alike in sorted(causes.items(), key=order):
-        yield from _paragraph(cause, alike)
+        yield from _paragraph(cause, alike, names)
 
 
 def _why(cell: CellRecord) -> str:
@@ -237,7 +250,7 @@ def _why(cell: CellRecord) -> str:
     return cell.expected.reason if cell.expected and cell.verdict in ACCEPTABLE else ""
 
 
-def _paragraph(cause: _Cause, alike: Sequence[Mapping[_Versions, CellRecord]]) -> Iterator[str]:
+def _paragraph(cause: _Cause, alike: Sequence[Mapping[_Versions, CellRecord]], names: _Names) -> Iterator[str]:
     cells = [ends[versions] for ends in alike for versions in cause.where]
     first = cells[0]
     elsewhere = Counter(
@@ -250,7 +263,7 @@ def _paragraph(cause: _Cause, alike: Sequence[Mapping[_Versions, CellRecord]]) -
         "",
         f"### {'✗≈–'[cause.rank]} {code(signature or verdict)}",
         "",
-        f"- {verdict} with {'; '.join(_together(cause.where))}",
+        f"- {verdict} with {'; '.join(_together(names[versions] for versions in cause.where))}",
         f"- elsewhere: {', '.join(f'{elsewhere[each]} {each}' for each in Verdict if elsewhere[each])}",
         f"- {counted(len(alike), 'cell')} of {', '.join(map(code, columns))}",
         f"- architectures: {', '.join(map(code, sorted({cell.architecture for cell in cells})))}",
@@ -264,10 +277,10 @@ def _paragraph(cause: _Cause, alike: Sequence[Mapping[_Versions, CellRecord]]) -
             yield f"- replay: {code(first.replay)}"
 
 
-def _together(where: Iterable[_Versions]) -> Iterator[str]:
-    """Versions in few words: those of ExecuTorch behind the Transformers that they stand with."""
+def _together(where: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Names in few words: what stands with one Transformers is put behind it."""
     stacks: defaultdict[str, list[str]] = defaultdict(list)
-    for versions in where:
-        stacks[versions.transformers].append(f"{versions.executorch} on torch {versions.torch}")
-    for transformers, rest in stacks.items():
-        yield prose(f"Transformers {transformers} (ExecuTorch {', '.join(rest)})")
+    for transformers, *rest in where:
+        stacks[transformers].append(", ".join(rest))
+    for transformers, those in stacks.items():
+        yield f"{transformers} ({'; '.join(those)})"
