@@ -33,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = commands.add_parser("status", help="print docs/status.md from run records")
     status.add_argument("runs", nargs="+", type=Path, metavar="RUN.json")
     status.set_defaults(do=_status)
+    grid = commands.add_parser(
+        "compatibility", help="print docs/compatibility.md from run records with different versions"
+    )
+    grid.add_argument("runs", nargs="+", type=Path, metavar="RUN.json")
+    grid.set_defaults(do=_compatibility)
     update = commands.add_parser(
         "update-expectations", help="rewrite what models_matrix.yaml expects, from a run record"
     )
@@ -125,6 +130,12 @@ def _status(arguments: argparse.Namespace) -> None:
     from conformance.status import status_page
 
     print(status_page([_run(path) for path in arguments.runs]), end="")
+
+
+def _compatibility(arguments: argparse.Namespace) -> None:
+    from conformance.compatibility_page import compatibility_page
+
+    print(compatibility_page([_run(path) for path in arguments.runs]), end="")
 
 
 def _update(arguments: argparse.Namespace) -> None:

@@ -1,14 +1,15 @@
 """What each backend is known to leave to portable kernels: `fixtures/partitions/executorch-VERSION/ARCHITECTURE.json`.
 
 Partitions change with ExecuTorch, so each release has its own. Against a release that has none yet, the newest one
-before it is taken: what got worse since then is what a person wants to know. Imports no torch.
+before it is taken: what got worse since then is what a person wants to know. A release older than all that are listed
+is held to the oldest of them: what it leaves beyond that is a difference between the two. Imports no torch.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,8 @@ class BaselineError(ValueError):
 
 
 def baseline(cell: Cell, versions: Mapping[str, str], directory: Path = PARTITIONS) -> Baseline | None:
-    """What is listed for the program of `cell`; None if no release up to the installed one has it."""
-    for version in releases(versions.get("executorch"), directory):
+    """What is listed for the program of `cell`; None if no release has it."""
+    for version in _nearest(releases(directory), versions.get("executorch")):
         path = _path(cell.architecture, version, directory)
         program = _read(path).get(str(cell.subject), {}).get(cell.backend, {}).get(str(cell.mode))
         if program is not None:
@@ -93,16 +94,26 @@ def listed(architecture: str, version: Version, directory: Path = PARTITIONS) ->
     return _read(_path(architecture, version, directory))
 
 
-def releases(installed: str | None, directory: Path = PARTITIONS) -> list[Version]:
-    """The releases with baselines, up to the `installed` one if that is given, newest first."""
+def releases(directory: Path = PARTITIONS) -> list[Version]:
+    """The releases with baselines, newest first."""
     found = []
     for folder in directory.glob(f"{_FOLDER}*"):
         try:
             found.append(Version(folder.name.removeprefix(_FOLDER)))
         except InvalidVersion:
             raise BaselineError(f"{folder}: {folder.name} names no version of ExecuTorch") from None
-    newest = Version(installed) if installed else None
-    return sorted((version for version in found if newest is None or version <= newest), reverse=True)
+    return sorted(found, reverse=True)
+
+
+def _nearest(found: Sequence[Version], installed: str | None) -> list[Version]:
+    """Of `found`, newest first: those up to the `installed` release, and behind them the newer ones, oldest first."""
+    if installed is None:
+        return list(found)
+    newest = Version(installed)
+    return [
+        *(version for version in found if version <= newest),
+        *(version for version in reversed(found) if version > newest),
+    ]
 
 
 def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:

@@ -17,7 +17,7 @@ _SUBJECT = "reference"
 
 def backends_page(directory: Path = PARTITIONS) -> str:
     """The page; its figures are those of the newest ExecuTorch that has baselines."""
-    version = max(releases(None, directory), default=None)
+    version = max(releases(directory), default=None)
     architectures = load_matrix().in_tier(Tier.CORE)
     lines = [
         "# Backends",

@@ -66,7 +66,18 @@ def test_a_newer_release_is_held_to_the_one_before_it(tmp_path: Path) -> None:
     assert (newer.left, newer.exact) == ({"aten.mean": 1}, False)
     assert older is not None
     assert (older.left, older.exact) == ({"aten.mean": 2}, True)
-    assert baseline(CELL, {**VERSIONS, "executorch": "1.3.0"}, tmp_path) is None
+
+
+def test_an_older_release_than_any_that_is_listed_is_held_to_the_oldest(tmp_path: Path) -> None:
+    for release, left in (("1.4.1", 2), ("1.5.1", 1)):
+        list(updated(_run({"aten.mean": left}, executorch=release), tmp_path))
+    oldest = baseline(CELL, {**VERSIONS, "executorch": "1.3.0"}, tmp_path)
+    assert oldest is not None
+    assert (oldest.left, oldest.exact) == ({"aten.mean": 2}, False)
+    assert_as_listed(_left(mean=1), 7, oldest)
+    with pytest.raises(ClauseViolationError) as caught:
+        assert_as_listed(_left(mean=3), 5, oldest)
+    assert caught.value.signature == "lower:left-out:aten.mean"
 
 
 def test_another_transformers_is_no_exact_match(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from conformance import baselines, options
 from conformance.__main__ import main
 from conformance.bundles import CONSENT, FACTS, Bundle, BundleError, read_bundle, write_bundle
+from conformance.compatibility_page import compatibility_page
 from conformance.contract import Mode
 from conformance.expectations import updated_matrix
 from conformance.isolation import Limits
@@ -172,7 +173,7 @@ def _said(command: list[str], capture: pytest.CaptureFixture[str]) -> str:
     return err
 
 
-@pytest.mark.parametrize("command", ["status", "update-expectations", "update-partitions"])
+@pytest.mark.parametrize("command", ["status", "compatibility", "update-expectations", "update-partitions"])
 @pytest.mark.parametrize(
     ("content", "told"),
     [("{", "is no run record"), ("[" * 100_000, "is no run record"), ('{"\\u001b[31m": 1}', "is no run record")],
@@ -190,6 +191,7 @@ def test_what_is_no_record_is_refused(
 def test_whatever_a_record_says_is_data(tmp_path: Path, run: RunRecord) -> None:
     for use in (
         lambda: status_page([run]),
+        lambda: compatibility_page([run]),
         lambda: updated_matrix(_MATRIX, run),
         lambda: list(baselines.updated(run, tmp_path / "partitions")),
     ):
@@ -465,6 +467,7 @@ def test_these_options_are_refused(tmp_path: Path, arguments: list[str]) -> None
     st.sampled_from(
         [
             "status",
+            "compatibility",
             "update-expectations",
             "update-partitions",
             "replay",

@@ -106,6 +106,14 @@ def test_flags_of_both_kinds_say_that_there_is_a_past() -> None:
     assert not vars(none)
 
 
+def test_windows_are_known_without_the_method_that_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(cache_utils.StaticLayer, "get_max_length")
+    config = fixture_config("gemma3_text")
+    sliding = api.layer_types(config).count("sliding_attention")
+    assert api.sliding_windows(StaticCache(config=config, max_cache_len=32).layers) == [8] * sliding
+    assert api.sliding_windows([_Cache()]) == []
+
+
 def test_caches_without_linear_layers_sum_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = StaticCache(config=fixture_config("lfm2"), max_cache_len=8)
     assert api.sums_up(cache.layers[0], "conv_states")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from conformance.checks.case import Case, clause
 from conformance.checks.following import assert_close, follow_all
+from conformance.reference.transformers_api import sliding_windows
 from conformance.strategies import DecodeScript, in_chunks, joined, text, token_by_token
 from conformance.verdicts import NotApplicableError, Stage
 
@@ -49,9 +50,7 @@ def test_restarts(case: Case) -> None:
 @clause("PAR-5")
 def test_past_the_window(case: Case) -> None:
     """On and on after a sliding layer has begun to forget."""
-    windows = [
-        layer.get_max_length() for layer in case.oracle.new_cache().layers if getattr(layer, "is_sliding", False)
-    ]
+    windows = sliding_windows(case.oracle.new_cache().layers)
     if not windows:
         raise NotApplicableError("no layer of the static cache slides")
     window, length = min(windows), case.space.length

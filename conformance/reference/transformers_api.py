@@ -38,6 +38,7 @@ __all__ = [
     "mark_mid_sequence",
     "parameters",
     "register_experts",
+    "sliding_windows",
     "sums_up",
     "takes_cache_position",
     "traceable_masks",
@@ -107,6 +108,11 @@ def full_length(layer: Any, max_cache_len: int) -> Any:
     if isinstance(layer, cache_utils.StaticSlidingWindowLayer):
         return cache_utils.StaticLayer(max_cache_len)
     return layer
+
+
+def sliding_windows(layers: Iterable[Any]) -> list[int]:
+    """How many positions each layer keeps that forgets those before; the method that says it came with 5.14."""
+    return [layer.max_cache_len for layer in layers if getattr(layer, "is_sliding", False)]
 
 
 def sums_up(layer: object, attribute: str) -> bool:
