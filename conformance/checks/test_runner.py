@@ -163,7 +163,9 @@ def _sizes(case: Case) -> set[int]:
     """Lengths of prompts: one token, both sides of where the runner splits, and up to the last that leaves any room."""
     length = case.space.length
     split = stages.constants(_program(case)).get("get_max_seq_len", (length,))[0]
-    return {size for size in (1, 2, split - 1, split, split + 1, length // 2, length - 2, length - 1) if size > 0}
+    sizes = (1, 2, split - 1, split, split + 1, length // 2, length - 2, length - 1)
+    # A program may boast of calls that are longer than its cache: what fills that is the longest that is tried.
+    return {min(size, length) for size in sizes if size > 0}
 
 
 def _ends(case: Case) -> tuple[int, ...]:
