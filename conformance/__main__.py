@@ -10,14 +10,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from conformance.bundles import CONSENT
-from conformance.invalid import first_problem
 from conformance.own_models import add_commands
 from conformance.printing import one_line
 from conformance.quiet import hush
-from conformance.records import RunRecord, load_run
+from conformance.records import load_run
 
 #: Somebody waits for it, and large models lower for minutes.
 _LOCATE_S = 900
@@ -129,20 +126,20 @@ def _schema(_: argparse.Namespace) -> None:
 def _status(arguments: argparse.Namespace) -> None:
     from conformance.status import status_page
 
-    print(status_page([_run(path) for path in arguments.runs]), end="")
+    print(status_page([load_run(path) for path in arguments.runs]), end="")
 
 
 def _compatibility(arguments: argparse.Namespace) -> None:
     from conformance.compatibility_page import compatibility_page
 
-    print(compatibility_page([_run(path) for path in arguments.runs]), end="")
+    print(compatibility_page([load_run(path) for path in arguments.runs]), end="")
 
 
 def _update(arguments: argparse.Namespace) -> None:
     from conformance.expectations import updated_matrix
     from conformance.matrix import MATRIX_PATH
 
-    update = updated_matrix(MATRIX_PATH.read_text(encoding="utf-8"), _run(arguments.run))
+    update = updated_matrix(MATRIX_PATH.read_text(encoding="utf-8"), load_run(arguments.run))
     MATRIX_PATH.write_text(update.text, encoding="utf-8")
     print("\n".join(update.changes) or "nothing to change")
 
@@ -150,7 +147,7 @@ def _update(arguments: argparse.Namespace) -> None:
 def _update_partitions(arguments: argparse.Namespace) -> None:
     from conformance.baselines import updated
 
-    print("\n".join(updated(_run(arguments.run))) or "nothing to change")
+    print("\n".join(updated(load_run(arguments.run))) or "nothing to change")
 
 
 def _doctor(_: argparse.Namespace) -> int:
@@ -164,7 +161,7 @@ def _doctor(_: argparse.Namespace) -> int:
 def _update_durations(arguments: argparse.Namespace) -> None:
     from conformance.sharding import updated_durations
 
-    print("\n".join(updated_durations(_run(arguments.run))) or "nothing to change")
+    print("\n".join(updated_durations(load_run(arguments.run))) or "nothing to change")
 
 
 def _new(arguments: argparse.Namespace) -> None:
@@ -349,13 +346,6 @@ def _replay(arguments: argparse.Namespace, seconds: int | None = None) -> int:
     done = replay_within(limits, bundle, store, seconds=seconds, trusted=arguments.trust_subject)
     print(f"{done.outcome}: {done.told}")
     return {Outcome.FIXED: 0, Outcome.STILL_FAILING: 1, Outcome.CANNOT_RUN: 2}[done.outcome]
-
-
-def _run(path: Path) -> RunRecord:
-    try:
-        return load_run(path)
-    except ValidationError as error:
-        raise ValueError(f"{path} is no run record: {first_problem(error)}") from error
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from conformance.invalid import first_problem
 from conformance.reading import read_plain
 from conformance.verdicts import Stage, Verdict
 
@@ -30,6 +31,10 @@ DIRTY = "-dirty"
 UNREACHED = "the run ended before this cell was reached"
 
 _CONFIG = ConfigDict(extra="forbid")
+
+
+class NoRunError(ValueError):
+    """A file does not hold the record of a run; says which and what is wrong in it."""
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -159,9 +164,12 @@ def load_run(path: Path) -> RunRecord:
 
     Raises:
         OSError: It cannot be read, or is larger than any run.
-        pydantic.ValidationError: It is no run.
+        NoRunError: It is no run.
     """
-    return _RUN.validate_json(read_plain(path, _MOST_BYTES))
+    try:
+        return _RUN.validate_json(read_plain(path, _MOST_BYTES))
+    except ValidationError as error:
+        raise NoRunError(f"{path} is no run record: {first_problem(error)}") from error
 
 
 def cell_to_json(cell: CellRecord) -> dict[str, Any]:

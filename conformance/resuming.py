@@ -7,9 +7,7 @@ import fcntl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from conformance.records import DIRTY, RunRecord, load_run
+from conformance.records import DIRTY, NoRunError, RunRecord, load_run
 from conformance.verdicts import Verdict
 
 
@@ -63,8 +61,10 @@ def judged_so_far(
         return None
     try:
         run = load_run(path)
-    except (OSError, ValidationError) as error:
-        raise NotResumableError(f"{path} is not the record of a run: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise NotResumableError(f"{path}: {error.strerror or error}") from error
+    except NoRunError as error:
+        raise NotResumableError(str(error)) from error
     before = {**run.environment.packages, **run.run.options, "--hypothesis-seed": run.run.seed}
     now = {**versions, **asked, "--hypothesis-seed": seed}
     if commit and run.run.commit:

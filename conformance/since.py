@@ -7,12 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from conformance.cells import Cell
 from conformance.fingerprints import parts
-from conformance.invalid import first_problem
-from conformance.records import RunRecord, load_run
+from conformance.records import NoRunError, RunRecord, load_run
 from conformance.verdicts import ACCEPTABLE
 
 #: Names of architectures that are shown before "and N more".
@@ -46,8 +43,8 @@ def earlier_run(path: Path) -> RunRecord:
     """
     try:
         run = load_run(path)
-    except ValidationError as error:
-        raise NotComparableError(f"{path} is not the record of a run: {first_problem(error)}") from error
+    except NoRunError as error:
+        raise NotComparableError(str(error)) from error
     except OSError as error:
         raise NotComparableError(f"{path}: {error.strerror or error}") from error
     if not run.run.fingerprints:

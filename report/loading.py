@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from conformance.cells import Cell
 from conformance.contract import Mode
-from conformance.invalid import first_problem
-from conformance.records import CellRecord, PartitionRecord, RunRecord, load_run
+from conformance.records import CellRecord, NoRunError, PartitionRecord, RunRecord, load_run
 from report.errors import ReportError
 
 #: What DuckDB, JavaScript and a picture can still tell from its neighbours.
@@ -29,8 +26,8 @@ def load(path: Path) -> RunRecord:
         run = load_run(path)
     except OSError as error:
         raise ReportError(f"{path}: {error.strerror or error}") from error
-    except ValidationError as error:
-        raise ReportError(f"{path} is no run record: {first_problem(error)}") from error
+    except NoRunError as error:
+        raise ReportError(str(error)) from error
     for problem in _problems(run):
         raise ReportError(f"{path} is no run record: {problem}")
     return run

@@ -72,7 +72,7 @@ def test_what_is_no_record_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     ended = suite(*_RUN, "--resume", "--record", str(tmp_path / "run.json"))
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "run.json is not the record of a run" in ended.stderr
+    assert "run.json is no run record" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
