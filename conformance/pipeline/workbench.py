@@ -222,7 +222,7 @@ class Workbench:
         self._require(self.backends[backend])
 
         def make() -> Artifact:
-            made = lowering.emit(self._lowered(architecture, subject, mode, backend), self.backends[backend])
+            made = lowering.emit(self._lower(architecture, subject, mode, backend), self.backends[backend])
             if self._store is not None:
                 self._store.put(self._key(architecture, subject, mode, backend), made)
             return made
@@ -240,9 +240,8 @@ class Workbench:
             artifact = self.artifact(architecture, subject, mode, backend)
             if artifact.again is not None:
                 return artifact.again
-            made_here = ("artifact", subject, mode, backend) in self._kept
-            lower = self._lower if made_here else self._lowered
-            other = lowering.emit(lower(architecture, subject, mode, backend), self.backends[backend]).program
+            lowered = self._lower(architecture, subject, mode, backend)
+            other = lowering.emit(lowered, self.backends[backend]).program
             again = _difference(artifact.program, other)
             if self._store is not None:
                 key = self._key(architecture, subject, mode, backend)
@@ -310,10 +309,6 @@ class Workbench:
             return program, changes(before, footprint(model))
 
         return self._once(architecture, ("exporting", subject, mode), make)
-
-    def _lowered(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
-        where = (architecture, subject, mode, backend)
-        return self._once(architecture, ("lowered", subject, mode, backend), lambda: self._lower(*where))
 
     def _lower(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
         # ExecuTorch marks the program's nodes while it lowers. A copy takes 0.02 s, exporting again 1 s.
