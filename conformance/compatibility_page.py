@@ -90,8 +90,8 @@ def compatibility_page(runs: Sequence[RunRecord]) -> str:
         *unfinished(runs),
         *("", "## What was run", "", *map(_told, runs)),
         *("", "## Places", "", *LEGEND.splitlines(), ""),
-        "In brackets stand the first clauses that fail. A place is also empty where that Transformers has no such",
-        "architecture.",
+        "In brackets stand the first clauses that fail. Clauses that a run was not asked to judge do not count in its",
+        "column. A place is also empty where that Transformers has no such architecture.",
         *_grids(judged, names),
         *_differences(judged, names),
     ]

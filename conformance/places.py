@@ -107,8 +107,9 @@ def _stopped(glyph: str, stopped: Iterable[CellRecord], trouble: Iterable[CellRe
         return cell.verdict in ACCEPTABLE, stage, cell.verdict
 
     first = min(stopped, key=order)
+    there = [cell for cell in trouble if cell.stage is first.stage]
     parts = [first.stage, None if first.stage and first.verdict in ACCEPTABLE else first.verdict]
-    return Place(glyph, ": ".join(part.value for part in parts if part), stopping=clauses_of(trouble))
+    return Place(glyph, ": ".join(part.value for part in parts if part), stopping=clauses_of(there))
 
 
 def clauses_of(cells: Iterable[CellRecord]) -> tuple[str, ...]:

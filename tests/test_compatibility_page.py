@@ -103,6 +103,15 @@ def test_versions_stand_in_the_order_of_their_numbers() -> None:
     assert [head.partition("<")[0] for head in heads[2:]] == [f"Transformers {name}" for name in names]
 
 
+def test_a_place_that_stops_names_no_clause_that_fails_elsewhere() -> None:
+    failing = [
+        _cell("EXP-9", Verdict.EXPECTED_FAILURE, Stage.EXPORT, "export:misconfiguration-traced"),
+        _cell("PAR-1", Verdict.EXPECTED_FAILURE, Stage.EXECUTE, "execute:IndexError:no"),
+    ]
+    page = compatibility_page([_run(_NEW, *failing)])
+    assert ["llama", "decode", "≈ execute (PAR-1)"] in _rows(page)
+
+
 def test_torch_is_named_where_it_is_not_the_same_everywhere() -> None:
     runs = [_run({**_NEW, "torch": torch}, _cell()) for torch in ("2.14.0", "2.13.0")]
     heads = next(row for row in _rows(compatibility_page(runs)) if row[0] == "architecture")
@@ -283,6 +292,15 @@ def test_no_text_of_a_record_becomes_markup() -> None:
         ]
 
     assert shape(page(hostile)) == shape(page("tame"))
+
+
+def test_the_committed_page_says_what_made_it() -> None:
+    page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    assert (
+        "by `python -m conformance compatibility RUN.json [RUN.json ...] > docs/compatibility.md`; do not edit" in page
+    )
+    assert "`python -m pytest conformance " in page[page.index("## What was run") : page.index("## Places")]
+    assert "**unexplained**" not in page
 
 
 def test_needs_no_torch() -> None:
