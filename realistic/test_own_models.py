@@ -18,8 +18,9 @@ from conformance.verdicts import Verdict
 from tests.checkpoints import REALISTIC, write_checkpoint
 
 _VOCAB = 32_000
-#: What it takes, as a multiple of the weights in float32. Programs are kept as text, in memory and in the runtime.
-_MOST_MEMORY = 12
+#: What `check` may take, as a multiple of the weights in float32. It took 11.8: two models, the exported program and the
+#: copy that is lowered, what XNNPACK made of it, the program's bytes, and two sessions of it in the runtime.
+_MOST_MEMORY = 14
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
