@@ -18,7 +18,7 @@ from conformance.verdicts import Verdict
 from tests.checkpoints import REALISTIC, write_checkpoint
 
 _VOCAB = 32_000
-#: What `check` may take, as a multiple of the weights in float32. It took 11.8: two models, the exported program and the
+#: What `check` may take, as a multiple of the weights in float32. It took 11.8: two models, the exported program and a
 #: copy that is lowered, what XNNPACK made of it, the program's bytes, and two sessions of it in the runtime.
 _MOST_MEMORY = 14
 
