@@ -19,7 +19,7 @@ from conformance.suggest import unknown
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_CONFIG, _TOKENIZER, _GENERATION = "config.json", "tokenizer.json", "generation_config.json"
+_CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
 #: Largest config that is read; one with a rope factor for each dimension has 10 kB.
 _MOST_BYTES = 4 << 20
 #: Dtypes that programs can be exported in, and "auto", the one that the checkpoint was saved in.
