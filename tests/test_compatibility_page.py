@@ -8,8 +8,6 @@ import sys
 from typing import Any
 
 import pytest
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
 from conformance.cells import EAGER, EXPORTED, Cell
 from conformance.compatibility_page import compatibility_page
@@ -18,6 +16,7 @@ from conformance.judging import bare_record
 from conformance.matrix import ROOT
 from conformance.records import CellRecord, Environment, ExpectedFailure, RunInfo, RunRecord
 from conformance.verdicts import Stage, Verdict
+from tests.markdown import shape
 
 _OLD = {"transformers": "4.57.6", "executorch": "1.4.1", "torch": "2.13.0"}
 _NEW = {"transformers": "5.23.0", "executorch": "1.5.1", "torch": "2.13.0"}
@@ -67,10 +66,6 @@ def _loop(architecture: str = "mixtral", verdict: Verdict = Verdict.EXPECTED_FAI
     return _cell(
         "PAR-1", verdict, Stage.EXPORT, _LOOP, architecture=architecture, message="PAR-1 failed\n  observed  a guard"
     )
-
-
-def _tokens(page: str) -> list[Token]:
-    return MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(page)
 
 
 def _rows(page: str) -> list[list[str]]:
@@ -281,15 +276,6 @@ def test_no_text_of_a_record_becomes_markup() -> None:
         run = _run(dict.fromkeys(_NEW, text), *cells, complete=False, options={"arch": text})
         run = dataclasses.replace(run, run=dataclasses.replace(run.run, id=text, commit=text))
         return compatibility_page([run, _run(_NEW, *passed)])
-
-    def shape(page: str) -> list[tuple[str, str]]:
-        flat = [child for token in _tokens(page) for child in (token, *(token.children or ()))]
-        quiet = {"text", "inline", "text_special"}
-        return [
-            (token.type, token.content if token.type == "html_inline" else "")
-            for token in flat
-            if token.type not in quiet and token.content not in {"<span>", "</span>"}
-        ]
 
     assert shape(page(hostile)) == shape(page("tame"))
 

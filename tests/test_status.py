@@ -8,8 +8,6 @@ import sys
 from typing import Any
 
 import pytest
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
 from conformance.cells import EAGER, EXPORTED, Cell
 from conformance.contract import Mode
@@ -18,6 +16,7 @@ from conformance.matrix import ROOT
 from conformance.records import CellRecord, Environment, ExpectedFailure, RunInfo, RunRecord
 from conformance.status import status_page
 from conformance.verdicts import Stage, Verdict
+from tests.markdown import shape, tokens
 
 _KNOWN = ExpectedFailure("the backend computes another function", "https://example.org/issues/1")
 _DIFFERS = "execute:logits-differ"
@@ -60,15 +59,11 @@ def _run(
     )
 
 
-def _tokens(page: str) -> list[Token]:
-    return MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(page)
-
-
 def _tables(page: str) -> list[list[list[str]]]:
     """Each table's rows, as a reader sees their text."""
     tables: list[list[list[str]]] = []
     cell = False
-    for token in _tokens(page):
+    for token in tokens(page):
         match token.type:
             case "table_open":
                 tables.append([])
@@ -257,15 +252,6 @@ def test_no_text_of_a_record_becomes_markup() -> None:
         info = dataclasses.replace(_run().run, id=text, complete=False)
         environment = Environment(text, text, text, {text: text})
         return status_page([RunRecord(schema_version=1, run=info, environment=environment, cells=tuple(cells))])
-
-    def shape(page: str) -> list[tuple[str, str]]:
-        flat = [child for token in _tokens(page) for child in (token, *(token.children or ()))]
-        quiet = {"text", "inline", "text_special"}
-        return [
-            (token.type, token.content if token.type == "html_inline" else "")
-            for token in flat
-            if token.type not in quiet and token.content not in {"<span>", "</span>"}
-        ]
 
     assert shape(page(_HOSTILE)) == shape(page("tame"))
     hostile = page(_HOSTILE)
