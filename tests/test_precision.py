@@ -10,12 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
+from conformance.cells import EXPORTED, Cell
+from conformance.checks.case import Case
 from conformance.checks.following import assert_precise, sqnr
+from conformance.contract import Mode
 from conformance.models import build_model, fixture_config
 from conformance.oracle import disturbed
-from conformance.pipeline.backends import BACKENDS
+from conformance.pipeline.backends import BACKENDS, FLOAT32_TOLERANCE
 from conformance.pipeline.backends.base import Precision
+from conformance.pipeline.workbench import Workbench
 from conformance.reference import convert_and_export_with_cache
 from conformance.strategies import token_by_token
 from conformance.verdicts import ClauseViolationError
@@ -106,3 +111,11 @@ def test_each_rounding_backend_has_a_precision() -> None:
     rounding: Sequence[Any] = [backend for backend in BACKENDS.values() if backend.variant]
     assert rounding
     assert all(backend.precision for backend in rounding)
+
+
+def test_tolerance_of_a_fixture_is_known_where_no_model_can_be_built() -> None:
+    def build(architecture: str) -> PreTrainedModel:
+        raise AssertionError(architecture)
+
+    case = Case(Cell("llama", "reference", EXPORTED, Mode.DECODE, "PAR-1"), Workbench(build=build), 1)
+    assert case.tolerance == FLOAT32_TOLERANCE
