@@ -64,7 +64,7 @@ def _findings(head: RunRecord, comparison: Comparison | None) -> Iterator[Annota
         title = _title(failing.architecture, failing.variant)
         yield Annotation("error", title, _text(f"{failing.standing.label}, and not listed", failing.cells))
     for said, cells in unrun(head.cells):
-        told = f"{shown(said)[:1500]}\nreplay: {one_line(cells[0].replay, most=500)}"
+        told = f"{said[:1500]}\nreplay: {one_line(cells[0].replay, most=500)}"
         yield Annotation("error", f"{plural(len(cells), 'cell')} not run", told)
 
 
@@ -79,13 +79,15 @@ def _title(architecture: str, variant: Variant) -> str:
 def _text(told: str, cells: tuple[CellRecord, ...]) -> str:
     first = cells[0]
     lines = [told, one_line(f"clauses: {', '.join(cell.clause for cell in cells)}", most=400)]
-    lines += [shown(first.message).strip()[:1500]] if first.message else []
+    lines += [first.message.strip()[:1500]] if first.message else []
     lines += [f"replay: {one_line(first.replay, most=500)}"] if first.replay and first.replay not in lines[-1] else []
     return "\n".join(lines)
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    """All that a command says goes through here, since names of operators and signatures are a stranger's words too."""
+    plain = shown(text).replace("##[", "## [")
+    return plain.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

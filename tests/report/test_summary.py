@@ -13,7 +13,7 @@ from report.compare import compare
 from report.markdown import code
 from report.summary import summary
 from tests.report.harness import Report
-from tests.report.samples import HOSTILE, cell, run
+from tests.report.samples import HOSTILE, cell, partition, run
 
 
 def _fails(name: str, clause: str = "PAR-1") -> CellRecord:
@@ -67,6 +67,7 @@ _MARKDOWN = (
     "[a](https://example.org) ![b](x) https://example.org www.example.org @somebody #12 $x$",
     "a\n\n# heading\n| x |\n",
     "\x1b[31mred\x1b[0m",
+    "##[error]no",
 )
 
 
@@ -116,9 +117,13 @@ def test_annotations_are_escaped_as_the_runner_reads_them() -> None:
 @pytest.mark.parametrize("text", _MARKDOWN)
 def test_any_text_makes_only_whole_annotations(text: str) -> None:
     failing = cell(architecture=text, subject=text, verdict=Verdict.FAIL, signature=text, message=text)
-    told = annotate(run(failing, name=text), compare(run(cell()), run(failing)))
-    assert all(line.startswith(("::error title=", "::notice title=")) for line in told.split("\n")[:-1])
-    assert "\x1b" not in told
+    base = run(cell(), cell("LOW-1", partition=partition({"a": 8, "b": 2}, {})))
+    head = run(failing, cell("LOW-1", partition=partition({"a": 8}, {text: 2})), name=text)
+    told = annotate(head, compare(base, head))
+    assert re.search("^::warning title=.*less delegated", told, re.MULTILINE)
+    assert all(re.match("::(error|warning|notice) title=", line) for line in told.split("\n")[:-1])
+    assert all(char.isprintable() or char == "\n" for char in told)
+    assert "##[" not in told
 
 
 def test_more_annotations_than_github_shows_are_counted() -> None:
