@@ -66,28 +66,34 @@ def test_layer_types_are_worked_out_as_transformers_does(architecture: str, monk
     assert api.layer_types(config) == known
 
 
-def test_masks_by_broadcasting_are_those_by_vmap(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["_vmap_for_bhqkv", "_vmap_expansion_sdpa"])
+def test_masks_by_broadcasting_are_those_by_vmap(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def vmapped(mask_function: Any) -> Any:
-        """As 4.57 does it."""
+        """As all versions do it, by either name."""
         for dims in [(None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None)]:
             mask_function = torch.vmap(mask_function, in_dims=dims, out_dims=0)
         return mask_function
 
     padding = torch.tensor([[False, True, True, True], [True, True, True, True]])
     window = masking_utils.sliding_window_causal_mask_function(2)
+    # What Falcon adds up to 5.21: it asks for no index at all.
+    added = masking_utils.and_masks(window, lambda *indices: torch.tensor(True))
     indices = torch.arange(2), torch.arange(1), torch.arange(1, 4), torch.arange(4)
-    monkeypatch.setattr(masking_utils, "_vmap_for_bhqkv", vmapped, raising=False)
-    expected = masking_utils._vmap_for_bhqkv(window)(*indices)  # type: ignore[attr-defined]
+    monkeypatch.setattr(masking_utils, name, vmapped, raising=False)
+    expected = vmapped(window)(*indices)
     with api.traceable_masks():
-        assert masking_utils._vmap_for_bhqkv is api._broadcast  # type: ignore[attr-defined]
-        made = masking_utils._vmap_for_bhqkv(window)(*indices)  # type: ignore[attr-defined]
-        padded = api._broadcast(lambda b, h, q, kv: window(b, h, q, kv) & padding[b, kv])(*indices)
-    assert masking_utils._vmap_for_bhqkv is vmapped  # type: ignore[attr-defined]
-    assert torch.equal(made, expected)
-    assert torch.equal(padded, expected & padding[:, None, None, :])
+        broadcast: Any = getattr(masking_utils, name)
+        assert broadcast is not vmapped
+        assert torch.equal(broadcast(window)(*indices), expected)
+        assert torch.equal(broadcast(added)(*indices), expected)
+        padded = broadcast(lambda b, h, q, kv: window(b, h, q, kv) & padding[b, kv])(*indices)
+        assert torch.equal(padded, expected & padding[:, None, None, :])
+    assert getattr(masking_utils, name) is vmapped
 
 
-def test_masks_without_vmap_are_left_alone() -> None:
+def test_masks_without_vmap_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in api._BY_VMAP:
+        monkeypatch.delattr(masking_utils, name, raising=False)
     before = dict(vars(masking_utils))
     with api.traceable_masks():
         assert vars(masking_utils) == before

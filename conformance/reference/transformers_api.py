@@ -46,6 +46,8 @@ __all__ = [
 
 #: Attributes in which layers keep what sums up the past.
 _SUMS = ("conv_states", "recurrent_states")
+#: What makes a mask of a function by `torch.vmap`: in 4.57, and from 5.0 on.
+_BY_VMAP = ("_vmap_for_bhqkv", "_vmap_expansion_sdpa")
 
 
 def parameters(model: PreTrainedModel) -> Mapping[str, inspect.Parameter]:
@@ -136,21 +138,20 @@ def can_scan(cache: object) -> bool:
 
 @contextmanager
 def traceable_masks() -> Iterator[None]:
-    """Let attention masks be traced by broadcasting their indices, as 5.10 does itself; on leaving, as they were.
+    """Let attention masks be traced by broadcasting their indices, as 5.0 and later do mostly; on leaving, as they were.
 
-    4.57 calls `torch.vmap`, whose tensors `torch.export` (torch 2.13) leaves behind in programs with a dynamic length:
-    each call of one then fails with "your tensor may have escaped from inside a function being vmapped".
+    4.57 calls `torch.vmap` for all masks, and later versions for those to which a model adds a function of its own, as
+    Falcon does up to 5.21. `torch.export` (torch 2.13) leaves tensors of it behind in programs; each call of one then
+    fails with "your tensor may have escaped from inside a function being vmapped".
     """
-    name = "_vmap_for_bhqkv"
-    kept = getattr(masking_utils, name, None)
-    if kept is None:
-        yield
-        return
-    setattr(masking_utils, name, _broadcast)
+    kept = {name: getattr(masking_utils, name) for name in _BY_VMAP if hasattr(masking_utils, name)}
+    for name in kept:
+        setattr(masking_utils, name, _broadcast)
     try:
         yield
     finally:
-        setattr(masking_utils, name, kept)
+        for name, function in kept.items():
+            setattr(masking_utils, name, function)
 
 
 def _broadcast(mask_function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
