@@ -138,7 +138,7 @@ def can_scan(cache: object) -> bool:
 
 @contextmanager
 def traceable_masks() -> Iterator[None]:
-    """Let attention masks be traced by broadcasting their indices, as 5.0 and later do mostly; on leaving, as they were.
+    """Let attention masks be traced by broadcasting indices, as 5.0 and later mostly do; on leaving, as they were.
 
     4.57 calls `torch.vmap` for all masks, and later versions for those to which a model adds a function of its own, as
     Falcon does up to 5.21. `torch.export` (torch 2.13) leaves tensors of it behind in programs; each call of one then
