@@ -3,6 +3,9 @@
 Partitions change with ExecuTorch, so each release has its own. Against a release that has none yet, the newest one
 before it is taken: what got worse since then is what a person wants to know. A release older than all that are listed
 is held to the oldest of them: what it leaves beyond that is a difference between the two. Imports no torch.
+
+An older Transformers writes its models with other small operators, and no backend is worse for it. A release may have
+lists of its own, in `executorch-VERSION/transformers-VERSION`; they hold for just that release.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ PARTITIONS = ROOT / "fixtures" / "partitions"
 #: Largest file that is read; one of all backends has 10 kB.
 _MOST_BYTES = 4 << 20
 _FOLDER = "executorch-"
+_OLDER = "transformers-"
 #: What a partition depends on beside ExecuTorch.
 _MADE_WITH = ("torch", "transformers")
 
@@ -76,9 +80,10 @@ class BaselineError(ValueError):
 def baseline(cell: Cell, versions: Mapping[str, str], directory: Path = PARTITIONS) -> Baseline | None:
     """What is listed for the program of `cell`; None if no release has it."""
     for version in _nearest(releases(directory), versions.get("executorch")):
-        path = _path(cell.architecture, version, directory)
-        program = _read(path).get(str(cell.subject), {}).get(cell.backend, {}).get(str(cell.mode))
-        if program is not None:
+        for path in _files(cell.architecture, version, versions.get("transformers"), directory):
+            program = _read(path).get(str(cell.subject), {}).get(cell.backend, {}).get(str(cell.mode))
+            if program is None:
+                continue
             same = all(program.made_with.get(name) == _public(versions.get(name)) for name in _MADE_WITH)
             return Baseline(
                 program.left,
@@ -116,8 +121,17 @@ def _nearest(found: Sequence[Version], installed: str | None) -> list[Version]:
     ]
 
 
+def _files(architecture: str, version: Version, transformers: str | None, directory: Path) -> Iterator[Path]:
+    """Where a program may be listed under one release of ExecuTorch: the list of its own Transformers comes first."""
+    if transformers is not None:
+        yield _path(architecture, version, directory, Version(transformers))
+    yield _path(architecture, version, directory)
+
+
 def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
     """Write what `run` saw, and yield a sentence for each change.
+
+    What was seen with an older Transformers than the architecture's list was made with goes into a list of its own.
 
     Raises:
         ValueError: It names a version or an architecture that cannot be one, or a file is damaged; nothing is written.
@@ -131,6 +145,8 @@ def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
         if "executorch" not in versions:
             raise BaselineError("the run does not say with which version of executorch it lowered")
         path = _path(cell.architecture, Version(versions["executorch"]), directory)
+        if (older := made_with.get("transformers")) and Version(older) < _newest(_read(path)):
+            path = _path(cell.architecture, Version(versions["executorch"]), directory, Version(older))
         modes = files.setdefault(path, _read(path)).setdefault(cell.subject, {}).setdefault(cell.backend, {})
         new = Listed(made_with, sum(cell.partition.delegated.values()), cell.partition.undelegated)
         old = modes.get(cell.mode)
@@ -153,8 +169,21 @@ def _changes(old: Listed, new: Listed) -> str:
     return ", ".join([f"{old.delegated} → {new.delegated} delegated", *told])
 
 
-def _path(architecture: str, version: Version, directory: Path) -> Path:
-    return json_file(directory / f"{_FOLDER}{version}", architecture)
+def _newest(programs: Programs) -> Version:
+    """The newest Transformers that any of `programs` was made with; of none, one that is older than all."""
+    made = [
+        program.made_with["transformers"]
+        for backends in programs.values()
+        for modes in backends.values()
+        for program in modes.values()
+        if "transformers" in program.made_with
+    ]
+    return max(map(Version, made), default=Version("0"))
+
+
+def _path(architecture: str, version: Version, directory: Path, transformers: Version | None = None) -> Path:
+    folder = directory / f"{_FOLDER}{version}"
+    return json_file(folder / f"{_OLDER}{transformers}" if transformers else folder, architecture)
 
 
 def _read(path: Path) -> Programs:

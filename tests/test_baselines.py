@@ -20,7 +20,9 @@ VERSIONS = {"executorch": "1.5.1", "torch": "2.13.0+cpu", "transformers": "5.23.
 CELL = Cell("llama", "reference", "xnnpack", Mode.DECODE, "LOW-3")
 
 
-def _run(left: dict[str, int], delegated: int = 6, executorch: str = "1.5.1") -> RunRecord:
+def _run(
+    left: dict[str, int], delegated: int = 6, executorch: str = "1.5.1", transformers: str = "5.23.0"
+) -> RunRecord:
     partition = PartitionRecord({"XnnpackBackend": 1}, {"aten.mul.Tensor": delegated}, left, 10, 5, 4, 2, 1.0, 1.0)
     cell = CellRecord(
         "llama/reference/xnnpack/decode/LOW-1",
@@ -29,7 +31,8 @@ def _run(left: dict[str, int], delegated: int = 6, executorch: str = "1.5.1") ->
         partition=partition,
     )
     info = RunInfo(id="1", started="2026-11-24T00:00:00+00:00", finished=None, complete=True, options={}, seed=None)
-    return RunRecord(1, info, Environment("3.11", "linux", "a cpu", {**VERSIONS, "executorch": executorch}), (cell,))
+    versions = {**VERSIONS, "executorch": executorch, "transformers": transformers}
+    return RunRecord(1, info, Environment("3.11", "linux", "a cpu", versions), (cell,))
 
 
 def _left(**counts: int) -> list[LeftOut]:
@@ -85,6 +88,31 @@ def test_another_transformers_is_no_exact_match(tmp_path: Path) -> None:
     other = baseline(CELL, {**VERSIONS, "transformers": "5.24.0"}, tmp_path)
     assert other is not None
     assert not other.exact
+
+
+def test_an_older_transformers_has_a_list_of_its_own(tmp_path: Path) -> None:
+    for release, left in (("5.22.2", 3), ("5.23.0", 2), ("4.57.6", 5), ("5.10.4", 4)):
+        list(updated(_run({"aten.mean": left}, transformers=release), tmp_path))
+    found = {
+        release: baseline(CELL, {**VERSIONS, "transformers": release}, tmp_path)
+        for release in ("4.57.6", "5.10.4", "5.14.1", "5.22.2", "5.23.0", "5.24.0")
+    }
+    # 5.22.2 was there first, as the list of whatever is installed, and gave way to a newer one.
+    assert {release: known and (known.left["aten.mean"], known.exact) for release, known in found.items()} == {
+        "4.57.6": (5, True),
+        "5.10.4": (4, True),
+        "5.14.1": (2, False),
+        "5.22.2": (2, False),
+        "5.23.0": (2, True),
+        "5.24.0": (2, False),
+    }
+    older: Any = found["5.10.4"]
+    assert older.source.endswith("executorch-1.5.1/transformers-5.10.4/llama.json")
+    with pytest.raises(ClauseViolationError):
+        assert_as_listed(_left(mean=5), 6, older)
+    # A release of ExecuTorch that nothing is listed for is held to the same Transformers under the nearest one.
+    before: Any = baseline(CELL, {**VERSIONS, "executorch": "1.4.1", "transformers": "4.57.6"}, tmp_path)
+    assert (before.left["aten.mean"], before.exact) == (5, False)
 
 
 @pytest.mark.parametrize("content", ["{", '{"reference": 3}', '{"reference": {"xnnpack": {"decode": {"left": {}}}}}'])
