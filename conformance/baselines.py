@@ -123,8 +123,8 @@ def _nearest(found: Sequence[Version], installed: str | None) -> list[Version]:
 
 def _files(architecture: str, version: Version, transformers: str | None, directory: Path) -> Iterator[Path]:
     """Where a program may be listed under one release of ExecuTorch: the list of its own Transformers comes first."""
-    if transformers is not None:
-        yield _path(architecture, version, directory, Version(transformers))
+    if (own := _public(transformers)) is not None:
+        yield _path(architecture, version, directory, Version(own))
     yield _path(architecture, version, directory)
 
 
