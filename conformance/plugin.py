@@ -6,7 +6,7 @@ import dataclasses
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from conformance import environment
 from conformance.bundles import write_bundle
 from conformance.cells import Cell
+from conformance.garbage import importing
 from conformance.hosts import is_remote
 from conformance.isolating import Isolation
 from conformance.isolation import end_with
@@ -63,6 +64,12 @@ class ConformancePlugin:
         )
 
     # Collection
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self) -> Generator[None, object, object]:
+        """Import torch, Transformers and ExecuTorch, which the checks begin with."""
+        with importing():
+            return (yield)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """A test for each planned cell of the check's clause."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Iterable
 
 import torch
@@ -12,6 +11,7 @@ import transformers.masking_utils  # noqa: F401 - like the line above, what the 
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]  # it brings no types
 
+from conformance.garbage import settle
 from conformance.pipeline import lowering
 from conformance.pipeline.backends import Backend
 
@@ -27,6 +27,4 @@ def warm_up(backends: Iterable[Backend]) -> None:
     program = torch.export.export(nn.Linear(1, 1).eval(), (torch.zeros(1, 1),))
     for backend in backends:
         lowering.emit(lowering.lower(copy.deepcopy(program), backend), backend)
-    # What is there by now stays. Looking through it for garbage again and again took 8 % of lowering.
-    gc.collect()
-    gc.freeze()
+    settle()

@@ -1,0 +1,21 @@
+"""Tests import what the suite does, and lower as it does: they are spared looking for garbage in the same places."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from conformance.garbage import importing, settle
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import the modules of tests, and torch, Transformers and ExecuTorch with them."""
+    with importing():
+        return (yield)
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays."""
+    settle()
