@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -42,8 +43,9 @@ class Oracle:
         #: By prefix, the one that was asked for last at the end.
         self._known: OrderedDict[tuple[int, ...], tuple[torch.Tensor, StaticCache]] = OrderedDict()
         self._kept_bytes = 0
-        #: Largest absolute logit over a full cache: what errors are measured against.
-        self.scale = self._scale()
+        #: Largest absolute logit over a full cache: what errors are measured against. A model that keeps a state of its
+        #: own (RecurrentGemma) is stepped here before it has been called in any other way.
+        self.scale = _largest(self, max_cache_len, self.vocab)
 
     def new_cache(self) -> StaticCache:
         """An empty static cache of Transformers' own choosing, sliding layers and all."""
@@ -51,8 +53,12 @@ class Oracle:
             return StaticCache(config=self.model.config, max_cache_len=self.max_cache_len)
 
     def step(self, cache: Any, token: int) -> torch.Tensor:
-        """Decode one token with `cache`; returns its logits, float32, shape [vocab]."""
-        with at(Stage.EAGER), torch.no_grad():
+        """Decode one token with `cache`; returns its logits, float32, shape [vocab].
+
+        The cache's states become inference tensors, which can be changed in `torch.inference_mode` alone. It saves a
+        fifth of the step.
+        """
+        with at(Stage.EAGER), torch.inference_mode():
             held = {self._cache_argument: cache}
             outputs = self.model(input_ids=torch.tensor([[token]]), use_cache=True, **held)
             logits: torch.Tensor = outputs.logits[0, -1]
@@ -117,10 +123,6 @@ class Oracle:
         while self._kept_bytes > _KEPT_BYTES and len(self._known) > 1:
             self._kept_bytes -= _bytes(*self._known.popitem(last=False)[1])
 
-    def _scale(self) -> float:
-        tokens = text(0, self.max_cache_len, self.vocab)
-        return max(float(self.logits(tokens[: length + 1]).abs().max()) for length in range(len(tokens)))
-
 
 class ProgramOracle:
     """Expected logits for any prefix, of an exported program that torch runs one token a call.
@@ -133,11 +135,16 @@ class ProgramOracle:
 
     def __init__(self, new_session: Callable[[], Session], length: int, vocab: int) -> None:
         self._new_session = new_session
+        self._length = length
+        self._vocab = vocab
         self._known: dict[tuple[int, ...], torch.Tensor] = {}
         self._session: Session | None = None
         self._held: tuple[int, ...] = ()
-        tokens = text(0, length, vocab)
-        self.scale = max(float(self.logits(tokens[: end + 1]).abs().max()) for end in range(length))
+
+    @cached_property
+    def scale(self) -> float:
+        """Largest absolute logit over a full cache."""
+        return _largest(self, self._length, self._vocab)
 
     def logits(self, prefix: tuple[int, ...]) -> torch.Tensor:
         """The logits after the last token of `prefix`, shape [vocab]."""
@@ -150,6 +157,11 @@ class ProgramOracle:
                 outputs = self._session.step(torch.tensor([[token]]), torch.tensor([position]))
                 self._known[self._held] = outputs[0, -1]
         return self._known[prefix]
+
+
+def _largest(oracle: Oracle | ProgramOracle, length: int, vocab: int) -> float:
+    tokens = text(0, length, vocab)
+    return max(float(oracle.logits(tokens[: end + 1]).abs().max()) for end in range(length))
 
 
 def rounding(oracle: Oracle) -> float:

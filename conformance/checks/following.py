@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 import torch
@@ -25,14 +25,19 @@ def follow_all(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: Deco
     A script that only begins as one that was followed to its end would come to the same logits again, which is PAR-9's
     to say; of those that go token by token through the same text, the longest is enough.
     """
-    followed: set[tuple[Call, ...]] = set()
+    case.try_scripts(strategy, once(lambda script: follow(case, script)), pinned)
 
-    def judge(script: DecodeScript) -> None:
-        if script.calls not in followed:
-            follow(case, script)
-            followed.update(script.calls[:end] for end in range(1, len(script.calls) + 1))
 
-    case.try_scripts(strategy, judge, pinned)
+def once(judge: Callable[[DecodeScript], object]) -> Callable[[DecodeScript], None]:
+    """`judge`, but not of scripts that are the beginning of one that it has found nothing wrong with."""
+    judged: set[tuple[Call, ...]] = set()
+
+    def judge_unless_judged(script: DecodeScript) -> None:
+        if script.calls not in judged:
+            judge(script)
+            judged.update(script.calls[:end] for end in range(1, len(script.calls) + 1))
+
+    return judge_unless_judged
 
 
 def follow(case: Case, script: DecodeScript, session: Session | None = None) -> Decoding:

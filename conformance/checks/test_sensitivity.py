@@ -89,6 +89,7 @@ def test_fixture_is_whole(case: Case) -> None:
         )
 
 
+@torch.inference_mode()
 def _effect(oracle: Oracle, tokens: tuple[int, ...], fault: Callable[[StaticCache], bool]) -> float | None:
     """How far the last token's logits move, as a share of their scale, if `fault` struck just before it."""
     cache = oracle.new_cache()
@@ -109,9 +110,19 @@ def _window_effect(oracle: Oracle, tokens: tuple[int, ...]) -> float:
     with torch.random.fork_rng(devices=[]):
         model: Any = type(oracle.model)(config)
     model.to(oracle.model.dtype).eval()
-    model.load_state_dict(oracle.model.state_dict())
+    held = oracle.model.state_dict()
+    model.load_state_dict({name: _widened(held[name], like) for name, like in model.state_dict().items()})
     windowless = Oracle(model, oracle.max_cache_len)
     return float((windowless.logits(tokens) - oracle.logits(tokens)).abs().max()) / oracle.scale
+
+
+def _widened(weight: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`weight`, with zeros where it is as wide as the window (Inkling2's relative positions) and `like` is wider."""
+    if weight.shape == like.shape:
+        return weight
+    widened = torch.zeros_like(like)
+    widened[tuple(map(slice, weight.shape))] = weight
+    return widened
 
 
 def _zero(cache: StaticCache) -> bool:
