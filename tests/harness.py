@@ -35,8 +35,12 @@ def judge(
     baselines: Path = PARTITIONS,
     shrink: bool = False,
     own: bool = False,
+    workbench: Workbench | None = None,
 ) -> Case:
-    """Run one clause's check on one subject; raises what the check raises."""
+    """Run one clause's check on one subject; raises what the check raises.
+
+    With the `workbench` of a case before, it is of the same subject, model and backends, and nothing is built again.
+    """
     subject = export if isinstance(export, Subject) or export is None else Subject("faulty", export)
     subjects = {subject.name: subject} if subject else {}
     if subject is None:
@@ -44,8 +48,8 @@ def judge(
     else:
         cell = Cell(architecture, subject.name, backend, mode, clause)
     row = load_matrix().architectures[architecture]
-    workbench = Workbench(subjects, backends, make_model)
-    case = Case(cell, workbench, EXAMPLES, caches=row.caches, baselines=baselines, shrink=shrink, own=own)
+    bench = workbench or Workbench(subjects, backends, make_model)
+    case = Case(cell, bench, EXAMPLES, caches=row.caches, baselines=baselines, shrink=shrink, own=own)
     checks()[clause](case)
     return case
 

@@ -116,9 +116,16 @@ def test_fault_is_caught_with_the_runner(subject: Subject, mode: Mode, clause: s
 
 
 def test_plain_lowering_is_caught_by_none() -> None:
-    plain = lowerings.PLAIN
-    for clause in ("LOW-1", "LOW-4", "LOW-5", "LOW-6", "LOW-7", "LOW-8", "LOW-9", "LOW-10", "PAR-1"):
-        judge(clause, "llama", convert_and_export_with_cache, backend="plain", backends={"plain": plain})
+    plain = functools.partial(
+        judge,
+        architecture="llama",
+        export=convert_and_export_with_cache,
+        backend="plain",
+        backends={"plain": lowerings.PLAIN},
+    )
+    workbench = plain("LOW-1").workbench
+    for clause in ("LOW-4", "LOW-5", "LOW-6", "LOW-7", "LOW-8", "LOW-9", "LOW-10", "PAR-1"):
+        plain(clause, workbench=workbench)
 
 
 def _forgetful(architecture: str) -> PreTrainedModel:
@@ -153,6 +160,11 @@ def test_insensitive_fixture_is_caught_by_sen_1() -> None:
     with pytest.raises(ClauseViolationError) as caught:
         judge("SEN-1", "llama", make_model=_initialised_by_upstream)
     assert caught.value.signature.startswith("eager:insensitive-to-")
+
+
+def test_a_window_that_weights_are_as_wide_as_can_be_dropped() -> None:
+    effects = judge("SEN-1", "inkling2_text").metrics
+    assert effects["effect_dropped_window"] > 100
 
 
 def _all_attention(architecture: str) -> PreTrainedModel:
