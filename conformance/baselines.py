@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.version import InvalidVersion, Version
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, field_validator
 from pydantic.dataclasses import dataclass as validated
 
 from conformance.cells import Cell
@@ -43,6 +43,16 @@ class Listed:
     made_with: Mapping[str, str]
     delegated: int
     left: Mapping[str, int]
+
+    @field_validator("made_with")
+    @classmethod
+    def _are_versions(cls, made_with: Mapping[str, str]) -> Mapping[str, str]:
+        for name, version in made_with.items():
+            try:
+                Version(version)
+            except InvalidVersion:
+                raise ValueError(f"{version!r} is no version of {name}") from None
+        return made_with
 
     @property
     def share(self) -> float:
@@ -137,7 +147,7 @@ def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
         ValueError: It names a version or an architecture that cannot be one, or a file is damaged; nothing is written.
     """
     versions = run.environment.packages
-    made_with = {name: _public(versions[name]) or "" for name in _MADE_WITH if name in versions}
+    made_with = {name: version for name in _MADE_WITH if (version := _public(versions.get(name)))}
     files: dict[Path, Programs] = {}
     for cell in run.cells:
         if cell.partition is None or not cell.partition.delegates or cell.subject is None or cell.mode is None:

@@ -115,7 +115,18 @@ def test_an_older_transformers_has_a_list_of_its_own(tmp_path: Path) -> None:
     assert (before.left["aten.mean"], before.exact) == (5, False)
 
 
-@pytest.mark.parametrize("content", ["{", '{"reference": 3}', '{"reference": {"xnnpack": {"decode": {"left": {}}}}}'])
+_NO_VERSION = '{"made_with": {"transformers": "five"}, "delegated": 1, "left": {}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        '{"reference": 3}',
+        '{"reference": {"xnnpack": {"decode": {"left": {}}}}}',
+        '{"reference": {"xnnpack": {"decode": ' + _NO_VERSION + "}}}",
+    ],
+)
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     folder = tmp_path / "executorch-1.5.1"
     folder.mkdir()
