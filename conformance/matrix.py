@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 from pydantic import (
     AfterValidator,
     ConfigDict,
@@ -72,6 +72,13 @@ def _specifiers(when: Mapping[str, str]) -> Mapping[str, str]:
         except InvalidSpecifier:
             raise ValueError(f"{package}: {text!r} is no version specifier such as '<=1.5.1'") from None
     return when
+
+
+def _version(text: str) -> str:
+    try:
+        return str(Version(text))
+    except InvalidVersion:
+        raise ValueError(f"{text!r} is no version such as '5.0.0'") from None
 
 
 #: Why something is expected: a sentence, not a word.
@@ -148,6 +155,15 @@ class Undecodable:
         return _fit(self.when, versions)
 
 
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class Retired:
+    """Since which version Transformers no longer registers an architecture. With older ones, it is judged if named."""
+
+    since: Annotated[str, AfterValidator(_version)]
+    reason: Reason
+    link: str | None = None
+
+
 def _fit(when: When, versions: Mapping[str, str]) -> bool:
     return all(
         package in versions and SpecifierSet(text).contains(Version(versions[package]), prereleases=True)
@@ -175,10 +191,20 @@ class Matrix:
 
     schema_version: Literal[1]
     architectures: dict[str, Row]
+    retired: dict[str, Retired] = Field(default_factory=dict)
 
     def in_tier(self, tier: Tier) -> tuple[str, ...]:
         """The architectures that a run of `tier` covers, in the file's order."""
         return tuple(name for name, row in self.architectures.items() if tier.includes(row.tier))
+
+    def retired_after(self, transformers: str) -> frozenset[str]:
+        """The architectures without a row that were retired after this version of Transformers."""
+        here = Version(transformers)
+        return frozenset(
+            name
+            for name, retired in self.retired.items()
+            if name not in self.architectures and here < Version(retired.since)
+        )
 
     def expectation(self, cell: Cell, versions: Mapping[str, str]) -> Expectation | None:
         """What is expected to go wrong in `cell`, with these package versions."""
@@ -286,7 +312,7 @@ def _document(text: str, path: Path) -> Any:
 
 def _explain(error: Any) -> str:
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        records = (Matrix, Row, Undecodable, Expectation)
+        records = (Matrix, Row, Undecodable, Retired, Expectation)
         fields = {name for record in records for name in record.__dataclass_fields__}
         return unknown("key", str(error["loc"][-1]), fields)
     if error["type"] == "missing":

@@ -184,6 +184,7 @@ class Options:
     store_limit: int
     asked: Mapping[str, str | int | None]
     absent: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
     checkpoint: Checkpoint | None = None
     known: Matrix | None = None
 
@@ -221,7 +222,8 @@ def read_options(config: pytest.Config) -> Options:
     checkpoint, known = _checkpoint(config), matrix
     if checkpoint is not None:
         matrix = Matrix(schema_version=1, architectures={})
-    chosen = chosen_architectures(matrix, tier, None if checkpoint else get("--arch"), registered())
+    retired = matrix.retired_after(installed("transformers") or "0")
+    chosen = chosen_architectures(matrix, tier, None if checkpoint else get("--arch"), registered(), retired)
     architectures, absent = ((checkpoint.name,), ()) if checkpoint else chosen
     if get("--shard"):
         architectures = _share(architectures, get("--shard"))
@@ -254,6 +256,7 @@ def read_options(config: pytest.Config) -> Options:
         store_limit=0 if checkpoint else get("--store-limit"),  # it has the size of thousands of fixtures
         asked={**{name.lstrip("-"): get(name) for name in names}, "matrix": matrix_digest()},
         absent=absent,
+        retired=tuple(sorted(retired & {*registered()} - {*architectures})),
         checkpoint=checkpoint,
         known=known if checkpoint else None,
     )
@@ -297,7 +300,7 @@ def _usual_examples(tier: str) -> int:
 
 
 def chosen_architectures(
-    matrix: Matrix, tier: Tier, text: str | None, here: Collection[str]
+    matrix: Matrix, tier: Tier, text: str | None, here: Collection[str], retired: Collection[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The architectures to judge, and the rows of the tier that would be among them if Transformers had them.
 
@@ -306,12 +309,14 @@ def chosen_architectures(
         tier: Which of them, where `text` names none.
         text: Names between commas, as typed.
         here: What the installed Transformers registers; of it, what has no row is judged too.
+        retired: What of that is not, unless `text` names it.
 
     Raises:
         pytest.UsageError: A name is neither a row nor registered, or a row that is not registered.
     """
     known = (*matrix.architectures, *(name for name in here if name not in matrix.architectures))
-    asked = _chosen("architecture", text, known, (*matrix.in_tier(tier), *known[len(matrix.architectures) :]))
+    unlisted = [name for name in known if name not in matrix.architectures and name not in retired]
+    asked = _chosen("architecture", text, known, (*matrix.in_tier(tier), *unlisted))
     absent = tuple(name for name in asked if name not in here)
     if absent and text is not None:
         raise pytest.UsageError(

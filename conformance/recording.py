@@ -72,6 +72,7 @@ class Recorder:
         seed = "derandomised" if self.options.seed is None else f"seed {self.options.seed}"
         found = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         absent = f"conformance: not in transformers {self.versions.get('transformers')}, so not judged: "
+        retired = "conformance: gone from later releases of Transformers, so judged only with --arch: "
         resumed = [f"conformance: going on with a run of {self.started}; {len(self.done)} cells are done"]
         return [
             *(resumed if self.done else []),
@@ -80,6 +81,7 @@ class Recorder:
             f"conformance: {len(self.plan)} cells of {_first(selection.architectures)}; "
             f"{self.options.examples} examples a parity cell, {seed}; record {self.options.record}",
             *([absent + _first(self.options.absent)] if self.options.absent else []),
+            *([retired + _first(self.options.retired)] if self.options.retired else []),
         ]
 
     @pytest.hookimpl(trylast=True)

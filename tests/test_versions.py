@@ -178,6 +178,17 @@ def test_rows_that_transformers_lacks_are_not_judged_and_told() -> None:
     assert chosen_architectures(matrix, Tier.CORE, "gpt2", here) == (("gpt2",), ())
 
 
+def test_what_later_releases_retired_is_judged_only_if_named() -> None:
+    matrix = load_matrix()
+    here = ("llama", "mega", "unlisted")
+    retired = matrix.retired_after("4.57.6")
+    assert "mega" in retired
+    assert chosen_architectures(matrix, Tier.CORE, None, here, retired)[0] == ("llama", "unlisted")
+    assert chosen_architectures(matrix, Tier.CORE, "mega", here, retired)[0] == ("mega",)
+    assert matrix.retired_after("5.0.0rc1") == {"code_llama"}
+    assert not matrix.retired_after("5.23.0"), "what is registered again is as unlisted as any other"
+
+
 def test_a_row_that_transformers_lacks_cannot_be_asked_for() -> None:
     with pytest.raises(pytest.UsageError, match=r"not in transformers 5.*, which is installed: mistral"):
         chosen_architectures(load_matrix(), Tier.CORE, "llama,mistral", ("llama",))
