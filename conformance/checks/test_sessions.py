@@ -43,7 +43,7 @@ def test_same_bytes(case: Case) -> None:
 @clause("PAR-10")
 def test_greedy_generation(case: Case) -> None:
     """After prompts in any chunks, the most likely token each time; after the shortest, until the cache is full."""
-    # Each prompt once: prompts token by token, which are all there are in mode decode, differ by twelve.
+    # Each prompt once: in mode decode, where all of them go token by token, there are only twelve.
     case.try_scripts(case.space.prompts(), cache(partial(_generate, case)), (_shortest(case),))
 
 
