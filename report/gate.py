@@ -32,7 +32,8 @@ def refuse_unfit(run: RunRecord, name: str) -> None:
     unreached = sum(cell.verdict is Verdict.NOT_RUN and cell.message == UNREACHED for cell in run.cells)
     if not run.run.finished or unreached:
         left = f"left {plural(unreached, 'cell')} unreached"
-        told = left if run.run.finished else f"never finished, and {left}"
+        judged = plural(counts.total() - unreached, "cell")
+        told = left if run.run.finished else f"never finished: it came to {judged}, and --resume goes on with it"
         raise ReportError(f"{name} is a partial run and cannot be compared: it {told}")
     if any(counts[verdict] for verdict in _TELLING):
         return

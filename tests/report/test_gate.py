@@ -85,7 +85,7 @@ def test_differing_versions_and_options_are_shown(report: Report) -> None:
 @pytest.mark.parametrize(
     ("unfit", "reason"),
     [
-        (run(_PASS, complete=False), "is a partial run and cannot be compared: it never finished"),
+        (run(_PASS, complete=False), "is a partial run and cannot be compared: it never finished: it came to 1 cell"),
         (run(_OTHER, _UNREACHED), "is a partial run and cannot be compared: it left 1 cell unreached"),
         (run(_LACKING), "judged nothing and cannot be compared: it has 1 cell"),
         (run(cell(verdict=Verdict.CRASH), cell("PAR-3", Verdict.HARNESS_ERROR)), "nothing but errors"),
