@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 from pydantic import (
     AfterValidator,
     ConfigDict,
@@ -28,6 +28,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from conformance.cells import Cell
 from conformance.contract import Chapter
+from conformance.invalid import VersionText
 from conformance.printing import one_line
 from conformance.reading import read_plain
 from conformance.records import CellRecord
@@ -72,13 +73,6 @@ def _specifiers(when: Mapping[str, str]) -> Mapping[str, str]:
         except InvalidSpecifier:
             raise ValueError(f"{package}: {text!r} is no version specifier such as '<=1.5.1'") from None
     return when
-
-
-def _version(text: str) -> str:
-    try:
-        return str(Version(text))
-    except InvalidVersion:
-        raise ValueError(f"{text!r} is no version such as '5.0.0'") from None
 
 
 #: Why something is expected: a sentence, not a word.
@@ -159,7 +153,7 @@ class Undecodable:
 class Retired:
     """Since which version Transformers no longer registers an architecture. With older ones, it is judged if named."""
 
-    since: Annotated[str, AfterValidator(_version)]
+    since: VersionText
     reason: Reason
     link: str | None = None
 

@@ -64,6 +64,10 @@ def test_fixture_has_only_keys_that_its_config_class_knows(architecture: str) ->
         (_ROW.replace("    tier: smoke\n", ""), "architectures.llama.tier: this key is missing"),
         (_ROW + _EXPECT.replace("stage: execute", "stage: exekute"), ":12: architectures.llama.expect.0.stage"),
         (_ROW + _EXPECT.replace("<=1.5.1", "at most 1.5"), "is no version specifier"),
+        (
+            _ROW + "retired: {mega: {since: five, reason: gone from later releases}}\n",
+            "mega.since: Value error, 'five' is no",
+        ),
         (_ROW + _EXPECT.replace("a reason that is long enough", "flaky"), "expect.0.reason"),
         (_ROW + _EXPECT.replace("a reason that is long enough", "TODO"), "the reason is still to be found"),
         ("architectures: [", "models_matrix.yaml:1:"),
