@@ -166,9 +166,9 @@ def add_options(parser: pytest.Parser) -> None:
 class Options:
     """What a run was asked for.
 
-    `absent` are the rows that it would have judged, had the installed Transformers such an architecture. With a
-    `checkpoint`, that is judged and no fixture, the matrix has no rows, and `known` is the one that says what backends
-    cannot do.
+    `absent` are the rows that it would have judged, had the installed Transformers such an architecture, and `retired`
+    what that has and is judged only if it is named. With a `checkpoint`, that is judged and no fixture, the matrix has
+    no rows, and `known` is the one that says what backends cannot do.
     """
 
     matrix: Matrix
@@ -256,7 +256,7 @@ def read_options(config: pytest.Config) -> Options:
         store_limit=0 if checkpoint else get("--store-limit"),  # it has the size of thousands of fixtures
         asked={**{name.lstrip("-"): get(name) for name in names}, "matrix": matrix_digest()},
         absent=absent,
-        retired=tuple(sorted(retired & {*registered()} - {*architectures})),
+        retired=() if get("--arch") else tuple(sorted(retired.intersection(registered()))),
         checkpoint=checkpoint,
         known=known if checkpoint else None,
     )

@@ -13,9 +13,6 @@ from conformance.garbage import importing, settle
 def pytest_collection() -> Generator[None, object, object]:
     """Import the modules of tests, and torch, Transformers and ExecuTorch with them."""
     with importing():
-        return (yield)
-
-
-def pytest_collection_finish() -> None:
-    """What is there by now stays."""
+        collected = yield
     settle()
+    return collected
