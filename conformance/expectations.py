@@ -6,17 +6,18 @@ is left to do.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from conformance.matrix import TODO, Expectation, parsed
-from conformance.products import products_left, products_of
+from conformance.matrix import ANY_MODE, TODO, Expectation, fits, parsed
+from conformance.products import Product, in_order, products_left, products_of
 from conformance.records import CellRecord, RunRecord
 from conformance.rewriting import anchor, closed, narrowed, nodes, opened, put, settle, unexplained, written_out
 from conformance.subjects import KNOWN
-from conformance.verdicts import ACCEPTABLE, Verdict
+from conformance.verdicts import ACCEPTABLE, Stage, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def updated_matrix(text: str, run: RunRecord) -> Update:
         _reduce(rows[name], expect[name], findings.lost, shared, subjects)
     # Only now, so that what is used again is what is left.
     for name, findings in found.items():
-        told += [f"{name}: {change}" for change in _extend(rows[name], findings.new, explained)]
+        told += [f"{name}: {change}" for change in _extend(rows[name], findings.new, explained, versions)]
     settle(rows, {name for name, findings in found.items() if findings.lost or findings.new})
     return Update(closed(document, text), (*told, *_unusable(run)))
 
@@ -151,17 +152,65 @@ def _reduce(
         put(row, index, [narrowed(each, part) for each, part in zip(left, parts, strict=False)])
 
 
-def _extend(row: CommentedMap, cells: Sequence[CellRecord], explained: Sequence[CommentedMap]) -> list[str]:
+def _extend(
+    row: CommentedMap, cells: Sequence[CellRecord], explained: Sequence[CommentedMap], versions: Mapping[str, str]
+) -> list[str]:
     """Add expectations of the failures `cells`; an `explained` one of the very same words is used again."""
     told = []
     for stage, signature in dict.fromkeys((str(cell.stage), str(cell.signature)) for cell in cells):
-        for part in products_of(cell for cell in cells if (cell.stage, cell.signature) == (stage, signature)):
+        left = [cell for cell in cells if (cell.stage, cell.signature) == (stage, signature)]
+        causes = _causes(row, stage, signature, versions)
+        for node in causes:
+            parts, left = _widened(node, left)
+            told += [f"{part} failed with {signature}: added to the expectation of it" for part in parts]
+        for part in products_of(left):
             new = unexplained(stage, signature, part)
             again = next((node for node in explained if _words(node) == _words(new)), None)
+            same = next((node for node in causes if node["subject"] == part.subject), None)
+            if again is not None:
+                how = f"added as *{anchor(again)}"
+            elif same is not None:
+                new = narrowed(written_out(same), part)
+                how = "added with the reason that is given for it"
+            else:
+                how = f"added, reason {TODO}"
             row.setdefault("expect", CommentedSeq()).append(new if again is None else again)
-            how = f"added, reason {TODO}" if again is None else f"added as *{anchor(again)}"
             told.append(f"{part} failed with {signature}: {how}")
     return told
+
+
+def _causes(row: CommentedMap, stage: str, signature: str, versions: Mapping[str, str]) -> list[CommentedMap]:
+    """The row's explained expectations of this very failure, if it is one that comes before any clause is judged.
+
+    What keeps a program from being exported or lowered keeps it from all that is asked of the program. A difference in
+    what the program computes has a signature that says too little of its cause.
+    """
+    if stage == Stage.EXECUTE:
+        return []
+    return [
+        node
+        for node in nodes(row)
+        if (node["stage"], node["signature"]) == (stage, signature)
+        and node["reason"] != TODO
+        and fits(node.get("when", {}), versions)
+    ]
+
+
+def _widened(node: CommentedMap, cells: Sequence[CellRecord]) -> tuple[list[Product], list[CellRecord]]:
+    """Add the clauses to `node` that failed on all of its backends and modes; what, and the cells that are left."""
+    columns = {(backend, mode) for backend in node["backends"] for mode in node["modes"]}
+    inside = [
+        cell for cell in cells if cell.subject == node["subject"] and (cell.backend, cell.mode or ANY_MODE) in columns
+    ]
+    count = Counter(cell.clause for cell in inside)
+    whole = {clause for clause, number in count.items() if number == len(columns)} - set(node["clauses"])
+    if anchor(node) or not whole:  # what is anchored speaks of other rows too
+        return [], list(cells)
+    taken = [cell for cell in inside if cell.clause in whole]
+    clauses = in_order({*node["clauses"], *whole})
+    subject = node["subject"]
+    narrowed(node, Product(clauses, tuple(node["backends"]), tuple(node["modes"]), subject))
+    return products_of(taken), [cell for cell in cells if cell not in taken]
 
 
 def _words(node: CommentedMap) -> tuple[object, ...]:

@@ -129,7 +129,7 @@ class Expectation:
 
     def applies_to(self, versions: Mapping[str, str]) -> bool:
         """Whether the installed versions are ones it was written for."""
-        return _fit(self.when, versions)
+        return fits(self.when, versions)
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -146,7 +146,7 @@ class Undecodable:
 
     def applies_to(self, versions: Mapping[str, str]) -> bool:
         """Whether it is so with the installed versions."""
-        return _fit(self.when, versions)
+        return fits(self.when, versions)
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -158,7 +158,8 @@ class Retired:
     link: str | None = None
 
 
-def _fit(when: When, versions: Mapping[str, str]) -> bool:
+def fits(when: When, versions: Mapping[str, str]) -> bool:
+    """Whether these package versions are ones that `when` speaks of."""
     return all(
         package in versions and SpecifierSet(text).contains(Version(versions[package]), prereleases=True)
         for package, text in when.items()
@@ -251,8 +252,8 @@ class Matrix:
 _MATRIX = TypeAdapter(Matrix)
 
 
-def load_matrix(path: Path = MATRIX_PATH) -> Matrix:
-    """Read and validate the matrix.
+def load_matrix(path: Path = MATRIX_PATH, *, drafted: bool = False) -> Matrix:
+    """Read and validate the matrix; if `drafted`, a reason may be TODO.
 
     Raises:
         MatrixError: The file is missing, is not YAML, or does not fit the schema; says file, line and key.
@@ -263,7 +264,7 @@ def load_matrix(path: Path = MATRIX_PATH) -> Matrix:
         raise MatrixError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise MatrixError(f"{path}: it is no text in UTF-8") from error
-    return parsed(text, path)
+    return parsed(text, path, drafted=drafted)
 
 
 def matrix_digest(path: Path = MATRIX_PATH) -> str:

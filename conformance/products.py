@@ -35,15 +35,24 @@ class Product:
 
 def products_of(cells: Iterable[CellRecord]) -> list[Product]:
     """Recorded cells as products, in the contract's order."""
-    ordered = sorted(cells, key=lambda cell: (_CLAUSE_ORDER.get(cell.clause, len(CLAUSES)), cell.clause))
+    ordered = sorted(cells, key=lambda cell: _place(cell.clause))
     return _products(
         (cell.clause, cell.backend, cell.mode or ANY_MODE, cell.subject or ANY_SUBJECT) for cell in ordered
     )
 
 
+def in_order(clauses: Iterable[str]) -> tuple[str, ...]:
+    """Clauses in the contract's order."""
+    return tuple(sorted(clauses, key=_place))
+
+
 def products_left(known: Expectation, cells: Sequence[CellRecord], subjects: Sequence[str]) -> list[Product]:
     """What `known` covers beside `cells`."""
     return _products(_left(known, cells, subjects))
+
+
+def _place(clause: str) -> tuple[int, str]:
+    return _CLAUSE_ORDER.get(clause, len(CLAUSES)), clause
 
 
 def _left(

@@ -12,19 +12,21 @@ from conformance.reference.transformers_api import PreTrainedConfig, layer_types
 SIZES: Mapping[int, str] = {
     1: """topk_group moe_layer_start_index num_dense_layers first_k_dense_replace first_dense_layers n_shared_experts
         num_shared_experts moe_num_shared_experts num_nextn_predict_layers index_local_blocks prompt_length
-        attn_layer_offset gated_norm_rank""",
+        attn_layer_offset gated_norm_rank n_input_layers n_output_layers n_layers_per_attn_res_block
+        loop_layer_index_start""",
     2: """num_layers num_hidden_layers n_layer n_layers encoder_layers decoder_layers num_encoder_layers
         num_decoder_layers depth num_experts_per_tok num_experts_per_token moe_topk moe_k num_key_value_heads
         num_key_value_groups swa_num_key_value_heads n_group num_expert_group linear_num_key_heads
         index_topk_blocks mamba_n_groups mamba_ngroups n_groups n_mamba_heads attn_layer_period hc_mult hc_count
         num_codebooks num_query_groups num_kv_heads altup_num_inputs zero_expert_num ngram_size heads_per_ngram
         split_ngram_parts num_random_blocks num_blocks rotary_dim index_n_group num_local_layers
-        num_layers_per_stack num_global_layers full_attention_interval""",
+        num_layers_per_stack num_global_layers full_attention_interval loop_num_passes""",
+    3: "loop_layer_index_end",
     4: """num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads attention_heads
         num_encoder_attention_heads num_decoder_attention_heads num_experts n_routed_experts num_local_experts
         moe_num_experts linear_num_value_heads linear_num_heads mamba_n_heads mamba_num_heads swa_num_attention_heads
         gate_lora_rank index_block_size d_rel laurel_rank block_multiple_of dt_rank mamba_dt_rank time_step_rank
-        hc_lowrank o_groups index_topk moe_layer_end_index adapter_rank""",
+        hc_lowrank o_groups index_topk moe_layer_end_index adapter_rank loop_gate_rank""",
     8: """head_dim dim_head d_head attention_head_size qk_rope_head_dim qk_nope_head_dim linear_key_head_dim
         linear_value_head_dim linear_head_dim kv_channels attention_head_dim swa_head_dim mamba_d_state state_size
         ssm_state_size mamba_d_head mamba_head_dim sliding_window sliding_window_size attention_chunk_size

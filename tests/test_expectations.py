@@ -217,6 +217,64 @@ def test_a_definition_moves_up_to_an_earlier_use() -> None:
     assert _expected(text, "llama") == _expected(text, "gemma2")
 
 
+_NO_EXPORT = """\
+    expect:
+      - clauses: [PAR-1]
+        backends: [exported]
+        modes: [dynamic]
+        subject: reference
+        stage: export
+        signature: export:Error
+        reason: A reason that is long enough.
+        when: {executorch: "<=1.5.1"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("known", "versions", "added"),
+    [
+        (_NO_EXPORT, _VERSIONS, [("EXP-1 PAR-1 PAR-2", "known")]),
+        (
+            _NO_EXPORT.replace("- clauses", "- &no\n        clauses"),
+            _VERSIONS,
+            [("PAR-1", "known"), ("EXP-1 PAR-2", "known")],
+        ),
+        (_NO_EXPORT, {**_VERSIONS, "executorch": "1.6.0"}, [("PAR-1", "known"), ("EXP-1 PAR-2", "TODO")]),
+        (_NO_EXPORT.replace("export:Error", "export:Other"), _VERSIONS, [("PAR-1", "known"), ("EXP-1 PAR-2", "TODO")]),
+        (
+            _NO_EXPORT.replace("A reason that is long enough.", "TODO"),
+            _VERSIONS,
+            [("PAR-1", "TODO"), ("EXP-1 PAR-2", "TODO")],
+        ),
+    ],
+)
+def test_what_keeps_a_program_from_being_made_is_why_more_clauses_fail(
+    known: str, versions: dict[str, str], added: list[tuple[str, str]]
+) -> None:
+    cells = _fails(
+        *(f"llama/reference/exported/dynamic/{clause}" for clause in ("PAR-2", "EXP-1")),
+        signature="export:Error",
+        stage=Stage.EXPORT,
+    )
+    update = updated_matrix(_HEAD + _row("llama", known), _run(cells, versions))
+    assert [(clauses, why) for clauses, *_, why in _expected(update.text, "llama")] == added
+    assert len(update.changes) == 1
+
+
+def test_the_reason_goes_along_to_another_backend() -> None:
+    cells = _fails("llama/reference/xnnpack/dynamic/PAR-1", signature="export:Error", stage=Stage.EXPORT)
+    update = updated_matrix(_HEAD + _row("llama", _NO_EXPORT), _run(cells))
+    first, second = _matrix(update.text).architectures["llama"].expect
+    assert (second.backends, second.reason, second.when) == (("xnnpack",), first.reason, first.when)
+    assert update.changes[0].endswith("added with the reason that is given for it")
+
+
+def test_a_wrong_result_may_have_any_cause() -> None:
+    known = _NO_EXPORT.replace("stage: export", "stage: execute").replace("export:Error", _DIFFERS)
+    update = updated_matrix(_HEAD + _row("llama", known), _run(_fails("llama/reference/exported/dynamic/PAR-2")))
+    assert update.changes[0].endswith("added, reason TODO")
+
+
 # ---- stale expectations ----
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import torch
-from torch.export import ExportedProgram
-
 from conformance import environment
 from conformance.baselines import Baseline, baseline
 from conformance.checks.case import Case, clause
+from conformance.checks.products import PRODUCTS, multiplies_by
 from conformance.checks.test_export import mutated_buffers
 from conformance.pipeline.lowering import Artifact
 from conformance.pipeline.partition import LeftOut
@@ -20,13 +18,7 @@ from conformance.verdicts import ClauseViolationError, Stage
 #: Names shown before "and N more".
 _SHOWN = 5
 #: Operators that cost as much as all others together: a backend that leaves one out is no use for a language model.
-_HEAVY = frozenset(
-    f"aten.{name}"
-    for name in (
-        *("linear.default", "addmm.default", "mm.default", "bmm.default", "baddbmm.default", "matmul.default"),
-        *("convolution.default", "conv1d.default", "scaled_dot_product_attention.default"),
-    )
-)
+_HEAVY = frozenset(f"aten.{name}.default" for name in PRODUCTS)
 #: Activations may take this many times what is alive of them at once: ExecuTorch's greedy planner leaves gaps. They
 #: take 1.0 to 1.6 times as much over the core architectures on portable and XNNPACK, 12 to 14 times without any reuse.
 _ACTIVATIONS_BOUND = 2
@@ -93,7 +85,7 @@ def test_weights_live_once(case: Case) -> None:
     artifact = _artifact(case)
     emission = artifact.emission
     case.metrics.update(constant_bytes=emission.constant_bytes, exported_constant_bytes=emission.exported_bytes)
-    matrices = [name for name in artifact.partition.handed_in if _is_matrix(case.program, name)]
+    matrices = [name for name in artifact.partition.handed_in if multiplies_by(case.program, name)]
     if matrices:
         told = f"a delegate is given {_some(matrices)} at each call"
         raise _violation("weights-handed-in", told, "weights that the delegate owns")
@@ -103,12 +95,6 @@ def test_weights_live_once(case: Case) -> None:
             f"{_some(emission.stored_twice)} more often in the program than in the exported one",
             "each constant once",
         )
-
-
-def _is_matrix(program: ExportedProgram, name: str) -> bool:
-    """Whether it is more than a vector, whatever its rank: XNNPACK takes what it multiplies by elementwise as input."""
-    held = program.state_dict.get(name, program.constants.get(name))
-    return isinstance(held, torch.Tensor) and sum(size > 1 for size in held.shape) > 1
 
 
 @clause("LOW-5")
