@@ -92,11 +92,25 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def _without_arcee() -> str:
+    text = MATRIX_PATH.read_text(encoding="utf-8")
+    return text[: text.index("\n  arcee:\n") + 1] + text[text.index("\n  aria_text:\n") + 1 :]
+
+
+def test_header_names_what_is_not_judged(checkout: Path) -> None:
+    retired = f"retired:\n  arcee: {{since: 99.0.0, reason: {_REASON}}}\n"
+    (checkout / "models_matrix.yaml").write_text(_without_arcee().replace("retired:\n", retired), encoding="utf-8")
+    told = suite("--collect-only", "--tier", "full", "--clause", "SEN-2", "-n0", cwd=checkout).stdout
+    assert "so not judged: apertus1p5_text, dory, " in told
+    assert "judged only with --arch: arcee" in told
+    named = suite("--collect-only", "--arch", "arcee", "--clause", "SEN-2", "-n0", cwd=checkout).stdout
+    assert "arcee/eager/SEN-2" in named
+    assert "judged only with --arch" not in named
+
+
 def test_unlisted_architecture_fails_the_run_and_is_added_by_the_command(checkout: Path) -> None:
     matrix = checkout / "models_matrix.yaml"
-    text = MATRIX_PATH.read_text(encoding="utf-8")
-    start = text.index("\n  arcee:\n") + 1
-    matrix.write_text(text[:start] + text[text.index("\n  aria_text:\n") + 1 :], encoding="utf-8")
+    matrix.write_text(_without_arcee(), encoding="utf-8")
     (checkout / "fixtures/configs/arcee.json").unlink()
     smoke = ("--clause", "SEN-2,PAR-8", "-n2", "--tier", "smoke")
     ended = suite(*smoke, cwd=checkout)
