@@ -164,26 +164,30 @@ def _extend(
             parts, left = _widened(node, left)
             told += [f"{part} failed with {signature}: added to the expectation of it" for part in parts]
         for part in products_of(left):
-            new = unexplained(stage, signature, part)
-            again = next((node for node in explained if _words(node) == _words(new)), None)
-            same = next((node for node in causes if node["subject"] == part.subject), None)
-            if again is not None:
-                how = f"added as *{anchor(again)}"
-            elif same is not None:
-                new = narrowed(written_out(same), part)
-                how = "added with the reason that is given for it"
-            else:
-                how = f"added, reason {TODO}"
-            row.setdefault("expect", CommentedSeq()).append(new if again is None else again)
+            entry, how = _entry(unexplained(stage, signature, part), part, explained, causes)
+            row.setdefault("expect", CommentedSeq()).append(entry)
             told.append(f"{part} failed with {signature}: {how}")
     return told
 
 
-def _causes(row: CommentedMap, stage: str, signature: str, versions: Mapping[str, str]) -> list[CommentedMap]:
-    """The row's explained expectations of this very failure, if it is one that comes before any clause is judged.
+def _entry(
+    new: CommentedMap, part: Product, explained: Sequence[CommentedMap], causes: Sequence[CommentedMap]
+) -> tuple[CommentedMap, str]:
+    """What to list for `part`, which `new` describes without a reason, and in words how it came about."""
+    for known in explained:
+        if _words(known) == _words(new):
+            return known, f"added as *{anchor(known)}"
+    for cause in causes:
+        if cause["subject"] == part.subject:
+            return narrowed(written_out(cause), part), "added with the reason that is given for it"
+    return new, f"added, reason {TODO}"
 
-    What keeps a program from being exported or lowered keeps it from all that is asked of the program. A difference in
-    what the program computes has a signature that says too little of its cause.
+
+def _causes(row: CommentedMap, stage: str, signature: str, versions: Mapping[str, str]) -> list[CommentedMap]:
+    """The row's explained expectations of this very failure, if it comes before the program is run.
+
+    What goes wrong in making a program goes wrong for all that is asked of it. A difference in what the program
+    computes has a signature that says too little of its cause.
     """
     if stage == Stage.EXECUTE:
         return []
