@@ -79,13 +79,27 @@ class Oracle:
         tokens = text(0, self.max_cache_len, self.vocab)
         decoded = torch.stack([self.logits(tokens[: length + 1]) for length in range(len(tokens))])
         error = float((decoded - self.without_cache(tokens)).abs().max()) / self.scale
-        if not error < max(_GROSS, ROUNDINGS * rounding(self)):  # nan is no agreement either
+        if not error < max(_GROSS, ROUNDINGS * self.rounding):  # nan is no agreement either
             raise ClauseViolationError(
                 Stage.EAGER,
                 "static-cache-decoding-differs",
                 observed=f"eager decoding with StaticCache is off by {error:.1e} of the logits' scale",
                 expected="the logits of the forward pass without cache",
             )
+
+    @cached_property
+    def rounding(self) -> float:
+        """How far rounding to the model's dtype moves its logits, as a share of their scale; 0 for float32.
+
+        It is seen over one text that fills the cache, against the same weights computed with in float32.
+        """
+        if self.model.dtype is torch.float32:
+            return 0.0
+        tokens = text(0, self.max_cache_len, self.vocab)
+        exact = copy.deepcopy(self.model).float()
+        with at(Stage.EAGER), torch.no_grad():
+            logits: torch.Tensor = exact(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+        return float((self.without_cache(tokens) - logits).abs().max()) / self.scale
 
     @property
     def summing_layer(self) -> str | None:
@@ -162,20 +176,6 @@ class ProgramOracle:
 def _largest(oracle: Oracle | ProgramOracle, length: int, vocab: int) -> float:
     tokens = text(0, length, vocab)
     return max(float(oracle.logits(tokens[: end + 1]).abs().max()) for end in range(length))
-
-
-def rounding(oracle: Oracle) -> float:
-    """How far rounding to the model's dtype moves its logits, as a share of their scale; 0 for float32.
-
-    It is seen over one text that fills the cache, against the same weights computed with in float32.
-    """
-    if oracle.model.dtype is torch.float32:
-        return 0.0
-    tokens = text(0, oracle.max_cache_len, oracle.vocab)
-    exact = copy.deepcopy(oracle.model).float()
-    with at(Stage.EAGER), torch.no_grad():
-        logits: torch.Tensor = exact(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
-    return float((oracle.without_cache(tokens) - logits).abs().max()) / oracle.scale
 
 
 def disturbed(model: PreTrainedModel, relative: float, seed: int) -> PreTrainedModel:

@@ -10,7 +10,7 @@ import torch
 
 from conformance.checkpoints import CheckpointError, load_model, read_checkpoint
 from conformance.models import cache_length
-from conformance.oracle import ROUNDINGS, Oracle, rounding
+from conformance.oracle import ROUNDINGS, Oracle
 from conformance.reference.metadata import eos_ids
 from tests.checkpoints import END, write_checkpoint
 
@@ -90,8 +90,8 @@ def test_missing_weights_are_no_model(saved: Path, tmp_path: Path) -> None:
 def test_tolerance_goes_by_what_rounding_does(saved: Path) -> None:
     exact = Oracle(load_model(read_checkpoint(saved, 16)), 16)
     rounded = Oracle(load_model(read_checkpoint(saved, 16, "bfloat16")), 16)
-    assert rounding(exact) == 0
-    assert 1e-4 < rounding(rounded) < 0.05
+    assert exact.rounding == 0
+    assert 1e-4 < rounded.rounding < 0.05
     tokens = tuple(range(3, 19))
     error = float((exact.logits(tokens) - rounded.logits(tokens)).abs().max()) / exact.scale
-    assert error < ROUNDINGS * rounding(rounded)
+    assert error < ROUNDINGS * rounded.rounding

@@ -129,7 +129,7 @@ class Case:
         backend = self.workbench.backends.get(self.cell.backend)
         least = backend.tolerance if backend else FLOAT32_TOLERANCE
         # Fixtures are of float32, and a bundle asks for their tolerance even where no model could be built.
-        return max(least, ROUNDINGS * self.workbench.rounding(self.cell.architecture)) if self.own else least
+        return max(least, ROUNDINGS * self.workbench.oracle(self.cell.architecture).rounding) if self.own else least
 
     @property
     def spelling(self) -> Spelling:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from conformance.cells import EXPORTED, Cell
 from conformance.contract import Mode
 from conformance.models import cache_length
-from conformance.oracle import Oracle, ProgramOracle, disturbed, disturbed_program, rounding
+from conformance.oracle import Oracle, ProgramOracle, disturbed, disturbed_program
 from conformance.pipeline import lowering, stages
 from conformance.pipeline.backends import BACKENDS, Backend
 from conformance.pipeline.footprint import changes, footprint
@@ -77,10 +77,6 @@ class Workbench:
         """The oracle of the fixture model."""
         length = self.cache_length(architecture)
         return self._once(architecture, ("oracle",), lambda: Oracle(self.model(architecture), length))
-
-    def rounding(self, architecture: str) -> float:
-        """How far rounding to the model's dtype moves its logits, as a share of their scale."""
-        return self._once(architecture, ("rounding",), lambda: rounding(self.oracle(architecture)))
 
     def spelling(self, architecture: str) -> Spelling:
         """How a runner is told the model's token ids."""
