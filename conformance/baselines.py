@@ -4,8 +4,8 @@ Partitions change with ExecuTorch, so each release has its own. Against a releas
 before it is taken: what got worse since then is what a person wants to know. A release older than all that are listed
 is held to the oldest of them: what it leaves beyond that is a difference between the two. Imports no torch.
 
-An older Transformers writes its models with other small operators, and no backend is worse for it. A release may have
-lists of its own, in `executorch-VERSION/transformers-VERSION`; they hold for just that release.
+An older Transformers writes its models with other small operators, and no backend is worse for it. Releases may have
+lists of their own, in `executorch-VERSION/transformers-VERSION`; one without is held to the newest before it likewise.
 """
 
 from __future__ import annotations
@@ -80,10 +80,13 @@ class BaselineError(ValueError):
 def baseline(cell: Cell, versions: Mapping[str, str], directory: Path = PARTITIONS) -> Baseline | None:
     """What is listed for the program of `cell`; None if no release has it."""
     for version in _nearest(releases(directory), versions.get("executorch")):
-        for path in _files(cell.architecture, version, versions.get("transformers"), directory):
+        found: dict[Version, tuple[Listed, Path]] = {}
+        for path in _files(cell.architecture, version, directory):
             program = _read(path).get(str(cell.subject), {}).get(cell.backend, {}).get(str(cell.mode))
-            if program is None:
-                continue
+            if program is not None:
+                found[Version(program.made_with.get("transformers", "0"))] = program, path
+        for transformers in _nearest(sorted(found, reverse=True), versions.get("transformers")):
+            program, path = found[transformers]
             same = all(program.made_with.get(name) == _public(versions.get(name)) for name in _MADE_WITH)
             return Baseline(
                 program.left,
@@ -121,11 +124,11 @@ def _nearest(found: Sequence[Version], installed: str | None) -> list[Version]:
     ]
 
 
-def _files(architecture: str, version: Version, transformers: str | None, directory: Path) -> Iterator[Path]:
-    """Where a program may be listed under one release of ExecuTorch: the list of its own Transformers comes first."""
-    if (own := _public(transformers)) is not None:
-        yield _path(architecture, version, directory, Version(own))
-    yield _path(architecture, version, directory)
+def _files(architecture: str, version: Version, directory: Path) -> Iterator[Path]:
+    """Where a program may be listed under one release of ExecuTorch: by itself, and with older Transformers."""
+    path = _path(architecture, version, directory)
+    yield path
+    yield from path.parent.glob(f"{_OLDER}*/{path.name}")
 
 
 def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,10 @@ class Recorder:
             return
         if self.choice and self.choice.left_out:
             terminalreporter.write_line(left_out(self.choice))
+        # Of the checks themselves, such as an import that fails: each cause once, since most modules have the same.
+        for cause, those in _by_cause(terminalreporter.getreports("error")).items():
+            terminalreporter.write_sep("_", f"{len(those)} modules of checks: {cause}", red=True)
+            terminalreporter.write_line(those[0].longreprtext)
         if not self.records:
             return
         width = terminalreporter._tw.fullwidth
@@ -244,6 +248,14 @@ class Recorder:
 def shown(folder: Path, root: Path) -> str:
     """Relative to where the run was started, if it lies there."""
     return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
+
+
+def _by_cause(reports: Iterable[pytest.CollectReport]) -> dict[str, list[pytest.CollectReport]]:
+    """What could not be collected, by the last line of what is told of it."""
+    causes: dict[str, list[pytest.CollectReport]] = {}
+    for report in reports:
+        causes.setdefault(report.longreprtext.rstrip().rpartition("\n")[2].removeprefix("E").strip(), []).append(report)
+    return causes
 
 
 def _first(architectures: Sequence[str]) -> str:

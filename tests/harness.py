@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -58,6 +59,15 @@ def python_module(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProc
     """`python -m` with these arguments, in a checkout of the suite."""
     command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+
+
+def copied_suite(directory: Path) -> Path:
+    """A copy of the suite, which a test may change."""
+    for name in ("conformance", "fixtures"):
+        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("models_matrix.yaml", "pyproject.toml"):
+        shutil.copy(ROOT / name, directory)
+    return directory
 
 
 def suite(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

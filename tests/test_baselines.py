@@ -101,8 +101,8 @@ def test_an_older_transformers_has_a_list_of_its_own(tmp_path: Path) -> None:
     assert {release: known and (known.left["aten.mean"], known.exact) for release, known in found.items()} == {
         "4.57.6": (5, True),
         "5.10.4": (4, True),
-        "5.14.1": (2, False),
-        "5.22.2": (2, False),
+        "5.14.1": (4, False),  # as the newest before it
+        "5.22.2": (4, False),
         "5.23.0": (2, True),
         "5.24.0": (2, False),
     }

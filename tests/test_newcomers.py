@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,14 +13,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from conformance.cells import EAGER, Cell
 from conformance.checks.case import Case, require_undecodable
 from conformance.discovery import registered
-from conformance.matrix import MATRIX_PATH, ROOT, Undecodable, load_matrix
+from conformance.matrix import MATRIX_PATH, Undecodable, load_matrix
 from conformance.models import default_config
 from conformance.newcomers import draft
 from conformance.pipeline.workbench import Workbench
 from conformance.records import load_run
 from conformance.shrinking import layer_kinds, shrunk
 from conformance.verdicts import CellFailedError, NotApplicableError, Stage, Verdict
-from tests.harness import python_module, suite
+from tests.harness import copied_suite, python_module, suite
 
 _REASON = "a reason that is long enough to be one"
 #: Rows of what Transformers 5.24.0 has added to what is pinned.
@@ -84,12 +83,7 @@ def test_command_refuses_in_a_sentence(arguments: list[str], told: str) -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the suite whose matrix a test may change."""
-    for name in ("conformance", "fixtures"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("models_matrix.yaml", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
-    return tmp_path
+    return copied_suite(tmp_path)
 
 
 def _without_arcee() -> str:

@@ -19,7 +19,7 @@ from conformance.matrix import ROOT
 from conformance.records import Environment, RunInfo, RunWriter, load_run, run_schema
 from conformance.summary import render_summary
 from conformance.verdicts import Verdict
-from tests.harness import suite
+from tests.harness import copied_suite, suite
 
 
 def _junit(path: Path) -> dict[str, tuple[str, str | None]]:
@@ -56,6 +56,18 @@ def test_typo_is_answered_and_nothing_runs(tmp_path: Path, arguments: list[str],
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR
     assert told in ended.stderr + ended.stdout
     assert not record.exists()
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_checks_that_cannot_be_imported_are_told_once(tmp_path: Path, workers: str) -> None:
+    checkout = copied_suite(tmp_path)
+    for name in ("test_one.py", "test_two.py"):
+        (checkout / "conformance/checks" / name).write_text("import nothing_of_this_name\n", encoding="utf-8")
+    ended = suite("--arch", "llama", "--clause", "SEN-2", workers, cwd=checkout)
+    assert ended.returncode != 0
+    cause = "ModuleNotFoundError: No module named 'nothing_of_this_name'"
+    assert f"2 modules of checks: {cause}" in ended.stdout
+    assert ended.stdout.count(f"E   {cause}") == 1
 
 
 def test_good_run_is_recorded(tmp_path: Path) -> None:
