@@ -76,7 +76,7 @@ def test_masks_by_broadcasting_are_those_by_vmap(name: str, monkeypatch: pytest.
 
     padding = torch.tensor([[False, True, True, True], [True, True, True, True]])
     window = masking_utils.sliding_window_causal_mask_function(2)
-    # What Falcon adds up to 5.21: it asks for no index at all.
+    # What Falcon adds up to 5.14: it asks for no index at all.
     added = masking_utils.and_masks(window, lambda *indices: torch.tensor(True))
     indices = torch.arange(2), torch.arange(1), torch.arange(1, 4), torch.arange(4)
     monkeypatch.setattr(masking_utils, name, vmapped, raising=False)

@@ -73,7 +73,7 @@ def exported(
     model = wrapper.model
     if wrapper.sums_up and not can_scan(wrapper.cache) and (dynamic_shapes is not None or examples[0].shape[1] != 1):
         raise ModelNotExportableError(
-            "layers that sum up the past take one token a call before Transformers 5.22, and would be wrong with more; "
+            "layers that sum up the past take one token a call before Transformers 5.21, and would be wrong with more; "
             "give no dynamic_shapes, and example_input_ids of one token"
         )
     frequencies = settled_frequencies(model, wrapper.max_cache_len)

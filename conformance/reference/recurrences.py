@@ -32,7 +32,7 @@ _DIMENSIONS_WITHOUT_HEADS = 3
 def scanned_recurrences(model: nn.Module, cache: StaticCache) -> Iterator[None]:
     """Let the chunked kernels of `model`'s own modules be scans that start from `cache`; on leaving, as they were.
 
-    Before Transformers 5.22 nothing is scanned: its kernels have no names to be known by, and models reach into the
+    Before Transformers 5.21 nothing is scanned: its kernels have no names to be known by, and models reach into the
     cache's layers for their state. What comes out serves one token at a time, and the exporter refuses more.
     """
     if not can_scan(cache):

@@ -132,7 +132,7 @@ def mark_mid_sequence(layers: Iterable[Any]) -> None:
 
 
 def can_scan(cache: object) -> bool:
-    """Whether the cache hands out recurrent states by a method, as models ask for them from 5.22 on."""
+    """Whether the cache hands out recurrent states by a method, as models ask for them from 5.21 on."""
     return hasattr(cache, "get_recurrent_state")
 
 
@@ -141,7 +141,7 @@ def traceable_masks() -> Iterator[None]:
     """Let attention masks be traced by broadcasting indices, as 5.0 and later mostly do; on leaving, as they were.
 
     4.57 calls `torch.vmap` for all masks, and later versions for those to which a model adds a function of its own, as
-    Falcon does up to 5.21. `torch.export` (torch 2.13) leaves tensors of it behind in programs; each call of one then
+    Falcon does up to 5.14. `torch.export` (torch 2.13) leaves tensors of it behind in programs; each call of one then
     fails with "your tensor may have escaped from inside a function being vmapped".
     """
     kept = {name: getattr(masking_utils, name) for name in _BY_VMAP if hasattr(masking_utils, name)}
