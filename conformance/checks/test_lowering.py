@@ -217,14 +217,14 @@ def assert_as_listed(left: Sequence[LeftOut], delegated: int, known: Baseline) -
         )
     if round(share, 4) < round(known.share, 4):
         raise _violation(
-            "lower-share", f"a share of {share:.1%} delegated", f"{known.share:.1%}, as {known.source} lists"
+            "lower-share", f"a share of {share:.2%} delegated", f"{known.share:.2%}, as {known.source} lists"
         )
     fewer = listed - found
     if known.exact and (fewer or round(share, 4) > round(known.share, 4)):
         raise _violation(
             "better-than-listed",
-            f"{_counted(fewer) or 'nothing'} no longer left out, a share of {share:.1%} delegated",
-            f"{known.share:.1%}, as {known.source} lists: run python -m conformance update-partitions on the record",
+            f"{_counted(fewer) or 'nothing'} no longer left out, a share of {share:.2%} delegated",
+            f"{known.share:.2%}, as {known.source} lists: run python -m conformance update-partitions on the record",
         )
 
 
