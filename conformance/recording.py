@@ -167,7 +167,7 @@ class Recorder:
             terminalreporter.write_line(left_out(self.choice))
         # Of the checks themselves, such as an import that fails: each cause once, since most modules have the same.
         for cause, those in _by_cause(terminalreporter.getreports("error")).items():
-            terminalreporter.write_sep("_", f"{len(those)} modules of checks: {cause}", red=True)
+            terminalreporter.write_sep("_", f"checks that cannot be imported: {len(those)}, by {cause}", red=True)
             terminalreporter.write_line(those[0].longreprtext)
         if not self.records:
             return
@@ -254,7 +254,8 @@ def _by_cause(reports: Iterable[pytest.CollectReport]) -> dict[str, list[pytest.
     """What could not be collected, by the last line of what is told of it."""
     causes: dict[str, list[pytest.CollectReport]] = {}
     for report in reports:
-        causes.setdefault(report.longreprtext.rstrip().rpartition("\n")[2].removeprefix("E").strip(), []).append(report)
+        last = report.longreprtext.rstrip().rpartition("\n")[2]
+        causes.setdefault(last.removeprefix("E   "), []).append(report)
     return causes
 
 
