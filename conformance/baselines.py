@@ -85,8 +85,8 @@ def baseline(cell: Cell, versions: Mapping[str, str], directory: Path = PARTITIO
             program = _read(path).get(str(cell.subject), {}).get(cell.backend, {}).get(str(cell.mode))
             if program is not None:
                 found[Version(program.made_with.get("transformers", "0"))] = program, path
-        for transformers in _nearest(sorted(found, reverse=True), versions.get("transformers")):
-            program, path = found[transformers]
+        if found:
+            program, path = found[_nearest(sorted(found, reverse=True), versions.get("transformers"))[0]]
             same = all(program.made_with.get(name) == _public(versions.get(name)) for name in _MADE_WITH)
             return Baseline(
                 program.left,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from conformance import environment
 from conformance.baselines import Baseline, baseline
 from conformance.checks.case import Case, clause
-from conformance.checks.products import PRODUCTS, multiplies_by
+from conformance.checks.multiplying import PRODUCTS, multiplies_by
 from conformance.checks.test_export import mutated_buffers
 from conformance.pipeline.lowering import Artifact
 from conformance.pipeline.partition import LeftOut

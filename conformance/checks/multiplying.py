@@ -1,4 +1,4 @@
-"""Products with a matrix: where a language model spends its time, and what its weights are for."""
+"""Multiplying by matrices: where a language model spends its time, and what most of its weights are for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument
 from torch.fx import Node
 
-_DENSE = ("linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum")
-#: ATen's, without namespace and overload, in exported programs and in those of the edge dialect.
-PRODUCTS = frozenset([*_DENSE, "convolution", "conv1d", "conv2d", "scaled_dot_product_attention"])
+#: Operators of ATen, without namespace and overload, in exported programs and in those of the edge dialect.
+PRODUCTS = frozenset(
+    {
+        *("linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum"),
+        *("convolution", "conv1d", "conv2d", "scaled_dot_product_attention"),
+    }
+)
 
 
 def multiplies_by(program: ExportedProgram, name: str) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from conformance.checks.products import multiplies_by
+from conformance.checks.multiplying import multiplies_by
 
 
 class _Model(nn.Module):
