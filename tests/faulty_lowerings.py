@@ -22,15 +22,18 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassResult
 
-from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
+from conformance.pipeline.backends import Backend
 from conformance.pipeline.backends import xnnpack as good
 from conformance.pipeline.backends.recipes import checked_edge, in_place_emission, no_passes
 
+#: Each fault that changes logits changes them by more than half of their scale. At 1e-5, the tolerance of real
+#: backends, a machine on which right kernels round worse (1.5e-5, seen once) would blame them in place of the fault.
+_TOLERANCE = 1e-3
 _MATRIX_PRODUCTS = ("linear.default", "addmm.default", "mm.default")
 
 
 def _backend(name: str, partitioners: Callable[[], list[Any]], **others: Any) -> Backend:
-    return Backend(name, partitioners, FLOAT32_TOLERANCE, delegating=True, **{"declares": good.declares, **others})
+    return Backend(name, partitioners, _TOLERANCE, delegating=True, **{"declares": good.declares, **others})
 
 
 class TakesNothingAtFirst(XnnpackPartitioner):  # type: ignore[misc]  # ExecuTorch has no types

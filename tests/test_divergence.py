@@ -88,7 +88,7 @@ def test_fault_is_found_where_it_is(
     assert divergence is not None
     assert divergence.obstacle is None
     assert divergence.first is not None
-    assert divergence.first.step is step
+    assert divergence.first.step is step, divergence.steps
     assert all(each.right for each in divergence.steps[:-1])
     report = divergence.operators
     assert (report is None) == (operator is None)
