@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from benchmarks.pairs import BASE, OURS, note
-from conformance.matrix import ROOT, Tier, load_matrix
-from conformance.records import load_run
+from conformance.core.paths import ROOT
+from conformance.matrix.schema import Tier, load_matrix
+from conformance.records.run import load_run
 
 #: After so many architectures, everything that is imported once has been.
 _SETTLED = 10

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from benchmarks.pairs import BASE, OURS, note
-from conformance.contract import Mode
+from conformance.core.contract import Mode
+from conformance.exporters.resolve import resolve
 from conformance.pipeline import stages
-from conformance.pipeline.workbench import Workbench
-from conformance.subjects.resolve import resolve
+from conformance.pipeline.builder import Builder
 
 #: Of those that both can export, with one mechanism each: grouped queries, a sliding window, learned positions.
 ARCHITECTURES = ("llama", "mistral", "gpt2")
@@ -28,14 +28,14 @@ pytestmark = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def workbench() -> Workbench:
+def builder() -> Builder:
     """Programs of the architecture that is being measured."""
     torch.set_num_threads(1)
-    return Workbench({name: resolve(name) for name in SIDES})
+    return Builder({name: resolve(name) for name in SIDES})
 
 
-def test_export(benchmark: Any, workbench: Workbench, architecture: str, subject: str) -> None:
-    exporter = workbench.subject(subject)
+def test_export(benchmark: Any, builder: Builder, architecture: str, subject: str) -> None:
+    exporter = builder.subject(subject)
     note(benchmark, f"{architecture}: export", SIDES[subject], BOUND)
 
     def fresh() -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -45,10 +45,10 @@ def test_export(benchmark: Any, workbench: Workbench, architecture: str, subject
 
 
 @pytest.mark.parametrize("mode", list(Mode))
-def test_call(benchmark: Any, workbench: Workbench, architecture: str, subject: str, mode: Mode) -> None:
+def test_call(benchmark: Any, builder: Builder, architecture: str, subject: str, mode: Mode) -> None:
     """One token in the middle of the cache, or a prompt of half of it."""
-    artifact = workbench.artifact(architecture, subject, mode, BACKEND)
-    session = workbench.runtime_session(architecture, subject, mode, BACKEND)
+    artifact = builder.artifact(architecture, subject, mode, BACKEND)
+    session = builder.runtime_session(architecture, subject, mode, BACKEND)
     length = 1 if mode is Mode.DECODE else PROMPT
     ids = torch.ones((1, length), dtype=torch.long)
     position = torch.tensor([PROMPT]) if mode is Mode.DECODE else torch.arange(length)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.pairs import BASE, OURS, note
-from conformance.matrix import ROOT
+from conformance.core.paths import ROOT
 
 #: Builds, exports, lowers, loads and steps one architecture, once, as a user's script does.
 _BARE = """

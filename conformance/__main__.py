@@ -10,11 +10,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from conformance.bundles import CONSENT
-from conformance.own_models import add_commands
-from conformance.printing import one_line
-from conformance.quiet import hush
-from conformance.records import load_run
+from conformance.cli.model import add_commands
+from conformance.core.text import one_line
+from conformance.core.warnings_filter import silence_third_party
+from conformance.records.bundle import CONSENT
+from conformance.records.run import load_run
 
 #: Somebody waits for it, and large models lower for minutes.
 _LOCATE_S = 900
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("contract", help="print docs/contract.md").set_defaults(do=_contract)
     commands.add_parser("backends", help="print docs/backends.md").set_defaults(do=_backends)
-    commands.add_parser("schema", help="print conformance/run.schema.json").set_defaults(do=_schema)
+    commands.add_parser("schema", help="print conformance/records/run.schema.json").set_defaults(do=_schema)
     status = commands.add_parser("status", help="print docs/status.md from run records")
     status.add_argument("runs", nargs="+", type=Path, metavar="RUN.json")
     status.set_defaults(do=_status)
@@ -106,38 +106,38 @@ def _trust(command: argparse.ArgumentParser) -> None:
 
 
 def _contract(_: argparse.Namespace) -> None:
-    from conformance.contract import contract_page
+    from conformance.core.contract import contract_page
 
     print(contract_page(), end="")
 
 
 def _backends(_: argparse.Namespace) -> None:
-    from conformance.catalogue import backends_page
+    from conformance.cli.backends_page import backends_page
 
     print(backends_page(), end="")
 
 
 def _schema(_: argparse.Namespace) -> None:
-    from conformance.records import schema_text
+    from conformance.records.run import schema_text
 
     print(schema_text(), end="")
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from conformance.status import status_page
+    from report.status_page import status_page
 
     print(status_page([load_run(path) for path in arguments.runs]), end="")
 
 
 def _compatibility(arguments: argparse.Namespace) -> None:
-    from conformance.compatibility_page import compatibility_page
+    from report.versions_page import compatibility_page
 
     print(compatibility_page([load_run(path) for path in arguments.runs]), end="")
 
 
 def _update(arguments: argparse.Namespace) -> None:
-    from conformance.expectations import updated_matrix
-    from conformance.matrix import MATRIX_PATH
+    from conformance.matrix.schema import MATRIX_PATH
+    from conformance.matrix.update import updated_matrix
 
     update = updated_matrix(MATRIX_PATH.read_text(encoding="utf-8"), load_run(arguments.run))
     MATRIX_PATH.write_text(update.text, encoding="utf-8")
@@ -145,13 +145,13 @@ def _update(arguments: argparse.Namespace) -> None:
 
 
 def _update_partitions(arguments: argparse.Namespace) -> None:
-    from conformance.baselines import updated
+    from conformance.matrix.delegation import updated
 
     print("\n".join(updated(load_run(arguments.run))) or "nothing to change")
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from conformance.doctor import diagnose, show
+    from conformance.cli.doctor import diagnose, show
 
     diagnosis = diagnose()
     show(diagnosis)
@@ -159,14 +159,14 @@ def _doctor(_: argparse.Namespace) -> int:
 
 
 def _update_durations(arguments: argparse.Namespace) -> None:
-    from conformance.sharding import updated_durations
+    from conformance.matrix.sharding import updated_durations
 
     print("\n".join(updated_durations(load_run(arguments.run))) or "nothing to change")
 
 
 def _new(arguments: argparse.Namespace) -> None:
-    from conformance.matrix import load_matrix
-    from conformance.newcomers import add, draft
+    from conformance.cli.add_architecture import add, draft
+    from conformance.matrix.schema import load_matrix
 
     matrix = load_matrix(drafted=True)  # of several newcomers, an earlier one's reason may be still to be found
     made = draft(arguments.architecture) if arguments.force else add(arguments.architecture, matrix)
@@ -183,12 +183,12 @@ def _new(arguments: argparse.Namespace) -> None:
 
 def _partition(arguments: argparse.Namespace) -> int:
     """Exit code 1 where the program cannot be had, with the failure."""
-    from conformance.cells import Cell
-    from conformance.contract import Mode
-    from conformance.discovery import registered
+    from conformance.core.cells import Cell
+    from conformance.core.contract import Mode
+    from conformance.core.exporter_names import canonical
+    from conformance.core.suggest import unknown
+    from conformance.matrix.discovery import registered
     from conformance.pipeline.backends import BACKENDS
-    from conformance.subjects import canonical
-    from conformance.suggest import unknown
 
     named = {
         "architecture": (arguments.architecture, registered()),
@@ -199,17 +199,17 @@ def _partition(arguments: argparse.Namespace) -> int:
         if name not in known:
             raise ValueError(unknown(kind, name, known))
     print(f"lowering {arguments.architecture}, unless the store has it", file=sys.stderr, flush=True)
-    from conformance.inspecting import partition_page, show
-    from conformance.matrix import ROOT
-    from conformance.options import DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB
+    from conformance.cli.partition import partition_page, show
+    from conformance.core.paths import ROOT
+    from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError
+    from conformance.pipeline.builder import Builder
     from conformance.pipeline.store import Store
-    from conformance.pipeline.workbench import Workbench
-    from conformance.verdicts import CellFailedError, NotApplicableError, NotRunError
+    from conformance.runner.options import DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB
 
     where = (arguments.architecture, canonical(arguments.subject), Mode(arguments.mode), arguments.backend)
-    workbench = Workbench(store=Store(ROOT / DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB))
+    builder = Builder(store=Store(ROOT / DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB))
     try:
-        artifact = workbench.artifact(*where)
+        artifact = builder.artifact(*where)
     except CellFailedError as error:
         raise ValueError(f"it fails at stage {error.stage}: {error}") from error
     except (NotApplicableError, NotRunError) as error:
@@ -221,13 +221,13 @@ def _partition(arguments: argparse.Namespace) -> int:
 
 def _explore(arguments: argparse.Namespace) -> int:
     """Exit code 1 where something was found."""
-    from conformance.cells import EXPORTED
-    from conformance.contract import Mode
-    from conformance.discovery import registered
-    from conformance.options import split_names
+    from conformance.core.cells import EXPORTED
+    from conformance.core.contract import Mode
+    from conformance.core.exporter_names import canonical
+    from conformance.core.suggest import unknown
+    from conformance.matrix.discovery import registered
     from conformance.pipeline.backends import BACKENDS
-    from conformance.subjects import canonical
-    from conformance.suggest import unknown
+    from conformance.runner.options import split_names
 
     running = [name for name, backend in BACKENDS.items() if backend.traits.runs]
     architectures, modes = split_names(arguments.architectures), split_names(arguments.mode)
@@ -249,11 +249,11 @@ def _explore(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from conformance.exploring import Question, explore
-    from conformance.pipeline.warming import warm_up
-    from conformance.subjects.resolve import resolve
+    from conformance.explore.search import Question, explore
+    from conformance.exporters.resolve import resolve
+    from conformance.pipeline.warmup import warm_up
 
-    hush()
+    silence_third_party()
     torch.set_num_threads(1)
     subject = resolve(canonical(arguments.subject))
     question = Question(subject.name, arguments.backend, [Mode(name) for name in modes], seed)
@@ -268,13 +268,13 @@ def _explore(arguments: argparse.Namespace) -> int:
 
 
 def _pin(arguments: argparse.Namespace) -> None:
-    from conformance.cells import EXPORTED
-    from conformance.contract import CHECKED
-    from conformance.discovery import registered
-    from conformance.finds import pinned, read_find, read_pins, write_pins
+    from conformance.core.cells import EXPORTED
+    from conformance.core.contract import CHECKED
+    from conformance.core.exporter_names import is_own
+    from conformance.core.suggest import unknown
+    from conformance.explore.findings import pinned, read_find, read_pins, write_pins
+    from conformance.matrix.discovery import registered
     from conformance.pipeline.backends import BACKENDS
-    from conformance.subjects import is_own
-    from conformance.suggest import unknown
 
     finds = [read_find(path) for path in arguments.finds]
     for find in finds:
@@ -287,8 +287,8 @@ def _pin(arguments: argparse.Namespace) -> None:
                 raise ValueError(unknown(kind, name, known))
         if not is_own(find.subject) and not arguments.trust_subject:
             raise ValueError(f"its exporter {find.subject} is code; if you trust it, add {CONSENT}")
-    from conformance.exploring import Isolated
-    from conformance.subjects.resolve import resolve
+    from conformance.explore.search import Isolated
+    from conformance.exporters.resolve import resolve
 
     subjects = dict.fromkeys(find.subject for find in finds)
     judge = Isolated([resolve(name) for name in subjects])
@@ -321,25 +321,25 @@ def _locate(arguments: argparse.Namespace) -> int:
 
 def _replay(arguments: argparse.Namespace, seconds: int | None = None) -> int:
     """Exit code 0 for FIXED, 1 for STILL FAILING, 2 for CANNOT RUN."""
-    from conformance.bundles import BundleError, read_bundle
-    from conformance.isolation import Limits
+    from conformance.process.worker import Limits
+    from conformance.records.bundle import BundleError, read_bundle
 
     try:
         bundle = read_bundle(arguments.bundle)
     except BundleError as error:
         print(f"CANNOT RUN: {one_line(str(error), most=1000)}")
         return 2
-    from conformance.matrix import ROOT
-    from conformance.options import (
+    from conformance.core.paths import ROOT
+    from conformance.failures.replay import Outcome, announcement, replay_within
+    from conformance.pipeline.store import Store
+    from conformance.runner.options import (
         DEFAULT_MEMORY_LIMIT_MIB,
         DEFAULT_STORE,
         DEFAULT_STORE_LIMIT_MIB,
         DEFAULT_TIME_LIMIT_S,
     )
-    from conformance.pipeline.store import Store
-    from conformance.replaying import Outcome, announcement, replay_within
 
-    hush()
+    silence_third_party()
     print(announcement(bundle), flush=True)
     limits = Limits(DEFAULT_TIME_LIMIT_S + (seconds or 0), DEFAULT_MEMORY_LIMIT_MIB)
     store = Store(ROOT / DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from conformance.hosts import add_hosts, require_alike
-from conformance.options import add_options, read_options
-from conformance.plugin import ConformancePlugin
-from conformance.recording import Recorder
+from conformance.runner.hosts import add_hosts, require_alike
+from conformance.runner.options import add_options, read_options
+from conformance.runner.plugin import ConformancePlugin
+from conformance.runner.recorder import Recorder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

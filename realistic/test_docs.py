@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.matrix import ROOT
-from tests.checkpoints import write_checkpoint
+from conformance.core.paths import ROOT
+from tests.support.checkpoints import write_checkpoint
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from conformance.matrix import ROOT
-from conformance.records import load_run
-from conformance.verdicts import Verdict
-from tests.checkpoints import REALISTIC, write_checkpoint
+from conformance.core.paths import ROOT
+from conformance.core.verdicts import Verdict
+from conformance.records.run import load_run
+from tests.support.checkpoints import REALISTIC, write_checkpoint
 
 _VOCAB = 32_000
 #: What `check` may take, as a multiple of the weights in float32. It took 11.8: two models, the exported program and a

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conformance.printing import one_line
+from conformance.core.text import one_line
 from report.errors import ReportError
 from report.text import plural
 
@@ -140,7 +140,7 @@ def _number(text: str) -> float:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from conformance.matrix import MatrixError, load_matrix
+    from conformance.matrix.schema import MatrixError, load_matrix
     from report.bundles import archives, gather
     from report.loading import load_all
     from report.site import Settings, build, write

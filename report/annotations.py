@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from conformance.printing import one_line, shown
-from conformance.records import CellRecord, RunRecord
-from conformance.verdicts import ACCEPTABLE, Verdict
+from conformance.core.text import one_line, shown
+from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.records.run import CellRecord, RunRecord
 from report.compare import Comparison, Measured
 from report.grouping import grouped, grouped_cells, unrun
 from report.model import Variant

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from conformance.printing import shown
-from conformance.verdicts import Verdict
+from conformance.core.text import shown
+from conformance.core.verdicts import Verdict
 from report.model import Standing
 
 _COLOURS = {

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from conformance.bundles import FACTS, BundleError, read_bundle
-from conformance.records import CellRecord, RunRecord
+from conformance.records.bundle import FACTS, BundleError, read_bundle
+from conformance.records.run import CellRecord, RunRecord
 from report.causes import causes
 from report.errors import ReportError
 from report.model import by_architecture

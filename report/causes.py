@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from conformance.records import CellRecord
-from conformance.verdicts import ACCEPTABLE, Verdict
+from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.records.run import CellRecord
 from report.model import QUIET, Standing, Variant, standing, variant_of
 from report.names import plain_link, slug
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from conformance.records import CellRecord, RunRecord
-from conformance.verdicts import ACCEPTABLE, Stage, Verdict
+from conformance.core.verdicts import ACCEPTABLE, Stage, Verdict
+from conformance.records.run import CellRecord, RunRecord
 from report.errors import ReportError
 from report.model import Variant, variant_of
 

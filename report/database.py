@@ -12,7 +12,7 @@ from pathlib import Path
 
 import duckdb
 
-from conformance.printing import one_line
+from conformance.core.text import one_line
 from report.errors import ReportError
 
 #: Enough for any record; DuckDB's own limit of 16 MiB would be 30000 cells.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from conformance.records import CellRecord, PartitionRecord
+from conformance.records.run import CellRecord, PartitionRecord
 from report.compare import delegated_share
 from report.model import Variant, variant_of
 from report.plots import number

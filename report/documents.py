@@ -11,8 +11,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from conformance.records import CellRecord, Environment, RunInfo
-from conformance.verdicts import Stage, Verdict
+from conformance.core.verdicts import Stage, Verdict
+from conformance.records.run import CellRecord, Environment, RunInfo
 
 SCHEMA_VERSION: Literal[1] = 1
 

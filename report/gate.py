@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from conformance.printing import one_line
-from conformance.records import UNREACHED, CellRecord, RunRecord
-from conformance.verdicts import Verdict
+from conformance.core.text import one_line
+from conformance.core.verdicts import Verdict
+from conformance.records.run import UNREACHED, CellRecord, RunRecord
 from report.compare import Change, Comparison, Difference, Measured
 from report.errors import ReportError
 from report.grouping import DifferenceGroup, grouped, unrun

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from conformance.records import CellRecord
-from conformance.verdicts import ACCEPTABLE, Verdict
+from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.records.run import CellRecord
 from report.compare import Change, Comparison, Difference
 from report.model import Standing, Variant, variant_of
 

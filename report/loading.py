@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from conformance.cells import Cell
-from conformance.contract import Mode
-from conformance.records import CellRecord, NoRunError, PartitionRecord, RunRecord, load_run
+from conformance.core.cells import Cell
+from conformance.core.contract import Mode
+from conformance.records.run import CellRecord, NoRunError, PartitionRecord, RunRecord, load_run
 from report.errors import ReportError
 
 #: What DuckDB, JavaScript and a picture can still tell from its neighbours.

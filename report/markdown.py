@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from conformance.printing import one_line
+from conformance.core.text import one_line
 
 #: Everything that Markdown or HTML acts on, as character references: they never count as structure. An underscore
 #: inside a word is left alone, since nearly every name has one.

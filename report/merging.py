@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conformance.records import DIRTY, Environment, RunInfo, RunRecord, RunWriter, Since
-from conformance.sharding import Shard, read_shard
+from conformance.matrix.sharding import Shard, read_shard
+from conformance.records.run import DIRTY, Environment, RunInfo, RunRecord, RunWriter, Since
 from report.errors import ReportError
 from report.loading import when
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from conformance.cells import EAGER, EXPORTED
-from conformance.contract import Chapter
-from conformance.records import CellRecord
-from conformance.verdicts import ACCEPTABLE, Stage, Verdict
+from conformance.core.cells import EAGER, EXPORTED
+from conformance.core.contract import Chapter
+from conformance.core.verdicts import ACCEPTABLE, Stage, Verdict
+from conformance.records.run import CellRecord
 
 #: What deserves a reader's attention first.
 WORST_FIRST = (

@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from conformance.records import DIRTY
+from conformance.records.run import DIRTY
 
 _SAFE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 #: Windows takes these for devices, whatever their suffix.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from conformance.records import CellRecord
+from conformance.records.run import CellRecord
 from report.model import Variant, variant_of
 
 #: SEN-1 asks for effects of at least this many tolerances.

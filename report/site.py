@@ -13,11 +13,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from conformance.matrix import Matrix
-from conformance.printing import shown
-from conformance.reading import read_plain
-from conformance.records import RunRecord
-from conformance.verdicts import Stage, Verdict
+from conformance.core.files import read_regular_file
+from conformance.core.text import shown
+from conformance.core.verdicts import Stage, Verdict
+from conformance.matrix.schema import Matrix
+from conformance.records.run import RunRecord
 from report import badges, documents, plots, views
 from report.bundles import Archive, Bundled, write_archives
 from report.causes import Cause, causes
@@ -165,7 +165,7 @@ def write(files: Mapping[str, str], directory: Path, archives: Sequence[Archive]
 def _written(manifest: Path) -> list[str]:
     """What an earlier build wrote; a manifest that names anything outside its directory is none of ours."""
     try:
-        names = json.loads(read_plain(manifest, MOST_BYTES))
+        names = json.loads(read_regular_file(manifest, MOST_BYTES))
         paths = [PurePosixPath(name) for name in names]
     except (ValueError, TypeError, RecursionError) as error:
         raise ReportError(f"{manifest} is damaged: {error}") from error

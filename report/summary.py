@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from conformance.records import CellRecord, RunRecord
-from conformance.verdicts import ACCEPTABLE, Verdict
+from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.records.run import CellRecord, RunRecord
 from report.compare import Change, Comparison, Measured
 from report.grouping import CellGroup, DifferenceGroup, grouped, grouped_cells, unrun
 from report.loading import when

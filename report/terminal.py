@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conformance.printing import one_line
+from conformance.core.text import one_line
 
 #: Wide enough for any row: what is piped is read by programs, which do not know of a row that was broken.
 _UNBOUNDED = 100_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from conformance.records import CellRecord, RunRecord
-from conformance.verdicts import Verdict
+from conformance.core.verdicts import Verdict
+from conformance.records.run import CellRecord, RunRecord
 from report.model import QUIET, Columns, Standing, Variant, by_architecture, cells_of, columns, variant_standing
 
 #: What a verdict depends on, and a reader asks for: "with which versions?"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from conformance.cells import EAGER, EXPORTED
-from conformance.verdicts import Stage, Verdict
+from conformance.core.cells import EAGER, EXPORTED
+from conformance.core.verdicts import Stage, Verdict
 from report.database import Database
 from report.errors import ReportError
 from report.model import HOMES, QUIET, STAGES, WORST_FIRST, Standing

@@ -15,9 +15,9 @@ import jsonschema
 import referencing
 import referencing.exceptions
 
-from conformance.printing import one_line
-from conformance.reading import read_plain
-from conformance.records import run_schema
+from conformance.core.files import read_regular_file
+from conformance.core.text import one_line
+from conformance.records.run import run_schema
 from report.bundles import sound_archive
 from report.errors import ReportError
 from report.loading import load
@@ -116,7 +116,7 @@ def _site(directory: Path) -> Finding:
         if name in packed:
             continue
         try:
-            texts[name] = read_plain(directory / name, MOST_BYTES).decode("utf-8")
+            texts[name] = read_regular_file(directory / name, MOST_BYTES).decode("utf-8")
         except FileNotFoundError:
             problems.append(f"{name} is missing")
         except (OSError, UnicodeDecodeError) as error:
@@ -141,7 +141,7 @@ def _site(directory: Path) -> Finding:
 
 def _listed(directory: Path) -> list[str]:
     try:
-        names = json.loads(read_plain(directory / MANIFEST, MOST_BYTES))
+        names = json.loads(read_regular_file(directory / MANIFEST, MOST_BYTES))
     except FileNotFoundError:
         raise ReportError(f"{directory} holds no report: it has no {MANIFEST}") from None
     except (OSError, ValueError, RecursionError) as error:

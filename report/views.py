@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
-from conformance.cells import EAGER, EXPORTED
-from conformance.contract import CLAUSES
-from conformance.matrix import Matrix, Row
-from conformance.records import CellRecord, RunRecord
-from conformance.verdicts import Verdict
+from conformance.core.cells import EAGER, EXPORTED
+from conformance.core.contract import CLAUSES
+from conformance.core.verdicts import Verdict
+from conformance.matrix.schema import Matrix, Row
+from conformance.records.run import CellRecord, RunRecord
 from report.causes import Cause, causes
 from report.grouping import unrun
 from report.loading import when

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from conformance.garbage import importing, settle
+from conformance.core.gc_tuning import importing, settle
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,22 +17,24 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from conformance import baselines, options
 from conformance.__main__ import main
-from conformance.bundles import CONSENT, FACTS, Bundle, BundleError, read_bundle, write_bundle
-from conformance.compatibility_page import compatibility_page
-from conformance.contract import Mode
-from conformance.expectations import updated_matrix
-from conformance.isolation import Limits
-from conformance.matrix import MatrixError, load_matrix
-from conformance.models import CONFIGS, config_values, fixture_config
-from conformance.options import add_options, read_options
-from conformance.printing import one_line
-from conformance.reading import json_file, read_plain
-from conformance.records import RunRecord
-from conformance.replaying import Outcome, announcement, replay, replay_within
-from conformance.status import status_page
-from conformance.subjects.resolve import UnknownSubjectError, resolve
+from conformance.core.contract import Mode
+from conformance.core.files import json_file, read_regular_file
+from conformance.core.paths import CONFIGS
+from conformance.core.text import one_line
+from conformance.exporters.resolve import UnknownExporterError, resolve
+from conformance.failures.replay import Outcome, announcement, replay, replay_within
+from conformance.matrix import delegation as baselines
+from conformance.matrix.schema import MatrixError, load_matrix
+from conformance.matrix.update import updated_matrix
+from conformance.models.fixtures import config_values, fixture_config
+from conformance.process.worker import Limits
+from conformance.records.bundle import CONSENT, FACTS, Bundle, BundleError, read_bundle, write_bundle
+from conformance.records.run import RunRecord
+from conformance.runner import options
+from conformance.runner.options import add_options, read_options
+from report.status_page import status_page
+from report.versions_page import compatibility_page
 from tests.report.samples import HOSTILE, partition, runs
 from tests.report.samples import cell as recorded
 from tests.report.samples import run as run_of
@@ -72,12 +74,12 @@ def test_only_ordinary_files_of_their_size_are_read(tmp_path: Path) -> None:
     plain.write_bytes(b"12345678")
     link.symlink_to(plain)
     os.mkfifo(pipe)
-    assert read_plain(plain, 8) == read_plain(link, 8) == b"12345678"
+    assert read_regular_file(plain, 8) == read_regular_file(link, 8) == b"12345678"
     for path, most, follow in ((plain, 7, True), (pipe, 8, True), (tmp_path, 8, True), (link, 8, False)):
         with pytest.raises(OSError, match=r"larger|ordinary|directory|symbolic"):
-            read_plain(path, most, follow=follow)
+            read_regular_file(path, most, follow=follow)
     with pytest.raises(OSError, match="no ordinary file"):
-        read_plain(Path("/dev/zero"), 8)
+        read_regular_file(Path("/dev/zero"), 8)
 
 
 @pytest.mark.parametrize("name", ["../llama", "/etc/passwd", "a/b", "..", "", "a\0b", "a\nb", "x" * 200])
@@ -287,7 +289,7 @@ def test_no_config_of_a_bundle_loads_code(config: dict[str, Any]) -> None:
 
 
 def test_no_fixture_has_a_key_that_loads_code() -> None:
-    from conformance.models import code_keys
+    from conformance.models.fixtures import code_keys
 
     assert not [path.stem for path in CONFIGS.glob("*.json") if list(code_keys(config_values(path.stem)))]
 
@@ -375,10 +377,10 @@ def test_a_hostile_find_is_not_pinned(
 
 @pytest.mark.parametrize(
     "name",
-    ["a:b:c", ":x", ".a:b", "a.:b", "os:", "tests:faulty.x", "tests.fault\x1by:x", "é è:x", "-:-", "a" * 5000 + ":x"],
+    ["a:b:c", ":x", ".a:b", "a.:b", "os:", "tests:programs.x", "tests.fault\x1by:x", "é è:x", "-:-", "a" * 5000 + ":x"],
 )
 def test_a_name_that_is_no_subject_is_refused(name: str) -> None:
-    with pytest.raises(UnknownSubjectError) as caught:
+    with pytest.raises(UnknownExporterError) as caught:
         resolve(name)
     assert _is_one_sentence(one_line(str(caught.value)))
 
@@ -392,7 +394,7 @@ def test_a_subject_that_cannot_be_imported_is_refused(
     name = f"broken_{random.Random(body).randrange(10**9)}"
     (tmp_path / f"{name}.py").write_text(body)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UnknownSubjectError) as caught:
+    with pytest.raises(UnknownExporterError) as caught:
         resolve(f"{name}:export")
     assert len(str(caught.value).splitlines()) == 1
 

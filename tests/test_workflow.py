@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from conformance.matrix import ROOT
-from conformance.records import CellRecord, RunRecord, RunWriter
-from conformance.verdicts import Stage, Verdict
+from conformance.core.paths import ROOT
+from conformance.core.verdicts import Stage, Verdict
+from conformance.records.run import CellRecord, RunRecord, RunWriter
 from tests.report.samples import cell, run
 
 WORKFLOW: Mapping[str, Any] = YAML(typ="safe").load(ROOT / ".github" / "workflows" / "conformance.yml")

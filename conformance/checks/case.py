@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
-from conformance.baselines import PARTITIONS
-from conformance.cells import EXPORTED, Cell
-from conformance.contract import Mode
-from conformance.matrix import Undecodable
-from conformance.oracle import ROUNDINGS, Oracle, ProgramOracle
+from conformance.core.cells import EXPORTED, Cell
+from conformance.core.contract import Mode
+from conformance.core.paths import PARTITIONS
+from conformance.core.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Stage
+from conformance.decoding.oracle import ROUNDINGS, Oracle, ProgramOracle
+from conformance.decoding.scripts import DecodeScript, ScriptSpace
+from conformance.decoding.sessions import Session
+from conformance.decoding.tokenizers import RunnerTokenizer
+from conformance.exporters.resolve import Exporter
+from conformance.matrix.schema import Undecodable
 from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends.base import Precision
-from conformance.pipeline.workbench import Workbench
-from conformance.records import PartitionRecord
-from conformance.sessions import Session
-from conformance.spelling import Spelling
-from conformance.strategies import DecodeScript, ScriptSpace
-from conformance.subjects.resolve import Subject
-from conformance.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Stage
+from conformance.pipeline.builder import Builder
+from conformance.records.run import PartitionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Case:
     """
 
     cell: Cell
-    workbench: Workbench
+    builder: Builder
     examples: int
     derandomize: bool = True
     caches: tuple[str, ...] | None = None
@@ -63,33 +63,33 @@ class Case:
     @property
     def model(self) -> PreTrainedModel:
         """The fixture model."""
-        return self.workbench.model(self.cell.architecture)
+        return self.builder.model(self.cell.architecture)
 
     def model_to_export(self) -> PreTrainedModel:
         """The fixture model, newly built: whoever exports it may change it."""
-        return self.workbench.model_to_export(self.cell.architecture)
+        return self.builder.model_to_export(self.cell.architecture)
 
     @property
     def oracle(self) -> Oracle:
         """The oracle of the fixture model, which has been seen to agree with a forward pass without cache."""
-        return self.workbench.trusted_oracle(self.cell.architecture)
+        return self.builder.trusted_oracle(self.cell.architecture)
 
     @property
     def expected(self) -> Oracle | ProgramOracle:
         """What the cell's program is judged by: the oracle, or that of the model which its backend has rounded."""
         where = (self.cell.architecture, self.subject.name, self.mode)
-        return self.workbench.expected(*where, self.cell.backend)
+        return self.builder.expected(*where, self.cell.backend)
 
     @property
     def untried_oracle(self) -> Oracle:
         """The oracle, for checks of the oracle itself."""
-        return self.workbench.oracle(self.cell.architecture)
+        return self.builder.oracle(self.cell.architecture)
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> Exporter:
         """The subject under test; raises `NotApplicableError` where the cell's clause cannot be asked of it."""
         assert self.cell.subject is not None, "eager cells have no subject"
-        subject = self.workbench.subject(self.cell.subject)
+        subject = self.builder.subject(self.cell.subject)
         subject.require_clause(self.cell.clause)
         return subject
 
@@ -102,53 +102,53 @@ class Case:
     @property
     def program(self) -> ExportedProgram:
         """The subject's exported program."""
-        return self.workbench.exported(self.cell.architecture, self.subject.name, self.mode, self.cell.backend)
+        return self.builder.exported(self.cell.architecture, self.subject.name, self.mode, self.cell.backend)
 
     @property
     def backend(self) -> Backend:
         """The backend of a cell that has one."""
-        return self.workbench.backends[self.cell.backend]
+        return self.builder.backends[self.cell.backend]
 
     @property
     def precision(self) -> Precision | None:
         """How near the logits must come, where that is not by `tolerance`."""
-        backend = self.workbench.backends.get(self.cell.backend)
+        backend = self.builder.backends.get(self.cell.backend)
         return backend.precision if backend else None
 
     def disturbed(self) -> Iterator[Oracle | ProgramOracle]:
         """Oracles as good as the expected one, with other ties."""
         where = (self.cell.architecture, self.subject.name, self.mode, self.cell.backend)
         seed = 0
-        while (oracle := self.workbench.disturbed(*where, seed)) is not None:
+        while (oracle := self.builder.disturbed(*where, seed)) is not None:
             yield oracle
             seed += 1
 
     @property
     def tolerance(self) -> float:
         """The largest error that counts as equal, as a share of the logits' scale."""
-        backend = self.workbench.backends.get(self.cell.backend)
+        backend = self.builder.backends.get(self.cell.backend)
         least = backend.tolerance if backend else FLOAT32_TOLERANCE
         # Fixtures are of float32, and a bundle asks for their tolerance even where no model could be built.
-        return max(least, ROUNDINGS * self.workbench.oracle(self.cell.architecture).rounding) if self.own else least
+        return max(least, ROUNDINGS * self.builder.oracle(self.cell.architecture).rounding) if self.own else least
 
     @property
-    def spelling(self) -> Spelling:
+    def spelling(self) -> RunnerTokenizer:
         """How a runner is told token ids: the checkpoint's own tokenizer, or a letter for each id."""
-        return self.workbench.spelling(self.cell.architecture)
+        return self.builder.spelling(self.cell.architecture)
 
     @property
     def space(self) -> ScriptSpace:
         """The scripts this cell's program can be asked to follow."""
         vocab = int(self.model.config.get_text_config().vocab_size)
-        length = self.workbench.cache_length(self.cell.architecture)
+        length = self.builder.cache_length(self.cell.architecture)
         return ScriptSpace(vocab, length, 1 if self.cell.mode is Mode.DECODE else length)
 
     def new_session(self) -> Session:
         """A decoder with fresh caches: the exported program's or the runtime's, as the cell says."""
         where = (self.cell.architecture, self.subject.name, self.mode)
         if self.cell.backend == EXPORTED:
-            return self.workbench.exported_session(*where)
-        return self.workbench.runtime_session(*where, self.cell.backend)
+            return self.builder.exported_session(*where)
+        return self.builder.runtime_session(*where, self.cell.backend)
 
     def session_of(self, program: ExportedProgram) -> Session:
         """A decoder with fresh caches of another exported program of the subject's."""
@@ -229,7 +229,7 @@ def require_undecodable(case: Case, known: Undecodable) -> None:
         CellFailedError: It fails otherwise, or decodes after all.
     """
     try:
-        case.workbench.trusted_oracle(case.cell.architecture)
+        case.builder.trusted_oracle(case.cell.architecture)
     except CellFailedError as error:
         if error.signature != known.signature:
             raise

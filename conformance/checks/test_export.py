@@ -12,9 +12,9 @@ from torch.utils._pytree import TreeSpec
 from transformers import Cache
 
 from conformance.checks.case import Case, clause, tensors
-from conformance.oracle import cache_states
-from conformance.strategies import text
-from conformance.verdicts import ClauseViolationError, Stage, StageError
+from conformance.core.verdicts import ClauseViolationError, Stage, StageError
+from conformance.decoding.oracle import cache_states
+from conformance.decoding.scripts import text
 
 _INPUTS = {"input_ids": 2, "cache_position": 1}
 
@@ -93,7 +93,7 @@ def test_dynamic_length(case: Case) -> None:
         raise _violation("length-fixed", f"input_ids has a sequence length of {length}", "a dynamic one")
     for tokens in (1, 2, case.space.length - 1, case.space.length):
         where = (case.cell.architecture, case.subject.name, case.mode)
-        session = case.workbench.exported_session(*where)
+        session = case.builder.exported_session(*where)
         try:
             session.step(*tensors(text(0, tokens, case.space.vocab), 0))
         except StageError as error:

@@ -14,11 +14,11 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from conformance.checks.case import Case, clause
-from conformance.checks.following import follow
+from conformance.checks.compare import follow
+from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, at
+from conformance.decoding.scripts import in_chunks, text, token_by_token
+from conformance.exporters.resolve import Exporter
 from conformance.pipeline.stages import example_inputs
-from conformance.strategies import in_chunks, text, token_by_token
-from conformance.subjects.resolve import Subject
-from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage, at
 
 #: Changes named before "and N more".
 _SHOWN = 3
@@ -58,7 +58,7 @@ def test_saved_and_loaded(case: Case) -> None:
 @clause("EXP-8")
 def test_model_is_left_alone(case: Case) -> None:
     """The model and torch's own settings, after the export whose program the other clauses judge."""
-    left = case.workbench.left_behind(case.cell.architecture, case.subject.name, case.mode)
+    left = case.builder.side_effects(case.cell.architecture, case.subject.name, case.mode)
     if left:
         more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
         raise _violation("model-changed", f"changed: {'; '.join(left[:_SHOWN])}{more}", "the model as it was")
@@ -89,7 +89,7 @@ def test_misconfigured(case: Case) -> None:
     case.metrics["misconfigurations"] = refused
 
 
-def _assert_refused(subject: Subject, model: PreTrainedModel, what: str, words: tuple[str, ...]) -> None:
+def _assert_refused(subject: Exporter, model: PreTrainedModel, what: str, words: tuple[str, ...]) -> None:
     with mock.patch("torch.export.export", side_effect=_TracingBegan):
         try:
             # With examples: a subject that has none of its own is EXP-6's affair, and would refuse everything here.

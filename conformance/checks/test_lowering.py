@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from conformance import environment
-from conformance.baselines import Baseline, baseline
 from conformance.checks.case import Case, clause
-from conformance.checks.multiplying import PRODUCTS, multiplies_by
+from conformance.checks.matmul import PRODUCTS, multiplies_by
 from conformance.checks.test_export import mutated_buffers
+from conformance.core.verdicts import ClauseViolationError, Stage
+from conformance.matrix.delegation import Baseline, baseline
 from conformance.pipeline.lowering import Artifact
 from conformance.pipeline.partition import LeftOut
-from conformance.records import PartitionRecord
-from conformance.verdicts import ClauseViolationError, Stage
+from conformance.records import environment
+from conformance.records.run import PartitionRecord
 
 #: Names shown before "and N more".
 _SHOWN = 5
@@ -53,12 +53,12 @@ def test_lowers(case: Case) -> None:
 @clause("LOW-2")
 def test_partition_is_complete(case: Case) -> None:
     """Asked again, the partitioner finds nothing more."""
-    leftover = _artifact(case).partition.leftover
-    case.metrics["leftover"] = len(leftover)
-    if leftover:
+    partitioner_would_take = _artifact(case).partition.partitioner_would_take
+    case.metrics["leftover"] = len(partitioner_would_take)
+    if partitioner_would_take:
         raise _violation(
             "partition-incomplete",
-            f"{len(leftover)} more: {_some(leftover)}",
+            f"{len(partitioner_would_take)} more: {_some(partitioner_would_take)}",
             "nothing left that the partitioner would take",
         )
 
@@ -85,7 +85,7 @@ def test_weights_live_once(case: Case) -> None:
     artifact = _artifact(case)
     emission = artifact.emission
     case.metrics.update(constant_bytes=emission.constant_bytes, exported_constant_bytes=emission.exported_bytes)
-    matrices = [name for name in artifact.partition.handed_in if multiplies_by(case.program, name)]
+    matrices = [name for name in artifact.partition.weights_as_inputs if multiplies_by(case.program, name)]
     if matrices:
         told = f"a delegate is given {_some(matrices)} at each call"
         raise _violation("weights-handed-in", told, "weights that the delegate owns")
@@ -120,7 +120,7 @@ def test_caches_stay_in_place(case: Case) -> None:
     emission = _artifact(case).emission
     held = len(mutated_buffers(case.program))
     case.metrics["caches"] = len(emission.caches)
-    absorbed = _artifact(case).partition.absorbed if case.backend.owns_state else ()
+    buffers_owned_by_delegate = _artifact(case).partition.buffers_owned_by_delegate if case.backend.owns_state else ()
     for code, names, told in (
         ("cache-returned", emission.returned, "among the program's outputs"),
         ("cache-unplanned", emission.unplanned, "without a place in planned memory"),
@@ -128,7 +128,7 @@ def test_caches_stay_in_place(case: Case) -> None:
     ):
         if names:
             raise _emission_violation(code, f"{_some(names)} {told}", "planned memory, updated in place")
-    if len(emission.caches) + len(absorbed) < held:
+    if len(emission.caches) + len(buffers_owned_by_delegate) < held:
         raise _emission_violation(
             "cache-lost", f"{len(emission.caches)} mutable buffers", f"{held}, as in the exported program"
         )
@@ -154,7 +154,7 @@ def test_planned_memory_is_bounded(case: Case) -> None:
 @clause("LOW-8")
 def test_lowers_the_same_again(case: Case) -> None:
     """To the same bytes."""
-    again = case.workbench.repeated(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
+    again = case.builder.repeated(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
     if again:
         raise _emission_violation("bytes-differ", again, "the same bytes as the first time")
 
@@ -162,10 +162,12 @@ def test_lowers_the_same_again(case: Case) -> None:
 @clause("LOW-9")
 def test_passes_are_applied(case: Case) -> None:
     """Every operator, inside delegates and out, carries the mark that a user's pass left on it before partitioning."""
-    unstamped = _artifact(case).partition.unstamped
-    if unstamped:
+    nodes_missing_pass_mark = _artifact(case).partition.nodes_missing_pass_mark
+    if nodes_missing_pass_mark:
         raise _violation(
-            "pass-without-effect", f"no mark of it on {_some(unstamped)}", "the result of the pass in the program"
+            "pass-without-effect",
+            f"no mark of it on {_some(nodes_missing_pass_mark)}",
+            "the result of the pass in the program",
         )
 
 
@@ -181,9 +183,11 @@ def test_partition_is_sound(case: Case) -> None:
         )
     if case.backend.owns_state:
         return
-    if partition.absorbed:
+    if partition.buffers_owned_by_delegate:
         raise _violation(
-            "cache-in-delegate", f"{_some(partition.absorbed)} mutated inside a delegate", "cache updates outside"
+            "cache-in-delegate",
+            f"{_some(partition.buffers_owned_by_delegate)} mutated inside a delegate",
+            "cache updates outside",
         )
     if partition.written:
         operator = min(partition.written.values())
@@ -195,7 +199,7 @@ def test_partition_is_sound(case: Case) -> None:
 
 
 def _artifact(case: Case) -> Artifact:
-    return case.workbench.artifact(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
+    return case.builder.artifact(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
 
 
 def assert_as_listed(left: Sequence[LeftOut], delegated: int, known: Baseline) -> None:

@@ -8,11 +8,11 @@ from itertools import chain
 from typing import Any
 
 from conformance.checks.case import Case, clause
-from conformance.contract import Mode
-from conformance.llm_runner import DEFAULT_SECONDS, Answer, Turn, converse
+from conformance.core.contract import Mode
+from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage
+from conformance.decoding.llm_runner import DEFAULT_SECONDS, Answer, Turn, converse
 from conformance.pipeline import stages
 from conformance.reference.metadata import eos_ids
-from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage
 
 #: Prompts that are tried until the answer of one ends before the cache does.
 _SEARCHED = 16
@@ -156,7 +156,7 @@ def _shown(values: Values) -> str:
 
 def _program(case: Case) -> bytes:
     where = (case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
-    return case.workbench.artifact(*where).program
+    return case.builder.artifact(*where).program
 
 
 def _sizes(case: Case) -> set[int]:

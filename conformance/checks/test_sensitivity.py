@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
-from conformance.checkpoints import WINDOWS
 from conformance.checks.case import Case, clause
-from conformance.models import default_config
-from conformance.oracle import Oracle, cache_states
+from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage
+from conformance.decoding.oracle import Oracle, cache_states
+from conformance.decoding.scripts import text
+from conformance.models.checkpoints import WINDOWS
+from conformance.models.fixtures import default_config
 from conformance.reference.transformers_api import cache_argument, layer_types, lets_choose_experts
-from conformance.strategies import text
-from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage
 
 #: A fault must move the logits by this many tolerances, or the parity checks could miss a fainter one of its kind.
 LEAST_EFFECT = 100
@@ -76,7 +76,7 @@ def test_fixture_is_whole(case: Case) -> None:
             expected=f"at least {_LEAST_LAYERS} each of {', '.join(case.caches)}, as its row says",
         )
     # A new model, since a call may have changed the oracle's: big_bird swaps its attention for short texts, for good.
-    fixture = _parts(case.workbench.build(architecture), case.untried_oracle.new_cache())
+    fixture = _parts(case.builder.build(architecture), case.untried_oracle.new_cache())
     published = _published_parts(architecture, case.space.length)
     missing = {part: count - fixture[part] for part, count in published.items() if fixture[part] < count}
     case.metrics["parts"] = len(published)

@@ -14,10 +14,10 @@ import torch
 from executorch.exir import EdgeProgramManager, to_edge_transform_and_lower
 from torch.export import ExportedProgram
 
+from conformance.core.verdicts import Stage, at
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.emission import EmissionReport, emission_report, held_tensors
 from conformance.pipeline.partition import PartitionReport, partition_report, stamp
-from conformance.verdicts import Stage, at
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,12 +77,12 @@ class PartitionReport:
     delegates: Mapping[str, int]
     delegated: Mapping[str, int]
     left: tuple[LeftOut, ...]
-    leftover: tuple[str, ...]
+    partitioner_would_take: tuple[str, ...]
     undeclared: tuple[str, ...]
-    handed_in: tuple[str, ...]
-    absorbed: tuple[str, ...]
+    weights_as_inputs: tuple[str, ...]
+    buffers_owned_by_delegate: tuple[str, ...]
     written: Mapping[str, str]
-    unstamped: tuple[str, ...]
+    nodes_missing_pass_mark: tuple[str, ...]
 
     @property
     def undelegated(self) -> Mapping[str, int]:
@@ -113,18 +113,18 @@ def partition_report(
     delegates = [module for module in program.graph_module.modules() if isinstance(module, LoweredBackendModule)]
     inside = [node for delegate in delegates for node in _operators(delegate.original_module.graph_module)]
     outside = [node for graph in _graphs(program.graph_module) for node in _operators(graph)]
-    leftover, reasons = _asked_again(program, partitioners)
+    partitioner_would_take, reasons = _asked_again(program, partitioners)
     delegated = Counter(map(_name, inside))
     return PartitionReport(
         delegates=dict(sorted(Counter(delegate.backend_id for delegate in delegates).items())),
         delegated=dict(sorted(delegated.items())),
         left=tuple(LeftOut(_name(node), _values(node), _source(node), reasons.get(node.name, "")) for node in outside),
-        leftover=leftover,
+        partitioner_would_take=partitioner_would_take,
         undeclared=tuple(name for name in sorted(delegated) if declares and not declares(_short(name))),
-        handed_in=tuple(sorted(_handed_in(program))),
-        absorbed=tuple(sorted(_absorbed(delegates))),
+        weights_as_inputs=tuple(sorted(_handed_in(program))),
+        buffers_owned_by_delegate=tuple(sorted(_absorbed(delegates))),
         written=dict(sorted(_written(program))),
-        unstamped=tuple(sorted({_name(node) for node in (*inside, *outside) if _STAMP not in node.meta})),
+        nodes_missing_pass_mark=tuple(sorted({_name(node) for node in (*inside, *outside) if _STAMP not in node.meta})),
     )
 
 
@@ -164,7 +164,7 @@ def _source(node: Node) -> str:
 
 def _asked_again(program: ExportedProgram, partitioners: Sequence[Any]) -> tuple[tuple[str, ...], dict[str, str]]:
     """The nodes that would be taken now, and by node what the partitioners said against the others."""
-    leftover: list[str] = []
+    partitioner_would_take: list[str] = []
     with _heard() as reasons:
         for partitioner in partitioners:
             nodes = [node for node in program.graph.nodes if node.op == "call_function"]
@@ -172,10 +172,10 @@ def _asked_again(program: ExportedProgram, partitioners: Sequence[Any]) -> tuple
             partitioner.partition(program)
             for node, tag in zip(nodes, before, strict=True):
                 if node.meta.pop("delegation_tag", None) is not None:
-                    leftover.append(f"{node.name} ({_name(node)})")
+                    partitioner_would_take.append(f"{node.name} ({_name(node)})")
                 if tag is not None:
                     node.meta["delegation_tag"] = tag
-    return tuple(leftover), reasons
+    return tuple(partitioner_would_take), reasons
 
 
 @contextmanager

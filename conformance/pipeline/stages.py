@@ -14,10 +14,12 @@ from executorch.runtime import Method, Runtime
 from torch.export import Dim, ExportedProgram
 from transformers import AutoConfig, PreTrainedModel
 
-from conformance.checkpoints import Checkpoint, load_model
-from conformance.contract import Mode
-from conformance.discovery import registered
-from conformance.models import (
+from conformance.core.contract import Mode
+from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, at
+from conformance.exporters.resolve import Exporter
+from conformance.matrix.discovery import registered
+from conformance.models.checkpoints import Checkpoint, load_model
+from conformance.models.fixtures import (
     BATCH_SIZE,
     UnknownKeyError,
     build_model,
@@ -26,8 +28,6 @@ from conformance.models import (
     fixture_config,
     has_fixture,
 )
-from conformance.subjects.resolve import Subject
-from conformance.verdicts import ClauseViolationError, NotApplicableError, Stage, at
 
 #: Length of the example in dynamic mode; more than 1, since export would otherwise fix the length at 1.
 _DYNAMIC_EXAMPLE_LENGTH = 3
@@ -66,7 +66,7 @@ def _fixture_config(architecture: str) -> Any:
         ) from None
 
 
-def export(subject: Subject, model: PreTrainedModel, mode: Mode) -> ExportedProgram:
+def export(subject: Exporter, model: PreTrainedModel, mode: Mode) -> ExportedProgram:
     """The subject's program for `model`, with example inputs of the suite's choice."""
     subject.require(mode)
     with at(Stage.EXPORT):

@@ -28,10 +28,10 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
+from conformance.core.files import read_regular_file
 from conformance.pipeline import emission, lowering, partition
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.lowering import Artifact
-from conformance.reading import read_plain
 
 #: Packages whose every file has a say in what lowering gives.
 _LOWERING_PACKAGES = ("torch", "executorch", "torchao")
@@ -63,7 +63,7 @@ class Store:
         """The artifact under `key`; None if there is none, or it is not what was put there."""
         path = self._path(key)
         try:
-            digest, _, body = read_plain(path, self.limit * _MIB, follow=False).partition(b"\n")
+            digest, _, body = read_regular_file(path, self.limit * _MIB, follow=False).partition(b"\n")
         except OSError:
             return None
         if hashlib.sha256(body).hexdigest().encode() != digest:

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, sync_playwright
 
-from conformance.records import RunRecord, RunWriter
-from conformance.verdicts import Stage, Verdict
+from conformance.core.verdicts import Stage, Verdict
+from conformance.records.run import RunRecord, RunWriter
 from report.__main__ import main
 from tests.report.sample_runs import RUNS, write_bundles
 from tests.report.samples import HOSTILE, cell, run

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from conformance.records import RunRecord, RunWriter
+from conformance.records.run import RunRecord, RunWriter
 from report.__main__ import main
 
 

@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from conformance.bundles import Bundle, write_bundle
-from conformance.cells import Cell
-from conformance.contract import BOTH_MODES, CHECKED, Level, Mode
-from conformance.judging import bare_record
-from conformance.matrix import ROOT
-from conformance.records import (
+from conformance.core.cells import Cell
+from conformance.core.contract import BOTH_MODES, CHECKED, Level, Mode
+from conformance.core.paths import ROOT
+from conformance.core.verdicts import Stage, Verdict
+from conformance.records.bundle import Bundle, write_bundle
+from conformance.records.run import (
     DIRTY,
     CellRecord,
     Environment,
@@ -25,7 +25,7 @@ from conformance.records import (
     RunRecord,
     RunWriter,
 )
-from conformance.verdicts import Stage, Verdict
+from conformance.runner.judge import bare_record
 from report.model import STAGES
 
 RUNS = ROOT / "fixtures" / "runs"

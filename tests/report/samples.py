@@ -6,10 +6,10 @@ import dataclasses
 
 from hypothesis import strategies as st
 
-from conformance.cells import EAGER, EXPORTED, Cell
-from conformance.contract import CHECKED, Mode
-from conformance.judging import bare_record
-from conformance.records import (
+from conformance.core.cells import EAGER, EXPORTED, Cell
+from conformance.core.contract import CHECKED, Mode
+from conformance.core.verdicts import Stage, Verdict
+from conformance.records.run import (
     DIRTY,
     CellRecord,
     Environment,
@@ -18,7 +18,7 @@ from conformance.records import (
     RunInfo,
     RunRecord,
 )
-from conformance.verdicts import Stage, Verdict
+from conformance.runner.judge import bare_record
 
 #: What a stranger's exporter or a stranger's record may be called, or may say.
 HOSTILE = (

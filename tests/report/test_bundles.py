@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from conformance.bundles import Bundle, write_bundle
-from conformance.cells import Cell
-from conformance.contract import Mode
-from conformance.records import CellRecord
-from conformance.verdicts import Stage, Verdict
+from conformance.core.cells import Cell
+from conformance.core.contract import Mode
+from conformance.core.verdicts import Stage, Verdict
+from conformance.records.bundle import Bundle, write_bundle
+from conformance.records.run import CellRecord
 from report.bundles import Bundled, gather
 from tests.report.harness import Report
 from tests.report.samples import HOSTILE, cell, run

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.matrix import ROOT
-from conformance.records import RunRecord, RunWriter, cell_to_json
+from conformance.core.paths import ROOT
+from conformance.records.run import RunRecord, RunWriter, cell_to_json
 from tests.report.harness import Report
 from tests.report.samples import cell, partition, run
 

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 
-from conformance.records import CellRecord, RunRecord
-from conformance.verdicts import Stage, Verdict
+from conformance.core.verdicts import Stage, Verdict
+from conformance.records.run import CellRecord, RunRecord
 from report.compare import Change, Margins, classify, compare
 from report.grouping import groups
 from tests.report.samples import cell, partition, run, runs

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conformance.records import CellRecord, RunRecord
-from conformance.verdicts import Stage, Verdict
+from conformance.core.verdicts import Stage, Verdict
+from conformance.records.run import CellRecord, RunRecord
 from tests.report.harness import Report
 from tests.report.samples import HOSTILE, cell, partition, run, runs
 

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from conformance.records import UNREACHED, CellRecord, RunRecord, Since
-from conformance.verdicts import Stage, Verdict
+from conformance.core.verdicts import Stage, Verdict
+from conformance.records.run import UNREACHED, CellRecord, RunRecord, Since
 from tests.report.harness import Report
 from tests.report.samples import cell, partition, run
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.records import RunRecord
-from conformance.verdicts import Verdict
+from conformance.core.verdicts import Verdict
+from conformance.records.run import RunRecord
 from report.errors import ReportError
 from report.loading import load
 from report.merging import Named, merge

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.matrix import load_matrix
-from conformance.records import ExpectedFailure, RunRecord
-from conformance.verdicts import Stage, Verdict
+from conformance.core.verdicts import Stage, Verdict
+from conformance.matrix.schema import load_matrix
+from conformance.records.run import ExpectedFailure, RunRecord
 from report.bundles import gather
 from report.errors import ReportError
 from report.loading import when

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from conformance.records import CellRecord
-from conformance.verdicts import Stage, Verdict
+from conformance.core.verdicts import Stage, Verdict
+from conformance.records.run import CellRecord
 from report.annotations import annotate
 from report.compare import compare
 from report.markdown import code

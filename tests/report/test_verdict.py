@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.records import CellRecord
-from conformance.verdicts import Verdict
+from conformance.core.verdicts import Verdict
+from conformance.records.run import CellRecord
 from tests.report.harness import Report
 from tests.report.samples import cell, run
 

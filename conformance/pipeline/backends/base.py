@@ -9,7 +9,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from conformance.cells import BackendTraits
+from conformance.core.cells import BackendTraits
 from conformance.pipeline.backends.recipes import checked_edge, in_place_emission, no_passes
 
 #: Share of the logits' scale. Float32 agrees to 1e-7 to 3e-6 over the core architectures, on the exported program and

@@ -1,0 +1,175 @@
+"""Following decode scripts: each call of a session compared with what the oracle says of its effective prefix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import torch
+from hypothesis.strategies import SearchStrategy
+
+from conformance.checks.case import Case, tensors
+from conformance.core.verdicts import ClauseViolationError, Stage
+from conformance.decoding.scripts import Call, DecodeScript
+from conformance.decoding.sessions import Session
+from conformance.pipeline.backends.base import Precision
+
+#: What stands in the record for logits that are equal to the last bit, which have no noise at all.
+_EQUAL_DB = 300.0
+
+
+def follow_all(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: DecodeScript) -> None:
+    """Judge the pinned scripts and those of `strategy` against the oracle.
+
+    A script that only begins as one that was followed to its end would come to the same logits again, which is PAR-9's
+    to say; of those that go token by token through the same text, the longest is enough.
+    """
+    case.try_scripts(strategy, once(lambda script: follow(case, script)), pinned)
+
+
+def once(judge: Callable[[DecodeScript], object]) -> Callable[[DecodeScript], None]:
+    """`judge`, but not of scripts that are the beginning of one that it has found nothing wrong with."""
+    judged: set[tuple[Call, ...]] = set()
+
+    def judge_unless_judged(script: DecodeScript) -> None:
+        if script.calls not in judged:
+            judge(script)
+            judged.update(script.calls[:end] for end in range(1, len(script.calls) + 1))
+
+    return judge_unless_judged
+
+
+def follow(case: Case, script: DecodeScript, session: Session | None = None) -> Decoding:
+    """One script on a new session, or on the one given, each call compared with the oracle; it may go on from there."""
+    __tracebackhide__ = True
+    decoding = Decoding(case, session)
+    for call in script.calls:
+        decoding.call(call)
+    return decoding
+
+
+class Decoding:
+    """A session, and an oracle beside it that is given the same calls.
+
+    Args:
+        case: The cell being judged.
+        session: The session, at position 0 or to be started again there; a new one if not given.
+    """
+
+    def __init__(self, case: Case, session: Session | None = None) -> None:
+        self.case = case
+        self.session = session or case.new_session()
+        #: The calls so far, and the tokens that are in the cache after them.
+        self.script = DecodeScript(())
+        self.held: tuple[int, ...] = ()
+
+    def call(self, call: Call) -> None:
+        """Make one more call, and raise `ClauseViolationError` unless both come to the same logits."""
+        __tracebackhide__ = True
+        observed = self.session.step(*tensors(call.tokens, call.position))
+        self.script = DecodeScript((*self.script.calls, call))
+        self.held = self.held[: call.position] + call.tokens
+        assert_matches(self.case, observed, call.prefixes(self.held), self.script)
+
+
+def assert_matches(
+    case: Case, observed: torch.Tensor, prefixes: Sequence[tuple[int, ...]], script: DecodeScript
+) -> None:
+    """Compare the logits of a script's last call, [1, seq, vocab], with those that the oracle has for `prefixes`."""
+    __tracebackhide__ = True
+    wanted = [1, len(prefixes), case.space.vocab]
+    if list(observed.shape) != wanted:
+        shape = f"logits {list(observed.shape)}"
+        raise ClauseViolationError(Stage.EXECUTE, "wrong-shape", observed=shape, expected=str(wanted), script=script)
+    if case.precision is not None:
+        assert_precise(case, case.precision, observed[0], prefixes, script)
+    elif prefixes:
+        expected = torch.stack([case.expected.logits(prefix) for prefix in prefixes])
+        assert_close(case, observed[0], expected, script, Stage.EXECUTE, case.tolerance)
+
+
+def assert_close(
+    case: Case,
+    observed: torch.Tensor,
+    expected: torch.Tensor,
+    script: DecodeScript,
+    stage: Stage,
+    tolerance: float,
+) -> None:
+    """Compare the logits of a script's last call; the script is all that led to it."""
+    __tracebackhide__ = True
+    call = script.calls[-1]
+    difference = (observed - expected).abs() / case.untried_oracle.scale
+    _assert_finite(observed, script, stage)
+    error = float(difference.max())
+    case.measure("max_relative_error", error)
+    case.metrics["tolerance"] = tolerance
+    if error > tolerance:
+        where = int(difference.argmax())
+        raise ClauseViolationError(
+            stage,
+            "logits-differ",
+            observed=f"{float(observed.flatten()[where]):.6g} for logit {where} of the call {call}",
+            expected=f"{float(expected.flatten()[where]):.6g}; off by {error:.1e} of the logits' scale "
+            f"{case.untried_oracle.scale:.3g}, tolerance {tolerance:.0e}",
+            script=script,
+            relative_error=error,
+            observed_logits=observed,
+            expected_logits=expected,
+        )
+
+
+def _assert_finite(observed: torch.Tensor, script: DecodeScript, stage: Stage) -> None:
+    if not bool(torch.isfinite(observed).all()):
+        told = f"nan or inf in call {script.calls[-1]}"
+        raise ClauseViolationError(stage, "not-finite", observed=told, expected="finite logits", script=script)
+
+
+def assert_precise(
+    case: Case,
+    precision: Precision,
+    observed: torch.Tensor,
+    prefixes: Sequence[tuple[int, ...]],
+    script: DecodeScript,
+) -> None:
+    """Compare the logits of a script's last call with an oracle that rounds as they do: see `Precision`."""
+    __tracebackhide__ = True
+    _assert_finite(observed, script, Stage.EXECUTE)
+    ours = case.expected
+    for row, prefix in zip(observed, prefixes, strict=True):
+        expected, found = ours.logits(prefix), -math.inf
+        for oracle in chain([ours], case.disturbed()):
+            candidate = oracle.logits(prefix)
+            ratio = sqnr(candidate, row)
+            if ratio > found:
+                expected, found = candidate, ratio
+            if found >= precision.least_sqnr:
+                break
+        case.metrics["sqnr_db"] = round(min(case.metrics.get("sqnr_db", _EQUAL_DB), found), 1)
+        case.metrics["least_sqnr_db"] = precision.least_sqnr
+        best, chosen = int(expected.argmax()), int(row.argmax())
+        behind = float(expected[best] - expected[chosen]) / ours.scale
+        if found < precision.least_sqnr:
+            code, seen = "logits-differ", f"{found:.1f} dB of signal over noise"
+            wanted = f"at least {precision.least_sqnr:.0f} dB against the rounded model, whatever way ties go"
+        elif behind > precision.tie:
+            code, seen = "greedy-differs", f"token {chosen} is the best"
+            wanted = f"token {best}, ahead by {behind:.1e} of the logits' scale"
+        else:
+            continue
+        raise ClauseViolationError(
+            Stage.EXECUTE,
+            code,
+            observed=f"{seen} after {len(prefix)} tokens, call {script.calls[-1]}",
+            expected=wanted,
+            script=script,
+            observed_logits=row,
+            expected_logits=expected,
+        )
+
+
+def sqnr(expected: torch.Tensor, observed: torch.Tensor) -> float:
+    """Signal to quantisation noise in dB; infinite where both are equal."""
+    signal, noise = expected.double(), expected.double() - observed.double()
+    return float(10 * torch.log10(signal.square().sum() / noise.square().sum()))

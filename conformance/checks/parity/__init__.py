@@ -1,0 +1,1 @@
+"""Parity: the checks of the PAR clauses that run a program."""

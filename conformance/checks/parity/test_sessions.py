@@ -1,0 +1,138 @@
+"""Sessions: the same each time, apart from each other, and generating what the oracle would."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import torch
+from transformers import GenerationConfig
+
+from conformance.checks.case import Case, clause, tensors
+from conformance.checks.compare import assert_matches, once
+from conformance.core.cells import EXPORTED
+from conformance.core.contract import Mode
+from conformance.core.verdicts import ClauseViolationError, Stage, at
+from conformance.decoding.scripts import Call, DecodeScript, joined, text, token_by_token
+from conformance.decoding.sessions import Session
+
+#: Rows and sessions that have to keep apart, and tokens that each decodes.
+_BESIDE, _LENGTH = 2, 8
+#: Tokens generated after a prompt. Each costs a step of the oracle, which takes as long as three of the program.
+_GENERATED = 12
+
+
+@clause("PAR-9")
+def test_same_bytes(case: Case) -> None:
+    """The same script on two new sessions, bit by bit; a script that begins another is compared with it."""
+
+    def judge(script: DecodeScript) -> None:
+        first = _logits(case.new_session(), script)
+        for index, (one, other) in enumerate(zip(first, _logits(case.new_session(), script), strict=True)):
+            if one.numpy().tobytes() != other.numpy().tobytes():
+                raise ClauseViolationError(
+                    Stage.EXECUTE,
+                    "bytes-differ",
+                    observed=f"other logits for the call {script.calls[index]} on a second session",
+                    expected="the same bytes",
+                    script=DecodeScript(script.calls[: index + 1]),
+                )
+
+    case.try_scripts(case.space.prefills(), once(judge), (token_by_token(text(0, _LENGTH, case.space.vocab)),))
+
+
+@clause("PAR-10")
+def test_greedy_generation(case: Case) -> None:
+    """After prompts in any chunks, the most likely token each time; after the shortest, until the cache is full."""
+    # Each prompt once: in mode decode, where all of them go token by token, there are only twelve.
+    case.try_scripts(case.space.prompts(), cache(partial(_generate, case)), (_shortest(case),))
+
+
+@clause("PAR-11")
+def test_sessions_and_rows_keep_apart(case: Case) -> None:
+    """Two sessions with other texts, call by call in turn; then two rows of a batch."""
+    texts = [text(seed, _LENGTH, case.space.vocab) for seed in range(_BESIDE)]
+    sessions = [_session_of_its_own(case) for _ in texts]
+    for position in range(_LENGTH):
+        for tokens, session in zip(texts, sessions, strict=True):
+            logits = session.step(*tensors(tokens[position : position + 1], position))
+            _assert_next(case, logits, tokens[: position + 1])
+    # Rows are the exporter's affair; lowering them as well would double the cost of a cell for little.
+    if case.cell.backend == EXPORTED and case.mode is Mode.DECODE:
+        _assert_rows_apart(case, texts)
+
+
+def _assert_rows_apart(case: Case, texts: list[tuple[int, ...]]) -> None:
+    session = _batched_session(case, len(texts))
+    for position in range(_LENGTH):
+        ids = torch.tensor([tokens[position : position + 1] for tokens in texts])
+        logits = session.step(ids, torch.tensor([position]))
+        for row, tokens in enumerate(texts):
+            _assert_next(case, logits[row : row + 1], tokens[: position + 1])
+
+
+def _assert_next(case: Case, logits: torch.Tensor, held: tuple[int, ...]) -> None:
+    assert_matches(case, logits, [held], token_by_token(held))
+
+
+def _generate(case: Case, prompt: DecodeScript) -> None:
+    session = case.new_session()
+    observed = _logits(session, prompt)[-1]
+    script, held = prompt, list(prompt.steps())[-1][1]
+    most = min(case.space.length, len(held) + (case.space.length if prompt == _shortest(case) else _GENERATED))
+    while (token := _next_token(case, observed[:, -1:], held, script)) is not None and len(held) < most:
+        call = Call(len(held), (token,))
+        script, held = joined(script, DecodeScript((call,))), (*held, token)
+        observed = session.step(*tensors(call.tokens, call.position))
+
+
+def _next_token(case: Case, logits: torch.Tensor, held: tuple[int, ...], script: DecodeScript) -> int | None:
+    """The token that greedy decoding goes on with, which must be the oracle's; None after a tie."""
+    chosen = int(logits[0, -1].argmax())
+    if case.precision is not None:
+        # Rounding may go another way than in the oracle, and the text with it: what was chosen is judged instead.
+        assert_matches(case, logits, [held], script)
+        return chosen
+    expected = case.expected.logits(held)
+    best, second = expected.topk(2).values.tolist()
+    if best - second <= 2 * case.tolerance * case.expected.scale:
+        return None  # rounding decides, and neither is wrong
+    token = int(expected.argmax())
+    if chosen != token:
+        raise ClauseViolationError(
+            Stage.EXECUTE,
+            "tokens-differ",
+            observed=f"token {chosen} after the call {script.calls[-1]}",
+            expected=f"token {token}, {best - second:.2g} above the next",
+            script=script,
+            observed_logits=logits[0],
+            expected_logits=expected[None],
+        )
+    return token
+
+
+def _shortest(case: Case) -> DecodeScript:
+    return token_by_token(text(0, 1, case.space.vocab))
+
+
+def _logits(session: Session, script: DecodeScript) -> list[torch.Tensor]:
+    return [session.step(*tensors(call.tokens, call.position)) for call in script.calls]
+
+
+def _session_of_its_own(case: Case) -> Session:
+    """A session that stays valid when the next one begins."""
+    if case.cell.backend == EXPORTED:
+        return case.session_of(case.program)
+    return case.new_session()
+
+
+def _batched_session(case: Case, rows: int) -> Session:
+    """A session of the subject's program for `rows` rows a call."""
+    model = case.model_to_export()
+    model.generation_config = GenerationConfig(
+        use_cache=True,
+        cache_implementation="static",
+        cache_config={"batch_size": rows, "max_cache_len": case.space.length},
+    )
+    with at(Stage.EXPORT):
+        examples = torch.zeros((rows, 1), dtype=torch.long), torch.zeros(1, dtype=torch.long)
+        return case.session_of(case.subject.export(model, *examples))

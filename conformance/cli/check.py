@@ -1,0 +1,141 @@
+"""May this model be shipped? One screen, from the record of a run on it. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
+
+from conformance.core.cells import EAGER, EXPORTED
+from conformance.core.contract import CLAUSES, Chapter
+from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.models.checkpoints import Checkpoint
+from conformance.records.run import CellRecord, PartitionRecord, RunRecord
+from conformance.runner.options import NOT_OF_CHECKPOINTS
+
+_MIB = 1 << 20
+_VERSIONS = ("torch", "transformers", "executorch")
+_TEXTS = {clause.id: clause.text for clause in CLAUSES}
+#: What is shown of an explanation; all of it is in the record.
+_SHOWN = 400
+
+
+class Answer(StrEnum):
+    """May it be shipped?"""
+
+    YES = "yes"
+    NO = "no"
+    NOT_KNOWN = "not known"
+
+
+def answer(run: RunRecord) -> Answer:
+    """No, if anything failed; yes, if nothing did and everything was judged."""
+    bad = {cell.verdict for cell in run.cells} - ACCEPTABLE
+    if bad - {Verdict.NOT_RUN}:
+        return Answer.NO
+    return Answer.YES if run.run.complete and not bad else Answer.NOT_KNOWN
+
+
+def screen(run: RunRecord, checkpoint: Checkpoint, backend: str) -> str:
+    """The answer, what speaks for it and against it, and what it does not cover."""
+    bad = [cell for cell in run.cells if cell.verdict not in ACCEPTABLE]
+    versions = ", ".join(
+        f"{name} {run.environment.packages[name]}" for name in _VERSIONS if name in run.environment.packages
+    )
+    lines = [
+        f"May {checkpoint.name} be shipped on {backend}? {answer(run).capitalize()}.",
+        "",
+        f"  {checkpoint.model_type}, a cache of {checkpoint.max_cache_len} tokens, {_dtype(checkpoint)}; {versions}",
+        "",
+        *(f"  {line}" for line in _chapters(run.cells)),
+        *(f"  {line}" for line in _programs(run.cells)),
+    ]
+    for cell in bad:
+        lines += ["", *_explained(cell)]
+    for cell in run.cells:
+        if cell.verdict is Verdict.EXPECTED_FAILURE and cell.expected:
+            link = f" ({cell.expected.link})" if cell.expected.link else ""
+            lines += ["", f"≈ {cell.clause}, known of {cell.backend}: {cell.expected.reason}{link}"]
+    return "\n".join([*lines, "", *_left_out(run, checkpoint)])
+
+
+def _dtype(checkpoint: Checkpoint) -> str:
+    if checkpoint.dtype in ("auto", checkpoint.saved_dtype):
+        return checkpoint.saved_dtype
+    return f"{checkpoint.dtype} (saved as {checkpoint.saved_dtype})"
+
+
+def _chapters(cells: Iterable[CellRecord]) -> Iterator[str]:
+    """A line for each chapter and kind of program."""
+    groups: dict[tuple[str, str], list[CellRecord]] = {}
+    for cell in cells:
+        chapter = Chapter[cell.clause.partition("-")[0]]
+        groups.setdefault((chapter.value, cell.backend), []).append(cell)
+    for (title, backend), group in groups.items():
+        passed = sum(cell.verdict is Verdict.PASS for cell in group)
+        known = sum(cell.verdict is Verdict.EXPECTED_FAILURE for cell in group)
+        bad = [cell.clause for cell in group if cell.verdict not in ACCEPTABLE]
+        where = {EAGER: "the model itself", EXPORTED: "the exported program"}.get(backend, f"the program on {backend}")
+        asked = sum(cell.verdict is not Verdict.NOT_APPLICABLE for cell in group)
+        parts = [f"{passed} of {asked} {'clause holds' if asked == 1 else 'clauses hold'}"]
+        parts += [f"{known} known not to"] if known else []
+        parts += [f"not {', '.join(dict.fromkeys(bad))}"] if bad else []
+        parts += list(_numbers(group))
+        yield f"{'✗' if bad else '≈' if known else '✓'} {title}, {where}: {'; '.join(parts)}"
+
+
+def _numbers(cells: Sequence[CellRecord]) -> Iterator[str]:
+    metrics = [cell.metrics or {} for cell in cells]
+    errors = [each["max_relative_error"] for each in metrics if "max_relative_error" in each]
+    if errors:
+        bound = max(each.get("tolerance", 0.0) for each in metrics)
+        yield f"logits off by {max(errors):.1e} of their scale at most, {bound:.0e} allowed"
+    noise = [each["sqnr_db"] for each in metrics if "sqnr_db" in each]
+    if noise:
+        yield f"at least {min(noise):.0f} dB of signal over noise"
+    answers = sum(int(each.get("answers", 0)) for each in metrics)
+    if answers:
+        yield f"{answers} answers of the LLM runner"
+    effects = [value for each in metrics for name, value in each.items() if name.startswith("effect_")]
+    if effects:
+        yield f"the faintest fault shows as {min(effects):.0f} tolerances"
+
+
+def _programs(cells: Iterable[CellRecord]) -> Iterator[str]:
+    for cell in cells:
+        if cell.partition is not None:
+            yield f"  mode {cell.mode}: {_program(cell.partition)}"
+
+
+def _program(made: PartitionRecord) -> str:
+    delegated, left = sum(made.delegated.values()), sum(made.undelegated.values())
+    share = f"{100 * delegated / (delegated + left):.0f} % of operators delegated" if delegated else "nothing delegated"
+    return (
+        f"{made.program_bytes / _MIB:.1f} MiB, {made.planned_bytes / _MIB:.1f} MiB of planned memory, {share}, lowered "
+        f"in {made.lower_s:.0f} s"
+    )
+
+
+def _explained(cell: CellRecord) -> Iterator[str]:
+    yield f"✗ {cell.clause} ({cell.verdict}): {_TEXTS[cell.clause]}"
+    for line in (cell.message or "").splitlines():
+        name = line.split()[0] if line.split() else ""
+        if name in ("observed", "expected", "script") or cell.verdict is not Verdict.FAIL:
+            yield f"  {line.strip()[:_SHOWN]}{'…' if len(line.strip()) > _SHOWN else ''}"
+    yield f"  again     {cell.replay}"
+
+
+def _left_out(run: RunRecord, checkpoint: Checkpoint) -> Iterator[str]:
+    """What this answer does not cover."""
+    judged = {cell.clause for cell in run.cells}
+    never = [clause for clause in NOT_OF_CHECKPOINTS if clause not in judged]
+    yield f"Not asked: {', '.join(never)}, which are about fixtures, the exporter and ExecuTorch, whatever the model."
+    beyond = [window for window in checkpoint.windows if window >= checkpoint.max_cache_len]
+    if beyond:
+        yield (
+            f"Not seen: what happens past the window of {beyond[0]} tokens, which a cache of "
+            f"{checkpoint.max_cache_len} never fills; --cache-length {beyond[0] + 8} shows it."
+        )
+    if checkpoint.context and checkpoint.context > checkpoint.max_cache_len:
+        yield f"A program with another cache length, up to the model's {checkpoint.context}, is another program."
+    if checkpoint.tokenizer is None:
+        yield "It has no tokenizer.json: the runner was given a letter for each token id."

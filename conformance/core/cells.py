@@ -1,0 +1,93 @@
+"""Cells: the smallest things that get a verdict, and the plan of which of them a run contains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from conformance.core.contract import BOTH_MODES, Chapter, Clause, Level, Mode
+
+#: What stands in the backend's place in a cell that no backend has a part in.
+EAGER, EXPORTED = "eager", "exported"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """architecture x subject x backend x mode x clause; `subject` and `mode` are None where they play no part.
+
+    `backend` is a backend's name, or "exported" for the program before lowering, or "eager" for the fixture alone.
+    """
+
+    architecture: str
+    subject: str | None
+    backend: str
+    mode: Mode | None
+    clause: str
+
+    @property
+    def id(self) -> str:
+        """Stable across runs and versions, such as ``llama/reference/xnnpack/decode/PAR-1``."""
+        return "/".join(
+            part for part in (self.architecture, self.subject, self.backend, self.mode, self.clause) if part
+        )
+
+    @property
+    def column(self) -> str:
+        """The cell's place beside others of its architecture: backend and mode, such as ``xnnpack decode``."""
+        return f"{self.backend} {self.mode}" if self.mode else self.backend
+
+
+@dataclass(frozen=True, slots=True)
+class BackendTraits:
+    """What planning needs to know of a backend, so that it need not import one.
+
+    `runs` says whether its programs can be executed here; of others no clause speaks beyond lowering.
+    """
+
+    name: str
+    delegating: bool
+    runs: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a run is asked to cover. Cells that no backend has a part in come along whatever backends are chosen."""
+
+    architectures: Sequence[str]
+    subjects: Sequence[str]
+    backends: Sequence[BackendTraits]
+    clauses: Sequence[Clause]
+    modes: Sequence[Mode] = BOTH_MODES
+
+
+def plan(selection: Selection) -> Iterator[Cell]:
+    """Every cell of a run, architecture by architecture, each from eager to runtime."""
+    for architecture in selection.architectures:
+        yield from _eager(architecture, selection)
+        for subject in selection.subjects:
+            for mode in selection.modes:
+                yield from _exported(architecture, subject, mode, selection)
+                for backend in selection.backends:
+                    yield from _lowered(architecture, subject, mode, backend, selection)
+
+
+def _eager(architecture: str, selection: Selection) -> Iterator[Cell]:
+    # Sensitivity before parity: a fixture that cannot show a fault makes the rest worthless.
+    clauses = [clause for clause in selection.clauses if Level.EAGER in clause.levels]
+    for clause in sorted(clauses, key=lambda clause: clause.chapter is not Chapter.SEN):
+        yield Cell(architecture, None, EAGER, None, clause.id)
+
+
+def _exported(architecture: str, subject: str, mode: Mode, selection: Selection) -> Iterator[Cell]:
+    for clause in selection.clauses:
+        if Level.EXPORTED in clause.levels and mode in clause.modes:
+            yield Cell(architecture, subject, EXPORTED, mode, clause.id)
+
+
+def _lowered(
+    architecture: str, subject: str, mode: Mode, backend: BackendTraits, selection: Selection
+) -> Iterator[Cell]:
+    for clause in selection.clauses:
+        applies = Level.LOWERED in clause.levels or (Level.RUNTIME in clause.levels and backend.runs)
+        if applies and mode in clause.modes and (backend.delegating or not clause.delegating):
+            yield Cell(architecture, subject, backend.name, mode, clause.id)

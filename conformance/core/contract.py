@@ -1,0 +1,211 @@
+"""The contract: every clause, as data, in one place.
+
+An id never changes its meaning and is never used again. Checks, expectations in the matrix, records and reports all
+speak in these ids; `docs/contract.md` is generated from this list (`python -m conformance contract`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Mode(StrEnum):
+    """The shape a program is exported with: one token a call, or 1 to `max_cache_len` tokens a call."""
+
+    DECODE = "decode"
+    DYNAMIC = "dynamic"
+
+
+class Level(StrEnum):
+    """What a clause is checked on. A clause may be checked on several."""
+
+    EAGER = "eager"  # the fixture model and the oracle: no subject, no export
+    EXPORTED = "exported"  # the subject's ExportedProgram, run by torch
+    LOWERED = "lowered"  # that program, lowered by one backend and emitted
+    RUNTIME = "runtime"  # the emitted program, run by ExecuTorch
+
+
+class Chapter(StrEnum):
+    """The parts of the contract; the value is what a reader sees above the clauses."""
+
+    EXP = "Export"
+    LOW = "Lowering"
+    PAR = "Parity"
+    RUN = "Runner"
+    SEN = "Sensitivity"
+
+
+BOTH_MODES = (Mode.DECODE, Mode.DYNAMIC)
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One numbered sentence of the contract.
+
+    `levels` is empty while the suite has no check for the clause. `delegating` clauses say nothing about a backend
+    that has no partitioner.
+    """
+
+    id: str
+    text: str
+    levels: tuple[Level, ...] = ()
+    modes: tuple[Mode, ...] = BOTH_MODES
+    delegating: bool = False
+
+    @property
+    def chapter(self) -> Chapter:
+        """The chapter, which is the id's first part."""
+        return Chapter[self.id.partition("-")[0]]
+
+
+_PARITY = (Level.EXPORTED, Level.RUNTIME)
+
+CLAUSES: tuple[Clause, ...] = (
+    Clause(
+        "EXP-1",
+        "The program is `forward(input_ids: int64 [batch, seq], cache_position: int64 [seq]) -> logits [batch, seq, "
+        "vocab]`, and these two are its only user inputs.",
+        (Level.EXPORTED,),
+    ),
+    Clause("EXP-2", "No `Cache` object is among the graph's inputs or outputs.", (Level.EXPORTED,)),
+    Clause(
+        "EXP-3",
+        "Every cache tensor is one buffer of the program, mutated in place: none is lifted as a constant, none is "
+        "duplicated, none is returned.",
+        (Level.EXPORTED,),
+    ),
+    Clause(
+        "EXP-4",
+        "It exports under `strict=True` and under `strict=False`, to programs that behave alike.",
+        (Level.EXPORTED,),
+        (Mode.DECODE,),
+    ),
+    Clause(
+        "EXP-5",
+        "It exports with a dynamic sequence length, from 1 to the full length of the cache.",
+        (Level.EXPORTED,),
+        (Mode.DYNAMIC,),
+    ),
+    Clause("EXP-6", "It exports with no example inputs given.", (Level.EXPORTED,), (Mode.DECODE,)),
+    Clause("EXP-7", "The program survives `torch.export.save` and `torch.export.load`.", (Level.EXPORTED,)),
+    Clause(
+        "EXP-8",
+        "The model is left as it was: weights, config, generation config, attention and experts implementation, train "
+        "or eval mode, grad mode, random state.",
+        (Level.EXPORTED,),
+    ),
+    Clause(
+        "EXP-9",
+        "A misconfigured model gets a clear, documented error before any tracing.",
+        (Level.EXPORTED,),
+        (Mode.DECODE,),
+    ),
+    Clause("LOW-1", "It lowers to the edge dialect with IR validity checks on.", (Level.LOWERED,)),
+    Clause(
+        "LOW-2",
+        "The partition is complete: the backend's partitioner, asked again on the lowered graph, finds nothing more "
+        "to take.",
+        (Level.LOWERED,),
+        delegating=True,
+    ),
+    Clause(
+        "LOW-3",
+        "The partition covers: every compute-heavy operator (linear, matmul, attention products) is delegated, and "
+        "only what the matrix row allows is left.",
+        (Level.LOWERED,),
+        delegating=True,
+    ),
+    Clause(
+        "LOW-4",
+        "Weights live once: constants used by a delegate are owned by it and not stored again.",
+        (Level.LOWERED,),
+    ),
+    Clause("LOW-5", "Every undelegated operator has a kernel in the runtime.", (Level.LOWERED,)),
+    Clause(
+        "LOW-6",
+        "Cache buffers are planned memory, updated in place, and never make a round trip through program outputs.",
+        (Level.LOWERED,),
+    ),
+    Clause("LOW-7", "Planned memory stays within a stated bound of cache and activations.", (Level.LOWERED,)),
+    # In one mode: it costs another lowering, and nothing in lowering draws on the mode.
+    Clause("LOW-8", "Lowering the same program twice gives the same bytes.", (Level.LOWERED,), (Mode.DECODE,)),
+    Clause("LOW-9", "User-defined passes are applied.", (Level.LOWERED,)),
+    Clause(
+        "LOW-10",
+        "The partition is sound: a delegate contains only operators that its backend declares, and no cache update.",
+        (Level.LOWERED,),
+        delegating=True,
+    ),
+    Clause("PAR-1", "Decoding token by token from position 0 matches the oracle.", _PARITY),
+    Clause(
+        "PAR-2",
+        "Prefilling in any chunks, and continuing at any position with chunks or single tokens, matches the oracle.",
+        _PARITY,
+        (Mode.DYNAMIC,),
+    ),
+    Clause("PAR-3", "Rewinding, that is writing again at an earlier position, forgets what followed it.", _PARITY),
+    Clause("PAR-4", "Starting again at position 0 forgets everything, recurrent state included.", _PARITY),
+    Clause("PAR-5", "Decoding past the sliding window or attention chunk matches the oracle.", _PARITY),
+    Clause("PAR-6", "Decoding right up to the last cache slot matches the oracle.", _PARITY),
+    Clause(
+        "PAR-7",
+        "A position beyond the cache, a wrong dtype or a wrong rank is an error, and the next valid call is right.",
+        _PARITY,
+    ),
+    Clause("PAR-8", "The oracle itself agrees with a forward pass without a cache.", (Level.EAGER,)),
+    Clause("PAR-9", "The same input gives the same bytes.", _PARITY),
+    Clause("PAR-10", "Greedy generation picks the same tokens.", _PARITY),
+    Clause("PAR-11", "Two sessions of one program share no state, and the rows of a batch do not mix.", _PARITY),
+    Clause(
+        "PAR-12",
+        "Any sequence of calls matches the oracle: prefills, continuations, rewinds, restarts and repeated calls, in "
+        "whatever order.",
+        _PARITY,
+    ),
+    Clause("RUN-1", "The metadata methods of ExecuTorch's LLM runner are present and true.", (Level.RUNTIME,)),
+    Clause(
+        "RUN-2",
+        "`TextLLMRunner`, out of the box, generates the tokens that eager greedy decoding generates.",
+        (Level.RUNTIME,),
+    ),
+    Clause("RUN-3", "It does so again on a second call.", (Level.RUNTIME,)),
+    Clause(
+        "SEN-1",
+        "The fixture model is discriminating: zeroing the cache, shifting positions by one, swapping two layers' "
+        "caches, or dropping the window each move the logits by at least 100 times the tolerance.",
+        (Level.EAGER,),
+    ),
+    Clause(
+        "SEN-2",
+        "The fixture exercises every layer kind and every kind of cached state that the architecture's default config "
+        "has.",
+        (Level.EAGER,),
+    ),
+)
+
+CHECKED = tuple(clause for clause in CLAUSES if clause.levels)
+
+
+def contract_page() -> str:
+    """The contract as `docs/contract.md`."""
+    lines = [
+        "# The contract",
+        "",
+        "Generated from `conformance/core/contract.py` by `python -m conformance contract`; a test keeps the two equal.",
+        "An id never changes its meaning. A clause with nothing under “checked on” has no check yet.",
+    ]
+    for chapter in Chapter:
+        lines += [
+            "",
+            f"## {chapter.value}",
+            "",
+            "| clause | what must hold | checked on | modes |",
+            "| --- | --- | --- | --- |",
+        ]
+        for clause in CLAUSES:
+            if clause.chapter is chapter:
+                levels = ", ".join(clause.levels)
+                modes = ", ".join(clause.modes) if clause.levels and Level.EAGER not in clause.levels else ""
+                lines.append(f"| {clause.id} | {clause.text} | {levels} | {modes} |")
+    return "\n".join(lines) + "\n"

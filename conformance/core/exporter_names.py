@@ -1,0 +1,29 @@
+"""Subjects: the exporters that can be put under test.
+
+This file imports nothing, so that a typo in a name is found before torch is loaded.
+"""
+
+#: Name to `package.module:callable`. Whoever writes the latter is given the former: one subject has one name.
+KNOWN = {
+    "reference": "conformance.reference:convert_and_export_with_cache",
+    "transformers": "transformers.integrations.executorch:convert_and_export_with_cache",
+    "transformers-hybrid": "conformance.exporters.transformers_hybrid:convert_and_export_with_cache",
+    "transformers-exporters": "conformance.exporters.transformers_exporters:SUBJECT",
+    "optimum": "conformance.exporters.optimum:SUBJECT",
+}
+
+#: Of those that need a package which the suite does without: where to find it.
+ENVIRONMENTS = {"optimum": "tox -e optimum"}
+
+#: The suite's packages with code that can be put under test: the deliberately faulty subjects are among its tests.
+_OWN_PACKAGES = frozenset({"conformance", "tests"})
+
+
+def canonical(name: str) -> str:
+    """The subject's known name, if it has one."""
+    return next((known for known, target in KNOWN.items() if name == target), name)
+
+
+def is_own(name: str) -> bool:
+    """Whether a subject's code came with this checkout or with Transformers, so that naming it brings in no other."""
+    return name in KNOWN or name.partition(":")[0].partition(".")[0] in _OWN_PACKAGES

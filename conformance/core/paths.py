@@ -1,0 +1,15 @@
+"""Where the checkout keeps its data, and where a run puts what it writes."""
+
+from pathlib import Path
+
+#: The folder that holds `models_matrix.yaml`, `fixtures/` and the packages.
+ROOT = Path(__file__).resolve().parents[2]
+FIXTURES = ROOT / "fixtures"
+#: Tiny configs, one JSON an architecture.
+CONFIGS = FIXTURES / "configs"
+#: Variations that failed once, one JSON an architecture.
+PINS = FIXTURES / "variations"
+#: What each backend is known to leave to portable kernels, one folder a release of ExecuTorch.
+PARTITIONS = FIXTURES / "partitions"
+#: Seconds an architecture takes, by which shards are balanced.
+DURATIONS = FIXTURES / "durations.json"

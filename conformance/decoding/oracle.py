@@ -1,0 +1,217 @@
+"""The oracle: eager decoding of the unchanged model with Transformers' own `StaticCache`, one token at a time."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from transformers import PreTrainedModel, StaticCache
+
+from conformance.core.verdicts import ClauseViolationError, Stage, at
+from conformance.decoding.scripts import text
+from conformance.decoding.sessions import Session
+from conformance.reference.transformers_api import cache_argument
+
+#: Attributes of Transformers' cache layers whose content sums up the past, so that it cannot be rewound but to 0.
+_RECURRENT_STATE = ("conv_states", "recurrent_states")
+#: Two programs that round to bfloat16 or float16 may each be as far from the truth as eager decoding is, in opposite
+#: directions, and one text in ten is worse than the one on which that was measured.
+ROUNDINGS = 4
+#: Bytes of logits and caches that an oracle keeps. Those of all texts of a fixture take a hundredth of it.
+_KEPT_BYTES = 1 << 30
+#: Share of the logits' scale that tells a wrong cache (0.04 and more) from rounding (5e-4 at most, see PAR-8).
+_GROSS = 5e-3
+
+
+class Oracle:
+    """Expected logits for any prefix of tokens, each computed once, as long as there is room to keep them.
+
+    A decode script's effective prefix decides what a call must return, whatever chunks, rewinds and resets led there,
+    so results are kept by prefix, and a prefix that continues a known one costs a step for each new token. Batch size
+    is 1.
+    """
+
+    def __init__(self, model: PreTrainedModel, max_cache_len: int) -> None:
+        self.model = model
+        self.max_cache_len = max_cache_len
+        self._cache_argument = cache_argument(model)
+        #: By prefix, the one that was asked for last at the end.
+        self._known: OrderedDict[tuple[int, ...], tuple[torch.Tensor, StaticCache]] = OrderedDict()
+        self._kept_bytes = 0
+        #: Largest absolute logit over a full cache: what errors are measured against. A model that keeps a state of its
+        #: own (RecurrentGemma) is stepped here before it has been called in any other way.
+        self.scale = _largest(self, max_cache_len, self.vocab)
+
+    def new_cache(self) -> StaticCache:
+        """An empty static cache of Transformers' own choosing, sliding layers and all."""
+        with at(Stage.EAGER):
+            return StaticCache(config=self.model.config, max_cache_len=self.max_cache_len)
+
+    def step(self, cache: Any, token: int) -> torch.Tensor:
+        """Decode one token with `cache`; returns its logits, float32, shape [vocab].
+
+        The cache's states become inference tensors, which can be changed in `torch.inference_mode` alone. It saves a
+        fifth of the step.
+        """
+        with at(Stage.EAGER), torch.inference_mode():
+            held = {self._cache_argument: cache}
+            outputs = self.model(input_ids=torch.tensor([[token]]), use_cache=True, **held)
+            logits: torch.Tensor = outputs.logits[0, -1]
+            return logits.float().clone()
+
+    def logits(self, prefix: tuple[int, ...]) -> torch.Tensor:
+        """The logits after the last token of `prefix`, shape [vocab]."""
+        return self._after(prefix)[0]
+
+    def without_cache(self, tokens: tuple[int, ...]) -> torch.Tensor:
+        """The logits of a plain forward pass over all `tokens`, shape [len(tokens), vocab]."""
+        with at(Stage.EAGER), torch.no_grad():
+            logits: torch.Tensor = self.model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+            return logits.float()
+
+    def agree_without_cache(self) -> None:
+        """Raises `ClauseViolationError` where decoding with the cache is grossly off the forward pass without it."""
+        tokens = text(0, self.max_cache_len, self.vocab)
+        decoded = torch.stack([self.logits(tokens[: length + 1]) for length in range(len(tokens))])
+        error = float((decoded - self.without_cache(tokens)).abs().max()) / self.scale
+        if not error < max(_GROSS, ROUNDINGS * self.rounding):  # nan is no agreement either
+            raise ClauseViolationError(
+                Stage.EAGER,
+                "static-cache-decoding-differs",
+                observed=f"eager decoding with StaticCache is off by {error:.1e} of the logits' scale",
+                expected="the logits of the forward pass without cache",
+            )
+
+    @cached_property
+    def rounding(self) -> float:
+        """How far rounding to the model's dtype moves its logits, as a share of their scale; 0 for float32.
+
+        It is seen over one text that fills the cache, against the same weights computed with in float32.
+        """
+        if self.model.dtype is torch.float32:
+            return 0.0
+        tokens = text(0, self.max_cache_len, self.vocab)
+        exact = copy.deepcopy(self.model).float()
+        with at(Stage.EAGER), torch.no_grad():
+            logits: torch.Tensor = exact(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+        return float((self.without_cache(tokens) - logits).abs().max()) / self.scale
+
+    @property
+    def summing_layer(self) -> str | None:
+        """The class of the cache's first layer with convolution or recurrent state, if there is one."""
+        layers = self.new_cache().layers
+        return next(
+            (type(layer).__name__ for layer in layers if any(hasattr(layer, a) for a in _RECURRENT_STATE)), None
+        )
+
+    @property
+    def positional(self) -> bool:
+        """Whether any layer of the cache keeps something by position."""
+        return any(hasattr(layer, "keys") for layer in self.new_cache().layers)
+
+    @property
+    def vocab(self) -> int:
+        """Number of token ids."""
+        return int(self.model.config.get_text_config(decoder=True).vocab_size)
+
+    def _after(self, prefix: tuple[int, ...]) -> tuple[torch.Tensor, StaticCache]:
+        """The logits and the cache after `prefix`. A copy of a cache takes a seventh of a step, so each is kept."""
+        start = len(prefix)
+        while start and prefix[:start] not in self._known:
+            start -= 1
+        for end in range(start + 1, len(prefix) + 1):
+            cache = copy.deepcopy(self._known[prefix[: end - 1]][1]) if end > 1 else self.new_cache()
+            self._keep(prefix[:end], self.step(cache, prefix[end - 1]), cache)
+        self._known.move_to_end(prefix)
+        return self._known[prefix]
+
+    def _keep(self, prefix: tuple[int, ...], logits: torch.Tensor, cache: StaticCache) -> None:
+        """Keep what is known after `prefix`, and let go of what was asked for least recently."""
+        self._known[prefix] = logits, cache
+        self._kept_bytes += _bytes(logits, cache)
+        while self._kept_bytes > _KEPT_BYTES and len(self._known) > 1:
+            self._kept_bytes -= _bytes(*self._known.popitem(last=False)[1])
+
+
+class ProgramOracle:
+    """Expected logits for any prefix, of an exported program that torch runs one token a call.
+
+    Args:
+        new_session: Starts a session of the program, which ends the one before.
+        length: Positions in its cache.
+        vocab: Number of token ids.
+    """
+
+    def __init__(self, new_session: Callable[[], Session], length: int, vocab: int) -> None:
+        self._new_session = new_session
+        self._length = length
+        self._vocab = vocab
+        self._known: dict[tuple[int, ...], torch.Tensor] = {}
+        self._session: Session | None = None
+        self._held: tuple[int, ...] = ()
+
+    @cached_property
+    def scale(self) -> float:
+        """Largest absolute logit over a full cache."""
+        return _largest(self, self._length, self._vocab)
+
+    def logits(self, prefix: tuple[int, ...]) -> torch.Tensor:
+        """The logits after the last token of `prefix`, shape [vocab]."""
+        if prefix not in self._known:
+            if self._session is None or self._held != prefix[: len(self._held)] or len(self._held) == len(prefix):
+                self._session, self._held = self._new_session(), ()
+            for token in prefix[len(self._held) :]:
+                position = len(self._held)
+                self._held = (*self._held, token)
+                outputs = self._session.step(torch.tensor([[token]]), torch.tensor([position]))
+                self._known[self._held] = outputs[0, -1]
+        return self._known[prefix]
+
+
+def _largest(oracle: Oracle | ProgramOracle, length: int, vocab: int) -> float:
+    tokens = text(0, length, vocab)
+    return max(float(oracle.logits(tokens[: end + 1]).abs().max()) for end in range(length))
+
+
+def disturbed(model: PreTrainedModel, relative: float, seed: int) -> PreTrainedModel:
+    """A copy whose embeddings are off by `relative`: as good an oracle as the model itself, with other ties."""
+    copied: PreTrainedModel = copy.deepcopy(model)
+    embedding: Any = copied.get_input_embeddings()
+    embedding.weight = torch.nn.Parameter(_off_by(embedding.weight, relative, seed))
+    return copied
+
+
+def disturbed_program(program: ExportedProgram, relative: float, seed: int) -> ExportedProgram:
+    """The same of an exported program."""
+    copied = copy.deepcopy(program)
+    targets = {spec.arg.name: spec.target for spec in copied.graph_signature.input_specs if spec.target}
+    for node in copied.graph.nodes:
+        if node.op == "call_function" and node.target == torch.ops.aten.embedding.default:
+            target = targets[node.args[0].name]
+            weight = copied.state_dict[target]
+            moved = _off_by(weight, relative, seed)
+            copied.state_dict[target] = torch.nn.Parameter(moved) if isinstance(weight, torch.nn.Parameter) else moved
+    return copied
+
+
+def _off_by(weight: torch.Tensor, relative: float, seed: int) -> torch.Tensor:
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+    return (weight.detach().float() * (1 + relative * noise)).to(weight.dtype)
+
+
+def cache_states(cache: Any) -> Iterator[tuple[int, str, torch.Tensor]]:
+    """Every state tensor of an allocated cache: its layer, its name, itself. Counters are no state."""
+    for index, layer in enumerate(cache.layers):
+        for name, held in vars(layer).items():
+            for key, tensor in held.items() if isinstance(held, dict) else [("", held)]:
+                if isinstance(tensor, torch.Tensor) and tensor.ndim > 1:
+                    yield index, f"{name}{key}", tensor
+
+
+def _bytes(logits: torch.Tensor, cache: StaticCache) -> int:
+    return logits.nbytes + sum(state.nbytes for _, _, state in cache_states(cache))

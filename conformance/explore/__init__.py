@@ -1,0 +1,1 @@
+"""Search for variations of a fixture that fail."""

@@ -1,0 +1,1 @@
+"""Adapters: one small module for each exporter that can be put under test."""

@@ -1,0 +1,101 @@
+"""From a subject's name to something that exports."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.export import ExportedProgram
+from transformers import PreTrainedModel
+
+from conformance.core.contract import Mode
+from conformance.core.exporter_names import ENVIRONMENTS, KNOWN
+from conformance.core.suggest import unknown
+from conformance.core.text import one_line
+from conformance.core.verdicts import NotApplicableError, Stage, at
+from conformance.decoding.sessions import BufferDriver, Driver
+
+#: Characters shown of what a module raised.
+_SHOWN = 300
+
+ExportFunction = Callable[..., ExportedProgram]
+#: What a module offers beside its exporter for programs to run in ExecuTorch's LLM runner; see `Subject.metadata`.
+METADATA = "runner_methods"
+
+
+class UnknownExporterError(ValueError):
+    """There is no such subject; the message says what there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """An exporter under test.
+
+    Args:
+        name: What it is called in cells.
+        export: With the signature of `convert_and_export_with_cache(model, example_input_ids=None,
+            example_cache_position=None, *, dynamic_shapes=None, strict=...)`; the last two are optional.
+        driver: How its programs are called.
+        inapplicable: Clauses that cannot be asked of it, and why, by id.
+        metadata: `metadata(model, *, dynamic: bool)` gives the constant methods that a program of that model is lowered
+            with, by name; None where the subject has none.
+    """
+
+    name: str
+    export: ExportFunction
+    driver: Driver = field(default_factory=BufferDriver)
+    inapplicable: Mapping[str, str] = field(default_factory=dict)
+    metadata: Callable[..., Mapping[str, Any]] | None = None
+
+    def require(self, mode: Mode) -> None:
+        """Raises `NotApplicableError` where the exporter has no way to be asked for `mode`."""
+        parameters = inspect.signature(self.export).parameters.values()
+        takes = any(p.name == "dynamic_shapes" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+        if mode is Mode.DYNAMIC and not takes:
+            raise NotApplicableError(f"{self.name} takes no dynamic_shapes")
+
+    def require_clause(self, clause: str) -> None:
+        """Raises `NotApplicableError` where the clause with this id cannot be asked of the exporter."""
+        if clause in self.inapplicable:
+            raise NotApplicableError(f"{self.name} {self.inapplicable[clause]}")
+
+    def methods(self, model: PreTrainedModel, mode: Mode) -> dict[str, Any]:
+        """The constant methods of the program of `model` in `mode`, by name."""
+        if self.metadata is None:
+            return {}
+        with at(Stage.EXPORT):
+            return dict(self.metadata(model, dynamic=mode is Mode.DYNAMIC))
+
+
+def resolve(name: str) -> Exporter:
+    """The subject called `name`: a known name, or `package.module:callable`, where a `Subject` may stand as well.
+
+    Where the module has a callable `runner_methods` too, that is the subject's metadata.
+
+    Raises:
+        UnknownSubjectError: No such name, module or callable.
+    """
+    target = KNOWN.get(name, name)
+    module_name, colon, attribute = target.partition(":")
+    if not colon:
+        raise UnknownExporterError(f"{unknown('subject', name, KNOWN)}, or write package.module:callable")
+    if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
+        raise UnknownExporterError(f"no subject {name!r}: it has to read package.module:callable")
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
+        kind = "" if isinstance(error, ImportError) else f"importing it failed: {type(error).__name__}: "
+        where = f"; it is in the environment of `{ENVIRONMENTS[name]}`" if name in ENVIRONMENTS else ""
+        raise UnknownExporterError(f"no subject {name!r}: {kind}{one_line(str(error), _SHOWN)}{where}") from error
+    export: Any = getattr(module, attribute, None)
+    if isinstance(export, Exporter):
+        return dataclasses.replace(export, name=name)
+    if not callable(export):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UnknownExporterError(f"{module_name}: {unknown('callable', attribute, public)}")
+    metadata: Any = getattr(module, METADATA, None)
+    return Exporter(name, export, metadata=metadata if callable(metadata) else None)

@@ -1,0 +1,202 @@
+"""What each backend is known to leave to portable kernels: `fixtures/partitions/executorch-VERSION/ARCHITECTURE.json`.
+
+Partitions change with ExecuTorch, so each release has its own. Against a release that has none yet, the newest one
+before it is taken: what got worse since then is what a person wants to know. A release older than all that are listed
+is held to the oldest of them: what it leaves beyond that is a difference between the two. Imports no torch.
+
+An older Transformers writes its models with other small operators, and no backend is worse for it. Releases may have
+lists of their own, in `executorch-VERSION/transformers-VERSION`; one without is held to the newest before it likewise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as validated
+
+from conformance.core.cells import Cell
+from conformance.core.files import json_file, read_regular_file
+from conformance.core.paths import PARTITIONS
+from conformance.core.validation import VersionText, first_problem
+from conformance.records.run import RunRecord
+
+#: Largest file that is read; one of all backends has 10 kB.
+_MOST_BYTES = 4 << 20
+_FOLDER = "executorch-"
+_OLDER = "transformers-"
+#: What a partition depends on beside ExecuTorch.
+_MADE_WITH = ("torch", "transformers")
+
+
+@validated(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Listed:
+    """One program, as a file lists it: how many operators are delegated, and how many of which are left out."""
+
+    made_with: Mapping[str, VersionText]
+    delegated: int
+    left: Mapping[str, int]
+
+    @property
+    def share(self) -> float:
+        """The share of operators that is delegated."""
+        total = self.delegated + sum(self.left.values())
+        return self.delegated / total if total else 1.0
+
+
+#: By subject, backend and mode: what a file holds.
+Programs = dict[str, dict[str, dict[str, Listed]]]
+_FILE = TypeAdapter(Programs)
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What is listed for one program.
+
+    Args:
+        left: How many operators are left out, by name.
+        share: The share of operators that is delegated.
+        source: The file that says so.
+        exact: Whether it was made with the versions that are installed, so that less is a difference too.
+    """
+
+    left: Mapping[str, int]
+    share: float
+    source: str
+    exact: bool
+
+
+class BaselineError(ValueError):
+    """A file of baselines is damaged; says which and where."""
+
+
+def baseline(cell: Cell, versions: Mapping[str, str], directory: Path = PARTITIONS) -> Baseline | None:
+    """What is listed for the program of `cell`; None if no release has it."""
+    for version in _nearest(releases(directory), versions.get("executorch")):
+        found: dict[Version, tuple[Listed, Path]] = {}
+        for path in _files(cell.architecture, version, directory):
+            program = _read(path).get(str(cell.subject), {}).get(cell.backend, {}).get(str(cell.mode))
+            if program is not None:
+                found[Version(program.made_with.get("transformers", "0"))] = program, path
+        if found:
+            program, path = found[_nearest(sorted(found, reverse=True), versions.get("transformers"))[0]]
+            same = all(program.made_with.get(name) == _public(versions.get(name)) for name in _MADE_WITH)
+            return Baseline(
+                program.left,
+                program.share,
+                str(path.relative_to(directory.parent.parent)),
+                exact=same and str(version) == versions.get("executorch"),
+            )
+    return None
+
+
+def listed(architecture: str, version: Version, directory: Path = PARTITIONS) -> Programs:
+    """All that is listed for an architecture under one release."""
+    return _read(_path(architecture, version, directory))
+
+
+def releases(directory: Path = PARTITIONS) -> list[Version]:
+    """The releases with baselines, newest first."""
+    found = []
+    for folder in directory.glob(f"{_FOLDER}*"):
+        try:
+            found.append(Version(folder.name.removeprefix(_FOLDER)))
+        except InvalidVersion:
+            raise BaselineError(f"{folder}: {folder.name} names no version of ExecuTorch") from None
+    return sorted(found, reverse=True)
+
+
+def _nearest(found: Sequence[Version], installed: str | None) -> list[Version]:
+    """Of `found`, newest first: those up to the `installed` release, and behind them the newer ones, oldest first."""
+    if installed is None:
+        return list(found)
+    newest = Version(installed)
+    return [
+        *(version for version in found if version <= newest),
+        *(version for version in reversed(found) if version > newest),
+    ]
+
+
+def _files(architecture: str, version: Version, directory: Path) -> Iterator[Path]:
+    """Where a program may be listed under one release of ExecuTorch: by itself, and with older Transformers."""
+    path = _path(architecture, version, directory)
+    yield path
+    yield from path.parent.glob(f"{_OLDER}*/{path.name}")
+
+
+def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
+    """Write what `run` saw, and yield a sentence for each change.
+
+    What was seen with an older Transformers than the architecture's list was made with goes into a list of its own.
+
+    Raises:
+        ValueError: It names a version or an architecture that cannot be one, or a file is damaged; nothing is written.
+    """
+    versions = run.environment.packages
+    made_with = {name: version for name in _MADE_WITH if (version := _public(versions.get(name)))}
+    files: dict[Path, Programs] = {}
+    for cell in run.cells:
+        if cell.partition is None or not cell.partition.delegates or cell.subject is None or cell.mode is None:
+            continue
+        if "executorch" not in versions:
+            raise BaselineError("the run does not say with which version of executorch it lowered")
+        path = _path(cell.architecture, Version(versions["executorch"]), directory)
+        if (older := made_with.get("transformers")) and Version(older) < _newest(_read(path)):
+            path = _path(cell.architecture, Version(versions["executorch"]), directory, Version(older))
+        modes = files.setdefault(path, _read(path)).setdefault(cell.subject, {}).setdefault(cell.backend, {})
+        new = Listed(made_with, sum(cell.partition.delegated.values()), cell.partition.undelegated)
+        old = modes.get(cell.mode)
+        modes[cell.mode] = new
+        place = f"{cell.architecture} {cell.subject} {cell.backend} {cell.mode}"
+        if old is None:
+            yield f"{place}: {new.delegated} delegated, {sum(new.left.values())} left out"
+        elif (old.delegated, dict(old.left)) != (new.delegated, dict(new.left)):
+            yield f"{place}: {_changes(old, new)}"
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plain: Any = _FILE.dump_python(content, mode="json")
+        path.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _changes(old: Listed, new: Listed) -> str:
+    names = sorted({*old.left, *new.left})
+    before, after = Counter(old.left), Counter(new.left)
+    told = [f"{name} {before[name]} → {after[name]}" for name in names if before[name] != after[name]]
+    return ", ".join([f"{old.delegated} → {new.delegated} delegated", *told])
+
+
+def _newest(programs: Programs) -> Version:
+    """The newest Transformers that any of `programs` was made with; of none, one that is older than all."""
+    made = [
+        program.made_with["transformers"]
+        for backends in programs.values()
+        for modes in backends.values()
+        for program in modes.values()
+        if "transformers" in program.made_with
+    ]
+    return max(map(Version, made), default=Version("0"))
+
+
+def _path(architecture: str, version: Version, directory: Path, transformers: Version | None = None) -> Path:
+    folder = directory / f"{_FOLDER}{version}"
+    return json_file(folder / f"{_OLDER}{transformers}" if transformers else folder, architecture)
+
+
+def _read(path: Path) -> Programs:
+    try:
+        return _FILE.validate_json(read_regular_file(path, _MOST_BYTES))
+    except FileNotFoundError:
+        return {}
+    except ValidationError as error:
+        raise BaselineError(f"{path}: {first_problem(error)}") from error
+
+
+def _public(version: str | None) -> str | None:
+    """Without the build: 2.13.0+cpu lowers as 2.13.0 does."""
+    return Version(version).public if version else None

@@ -1,0 +1,150 @@
+"""What a verdict depends on, each part as a hash of its sources or as a version. Nothing here imports what it reads.
+
+Two runs with the same fingerprints of a cell's parts should come to the same verdict on it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import platform
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from conformance.core.cells import Cell
+from conformance.core.exporter_names import KNOWN
+from conformance.core.paths import FIXTURES, PARTITIONS, ROOT
+from conformance.matrix.schema import Matrix
+from conformance.records.environment import versions
+
+#: Directories of `transformers.models` that models of every architecture may reach.
+_FOR_ALL = frozenset({"auto"})
+_MODEL_TYPE = re.compile(r"""^\s+model_type(?:\s*:\s*\w+)?\s*=\s*["']([^"']+)["']""", re.MULTILINE)
+
+#: Imports from the directory of another model, by what follows it: ``from ..llama.modeling_llama import LlamaMLP``,
+#: ``from .. import llama``, ``from ...models.llama import LlamaMLP``, ``from transformers.models.llama import ...``.
+_FROM_ANOTHER = re.compile(
+    r"^\s*from (?:\.\.(?!\.)|\.\.\.models\.|transformers\.models\.)(\w*)[\w.]* import ([^#\n]*)", re.MULTILINE
+)
+
+
+def fingerprints(matrix: Matrix, architectures: Iterable[str], subjects: Iterable[str]) -> dict[str, str]:
+    """By the part's name: the suite, shared modules, packages, and each architecture and subject.
+
+    Args:
+        matrix: Its rows are a part of what is judged.
+        architectures: Those to look at.
+        subjects: Their names, known or `package.module:callable`.
+    """
+    found = {"python": platform.python_version(), "the suite": _suite(), "transformers' shared modules": _shared()}
+    # Transformers itself is told by its sources, of which a checkout has others under the same version.
+    found |= {f"package {name}": version for name, version in versions().items() if name != "transformers"}
+    for name in architectures:
+        found[f"modeling code of {name}"] = _modeling(name)
+        found[f"fixture and row of {name}"] = _fixture(matrix, name)
+    for name in subjects:
+        found[f"subject {name}"] = _subject(name)
+    return found
+
+
+def parts(cell: Cell, found: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of what a cell's verdict depends on, among those in `found`."""
+    own = {
+        f"modeling code of {cell.architecture}",
+        f"fixture and row of {cell.architecture}",
+        f"subject {cell.subject}",
+    }
+    special = ("modeling code of ", "fixture and row of ", "subject ")
+    return tuple(name for name in found if name in own or not name.startswith(special))
+
+
+def _suite() -> str:
+    """The suite's code, with the reference, of which the oracle shares parts, and data that all cells share."""
+    code = sorted((ROOT / "conformance").rglob("*.py"))
+    shared = sorted(PARTITIONS.rglob("*.json"))
+    return _digest([*code, *shared], ROOT)
+
+
+@functools.cache
+def _transformers() -> Path:
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        raise LookupError("transformers is not installed")
+    return Path(spec.origin).parent
+
+
+@functools.cache
+def _shared() -> str:
+    top = _transformers()
+    models = top / "models"
+    outside = [path for path in top.rglob("*.py") if models not in path.parents]
+    for_all = [path for name in _FOR_ALL for path in (models / name).glob("*.py")]
+    return _digest(sorted([*outside, *for_all, *models.glob("*.py")]), top)
+
+
+def _modeling(architecture: str) -> str:
+    """The modules of the architecture, and of those that it imports from; of all models if it is not known whose."""
+    models = _transformers() / "models"
+    home = _homes().get(architecture)
+    if home is None:
+        return _digest(sorted(models.rglob("*.py")), models)
+    pending, seen = [home], {home}
+    while pending:
+        for name in _imported(models / pending.pop()):
+            if name not in seen and name not in _FOR_ALL and (models / name).is_dir():
+                seen.add(name)
+                pending.append(name)
+    return _digest([path for name in sorted(seen) for path in sorted((models / name).glob("*.py"))], models)
+
+
+@functools.cache
+def _homes() -> Mapping[str, str]:
+    """By `model_type`, the directory whose configuration declares it."""
+    found: dict[str, str] = {}
+    for path in sorted((_transformers() / "models").glob("*/configuration_*.py")):
+        for name in _MODEL_TYPE.findall(path.read_text(encoding="utf-8")):
+            found.setdefault(name, path.parent.name)
+    return found
+
+
+@functools.cache
+def _imported(directory: Path) -> frozenset[str]:
+    """The other models' directories that the modules of one import from: ``from ..llama.modeling_llama import ...``."""
+    # By pattern, not parsed: parsing the modules of all models takes 15 s, and this half a second.
+    found: set[str] = set()
+    for path in directory.glob("*.py"):
+        for module, names in _FROM_ANOTHER.findall(path.read_text(encoding="utf-8")):
+            found.update([module] if module else re.findall(r"\w+", names))
+    return frozenset(found)
+
+
+def _fixture(matrix: Matrix, architecture: str) -> str:
+    files = [FIXTURES / folder / f"{architecture}.json" for folder in ("configs", "variations")]
+    row = matrix.architectures.get(architecture)
+    return _digest([path for path in files if path.exists()], ROOT, repr(row))
+
+
+def _subject(name: str) -> str:
+    """The sources of the subject's package: what its module may import of its own."""
+    top = KNOWN.get(name, name).partition(":")[0].partition(".")[0]
+    if top in {"transformers", "conformance"}:
+        return "shared"  # its sources are a part of their own
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        return "unknown"
+    path = Path(spec.origin)
+    if path.name != "__init__.py":
+        return _digest([path], path.parent)
+    return _digest(sorted(path.parent.rglob("*.py")), path.parent)
+
+
+def _digest(paths: Iterable[Path], base: Path, also: str = "") -> str:
+    """Of the contents of files, and of their names as seen from `base`, which may differ from machine to machine."""
+    return hashlib.sha256("\n".join([*_lines(paths, base), also]).encode()).hexdigest()[:16]
+
+
+def _lines(paths: Iterable[Path], base: Path) -> Iterator[str]:
+    for path in paths:
+        yield f"{path.relative_to(base).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}"

@@ -1,0 +1,105 @@
+"""Which architectures one machine of several takes, so that all of them end at about the same time.
+
+Each shard plans for itself: the same names, durations and number of shards give every machine the same plan.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conformance.core.paths import DURATIONS
+from conformance.records.run import RunRecord
+
+#: What an architecture counts for where nothing is known of any.
+_UNKNOWN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The part `number` of `of` parts, counted from 1; written ``3/8``."""
+
+    number: int
+    of: int
+
+
+def read_shard(text: str) -> Shard:
+    """Such as ``3/8``.
+
+    Raises:
+        ValueError: It is none, with what it should look like.
+    """
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"{text!r} is no shard: write such as 3/8, the third of eight")
+    return Shard(int(found[1]), int(found[2]))
+
+
+def share(architectures: Sequence[str], shard: Shard, seconds: Mapping[str, float]) -> tuple[str, ...]:
+    """What `shard` takes of `architectures`, in their order.
+
+    The longest goes first, each to the shard with the least to do so far: no shard has more than 4/3 of the least that
+    the busiest could have (Graham, 1969). One that was never timed counts as the median of the others.
+
+    Raises:
+        ValueError: There are more shards than architectures, so that one would judge nothing and look well.
+    """
+    if shard.of > len(architectures):
+        raise ValueError(f"more shards than architectures, of which there are {len(architectures)}")
+    known = [seconds[name] for name in architectures if name in seconds]
+    usual = statistics.median(known) if known else _UNKNOWN_S
+    cost = {name: seconds.get(name, usual) for name in architectures}
+    loads = [0.0] * shard.of
+    taken: dict[str, int] = {}
+    for name in sorted(architectures, key=lambda name: (-cost[name], name)):
+        # A shard with nothing yet goes first, so that durations of 0 leave none empty.
+        index = min(range(shard.of), key=lambda index: (loads[index], index in taken.values(), index))
+        loads[index] += cost[name]
+        taken[name] = index
+    return tuple(name for name in architectures if taken[name] == shard.number - 1)
+
+
+def durations(path: Path = DURATIONS) -> dict[str, float]:
+    """Seconds by architecture; empty if nothing was recorded.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name}: not an object of seconds by architecture")
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise ValueError(f"{path.name}: {name}: {value!r} is no number of seconds")
+    return {name: float(value) for name, value in found.items()}
+
+
+def spent(run: RunRecord) -> dict[str, float]:
+    """The seconds that a run spent on each architecture, all subjects, backends, modes and clauses together."""
+    found: dict[str, float] = defaultdict(float)
+    for cell in run.cells:
+        found[cell.architecture] += cell.duration_s
+    return {name: round(value, 1) for name, value in found.items()}
+
+
+def updated_durations(run: RunRecord, path: Path = DURATIONS) -> list[str]:
+    """Put what `run` spent into the file, and say what changed. What it did not judge stays as it is."""
+    before = durations(path)
+    after = {**before, **spent(run)}
+    text = json.dumps(dict(sorted(after.items())), indent=2) + "\n"
+    path.write_text(text, encoding="utf-8")
+    return [
+        f"{name}: {f'{before[name]:g} s' if name in before else 'not known'} → {after[name]:g} s"
+        for name in sorted(after)
+        if after[name] != before.get(name)
+    ]

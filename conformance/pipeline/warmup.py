@@ -1,0 +1,30 @@
+"""What torch and ExecuTorch work out once a process, worked out before other processes are forked off."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+import transformers.generation.utils
+import transformers.masking_utils  # noqa: F401 - like the line above, what the modules of all models import
+from torch import nn
+from tqdm import tqdm  # type: ignore[import-untyped]  # it brings no types
+
+from conformance.core.gc_tuning import settle
+from conformance.pipeline import lowering
+from conformance.pipeline.backends import Backend
+
+
+def warm_up(backends: Iterable[Backend]) -> None:
+    """Take a program of one layer through exporting, and through lowering and emitting by each of `backends`.
+
+    ExecuTorch traces the patterns that XNNPACK looks for (attention, upsampling) when it lowers its first program.
+    That takes 3 to 4 s, beside the 8 to 12 s that a fixture's program takes otherwise, and each process would pay it.
+    """
+    # ExecuTorch's progress bars start a thread that watches them. A process forked while it holds its lock would hang.
+    tqdm.monitor_interval = 0
+    program = torch.export.export(nn.Linear(1, 1).eval(), (torch.zeros(1, 1),))
+    for backend in backends:
+        lowering.emit(lowering.lower(copy.deepcopy(program), backend), backend)
+    settle()

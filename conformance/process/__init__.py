@@ -1,0 +1,1 @@
+"""Child processes: isolation, limits, one way to fork."""

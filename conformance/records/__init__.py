@@ -1,0 +1,1 @@
+"""What a run writes and reads back: run records, failure bundles, the environment, resuming."""

@@ -1,0 +1,141 @@
+"""Failure bundles: all there is to know of one failing cell, in a folder that can be sent to somebody.
+
+A bundle is data. Reading one checks it against this module's types, loads no code, and looks at no file outside it.
+What it says to run, such as an exporter, is for `replaying` to ask about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from conformance.core.cells import Cell
+from conformance.core.contract import Mode
+from conformance.core.files import read_regular_file
+from conformance.core.validation import first_problem
+from conformance.core.verdicts import Stage
+
+SCHEMA_VERSION: Literal[1] = 1
+#: The file that makes a folder a bundle.
+FACTS = "bundle.json"
+#: What the user adds to a command to have the exporter imported that a bundle or a find names: it is code.
+CONSENT = "--trust-subject"
+#: Largest `bundle.json` that is read; a real one has some 10 kB.
+_MOST_BYTES = 4 << 20
+#: Longest name of a folder before the letters that keep it unique; file systems take 255.
+_MOST_CHARACTERS = 150
+_STRAY = re.compile(r"[^\w.+-]+")
+
+
+class BundleError(ValueError):
+    """This is no bundle; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class BundledCall:
+    """One call of a decode script: token ids at consecutive cache positions from `position` on."""
+
+    position: Annotated[int, Field(ge=0)]
+    tokens: Annotated[tuple[int, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Bundle:
+    """What `bundle.json` holds.
+
+    Args:
+        architecture, subject, backend, mode, clause: The cell; see `conformance.core.cells.Cell`.
+        stage, signature, message: The failure, as in the run record.
+        versions: Installed packages when it failed.
+        config: The model's config, as in `fixtures/configs/`; null where the architecture is not in the Transformers.
+        max_cache_len: Positions in the cache, in tokens.
+        calls: The shortest decode script that shows the failure, where there is one.
+        examples: How many scripts were generated beside the pinned ones.
+        tolerance: The largest error of a logit that counts as equal, as a share of the logits' scale.
+        logits_scale: The largest absolute logit of the oracle over a full cache; null where there is no oracle.
+        diverged: The first step from the wrapper to the delegates that is wrong, where that was looked for and found;
+            `divergence.json` has the details.
+    """
+
+    schema_version: Literal[1]
+    architecture: str
+    subject: str | None
+    backend: str
+    mode: Mode | None
+    clause: str
+    stage: Stage | None
+    signature: str | None
+    message: str
+    versions: dict[str, str]
+    config: dict[str, Any] | None
+    max_cache_len: Annotated[int, Field(ge=1)]
+    calls: tuple[BundledCall, ...] | None
+    examples: Annotated[int, Field(ge=1)]
+    tolerance: Annotated[float, Field(gt=0)]
+    logits_scale: float | None
+    diverged: str | None = None
+
+    @property
+    def cell(self) -> Cell:
+        """The failing cell."""
+        return Cell(self.architecture, self.subject, self.backend, self.mode, self.clause)
+
+
+_BUNDLE = TypeAdapter(Bundle)
+
+
+def folder_name(cell: Cell) -> str:
+    """A file name for the cell: its id, and where characters had to go, some letters that keep it unique."""
+    name = cell.id.replace("/", "--")
+    plain = _STRAY.sub("-", name).strip(".")[:_MOST_CHARACTERS]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def write_bundle(directory: Path, bundle: Bundle, files: Mapping[str, bytes]) -> Path:
+    """Put the bundle into a folder of its own in `directory`, whole or not at all; one of an earlier run is replaced.
+
+    Args:
+        directory: Where bundles are kept; it need not exist.
+        bundle: What is known.
+        files: By name, what else belongs into the folder.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    folder = directory / folder_name(bundle.cell)
+    partial = Path(tempfile.mkdtemp(dir=directory, prefix="."))
+    try:
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
+        (partial / FACTS).write_bytes(_BUNDLE.dump_json(bundle, indent=2) + b"\n")
+        partial.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return folder
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The bundle in `folder`.
+
+    Raises:
+        BundleError: There is none, or it is not what `write_bundle` writes.
+    """
+    path = folder / FACTS
+    try:
+        text = read_regular_file(path, _MOST_BYTES, follow=False)
+    except OSError as error:
+        raise BundleError(f"{folder} is no failure bundle: cannot read {FACTS}: {error.strerror}") from error
+    try:
+        return _BUNDLE.validate_json(text)
+    except ValidationError as error:
+        raise BundleError(f"{path} is no failure bundle: {first_problem(error)}") from error

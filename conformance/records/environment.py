@@ -1,0 +1,73 @@
+"""Where a run takes place: versions and machine, read without importing what is asked about."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from conformance.records.run import DIRTY, Environment
+
+#: The packages whose versions a verdict depends on.
+PACKAGES = ("torch", "transformers", "executorch", "torchao", "hypothesis", "pytest")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of `PACKAGES`; one that is missing is left out."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment() -> Environment:
+    """This machine and interpreter."""
+    return Environment(python=platform.python_version(), platform=platform.platform(), cpu=_cpu(), packages=versions())
+
+
+def commit(checkout: Path) -> str | None:
+    """The commit that `checkout` is at, with `DIRTY` behind it if a file of it is not as committed.
+
+    None where that cannot be known: there is no git, or the files were unpacked somewhere, perhaps inside of another
+    repository.
+    """
+    top = _git(checkout, "rev-parse", "--show-toplevel")
+    found = _git(checkout, "rev-parse", "--verify", "HEAD")
+    if not top or not found or not re.fullmatch(r"[0-9a-f]{40,64}", found) or Path(top).resolve() != checkout.resolve():
+        return None
+    changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
+    return found if changed == "" else f"{found}{DIRTY}"
+
+
+def _git(checkout: Path, *arguments: str) -> str | None:
+    """What git prints; None if it is not there or refuses."""
+    # In a hook of another repository, git's own variables say that everything is about that one.
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        ended = subprocess.run(
+            ["git", "-C", str(checkout), *arguments],
+            env={**plain, "GIT_OPTIONAL_LOCKS": "0"},  # whoever works in the checkout must not find it locked
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return ended.stdout.strip() if ended.returncode == 0 else None
+
+
+def _cpu() -> str:
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = names[0].partition(":")[2].strip() if names else name
+    return f"{name}, {os.cpu_count()} cores"

@@ -1,0 +1,79 @@
+"""Going on with a run that was interrupted: what it has judged already, and whether it may be added to."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from conformance.core.verdicts import Verdict
+from conformance.records.run import DIRTY, NoRunError, RunRecord, load_run
+
+
+class RecordTakenError(ValueError):
+    """Another run is writing this record."""
+
+
+@contextlib.contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Keep the record at `path` to this process: two runs that replace it in turns would lose each other's verdicts.
+
+    The claim ends with the process, however that ends.
+
+    Raises:
+        OSError: Nothing can be written there.
+        RecordTakenError: Another process has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecordTakenError(f"another run is writing {path}: wait for it, or choose another --record") from error
+        yield
+
+
+class NotResumableError(ValueError):
+    """The record is no run, or is of another run than the one asked for."""
+
+
+def judged_so_far(
+    path: Path,
+    asked: Mapping[str, str | int | None],
+    versions: Mapping[str, str],
+    seed: int | None,
+    commit: str | None = None,
+) -> RunRecord | None:
+    """The run recorded at `path`, with the cells that have a verdict; None if there is none.
+
+    Args:
+        path: The record.
+        asked: The options of the run that goes on.
+        versions: The installed packages.
+        seed: Hypothesis's seed.
+        commit: That of the checkout, if it is known. Changes on top of the same commit are let pass.
+
+    Raises:
+        NotResumableError: Its verdicts and those to come would not be of one run.
+    """
+    if not path.exists():
+        return None
+    try:
+        run = load_run(path)
+    except OSError as error:
+        raise NotResumableError(f"{path}: {error.strerror or error}") from error
+    except NoRunError as error:
+        raise NotResumableError(str(error)) from error
+    before = {**run.environment.packages, **run.run.options, "--hypothesis-seed": run.run.seed}
+    now = {**versions, **asked, "--hypothesis-seed": seed}
+    if commit and run.run.commit:
+        before["commit"], now["commit"] = run.run.commit.removesuffix(DIRTY), commit.removesuffix(DIRTY)
+    for name in dict.fromkeys([*before, *now]):
+        if before.get(name) != now.get(name):
+            raise NotResumableError(
+                f"{path} is of another run: {name} was {before.get(name)} there and is {now.get(name)} now; "
+                "run without --resume to begin anew"
+            )
+    cells = tuple(cell for cell in run.cells if cell.verdict is not Verdict.NOT_RUN)
+    return RunRecord(run.schema_version, run.run, run.environment, cells)

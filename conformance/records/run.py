@@ -1,0 +1,238 @@
+"""Run records: what a run writes, its schema, and writing it so that it is whole at every instant.
+
+`conformance/records/run.schema.json` is generated from these classes (`python -m conformance schema`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from conformance.core.files import read_regular_file
+from conformance.core.validation import first_problem
+from conformance.core.verdicts import Stage, Verdict
+
+SCHEMA_VERSION = 1
+SCHEMA_PATH = Path(__file__).parent / "run.schema.json"
+#: Largest record that is read. One of all architectures on one backend has 5 MiB.
+_MOST_BYTES = 256 << 20
+
+#: Stands behind a commit where the checkout held changes that were not committed, as `git describe` has it.
+DIRTY = "-dirty"
+
+#: The message of a cell that a run did not get to. One that lacks a package says which.
+UNREACHED = "the run ended before this cell was reached"
+
+_CONFIG = ConfigDict(extra="forbid")
+
+
+class NoRunError(ValueError):
+    """A file does not hold the record of a run; says which and what is wrong in it."""
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class ExpectedFailure:
+    """Why the matrix expects a cell to fail."""
+
+    reason: str
+    link: str | None = None
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class PartitionRecord:
+    """What lowering made of one program: the cell of LOW-1 has it, if it got as far as a program.
+
+    Operators are counted by name, such as ``aten.linear.default``, on the lowered graph. All sizes are in bytes, times
+    in seconds.
+
+    Args:
+        delegates: Delegated subgraphs, by ExecuTorch's id of the backend that took them, such as ``XnnpackBackend``.
+        delegated: The operators inside them.
+        undelegated: The operators left to the runtime's own kernels.
+        program_bytes: The whole program, as in a `.pte` file.
+        constant_bytes: The constants in it, those of its delegates included as far as they are stored apart.
+        planned_bytes: Memory that the runtime sets aside for mutable buffers and activations.
+        cache_bytes: The mutable buffers alone.
+        lower_s: Seconds to lower.
+        emit_s: Seconds to emit.
+    """
+
+    delegates: dict[str, int]
+    delegated: dict[str, int]
+    undelegated: dict[str, int]
+    program_bytes: int
+    constant_bytes: int
+    planned_bytes: int
+    cache_bytes: int
+    lower_s: float
+    emit_s: float
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class CellRecord:
+    """One cell's verdict. `subject` and `mode` are null where they play no part; see `conformance.core.cells.Cell`.
+
+    `bundle` is the folder of its failure bundle, relative to where the run was started, if it has one.
+    """
+
+    id: str
+    architecture: str
+    subject: str | None
+    backend: str
+    mode: Literal["decode", "dynamic"] | None
+    clause: str
+    verdict: Verdict
+    stage: Stage | None = None
+    signature: str | None = None
+    message: str | None = None
+    expected: ExpectedFailure | None = None
+    metrics: dict[str, float] | None = None
+    duration_s: float = 0.0
+    replay: str = ""
+    bundle: str | None = None
+    partition: PartitionRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class Environment:
+    """Where a run took place. `packages` maps a package's name to its version."""
+
+    python: str
+    platform: str
+    cpu: str
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class Since:
+    """A run that judged only what could have changed: the id of the run before it, and the ids of what it left out."""
+
+    run: str
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class RunInfo:
+    """The run itself. Times are ISO 8601 in UTC; `seed` is null where Hypothesis was derandomised.
+
+    `complete` says that every planned cell has a verdict other than not-run. `commit` is that of the checkout that the
+    suite ran from, with `-dirty` behind it if that held changes that were not committed; null if it is not known.
+    `fingerprints` are hashes and versions of what verdicts depend on, by its name, such as ``modeling code of llama``.
+    """
+
+    id: str
+    started: str
+    finished: str | None
+    complete: bool
+    options: dict[str, str | int | None]
+    seed: int | None
+    commit: str | None = None
+    fingerprints: dict[str, str] | None = None
+    since: Since | None = None
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class RunRecord:
+    """A whole run, as in `run.json`."""
+
+    schema_version: Literal[1]
+    run: RunInfo
+    environment: Environment
+    cells: tuple[CellRecord, ...]
+
+
+_RUN = TypeAdapter(RunRecord)
+_INFO = TypeAdapter(RunInfo)
+_ENVIRONMENT = TypeAdapter(Environment)
+_CELL = TypeAdapter(CellRecord)
+
+
+def run_schema() -> dict[str, Any]:
+    """The JSON Schema of `run.json`."""
+    return _RUN.json_schema()
+
+
+def load_run(path: Path) -> RunRecord:
+    """Read a run back.
+
+    Raises:
+        OSError: It cannot be read, or is larger than any run.
+        NoRunError: It is no run.
+    """
+    try:
+        return _RUN.validate_json(read_regular_file(path, _MOST_BYTES))
+    except ValidationError as error:
+        raise NoRunError(f"{path} is no run record: {first_problem(error)}") from error
+
+
+def cell_to_json(cell: CellRecord) -> dict[str, Any]:
+    """A cell as plain JSON types, to travel on a pytest report."""
+    plain: dict[str, Any] = _CELL.dump_python(cell, mode="json")
+    return plain
+
+
+def cell_from_json(plain: dict[str, Any]) -> CellRecord:
+    """The inverse of `cell_to_json`."""
+    return _CELL.validate_python(plain)
+
+
+class RunWriter:
+    """Keeps `run.json` on disk equal to what is known, atomically, after each verdict.
+
+    Each cell is turned into text once, so that writing thousands of them again costs milliseconds.
+    """
+
+    def __init__(self, path: Path, info: RunInfo, environment: Environment, cells: Iterable[CellRecord] = ()) -> None:
+        self.path = path
+        self._environment = _ENVIRONMENT.dump_json(environment).decode()
+        self._cells: dict[str, str] = {}
+        self._info = info
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.add(*cells)
+
+    def add(self, *cells: CellRecord) -> None:
+        """Add verdicts, or replace them, and write.
+
+        Raises:
+            OSError: They could not be written, as on a full disk. The file is as it was; the next call tries again.
+        """
+        for cell in cells:
+            self._cells[cell.id] = _CELL.dump_json(cell).decode()
+        self._write()
+
+    def finish(self, info: RunInfo, order: Iterable[str]) -> None:
+        """Write a last time, with the cells in the order of the plan."""
+        self._info = info
+        known, self._cells = self._cells, {}
+        for cell_id in order:
+            if cell_id in known:
+                self._cells[cell_id] = known.pop(cell_id)
+        self._cells.update(known)
+        self._write()
+
+    def _write(self) -> None:
+        cells = ",\n".join(self._cells.values())
+        text = (
+            f'{{"schema_version": {SCHEMA_VERSION},\n"run": {_INFO.dump_json(self._info).decode()},\n'
+            f'"environment": {self._environment},\n"cells": [\n{cells}\n]}}\n'
+        )
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        try:
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, self.path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()  # half of it would take the room that is missing
+            raise
+
+
+def schema_text() -> str:
+    """The text of `run.schema.json`."""
+    return json.dumps(run_schema(), indent=2) + "\n"

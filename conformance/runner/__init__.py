@@ -1,0 +1,1 @@
+"""The pytest side: plugin, options, recorder, isolation, terminal."""

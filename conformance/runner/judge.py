@@ -1,0 +1,130 @@
+"""From how a check ended to a cell's record, by the truth table of expectations."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import traceback
+from collections.abc import Mapping
+
+from conformance.core.cells import EAGER, EXPORTED, Cell
+from conformance.core.verdicts import (
+    CellFailedError,
+    ChildDiedError,
+    ClauseViolationError,
+    NotApplicableError,
+    NotRunError,
+    Verdict,
+)
+from conformance.matrix.schema import Expectation
+from conformance.records.run import CellRecord, ExpectedFailure, PartitionRecord
+
+#: Where an environment stands says nothing about a failure, and makes the same one read differently elsewhere.
+_SITE_PACKAGES = re.compile(r"[^\s`'\"]*/site-packages/")
+
+
+def replay_command(cell: Cell, exploring: str = "") -> str:
+    """One command that judges this cell again; `exploring` are the options that change which scripts are tried."""
+    parts = ["tox -e conformance -- --arch", cell.architecture, "--clause", cell.clause]
+    if cell.subject:
+        parts += ["--subject", cell.subject]
+    parts += ["--backend", EXPORTED if cell.backend == EAGER else cell.backend]
+    if cell.mode:
+        parts += ["--mode", cell.mode]
+    if exploring:
+        parts.append(exploring)
+    return " ".join(parts)
+
+
+def bare_record(cell: Cell, verdict: Verdict, message: str | None = None, exploring: str = "") -> CellRecord:
+    """A verdict on `cell` and nothing measured."""
+    return CellRecord(
+        id=cell.id,
+        architecture=cell.architecture,
+        subject=cell.subject,
+        backend=cell.backend,
+        mode=cell.mode.value if cell.mode else None,
+        clause=cell.clause,
+        verdict=verdict,
+        message=message,
+        replay=replay_command(cell, exploring),
+    )
+
+
+def judge(
+    cell: Cell,
+    error: BaseException | None,
+    expectation: Expectation | None,
+    *,
+    versions: Mapping[str, str],
+    metrics: Mapping[str, float],
+    duration_s: float,
+    exploring: str = "",
+    partition: PartitionRecord | None = None,
+) -> CellRecord:
+    """The verdict on `cell`, whose check ended with `error`, or well."""
+    observed = dataclasses.replace(
+        bare_record(cell, Verdict.PASS, exploring=exploring),
+        metrics=dict(metrics) or None,
+        partition=partition,
+        duration_s=round(duration_s, 3),
+    )
+    match error:
+        case None:
+            pass
+        case NotApplicableError():
+            return dataclasses.replace(observed, verdict=Verdict.NOT_APPLICABLE, message=str(error))
+        case NotRunError():
+            return dataclasses.replace(observed, verdict=Verdict.NOT_RUN, message=str(error))
+        case ChildDiedError():
+            return dataclasses.replace(observed, verdict=error.verdict, stage=error.stage, message=str(error))
+        case CellFailedError():
+            observed = dataclasses.replace(
+                observed,
+                verdict=Verdict.FAIL,
+                stage=error.stage,
+                signature=error.signature,
+                message=explain(cell, error, versions, observed.replay),
+            )
+        case _:
+            trace = "".join(traceback.format_exception(error)[-6:])
+            told = f"the suite itself failed: {type(error).__name__}: {error}\n{trace}"
+            return dataclasses.replace(observed, verdict=Verdict.HARNESS_ERROR, message=told)
+    return _against(observed, expectation, getattr(error, "relative_error", None))
+
+
+def explain(cell: Cell, error: CellFailedError, versions: Mapping[str, str], replay: str) -> str:
+    """All that a reader needs to understand a failure and see it again."""
+    where = " · ".join(part for part in (cell.architecture, cell.subject, cell.column) if part)
+    lines = [f"{cell.clause} failed at stage {error.stage}: {where}"]
+    if isinstance(error, ClauseViolationError):
+        lines += [f"  observed  {error.observed}", f"  expected  {error.expected}"]
+        if error.script:
+            lines.append(f"  script    {error.script}")
+        lines += error.diverged
+    else:
+        lines += [f"  observed  {_clipped(str(error))}", f"  expected  stage {error.stage} to succeed"]
+    lines.append("  versions  " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    lines.append(f"  replay    {replay}")
+    return "\n".join(lines)
+
+
+def _against(record: CellRecord, expectation: Expectation | None, relative_error: float | None) -> CellRecord:
+    if expectation is None:
+        return record
+    expected = ExpectedFailure(expectation.reason, expectation.link)
+    if record.verdict is Verdict.PASS:
+        told = f"expected to fail and passes: remove the expectation from models_matrix.yaml ({expectation.reason})"
+        return dataclasses.replace(record, verdict=Verdict.UNEXPECTED_PASS, message=told, expected=expected)
+    as_listed = (record.stage, record.signature) == (expectation.stage, expectation.signature)
+    bounded = expectation.at_most is None or (relative_error is not None and relative_error <= expectation.at_most)
+    if as_listed and bounded:
+        return dataclasses.replace(record, verdict=Verdict.EXPECTED_FAILURE, expected=expected)
+    bound = "" if expectation.at_most is None else f", error at most {expectation.at_most}"
+    told = f"{record.message}\n  listed as {expectation.signature}{bound}, but failed otherwise"
+    return dataclasses.replace(record, message=told, expected=expected)
+
+
+def _clipped(text: str, most: int = 600) -> str:
+    flat = _SITE_PACKAGES.sub("", " ".join(text.split()))
+    return flat if len(flat) <= most else f"{flat[:most]}…"

@@ -1,0 +1,437 @@
+"""The plugin's command-line options, and what they select. Imports no torch: a typo is answered at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conformance.core.cells import EXPORTED, Cell, Selection, plan
+from conformance.core.contract import CHECKED, CLAUSES, Chapter, Clause, Mode
+from conformance.core.exporter_names import KNOWN, canonical
+from conformance.core.suggest import unknown
+from conformance.core.versions import impossible, installed, unfit
+from conformance.matrix.discovery import registered
+from conformance.matrix.schema import ANY_SUBJECT, Matrix, MatrixError, Tier, load_matrix, matrix_digest
+from conformance.matrix.sharding import durations, read_shard, share
+from conformance.models.checkpoints import DTYPES, Checkpoint, CheckpointError, read_checkpoint
+from conformance.pipeline.backends import BACKENDS, PORTABLE, XNNPACK
+from conformance.process.worker import Limits
+from conformance.records.run import RunInfo
+
+if TYPE_CHECKING:
+    from conformance.exporters.resolve import Exporter
+
+DEFAULT_EXAMPLES = 25
+#: Over all architectures, generated scripts would cost more than lowering does; the pinned ones are always tried.
+FULL_TIER_EXAMPLES = 5
+#: Cells of an architecture take 20 to 200 s on a machine of 2 cores, all backends together.
+DEFAULT_TIME_LIMIT_S = 600
+#: The largest fixture needs 1.6 GiB while it is lowered.
+DEFAULT_MEMORY_LIMIT_MIB = 6144
+#: The same for a model of realistic size, whose lowering alone takes minutes.
+_OWN_TIME_LIMIT_S = 14_400
+DEFAULT_RECORD = "build/conformance/run.json"
+DEFAULT_STORE = "build/conformance/store"
+DEFAULT_BUNDLES = "build/conformance/failures"
+#: A program of a fixture takes 0.1 to 0.5 MiB, all 378 of the full tier on one backend about 100.
+DEFAULT_STORE_LIMIT_MIB = 2048
+
+
+#: Positions in the cache of a checkpoint that is judged, in tokens. Each costs a step of eager decoding for each text.
+DEFAULT_CACHE_LENGTH = 64
+#: About fixtures, or about the subject whatever the model: nobody's own checkpoint can change what they come to. LOW-8
+#: is about ExecuTorch, and lowers a second time.
+NOT_OF_CHECKPOINTS = ("SEN-2", "EXP-4", "EXP-6", "EXP-9", "LOW-8")
+
+
+#: What `--backend` takes for every backend there is.
+_ALL = "all"
+#: Those that need nothing beside ExecuTorch.
+_DEFAULT_BACKENDS = (PORTABLE.name, XNNPACK.name)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register the options, all in one group of `--help`."""
+    group = parser.getgroup("conformance", "ExecuTorch conformance suite for Transformers")
+    group.addoption("--arch", metavar="NAMES", help="architectures, comma-separated; default: all of the tier")
+    group.addoption(
+        "--subject",
+        metavar="NAMES",
+        default="reference",
+        help=f"what to put under test: {', '.join(KNOWN)} or package.module:callable (default: reference)",
+    )
+    group.addoption(
+        "--backend",
+        metavar="NAMES",
+        help=f"of {', '.join(BACKENDS)}; {_ALL} of them; or {EXPORTED} to lower nothing (default: "
+        f"{', '.join(_DEFAULT_BACKENDS)}; {XNNPACK.name} in tier full)",
+    )
+    group.addoption("--mode", metavar="NAMES", help=f"of {', '.join(Mode)}")
+    group.addoption("--clause", metavar="IDS", help="clauses such as PAR-1, or whole chapters such as PAR")
+    group.addoption("--tier", metavar="TIER", help=f"of {', '.join(Tier)} (default: core)")
+    group.addoption(
+        "--checkpoint",
+        metavar="DIR",
+        help="judge the model in this directory, as `save_pretrained` writes it, in place of architectures; see "
+        "`python -m conformance check`",
+    )
+    group.addoption(
+        "--cache-length",
+        type=_positive,
+        metavar="N",
+        help=f"positions in the cache of a --checkpoint, in tokens (default: {DEFAULT_CACHE_LENGTH})",
+    )
+    group.addoption("--dtype", metavar="NAME", help=f"of {', '.join(DTYPES)}: what a --checkpoint computes in")
+    group.addoption(
+        "--shard",
+        type=_shard,
+        metavar="K/N",
+        help="judge the K-th of N parts of the architectures, which take about equally long; "
+        "`python -m report merge` makes one record of all N",
+    )
+    group.addoption(
+        "--examples",
+        type=_positive,
+        metavar="N",
+        help="scripts generated for each parity cell, beside the pinned ones (default: "
+        f"{DEFAULT_EXAMPLES}; {FULL_TIER_EXAMPLES} in tier full)",
+    )
+    group.addoption(
+        "--time-limit",
+        type=_positive,
+        metavar="SECONDS",
+        help=f"for the cells of one architecture on one backend in one mode (default: {DEFAULT_TIME_LIMIT_S}; "
+        f"{_OWN_TIME_LIMIT_S} for a --checkpoint)",
+    )
+    group.addoption(
+        "--memory-limit",
+        type=_positive,
+        metavar="MIB",
+        help=f"resident memory of the process that judges an architecture (default: {DEFAULT_MEMORY_LIMIT_MIB}; four "
+        "fifths of the machine's for a --checkpoint)",
+    )
+    group.addoption(
+        "--host",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="a worker on another machine, as execnet takes it: ssh=HOST//python=PYTHON; may be given several times",
+    )
+    group.addoption(
+        "--in-process",
+        action="store_true",
+        help="judge in pytest's own process, without limits and unprotected from crashes: for debuggers",
+    )
+    group.addoption("--record", default=DEFAULT_RECORD, metavar="PATH", help=f"default: {DEFAULT_RECORD}")
+    group.addoption(
+        "--resume",
+        action="store_true",
+        help="go on with the run that is recorded at --record, if there is one, and judge only what has no verdict yet",
+    )
+    group.addoption(
+        "--since",
+        metavar="RUN.json",
+        help="judge only what could come to another verdict than in that run, and say what is left out and why",
+    )
+    group.addoption(
+        "--store",
+        default=DEFAULT_STORE,
+        metavar="PATH",
+        help=f"where lowered programs are kept from run to run (default: {DEFAULT_STORE})",
+    )
+    group.addoption(
+        "--bundles",
+        default=DEFAULT_BUNDLES,
+        metavar="PATH",
+        help=f"where each failing cell gets a folder with all there is to know of it (default: {DEFAULT_BUNDLES})",
+    )
+    group.addoption(
+        "--store-limit",
+        type=_size,
+        default=DEFAULT_STORE_LIMIT_MIB,
+        metavar="MIB",
+        help=f"size of the store; 0 to lower everything anew and keep nothing (default: {DEFAULT_STORE_LIMIT_MIB})",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run was asked for.
+
+    `absent` are the rows that it would have judged, had the installed Transformers such an architecture, and `retired`
+    what that has and is judged only if it is named. With a `checkpoint`, that is judged and no fixture, the matrix has
+    no rows, and `known` is the one that says what backends cannot do.
+    """
+
+    matrix: Matrix
+    selection: Selection
+    examples: int
+    seed: int | None
+    record: Path
+    resume: bool
+    since: Path | None
+    limits: Limits | None
+    bundles: Path
+    store: Path
+    store_limit: int
+    asked: Mapping[str, str | int | None]
+    absent: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
+    checkpoint: Checkpoint | None = None
+    known: Matrix | None = None
+
+    @property
+    def exploring(self) -> str:
+        """The options beside the selection that change what is judged and which scripts are tried, as typed."""
+        parts = [f"--examples {self.examples}"] if self.examples != DEFAULT_EXAMPLES else []
+        parts += [f"--hypothesis-seed {self.seed}"] if self.seed is not None else []
+        if self.checkpoint is not None:
+            own = self.checkpoint
+            parts += [f"--checkpoint {shlex.quote(str(own.directory))} --cache-length {own.max_cache_len}"]
+            parts += [f"--dtype {own.dtype}"]
+        return " ".join(parts)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every planned cell."""
+        return tuple(plan(self.selection))
+
+
+def read_options(config: pytest.Config) -> Options:
+    """What the command line and the matrix say.
+
+    Raises:
+        pytest.UsageError: A name that does not exist, with the nearest that does; an error in the matrix; or versions
+            that cannot work together.
+    """
+    try:
+        matrix = load_matrix()
+    except MatrixError as error:
+        raise pytest.UsageError(str(error)) from error
+    _check_expectations(matrix)
+    get = config.getoption
+    tier = _one_tier(get("--tier"))
+    checkpoint, known = _checkpoint(config), matrix
+    if checkpoint is not None:
+        matrix = Matrix(schema_version=1, architectures={})
+    retired = matrix.retired_after(installed("transformers") or "0")
+    chosen = chosen_architectures(matrix, tier, None if checkpoint else get("--arch"), registered(), retired)
+    architectures, absent = ((checkpoint.name,), ()) if checkpoint else chosen
+    if get("--shard"):
+        architectures = _share(architectures, get("--shard"))
+    backends = _backends(get("--backend"), tier)
+    selection = Selection(
+        architectures=architectures,
+        subjects=[_subject_name(name) for name in split_names(get("--subject"))],
+        backends=[BACKENDS[name].traits for name in backends if name in BACKENDS],
+        clauses=_clauses(get("--clause"), NOT_OF_CHECKPOINTS if checkpoint else ()),
+        modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
+    )
+    if problems := [*impossible(), *unfit(selection.subjects)]:
+        raise pytest.UsageError("; ".join(problems))
+    # A debugger needs the terminal, which a forked process does not have.
+    in_process = get("--in-process") or get("usepdb", False)
+    names = ["--arch", "--subject", "--backend", "--mode", "--clause", "--tier", "--shard", "--examples", "--since"]
+    if checkpoint is not None:
+        names += ["--checkpoint", "--cache-length", "--dtype"]
+    return Options(
+        matrix=matrix,
+        selection=selection,
+        examples=get("--examples") or _usual_examples(tier),
+        seed=_seed(get("--hypothesis-seed", None)),
+        record=_record(config.rootpath, get("--record")),
+        resume=get("--resume"),
+        since=config.rootpath / get("--since") if get("--since") else None,
+        limits=None if in_process else _limits(config, checkpoint),
+        bundles=config.rootpath / get("--bundles"),
+        store=config.rootpath / get("--store"),
+        store_limit=0 if checkpoint else get("--store-limit"),  # it has the size of thousands of fixtures
+        asked={**{name.lstrip("-"): get(name) for name in names}, "matrix": matrix_digest()},
+        absent=absent,
+        retired=() if get("--arch") else tuple(sorted(retired.intersection(registered()))),
+        checkpoint=checkpoint,
+        known=known if checkpoint else None,
+    )
+
+
+def _checkpoint(config: pytest.Config) -> Checkpoint | None:
+    get = config.getoption
+    if not get("--checkpoint"):
+        if get("--cache-length") or get("--dtype"):
+            raise pytest.UsageError("--cache-length and --dtype are about a --checkpoint, and none is given")
+        return None
+    dtype = _chosen("dtype", get("--dtype"), DTYPES, ("auto",))[0]
+    try:
+        found = read_checkpoint(
+            config.rootpath / get("--checkpoint"), get("--cache-length") or DEFAULT_CACHE_LENGTH, dtype
+        )
+    except CheckpointError as error:
+        raise pytest.UsageError(f"--checkpoint: {error}") from error
+    if get("--arch") not in (None, found.name):
+        raise pytest.UsageError(f"--arch {get('--arch')}: with --checkpoint, {found.name} is judged and nothing else")
+    return found
+
+
+def _limits(config: pytest.Config, checkpoint: Checkpoint | None) -> Limits:
+    seconds, mebibytes = DEFAULT_TIME_LIMIT_S, DEFAULT_MEMORY_LIMIT_MIB
+    if checkpoint is not None:
+        seconds = _OWN_TIME_LIMIT_S
+        mebibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1 << 20) * 4 // 5
+    return Limits(config.getoption("--time-limit") or seconds, config.getoption("--memory-limit") or mebibytes)
+
+
+def other_scripts(run: RunInfo, options: Options) -> str:
+    """How the scripts that `options` ask for differ from those that a run tried; empty if they are the same."""
+    asked = str(run.options.get("examples") or _usual_examples(str(run.options.get("tier"))))
+    pairs = (("--examples", asked, str(options.examples)), ("--hypothesis-seed", run.seed, options.seed))
+    return ", ".join(f"{name} was {before} there and is {now} now" for name, before, now in pairs if before != now)
+
+
+def _usual_examples(tier: str) -> int:
+    return FULL_TIER_EXAMPLES if tier == Tier.FULL else DEFAULT_EXAMPLES
+
+
+def chosen_architectures(
+    matrix: Matrix, tier: Tier, text: str | None, here: Collection[str], retired: Collection[str] = ()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The architectures to judge, and the rows of the tier that would be among them if Transformers had them.
+
+    Args:
+        matrix: All rows.
+        tier: Which of them, where `text` names none.
+        text: Names between commas, as typed.
+        here: What the installed Transformers registers; of it, what has no row is judged too.
+        retired: What of that is not, unless `text` names it.
+
+    Raises:
+        pytest.UsageError: A name is neither a row nor registered, or a row that is not registered.
+    """
+    known = (*matrix.architectures, *(name for name in here if name not in matrix.architectures))
+    unlisted = [name for name in known if name not in matrix.architectures and name not in retired]
+    asked = _chosen("architecture", text, known, (*matrix.in_tier(tier), *unlisted))
+    absent = tuple(name for name in asked if name not in here)
+    if absent and text is not None:
+        raise pytest.UsageError(
+            f"not in transformers {installed('transformers')}, which is installed: {', '.join(absent)}"
+        )
+    return tuple(name for name in asked if name in here), absent
+
+
+def resolve_exporters(selection: Selection) -> dict[str, Exporter]:
+    """The selected subjects, imported; a usage error names one that cannot be."""
+    from conformance.exporters.resolve import UnknownExporterError, resolve
+
+    try:
+        return {name: resolve(name) for name in selection.subjects}
+    except UnknownExporterError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def _size(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0 and below 1000000000")
+    return int(text)
+
+
+def _shard(text: str) -> str:
+    try:
+        read_shard(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _share(architectures: tuple[str, ...], shard: str) -> tuple[str, ...]:
+    try:
+        return share(architectures, read_shard(shard), durations())
+    except ValueError as error:
+        raise pytest.UsageError(f"--shard {shard}: {error}") from error
+
+
+def _seed(given: str | int | None) -> int | None:
+    """Hypothesis takes any text for a seed; a record holds a number."""
+    if given is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,40}", str(given)):
+        return int(given)
+    raise pytest.UsageError(f"--hypothesis-seed: {str(given)!r} is not a whole number of up to 40 digits")
+
+
+def _record(directory: Path, name: str) -> Path:
+    path = directory / name
+    if not name or "\0" in name or path.is_dir():
+        raise pytest.UsageError(f"--record: {name!r} cannot be a file")
+    return path
+
+
+def split_names(text: str | None) -> list[str]:
+    """What stands between commas, each once."""
+    return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+
+
+def _chosen(kind: str, text: str | None, known: Collection[str], default: tuple[str, ...]) -> tuple[str, ...]:
+    if text is None:
+        return default
+    names = split_names(text)
+    if not names:
+        raise pytest.UsageError(f"no {kind} given; known: {', '.join(sorted(known))}")
+    for name in names:
+        if name not in known:
+            raise pytest.UsageError(unknown(kind, name, known))
+    return tuple(names)
+
+
+def _backends(text: str | None, tier: Tier) -> tuple[str, ...]:
+    default = (XNNPACK.name,) if tier is Tier.FULL else _DEFAULT_BACKENDS
+    chosen = _chosen("backend", text, (*BACKENDS, EXPORTED, _ALL), default)
+    return tuple(BACKENDS) if _ALL in chosen else chosen
+
+
+def _one_tier(text: str | None) -> Tier:
+    return Tier(_chosen("tier", text, list(Tier), (Tier.CORE,))[0])
+
+
+def _subject_name(name: str) -> str:
+    """The name as it will stand in cells. A dotted path is imported later; any other has to be known."""
+    if ":" not in name and name not in KNOWN:
+        raise pytest.UsageError(f"{unknown('subject', name, KNOWN)}, or write package.module:callable")
+    return canonical(name)
+
+
+def _clauses(text: str | None, without: Collection[str] = ()) -> tuple[Clause, ...]:
+    """Those that `text` names, or all that are checked; of a chapter and of all, those `without`."""
+    known = {clause.id: [clause] for clause in CLAUSES}
+    for chapter in Chapter:
+        known[chapter.name] = [each for each in CHECKED if each.chapter is chapter and each.id not in without]
+    names = _chosen("clause", text, known, tuple(each.id for each in CHECKED if each.id not in without))
+    chosen = list(dict.fromkeys(clause for name in names for clause in known[name]))
+    unchecked = [clause.id for clause in chosen if not clause.levels]
+    if unchecked or not chosen:
+        raise pytest.UsageError(f"the suite has no check yet for {', '.join(unchecked or names)}")
+    return tuple(clause for clause in CHECKED if clause in chosen)
+
+
+def _check_expectations(matrix: Matrix) -> None:
+    """An expectation must name cells that exist, whatever this run selects of them."""
+    backends = [backend.traits for backend in BACKENDS.values()]
+    everything = plan(Selection(tuple(matrix.architectures), ["reference"], backends, CHECKED))
+    problems = matrix.unmatched(everything)
+    for name, row in matrix.architectures.items():
+        for index, expectation in enumerate(row.expect):
+            subject = expectation.subject
+            if subject not in (ANY_SUBJECT, *KNOWN) and ":" not in subject:
+                problems.append(f"{name}: expect[{index}]: {unknown('subject', subject, [ANY_SUBJECT, *KNOWN])}")
+    if problems:
+        raise pytest.UsageError("models_matrix.yaml: " + "; ".join(problems))

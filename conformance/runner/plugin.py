@@ -1,0 +1,319 @@
+"""The pytest side: cells become tests, and how these end becomes verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import time
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+from conformance.core.cells import Cell
+from conformance.core.gc_tuning import importing
+from conformance.core.verdicts import CellFailedError, Verdict
+from conformance.failures.transport import packed
+from conformance.matrix.schema import Expectation
+from conformance.process.worker import end_with
+from conformance.records import environment
+from conformance.records.bundle import write_bundle
+from conformance.records.run import CellRecord, ExpectedFailure, cell_to_json
+from conformance.runner.hosts import is_remote
+from conformance.runner.isolation import Isolation
+from conformance.runner.judge import bare_record, judge
+from conformance.runner.options import Options, resolve_exporters
+from conformance.runner.pytest_reports import BUNDLE, RECORD, cell_named, item_cell, properties
+from conformance.runner.recorder import Recorder, shown
+
+_UNASKED = "conformance_unasked"
+_REMOTE = "conformance_remote"
+#: What to do about a worker that somebody killed.
+_AGAIN = "--resume judges the cell again"
+_CELL = pytest.StashKey[Cell]()
+_CASE = pytest.StashKey[Any]()
+#: How pytest counts a verdict, for its own exit code.
+_OUTCOMES = {Verdict.EXPECTED_FAILURE: "skipped", Verdict.NOT_APPLICABLE: "skipped", Verdict.PASS: "passed"}
+
+
+class ConformancePlugin:
+    """One per pytest process, xdist's workers among them."""
+
+    def __init__(self, config: pytest.Config, options: Options, recorder: Recorder | None) -> None:
+        """With the recorder of this run, where this process is the one that has it."""
+        self.config = config
+        self.options = options
+        self.versions = environment.versions()
+        told = getattr(config, "workerinput", {})
+        self.is_remote = bool(told.get(_REMOTE))
+        if hasattr(config, "workerinput"):
+            end_with(os.getppid())  # xdist would let it go on for up to 15 s
+        self.plan = {cell.id: cell for cell in options.cells}
+        #: Cells that are not to be judged. Workers are told by the controller.
+        self.unasked = recorder.unasked if recorder else frozenset(told.get(_UNASKED, ()))
+        #: The processes of xdist's workers.
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self.isolation = Isolation(config, options.limits, options.exploring, self._warm_up) if options.limits else None
+        #: The program whose cells were judged last, and the seconds it has used.
+        self._program: tuple[str | None, ...] = ()
+        self._seconds = 0.0
+        # A typo in a dotted path should end the run, not fail each of its cells. Known names need no import here.
+        self.subjects = (
+            resolve_exporters(options.selection) if any(":" in name for name in options.selection.subjects) else {}
+        )
+
+    # Collection
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self) -> Generator[None, object, object]:
+        """Import torch, Transformers and ExecuTorch, which the checks begin with."""
+        with importing():
+            return (yield)
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """A test for each planned cell of the check's clause."""
+        marker = metafunc.definition.get_closest_marker("clause")
+        if marker is None or "case" not in metafunc.fixturenames:
+            return
+        cells = [cell for cell in self.plan.values() if cell.clause == marker.args[0]]
+        metafunc.parametrize("cell", [pytest.param(cell, id=cell.id) for cell in cells], indirect=True)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """In the plan's order, so that artifacts are built once and then let go."""
+        order = {cell_id: index for index, cell_id in enumerate(self.plan)}
+        chosen: list[pytest.Item] = []
+        # Done before, or a check none of whose cells were selected: pytest would show that as skipped.
+        unselected: list[pytest.Item] = []
+        for item in items:
+            cell = item_cell(item)
+            if cell is None or cell.id in self.unasked:
+                unselected.append(item)
+            else:
+                item.stash[_CELL] = cell
+                chosen.append(item)
+        config.hook.pytest_deselected(items=unselected)
+        items[:] = sorted(chosen, key=lambda item: order[item.stash[_CELL].id])
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """With xdist: tell a new worker what is done. It cannot read that off the record, which grows meanwhile."""
+        node.workerinput[_UNASKED] = sorted(self.unasked)
+        node.workerinput[_REMOTE] = is_remote(node)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodeready(self, node: Any) -> None:
+        """With xdist: a worker has begun."""
+        process = getattr(node.gateway._io, "popen", None)  # of one on this machine
+        if process is not None:
+            self._workers.append(process)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """End the workers, which xdist would wait for up to 15 s. What they have measured is here already."""
+        for process in self._workers:
+            process.kill()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """All checks of an architecture on one worker, which builds its artifacts once.
+
+        A scheduler of our own, since xdist 3.8's loadgroup writes a node id that pytest 9.2 no longer reads.
+        """
+        from xdist.scheduler import LoadScopeScheduling
+
+        plan = self.plan
+
+        class ByArchitecture(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+            def _split_scope(self, nodeid: str) -> str:
+                cell = cell_named(nodeid, plan)
+                return cell.architecture if cell else nodeid
+
+            def remove_node(self, node: Any) -> str | None:
+                # As xdist does it, which however gives the item that a worker died of to the next worker, until all
+                # of them are dead.
+                units = self.assigned_work.pop(node)
+                lost = [nodeid for unit in units.values() for nodeid, completed in unit.items() if not completed]
+                for unit in units.values():
+                    unit.update((nodeid, True) for nodeid in lost[:1] if nodeid in unit)
+                self.workqueue.update({scope: unit for scope, unit in units.items() if not all(unit.values())})
+                for other in self.assigned_work:
+                    self._reschedule(other)
+                return lost[0] if lost else None
+
+        return ByArchitecture(config, log)
+
+    # Running
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Judge a cell in its architecture's own process."""
+        cell = item.stash.get(_CELL, None)
+        if cell is None or self.isolation is None:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in self.isolation.reports(item, cell):
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    @pytest.fixture
+    def cell(self, request: pytest.FixtureRequest) -> Cell:
+        """The cell being judged."""
+        cell: Cell = request.param
+        return cell
+
+    @pytest.fixture(scope="session")
+    def builder(self) -> Any:
+        """Models and programs, built once."""
+        import torch
+
+        from conformance.pipeline import stages
+        from conformance.pipeline.builder import Builder
+        from conformance.pipeline.store import Store
+
+        subjects = self.subjects or resolve_exporters(self.options.selection)
+        checkpoint = self.options.checkpoint
+        if checkpoint is not None:  # alone on all cores
+            return Builder(subjects, build=lambda _: stages.build_own(checkpoint), tokenizer=checkpoint.tokenizer)
+        # Two workers on two cores: more threads would only take turns.
+        torch.set_num_threads(1)
+        store = Store(self.options.store, self.options.store_limit) if self.options.store_limit else None
+        return Builder(subjects, store=store)
+
+    @pytest.fixture
+    def case(self, request: pytest.FixtureRequest, cell: Cell, builder: Any) -> Any:
+        """What a check is given."""
+        from conformance.checks.case import Case, require_undecodable
+
+        row = self.options.matrix.architectures.get(cell.architecture)
+        case = Case(
+            cell,
+            builder,
+            self.options.examples,
+            derandomize=self.options.seed is None,
+            caches=row.caches if row else None,
+            own=self.options.checkpoint is not None,
+        )
+        request.node.stash[_CASE] = case
+        if row and row.undecodable and row.undecodable.applies_to(self.versions):
+            require_undecodable(case, row.undecodable)
+        return case
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+        """Judge the cell when its check has ended, and let pytest count it as the truth table says."""
+        outcome: Any = yield
+        report: pytest.TestReport = outcome.get_result()
+        cell = item.stash.get(_CELL, None)
+        ended = call.when == "call" or (call.when == "setup" and call.excinfo is not None)
+        if cell is None or not ended or (call.excinfo and call.excinfo.errisinstance(KeyboardInterrupt)):
+            return
+        case = item.stash.get(_CASE, None)
+        error = call.excinfo.value if call.excinfo else None
+
+        def judged() -> CellRecord:
+            return judge(
+                cell,
+                error,
+                self._expectation(cell),
+                versions=self.versions,
+                metrics=case.metrics if case else {},
+                duration_s=call.duration,
+                exploring=self.options.exploring,
+                partition=case.measured.get("partition") if case else None,
+            )
+
+        record = self._limited(judged(), cell)
+        spent = self._spent(cell, call.duration)
+        # Of somebody's own model, the evidence would be its weights several times over.
+        if record.verdict is Verdict.FAIL and error is not None and self.options.checkpoint is None:
+            divergence = self._divergence(case, error, spent)
+            record = self._with_bundle(item, error, judged() if divergence else record, divergence)
+        setattr(report, RECORD, cell_to_json(record))
+        if self.is_remote and record.bundle:
+            setattr(report, BUNDLE, packed(self.config.rootpath / record.bundle))
+        # pytest's JUnit XML takes them from the report of the teardown, which is still to be made.
+        item.user_properties += properties(record)
+        report.outcome = _OUTCOMES.get(record.verdict, "failed")  # type: ignore[assignment]  # a Literal
+        if record.verdict is Verdict.EXPECTED_FAILURE and record.expected:
+            report.wasxfail = record.expected.reason
+        if record.verdict is Verdict.NOT_APPLICABLE:
+            report.longrepr = (str(item.path), 0, record.message or "")
+        elif record.verdict is not Verdict.HARNESS_ERROR:
+            # The message is the explanation; a traceback through torch helps only where the suite itself failed.
+            report.longrepr = record.message
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: object) -> None:
+        """A worker died: the cell it was at has crashed."""
+        cell = cell_named(crashitem, self.plan)
+        if cell is not None:
+            # With a process for each architecture, nothing that is under test runs in the worker itself.
+            alone = self.options.limits is None
+            told = f"the process died while it judged {cell.id}" if alone else f"its xdist worker was killed; {_AGAIN}"
+            verdict = Verdict.CRASH if alone else Verdict.NOT_RUN
+            record = bare_record(cell, verdict, told, self.options.exploring)
+            setattr(report, RECORD, cell_to_json(record))
+
+    def pytest_sessionfinish(self) -> None:
+        """End the process of the last architecture."""
+        if self.isolation is not None:
+            self.isolation.close()
+
+    def _warm_up(self) -> None:
+        """Before the first fork, so that no architecture pays for what can be shared."""
+        from conformance.pipeline.backends import BACKENDS
+        from conformance.pipeline.warmup import warm_up
+
+        lowered = dict.fromkeys(cell.backend for cell in self.plan.values() if cell.backend in BACKENDS)
+        # Those of ExecuTorch itself. Other libraries may begin threads, or read the environment, when first used.
+        warm_up(BACKENDS[name] for name in lowered if not BACKENDS[name].requires)
+
+    def _spent(self, cell: Cell, duration_s: float) -> float:
+        """Seconds that this process has used on the cell's program, with the `duration_s` of its own."""
+        program = (cell.architecture, cell.subject, cell.column)
+        if program != self._program:
+            self._program, self._seconds = program, 0.0
+        self._seconds += duration_s
+        return self._seconds
+
+    def _divergence(self, case: Any, error: BaseException, spent: float) -> Any:
+        """Where the program first goes wrong, which the error then tells; None where that cannot be asked."""
+        from conformance.failures.localize import LIMIT_S, locate
+
+        left = self.options.limits.seconds / 2 - spent if self.options.limits else LIMIT_S
+        began = time.monotonic()
+        divergence = locate(case, error, min(LIMIT_S, int(left))) if case is not None else None
+        self._seconds += time.monotonic() - began
+        return divergence
+
+    def _with_bundle(
+        self, item: pytest.Item, error: BaseException, record: CellRecord, divergence: Any = None
+    ) -> CellRecord:
+        """The record, with the place of the failure's bundle. What goes wrong here must not cost the verdict."""
+        from conformance.failures.capture import bundle_of
+
+        case = getattr(item, "funcargs", {}).get("case")
+        if case is None or not isinstance(error, CellFailedError):
+            return record
+        try:
+            bundle, files = bundle_of(case, error, record, self.versions, divergence)
+            folder = write_bundle(self.options.bundles, bundle, files)
+        except Exception as lost:
+            told = f"{record.message}\n  bundle    none: {type(lost).__name__}: {lost}"
+            return dataclasses.replace(record, message=told)
+        return dataclasses.replace(record, bundle=shown(folder, self.config.rootpath))
+
+    def _limited(self, record: CellRecord, cell: Cell) -> CellRecord:
+        """The record of a checkpoint's cell, with what is known of the backend."""
+        if self.options.known is None or record.verdict is not Verdict.FAIL:
+            return record
+        known = self.options.known.known_limit(cell, record.stage, record.signature, self.versions)
+        if known is None:
+            return record
+        expected = ExpectedFailure(known.reason, known.link)
+        return dataclasses.replace(record, verdict=Verdict.EXPECTED_FAILURE, expected=expected)
+
+    def _expectation(self, cell: Cell) -> Expectation | None:
+        return self.options.matrix.expectation(cell, self.versions)

@@ -1,0 +1,167 @@
+"""What a person sees in the terminal: progress while cells are judged, and the grid and the failures at the end."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from conformance.core.cells import Cell
+from conformance.core.exporter_names import is_own
+from conformance.core.paths import ROOT
+from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.records.bundle import CONSENT
+from conformance.records.run import CellRecord
+from conformance.runner.options import DEFAULT_RECORD
+
+_GLYPHS = {
+    Verdict.PASS: ("✓", "green"),
+    Verdict.EXPECTED_FAILURE: ("≈", "yellow"),
+    Verdict.NOT_APPLICABLE: ("–", "dim"),
+}
+_BAD = ("✗", "bold red")
+_LEGEND = "✓ pass   ≈ expected failure   – not applicable   ✗ anything else, with the stage"
+#: What `tox -e report` makes.
+_SITE = "build/report/index.html"
+#: Cells listed under a cause before "and N more".
+_SHOWN = 6
+
+
+class Progress:
+    """One line for each column of an architecture that is done: how far the run is, and what that column came to."""
+
+    def __init__(self, write_line: Callable[[str], None]) -> None:
+        self._write_line = write_line
+        self._start = time.monotonic()
+        self._done = 0
+        self._columns: dict[tuple[str, str, str], list[CellRecord]] = {}
+        self._sizes: Counter[tuple[str, str, str]] = Counter()
+
+    def add(self, record: CellRecord, cell: Cell, planned: Mapping[str, Cell]) -> None:
+        """Count a verdict; `planned` are the cells that this run will reach."""
+        self._done += 1
+        key = _column(cell)
+        column = self._columns.setdefault(key, [])
+        column.append(record)
+        if self._sizes.total() != len(planned):  # counted once: thousands of cells arrive one by one
+            self._sizes = Counter(map(_column, planned.values()))
+        if len(column) < self._sizes[key]:
+            return
+        elapsed = time.monotonic() - self._start
+        total = max(len(planned), self._done)
+        left = elapsed * (total - self._done) / self._done
+        counts = Counter(record.verdict for record in column)
+        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        place = " · ".join(part for part in key if part)
+        self._write_line(
+            f"{100 * self._done // total:3d}%  {self._done}/{total}  {_clock(elapsed)} gone, about {_clock(left)} left"
+            f"  {place}: {told}"
+        )
+
+
+def render_summary(
+    records: Sequence[CellRecord], cells: Mapping[str, Cell], path: Path, *, width: int, color: bool
+) -> str:
+    """The whole summary as text of at most `width` columns."""
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width, force_terminal=color, color_system="standard" if color else None)
+    console.print()
+    console.print(_grid(records, cells))
+    console.print(_LEGEND, style="dim", highlight=False)
+    for lines in _causes(records):
+        console.print()
+        console.print(lines, highlight=False, markup=False, soft_wrap=True)
+    counts = Counter(record.verdict for record in records)
+    console.print()
+    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    console.print(f"{len(records)} cells: {told}", style="bold", highlight=False)
+    console.print(f"record: {path}", highlight=False, soft_wrap=True)
+    console.print(f"report: {_report(path)}", highlight=False, soft_wrap=True)
+    return buffer.getvalue()
+
+
+def _report(record: Path) -> str:
+    """The command that makes a site of this record, and where its first page will be."""
+    chosen = "" if record.resolve() == ROOT / DEFAULT_RECORD else f" -- {shlex.quote(str(record.resolve()))}"
+    return f"`tox -e report{chosen}` makes {ROOT / _SITE} of it"
+
+
+def _grid(records: Sequence[CellRecord], cells: Mapping[str, Cell]) -> Table:
+    columns = list(dict.fromkeys(cells[record.id].column for record in records))
+    subjects = list(dict.fromkeys(record.subject for record in records if record.subject))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("architecture", no_wrap=True)
+    for column in columns:
+        table.add_column(column.replace(" ", "\n"), no_wrap=True)
+    by_place: dict[tuple[str, str | None, str], list[CellRecord]] = {}
+    for record in records:
+        by_place.setdefault((record.architecture, record.subject, cells[record.id].column), []).append(record)
+    for architecture in dict.fromkeys(record.architecture for record in records):
+        for subject in subjects or (None,):
+            name = architecture if len(subjects) < 2 else f"{architecture} ({subject})"
+            places = [
+                by_place.get((architecture, subject, column)) or by_place.get((architecture, None, column)) or []
+                for column in columns
+            ]
+            table.add_row(name, *map(_glyphs, places))
+    return table
+
+
+def _glyphs(records: Iterable[CellRecord]) -> Text:
+    text = Text()
+    counts = Counter(record.verdict for record in records if record.verdict in ACCEPTABLE)
+    for verdict in _GLYPHS:
+        glyph, style = _GLYPHS[verdict]
+        if counts[verdict]:
+            text.append(f"{glyph}{counts[verdict]} ", style)
+    bad = Counter(record.stage or record.verdict for record in records if record.verdict not in ACCEPTABLE)
+    for stage, count in bad.items():
+        text.append(f"{_BAD[0]}{count} {stage} ", _BAD[1])
+    return text
+
+
+def _causes(records: Iterable[CellRecord]) -> list[str]:
+    """A paragraph for each cause: the first failure whole, the others by id.
+
+    What was not run is told once for all architectures: what it lacks, such as a package, they all lack.
+    """
+    bad: dict[tuple[str, str | None], list[CellRecord]] = {}
+    for record in records:
+        if record.verdict is Verdict.NOT_RUN:
+            bad.setdefault((record.verdict, record.message), []).append(record)
+        elif record.verdict not in ACCEPTABLE:
+            key = record.signature if record.verdict is Verdict.FAIL else record.verdict
+            bad.setdefault((f"{record.architecture} {key}", None), []).append(record)
+    paragraphs = []
+    for (title, _), alike in bad.items():
+        first = alike[0]
+        number = f"{len(alike)} {'cell' if len(alike) == 1 else 'cells'}"
+        lines = [f"✗ {title}: {number}", first.message or str(first.verdict)]
+        if first.replay not in lines[1]:
+            lines.append(f"  replay    {first.replay}")
+        if first.bundle:
+            # Whoever ran an exporter of their own trusts it.
+            trust = f" {CONSENT}" if first.subject and not is_own(first.subject) else ""
+            lines.append(f"  bundle    {first.bundle}: `python -m conformance replay {first.bundle}{trust}`")
+        if len(alike) > 1:
+            others = [record.id for record in alike[1 : 1 + _SHOWN]]
+            more = f" and {len(alike) - 1 - _SHOWN} more" if len(alike) - 1 > _SHOWN else ""
+            lines.append(f"  also      {', '.join(others)}{more}")
+        paragraphs.append("\n".join(lines))
+    return paragraphs
+
+
+def _column(cell: Cell) -> tuple[str, str, str]:
+    return cell.architecture, cell.subject or "", cell.column
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,215 @@
+"""Every check catches a subject that is faulty in just its way, and lets the reference pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from conformance.core.contract import CHECKED, Level, Mode
+from conformance.core.verdicts import CellFailedError, ChildDiedError, ClauseViolationError, StageError, Verdict
+from conformance.decoding.scripts import DecodeScript
+from conformance.exporters.resolve import Exporter
+from conformance.models.fixtures import build_model, fixture_config
+from conformance.pipeline.backends import Backend
+from conformance.reference import convert_and_export_with_cache
+from tests.faults import lowerings, programs
+from tests.faults.table import FAULTS, LOWERINGS, RUNNERS
+from tests.support.fault_table import PAGE
+from tests.support.harness import judge
+
+
+def _name(value: object) -> str | None:
+    return getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
+
+
+@pytest.mark.parametrize(("fault", "architecture", "mode", "clause", "signature"), FAULTS, ids=_name)
+def test_fault_is_caught(fault: Callable[..., Any], architecture: str, mode: Mode, clause: str, signature: str) -> None:
+    with pytest.raises(CellFailedError) as caught:
+        judge(clause, architecture, fault, mode=mode)
+    assert caught.value.signature.startswith(signature)
+
+
+@pytest.mark.parametrize(
+    ("fault", "clause"),
+    [
+        (programs.keeps_its_state, "PAR-1"),
+        (programs.keeps_what_followed, "PAR-1"),
+        (programs.reverses_chunks, "PAR-1"),
+        (programs.zeroes_cache, "EXP-1"),
+        (programs.noisy, "PAR-1"),
+        (programs.wrong_on_repeats, "PAR-1"),
+        (programs.mixes_rows, "PAR-1"),
+        (programs.wrong_in_second_generation, "PAR-3"),
+    ],
+)
+def test_fault_is_caught_by_its_own_clause_only(fault: Callable[..., Any], clause: str) -> None:
+    judge(clause, "lfm2" if fault is programs.keeps_its_state else "llama", fault)
+
+
+def test_script_is_the_shortest_that_shows_the_fault() -> None:
+    # The pinned script that shows it first decodes twelve tokens before it goes back.
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("PAR-3", "llama", programs.keeps_what_followed, shrink=True)
+    script = caught.value.script
+    assert isinstance(script, DecodeScript)
+    assert [call.position for call in script.calls] == [0, 1, 1]
+
+
+def test_operator_outside_the_edge_dialect_is_caught_by_low_1() -> None:
+    with pytest.raises(StageError) as caught:
+        judge("LOW-1", "llama", programs.not_core_aten, backend="portable")
+    assert caught.value.signature.startswith("lower:")
+
+
+@pytest.mark.parametrize(("backend", "architecture", "clause", "signature"), LOWERINGS, ids=_name)
+def test_faulty_lowering_is_caught(backend: Backend, architecture: str, clause: str, signature: str) -> None:
+    with pytest.raises(CellFailedError) as caught:
+        judge(
+            clause,
+            architecture,
+            convert_and_export_with_cache,
+            backend=backend.name,
+            backends={backend.name: backend},
+        )
+    assert caught.value.signature.startswith(signature)
+
+
+def test_cache_inside_a_delegate_is_caught_by_low_10() -> None:
+    boastful = dataclasses.replace(lowerings.TAKES_ALL, declares=None)
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("LOW-10", "llama", convert_and_export_with_cache, backend="takes-all", backends={"takes-all": boastful})
+    assert caught.value.signature == "lower:cache-in-delegate"
+
+
+@pytest.mark.parametrize(
+    ("fault", "clause", "signature"),
+    [
+        (programs.sorts, "LOW-5", "load:no-kernel:aten::sort.values"),
+        (programs.returns_cache, "LOW-6", "emit:cache-returned"),
+    ],
+)
+def test_faulty_subject_is_caught_when_lowered(fault: Callable[..., Any], clause: str, signature: str) -> None:
+    with pytest.raises(CellFailedError) as caught:
+        judge(clause, "llama", fault, backend="portable")
+    assert caught.value.signature == signature
+
+
+@pytest.mark.parametrize(("subject", "mode", "clause", "signature"), RUNNERS, ids=_name)
+def test_fault_is_caught_with_the_runner(subject: Exporter, mode: Mode, clause: str, signature: str | None) -> None:
+    with pytest.raises((CellFailedError, ChildDiedError)) as caught:
+        judge(clause, "llama", subject, mode=mode, backend="portable")
+    if isinstance(caught.value, ChildDiedError):
+        assert signature is None
+        assert caught.value.verdict is Verdict.CRASH
+        assert "last words" in str(caught.value)
+    else:
+        assert isinstance(caught.value, CellFailedError)
+        assert signature is not None
+        assert caught.value.signature.startswith(signature)
+
+
+def test_plain_lowering_is_caught_by_none() -> None:
+    plain = functools.partial(
+        judge,
+        architecture="llama",
+        export=convert_and_export_with_cache,
+        backend="plain",
+        backends={"plain": lowerings.PLAIN},
+    )
+    builder = plain("LOW-1").builder
+    for clause in ("LOW-4", "LOW-5", "LOW-6", "LOW-7", "LOW-8", "LOW-9", "LOW-10", "PAR-1"):
+        plain(clause, builder=builder)
+
+
+def _forgetful(architecture: str) -> PreTrainedModel:
+    model = build_model(fixture_config(architecture))
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def without_past(*args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    model.forward = without_past
+    return model
+
+
+def test_oracle_that_ignores_its_cache_is_caught_by_par_8() -> None:
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("PAR-8", "llama", make_model=_forgetful)
+    assert caught.value.signature == "eager:logits-differ"
+
+
+def _initialised_by_upstream(architecture: str) -> PreTrainedModel:
+    """As upstream's export tests have it: an epsilon of 1 in every norm, weights at a scale of 0.02."""
+    config = fixture_config(architecture)
+    config.rms_norm_eps = 1.0
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    model.generation_config = build_model(config).generation_config
+    return model
+
+
+def test_insensitive_fixture_is_caught_by_sen_1() -> None:
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("SEN-1", "llama", make_model=_initialised_by_upstream)
+    assert caught.value.signature.startswith("eager:insensitive-to-")
+
+
+def test_a_window_that_weights_are_as_wide_as_can_be_dropped() -> None:
+    effects = judge("SEN-1", "inkling2_text").metrics
+    assert effects["effect_dropped_window"] > 100
+
+
+def _all_attention(architecture: str) -> PreTrainedModel:
+    config = fixture_config(architecture)
+    config.layer_types = ["full_attention"] * len(config.layer_types)
+    return build_model(config)
+
+
+@pytest.mark.parametrize("architecture", ["lfm2", "gemma3_text"])
+def test_fixture_without_its_other_layers_is_caught_by_sen_2(architecture: str) -> None:
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("SEN-2", architecture, make_model=_all_attention)
+    assert caught.value.signature == "build:fixture-lacks-layers"
+
+
+def test_fixture_without_a_module_kind_is_caught_by_sen_2() -> None:
+    def without_experts(architecture: str) -> PreTrainedModel:
+        config = fixture_config(architecture)
+        config.first_k_dense_replace = config.num_hidden_layers
+        return build_model(config)
+
+    with pytest.raises(ClauseViolationError, match="module DeepseekV3MoE") as caught:
+        judge("SEN-2", "deepseek_v3", make_model=without_experts)
+    assert caught.value.signature == "build:fixture-lacks-parts"
+
+
+@pytest.mark.parametrize(
+    ("clause", "mode"),
+    [(clause.id, mode) for clause in CHECKED if Level.EXPORTED in clause.levels for mode in clause.modes],
+)
+def test_reference_is_caught_by_none(clause: str, mode: Mode) -> None:
+    # mistral, since every clause applies to it: it has a window, and no state that cannot be rewound.
+    judge(clause, "mistral", convert_and_export_with_cache, mode=mode)
+
+
+def test_every_checked_clause_has_a_fault() -> None:
+    faulted = {clause for _, _, _, clause, _ in FAULTS} | {clause for _, _, clause, _ in LOWERINGS}
+    faulted |= {clause for _, _, clause, _ in RUNNERS}
+    faulted |= {"LOW-1", "LOW-5", "PAR-8", "SEN-1", "SEN-2"}
+    assert faulted == {clause.id for clause in CHECKED}
+
+
+def test_fault_table_has_every_fault() -> None:
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    rows = {tuple(line.split(" | ")[:2]) for line in lines if line.startswith("| ") and "●" in line}
+    wanted = {(f"| {fault.__name__}", f"{architecture} {mode}") for fault, architecture, mode, _, _ in FAULTS}
+    wanted |= {(f"| {backend.name}", architecture) for backend, architecture, _, _ in LOWERINGS}
+    wanted |= {(f"| {subject.name}", f"llama {mode}") for subject, mode, _, _ in RUNNERS}
+    assert rows == wanted, "python -m tests.support.fault_table brings docs/faults.md up to date"

@@ -1,0 +1,155 @@
+"""Architectures that the matrix lacks, or that the installed Transformers lacks, or that cannot decode at all."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from conformance.checks.case import Case, require_undecodable
+from conformance.cli.add_architecture import draft
+from conformance.core.cells import EAGER, Cell
+from conformance.core.verdicts import CellFailedError, NotApplicableError, Stage, Verdict
+from conformance.matrix.discovery import registered
+from conformance.matrix.schema import MATRIX_PATH, Undecodable, load_matrix
+from conformance.models.fixtures import default_config
+from conformance.models.tiny_config import layer_kinds, tiny
+from conformance.pipeline.builder import Builder
+from conformance.records.run import load_run
+from tests.support.harness import copied_suite, python_module, suite
+
+_REASON = "a reason that is long enough to be one"
+#: Rows of what Transformers 5.24.0 has added to what is pinned.
+_NEWER = {"apertus1p5_text", "dory", "exaone", "inkling2_loop_text", "lara_mini", "sarvam_mla", "sarvam_moe"}
+
+
+def _cell(architecture: str) -> Cell:
+    return Cell(architecture, None, EAGER, None, "PAR-8")
+
+
+def test_registered_is_what_transformers_itself_says() -> None:
+    assert registered() == tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def test_every_registered_architecture_has_a_row() -> None:
+    assert set(load_matrix().architectures) - set(registered()) == _NEWER
+    assert not set(registered()) - set(load_matrix().architectures)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "qwen3_next", "llama4_text", "bert", "mamba", "gpt2"])
+def test_shrunk_config_has_two_layers_of_each_kind(architecture: str) -> None:
+    published = default_config(architecture)
+    values = tiny(published)
+    config = AutoConfig.for_model(**{**values, "model_type": architecture}).get_text_config(decoder=True)
+    kinds = Counter(layer_kinds(config))
+    assert set(kinds) == set(layer_kinds(published.get_text_config(decoder=True)))
+    assert all(count >= 2 for count in kinds.values())
+    assert config.vocab_size == 64
+    json.dumps(values)
+
+
+def test_draft_says_what_it_tried() -> None:
+    made = draft("qwen3")
+    assert "    tier: full\n    caches: [full_attention]\n" in made.row
+    assert "grouped-query attention" in made.row
+    assert "normalised queries and keys" in made.row
+    assert made.tried[-1] == "decoded with a static cache: agrees with the forward pass without cache"
+
+
+def test_draft_of_what_cannot_decode_leaves_the_reason_to_a_person() -> None:
+    made = draft("openai-gpt")
+    assert 'signature: "eager:static-cache-decoding-differs"\n      reason: TODO' in made.row
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["qwen3"], "error: qwen3 exists: it has a row in models_matrix.yaml; --force shows what would be written"),
+        (
+            ["qwen33", "--force"],
+            "error: no causal-LM architecture of the installed Transformers 'qwen33'; did you mean 'qwen3'?",
+        ),
+    ],
+)
+def test_command_refuses_in_a_sentence(arguments: list[str], told: str) -> None:
+    ended = python_module("conformance", "new-architecture", *arguments)
+    assert ended.returncode == 1
+    assert told in ended.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    return copied_suite(tmp_path)
+
+
+def _without_arcee() -> str:
+    text = MATRIX_PATH.read_text(encoding="utf-8")
+    return text[: text.index("\n  arcee:\n") + 1] + text[text.index("\n  aria_text:\n") + 1 :]
+
+
+def test_header_names_what_is_not_judged(checkout: Path) -> None:
+    retired = f"retired:\n  arcee: {{since: 99.0.0, reason: {_REASON}}}\n"
+    (checkout / "models_matrix.yaml").write_text(_without_arcee().replace("retired:\n", retired), encoding="utf-8")
+    told = suite("--collect-only", "--tier", "full", "--clause", "SEN-2", "-n0", cwd=checkout).stdout
+    assert "so not judged: apertus1p5_text, dory, " in told
+    assert "judged only with --arch: arcee" in told
+    named = suite("--collect-only", "--arch", "arcee", "--clause", "SEN-2", "-n0", cwd=checkout).stdout
+    assert "arcee/eager/SEN-2" in named
+    assert "judged only with --arch" not in named
+
+
+def test_unlisted_architecture_fails_the_run_and_is_added_by_the_command(checkout: Path) -> None:
+    matrix = checkout / "models_matrix.yaml"
+    matrix.write_text(_without_arcee(), encoding="utf-8")
+    (checkout / "fixtures/configs/arcee.json").unlink()
+    smoke = ("--clause", "SEN-2,PAR-8", "-n2", "--tier", "smoke")
+    ended = suite(*smoke, cwd=checkout)
+    assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout
+    assert "arcee is registered by Transformers and has no row in models_matrix.yaml" in ended.stdout
+    assert "python -m conformance new-architecture arcee" in ended.stdout
+    verdicts = {cell.id: cell for cell in load_run(checkout / "build/conformance/run.json").cells}
+    assert (verdicts["arcee/eager/SEN-2"].verdict, verdicts["arcee/eager/SEN-2"].signature) == (
+        Verdict.FAIL,
+        "build:unlisted",
+    )
+    assert verdicts["arcee/eager/PAR-8"].verdict is Verdict.PASS  # tried with a shrunk config
+
+    added = python_module("conformance", "new-architecture", "arcee", cwd=checkout)
+    assert added.returncode == 0, added.stderr
+    assert "arcee" in load_matrix(matrix).architectures
+    ended = suite(*smoke, cwd=checkout)
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_a_reason_that_is_still_to_be_found_is_no_hindrance_to_the_next(checkout: Path) -> None:
+    matrix = checkout / "models_matrix.yaml"
+    row = draft("openai-gpt").row.replace("openai-gpt", "another")
+    matrix.write_text(MATRIX_PATH.read_text(encoding="utf-8") + row, encoding="utf-8")
+    ended = python_module("conformance", "new-architecture", "arcee", cwd=checkout)
+    assert "error: arcee exists: it has a row" in ended.stderr
+
+
+def test_architecture_that_transformers_lacks_is_not_applicable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conformance.pipeline.stages.registered", lambda: ("llama",))
+    with pytest.raises(NotApplicableError, match="not in transformers 5"):
+        Builder().model("gpt2")
+
+
+def test_undecodable_is_tried() -> None:
+    case = Case(_cell("openai-gpt"), Builder(), examples=1)
+    known = Undecodable("eager:static-cache-decoding-differs", _REASON)
+    with pytest.raises(NotApplicableError, match=_REASON):
+        require_undecodable(case, known)
+    with pytest.raises(CellFailedError) as otherwise:
+        require_undecodable(case, Undecodable("eager:KeyError:'x'", _REASON))
+    assert otherwise.value.signature == known.signature
+
+
+def test_undecodable_that_decodes_is_stale() -> None:
+    with pytest.raises(CellFailedError, match="remove `undecodable`") as stale:
+        require_undecodable(Case(_cell("llama"), Builder(), examples=1), Undecodable("eager:x", _REASON))
+    assert (stale.value.stage, stale.value.signature) == (Stage.EAGER, "eager:decodes-after-all")

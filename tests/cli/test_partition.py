@@ -1,0 +1,54 @@
+"""`python -m conformance partition` as people use it."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from conformance.cli.partition import partition_page
+from conformance.core.cells import Cell
+from conformance.core.contract import Mode
+from conformance.pipeline.emission import EmissionReport
+from conformance.pipeline.lowering import Artifact
+from conformance.pipeline.partition import LeftOut, PartitionReport
+from tests.support.harness import python_module
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["lama"], "error: no architecture 'lama'; did you mean 'llama'?"),
+        (["llama", "--backend", "xnpack"], "error: no backend 'xnpack'; did you mean 'xnnpack'?"),
+        (["llama", "--mode", "dynamics"], "error: no mode 'dynamics'; did you mean 'dynamic'?"),
+        (["llama", "--subject", "referense"], "error: no subject 'referense'; did you mean 'reference'?"),
+    ],
+)
+def test_typo_is_answered(arguments: list[str], told: str) -> None:
+    ended = python_module("conformance", "partition", *arguments)
+    assert ended.returncode == 1
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_page_says_what_was_left_why_and_where_from() -> None:
+    left = [
+        LeftOut("aten.mean.dim", f"float32 [1, {size}]", "modeling.py:64 in forward: x.mean(-1)", "keep_dim required")
+        for size in (1, 2, 3)
+    ]
+    partition = PartitionReport({"XnnpackBackend": 2}, {"aten.mul.Tensor": 9}, tuple(left), (), (), (), (), {}, ())
+    emission = EmissionReport((), 300, 280, 256, 1280, 1280, (), (), (), (), ())
+    artifact = Artifact(bytes(4096), partition, emission, 12.5, 0.5)
+    stream = io.StringIO()
+    page = partition_page(Cell("llama", "mine", "xnnpack", Mode.DECODE, "LOW-1"), artifact)
+    Console(file=stream, width=160, markup=False).print(page)
+    text = stream.getvalue()
+    assert "2 × XnnpackBackend; 9 of 12 operators (75.0%)" in text
+    assert "4,096 bytes, of them 1,280 for constants" in text
+    assert "300 bytes planned, of them 256 for caches" in text
+    assert "none lists this program" in text
+    assert "aten.mean.dim" in text
+    assert "keep_dim required" in text
+    assert "float32 [1, 2]  modeling.py:64 in forward: x.mean(-1)" in text
+    assert "and 1 more" in text

@@ -1,0 +1,101 @@
+"""Versions that go together, and the sentence for those that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from conformance.cli import doctor
+from conformance.core.versions import TORCH_FOR_EXECUTORCH, impossible, unfit, untried
+from tests.support.harness import python_module
+
+_GOOD = {"torch": "2.13.0+cpu", "transformers": "5.23.0", "executorch": "1.5.1"}
+
+
+def _nothing(_: str) -> Sequence[str]:
+    return ()
+
+
+def test_what_is_pinned_goes_together() -> None:
+    assert not impossible()
+    assert not unfit(["reference", "transformers"])
+    assert not untried()
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"torch": "2.12.1"}, "ExecuTorch 1.5.1 is built against torch >=2.13,<2.14, and torch 2.12.1 is installed"),
+        (
+            {"executorch": "1.3.1"},
+            "ExecuTorch 1.3.1 is built against torch >=2.12,<2.13, and torch 2.13.0+cpu is installed",
+        ),
+    ],
+)
+def test_native_code_built_for_another_torch_is_told(changed: dict[str, str], told: str) -> None:
+    assert impossible((_GOOD | changed).get, _nothing) == [told]
+
+
+def test_a_missing_package_says_what_to_install() -> None:
+    without = {name: version for name, version in _GOOD.items() if name != "executorch"}
+    assert impossible(without.get, _nothing) == [
+        "executorch is not installed: pip install -c constraints.txt executorch"
+    ]
+
+
+def test_what_metadata_asks_for_is_held_against_what_is_there() -> None:
+    def asks(package: str) -> Sequence[str]:
+        wanted = ["tokenizers<0.24,>=0.23.1", 'tokenizers<0; extra == "dev"', "no version at all", "absent>=3"]
+        return wanted if package == "transformers" else ()
+
+    assert not impossible((_GOOD | {"tokenizers": "0.23.3"}).get, asks)
+    assert impossible((_GOOD | {"tokenizers": "0.22.0"}).get, asks) == [
+        "transformers 5.23.0 needs tokenizers<0.24,>=0.23.1, and 0.22.0 is installed"
+    ]
+
+
+def test_an_old_transformers_is_told_to_the_reference_alone() -> None:
+    old = _GOOD | {"transformers": "4.56.2"}
+    assert unfit(["reference"], old.get) == ["the subject reference needs transformers>=4.57, and 4.56.2 is installed"]
+    assert not unfit(["transformers"], old.get)
+
+
+def test_a_newer_executorch_is_no_problem_and_told() -> None:
+    newer = _GOOD | {"executorch": "1.6.0.dev20261120+cpu"}
+    assert not impossible(newer.get, _nothing)
+    assert untried(newer.get)[0].startswith("ExecuTorch 1.6.0.dev20261120+cpu is newer than 1.5")
+
+
+def test_a_version_that_is_none_is_left_alone() -> None:
+    assert not impossible((_GOOD | {"executorch": "main"}).get, _nothing)
+
+
+def test_the_table_has_no_release_without_a_torch() -> None:
+    for release, torch in TORCH_FOR_EXECUTORCH.items():
+        assert Version(release)
+        assert len(SpecifierSet(torch)) == 2
+
+
+def test_doctor_finds_nothing_wrong_here() -> None:
+    ended = python_module("conformance", "doctor")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "nothing is wrong" in ended.stdout
+
+
+def test_doctor_says_when_the_runtime_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_LOAD", "raise ImportError('undefined symbol: _ZN3c10')")
+    (problem,) = doctor.diagnose().problems
+    assert problem == "ExecuTorch's runtime does not load (exit code 1): ImportError: undefined symbol: _ZN3c10"
+    monkeypatch.setattr(doctor, "_LOAD", "import os; os.abort()")
+    (problem,) = doctor.diagnose().problems
+    assert problem == "ExecuTorch's runtime does not load (signal 6): it said nothing"
+
+
+def test_pins_are_read_off_the_constraints() -> None:
+    assert doctor.pinned("# a comment\nJinja2==3.1.6\npytorch_tokenizers==1.5.0\n") == {
+        "jinja2": "3.1.6",
+        "pytorch-tokenizers": "1.5.0",
+    }

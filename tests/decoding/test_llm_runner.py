@@ -1,0 +1,82 @@
+"""What a program tells ExecuTorch's LLM runner, and the process that the runner is held in."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from transformers import GenerationConfig
+
+from conformance.core.contract import Mode
+from conformance.core.verdicts import ChildDiedError, StageError, Verdict
+from conformance.decoding import llm_runner
+from conformance.decoding.llm_runner import Answer, Turn, converse
+from conformance.decoding.tokenizers import CharTokenizer
+from conformance.exporters.resolve import resolve
+from conformance.models.fixtures import EOS_IDS, build_model, fixture_config
+from conformance.reference import ModelNotExportableError, runner_methods
+
+_LETTERS = CharTokenizer(vocab=64, end=5)
+
+
+def test_reference_tells_what_the_model_is_exported_with() -> None:
+    model = build_model(fixture_config("llama"), max_cache_len=16)
+    methods = runner_methods(model, dynamic=True)
+    assert methods["get_max_seq_len"] == methods["get_max_context_len"] == 16
+    assert methods["enable_dynamic_shape"] is True
+    assert methods["get_eos_ids"] == list(EOS_IDS)
+
+
+def test_ends_of_text_come_from_the_config_where_generation_names_none() -> None:
+    model = build_model(fixture_config("llama"))
+    sizes = {"batch_size": 1, "max_cache_len": 32}
+    model.generation_config = GenerationConfig(use_cache=True, cache_implementation="static", cache_config=sizes)
+    model.config.eos_token_id = 7
+    assert runner_methods(model, dynamic=False)["get_eos_ids"] == [7]
+    model.config.eos_token_id = None
+    assert "get_eos_ids" not in runner_methods(model, dynamic=False)
+
+
+def test_model_without_a_static_cache_is_refused() -> None:
+    model = build_model(fixture_config("llama"))
+    model.generation_config = GenerationConfig(use_cache=True)
+    with pytest.raises(ModelNotExportableError, match="cache_implementation"):
+        runner_methods(model, dynamic=False)
+
+
+def test_subject_brings_the_metadata_of_its_module_or_none() -> None:
+    model = build_model(fixture_config("llama"))
+    assert resolve("reference").methods(model, Mode.DYNAMIC) == runner_methods(model, dynamic=True)
+    assert resolve("transformers").methods(model, Mode.DECODE) == {}
+
+
+def test_what_is_no_program_is_not_loaded() -> None:
+    with pytest.raises(StageError, match="It said: ") as caught:
+        converse(b"no program at all", _LETTERS, [Turn((1,), _LETTERS.spelled((1,)))])
+    assert caught.value.signature == "load:RuntimeError:Failed to create text llm runner with model: model.pte"
+
+
+@pytest.mark.parametrize(
+    ("end", "verdict", "told"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGABRT), Verdict.CRASH, "died of SIGABRT at turn 2"),
+        (lambda: os.kill(os.getpid(), signal.SIGALRM), Verdict.TIMEOUT, "was over its 120 s at turn 2"),
+        (lambda: 1 // 0, Verdict.CRASH, "died with exit code 1 at turn 2"),
+    ],
+)
+def test_lost_process_tells_where_it_was(
+    monkeypatch: pytest.MonkeyPatch, end: object, verdict: Verdict, told: str
+) -> None:
+    def answers(directory: Path, tokenizer: Path, turns: tuple[Turn, ...]) -> object:
+        yield Answer((_LETTERS.letter(1),))
+        os.write(2, b"last words of a runner\n")
+        end()  # type: ignore[operator]
+
+    monkeypatch.setattr(llm_runner, "_answers", answers)
+    with pytest.raises(ChildDiedError, match=told) as lost:
+        converse(b"", _LETTERS, [Turn((1,), "a"), Turn((2,), "b", most=4, again=True)])
+    assert lost.value.verdict is verdict
+    assert "reset, prompt [2], at most 4 tokens" in str(lost.value)
+    assert "last words of a runner" in str(lost.value) or "ZeroDivisionError" in str(lost.value)

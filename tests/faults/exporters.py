@@ -1,0 +1,109 @@
+"""Deliberately faulty exporters: the program is the reference's, what goes on around it is wrong.
+
+They are subjects too: `tox -e conformance -- --arch llama --subject tests.faults.exporters:rounds_weights`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from transformers import GenerationConfig, PreTrainedModel
+
+from conformance.reference import convert_and_export_with_cache
+from tests.faults.programs import Tensor, _subject
+
+
+def ignores_dynamic_shapes(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Exports the example's length, whatever was asked."""
+    return convert_and_export_with_cache(model, *examples)
+
+
+def needs_examples(
+    model: PreTrainedModel, example_input_ids: Tensor, example_cache_position: Tensor
+) -> ExportedProgram:
+    """Cannot make up its own."""
+    return convert_and_export_with_cache(model, example_input_ids, example_cache_position)
+
+
+def accepts_anything(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Mends a misconfigured model in silence."""
+    model.generation_config = GenerationConfig(
+        use_cache=True, cache_implementation="static", cache_config={"batch_size": 1, "max_cache_len": 32}
+    )
+    return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+
+
+def half_the_length(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Takes chunks up to half of the cache only."""
+    seq = torch.export.Dim("seq", min=1, max=16)
+    shapes = {"input_ids": {1: seq}, "cache_position": {0: seq}}
+    return convert_and_export_with_cache(model, *examples, dynamic_shapes=shapes)
+
+
+def leaves_train_mode(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Puts one module into train mode."""
+    program = convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+    next(model.children()).training = True
+    return program
+
+
+def changes_the_config(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Turns caching off for good."""
+    program = convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+    model.config.use_cache = not model.config.use_cache
+    return program
+
+
+def moves_random_state(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Draws from the global generator."""
+    torch.rand(1)
+    return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+
+
+def rounds_weights(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Exports what was asked, and leaves the model with less precise weights."""
+    program = convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+    with torch.no_grad():
+        weight = next(model.parameters())
+        weight.copy_(weight.to(torch.bfloat16))
+    return program
+
+
+def cannot_be_saved(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Calls a Python function that no file can hold."""
+    program = convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+    graph = program.graph
+    outputs: Any = graph.output_node().args[0]
+    logits = outputs[-1]
+    with graph.inserting_after(logits):
+        called = graph.call_function(_as_it_is, (logits,))
+    called.meta = dict(logits.meta)
+    return program
+
+
+def _as_it_is(logits: Tensor) -> Tensor:
+    return logits
+
+
+_calls: dict[str, int] = {}
+
+
+@torch.library.custom_op("conformance_tests::call_number", mutates_args=())
+def _call_number(position: Tensor) -> Tensor:
+    """How many calls there were since position 0, of any session of this process."""
+    _calls["since"] = 0 if int(position[0]) == 0 else _calls.get("since", 0) + 1
+    return torch.tensor(float(_calls["since"]))
+
+
+@_call_number.register_fake
+def _(position: Tensor) -> Tensor:
+    return torch.empty(())
+
+
+def _shares_state(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    return inner(ids, position) + 0.01 * (torch.ops.conformance_tests.call_number(position) - position[0])
+
+
+shares_state = _subject(_shares_state)

@@ -1,0 +1,197 @@
+"""Judging only what could have changed: what a cell depends on, and what is left out and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conformance.core.cells import Cell
+from conformance.core.contract import Mode
+from conformance.core.verdicts import Verdict
+from conformance.matrix import fingerprints as prints
+from conformance.matrix.incremental import NotComparableError, choose, earlier_run, explained
+from conformance.matrix.schema import load_matrix
+from conformance.records.run import RunRecord, RunWriter, Since
+from report.errors import ReportError
+from report.merging import Named, merge
+from tests.report.samples import cell, run
+from tests.support.harness import suite
+
+_FOUND = {"the suite": "1", "modeling code of llama": "2", "modeling code of gpt2": "3", "subject reference": "4"}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a small Transformers stands, in which one model imports from another."""
+    top = tmp_path / "transformers"
+    files = {
+        "cache_utils.py": "class StaticCache: ...",
+        "models/auto/modeling_auto.py": "",
+        "models/llama/configuration_llama.py": 'class C:\n    model_type = "llama"\n',
+        "models/llama/modeling_llama.py": "from ...cache_utils import StaticCache\n",
+        "models/heir/configuration_heir.py": 'class C:\n    model_type: str = "heir_text"\n',
+        "models/heir/modeling_heir.py": "from ..llama.modeling_llama import LlamaMLP\nfrom ..auto import AutoModel\n",
+        "models/lone/configuration_lone.py": 'class C:\n    model_type = "lone"\n',
+        "models/lone/modeling_lone.py": "",
+    }
+    for name, text in files.items():
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(prints, "_transformers", lambda: top)
+    return top
+
+
+def _fresh() -> dict[str, str]:
+    for cached in (prints._shared, prints._homes, prints._imported):
+        cached.cache_clear()
+    try:
+        return prints.fingerprints(load_matrix(), ["llama", "heir_text", "lone", "unheard_of"], ["reference"])
+    finally:
+        for cached in (prints._shared, prints._homes, prints._imported):
+            cached.cache_clear()
+
+
+def _edit(path: Path) -> None:
+    path.write_text(path.read_text() + "\n# changed\n")
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("models/lone/modeling_lone.py", {"modeling code of lone", "modeling code of unheard_of"}),
+        (
+            "models/llama/modeling_llama.py",
+            {"modeling code of llama", "modeling code of heir_text", "modeling code of unheard_of"},
+        ),
+        ("models/heir/modeling_heir.py", {"modeling code of heir_text", "modeling code of unheard_of"}),
+        ("cache_utils.py", {"transformers' shared modules"}),
+        ("models/auto/modeling_auto.py", {"transformers' shared modules", "modeling code of unheard_of"}),
+    ],
+)
+def test_a_changed_file_changes_what_it_reaches(checkout: Path, file: str, changed: set[str]) -> None:
+    before = _fresh()
+    assert before == _fresh()
+    _edit(checkout / file)
+    after = _fresh()
+    assert {name for name in after if after[name] != before[name]} == changed
+
+
+def test_a_row_is_a_part_of_its_architecture() -> None:
+    matrix = load_matrix()
+    row = dataclasses.replace(matrix.architectures["llama"], exercises="something else")
+    other = dataclasses.replace(matrix, architectures={**matrix.architectures, "llama": row})
+    before, after = (prints.fingerprints(each, ["llama", "gpt2"], []) for each in (matrix, other))
+    assert {name for name in after if after[name] != before[name]} == {"fixture and row of llama"}
+
+
+def test_a_subject_is_its_package() -> None:
+    found = prints.fingerprints(load_matrix(), [], ["reference", "tests.faults.programs:off_by_one", "transformers"])
+    assert found["subject reference"] != found["subject tests.faults.programs:off_by_one"]
+    cells = [Cell("llama", name, "exported", Mode.DECODE, "PAR-1") for name in ("reference", "transformers")]
+    assert [("subject reference" in prints.parts(each, found)) for each in cells] == [True, False]
+    assert all("the suite" in prints.parts(each, found) for each in cells)
+
+
+def _plan() -> list[Cell]:
+    return [Cell(name, "reference", "xnnpack", Mode.DECODE, "PAR-1") for name in ("llama", "gpt2")]
+
+
+def _earlier(verdict: Verdict = Verdict.PASS, changed: str | None = None) -> RunRecord:
+    record = run(cell(architecture="llama", verdict=verdict), cell(architecture="gpt2"), name="base")
+    found = _FOUND | ({changed: "other"} if changed else {})
+    return dataclasses.replace(record, run=dataclasses.replace(record.run, fingerprints=found))
+
+
+def test_nothing_changed_leaves_all_out() -> None:
+    choice = choose(_earlier(), _plan(), _FOUND)
+    assert not choice.reasons
+    assert explained(choice) == [
+        "2 cells left out: as in run base, nothing that they depend on has changed: llama, gpt2"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "reason"),
+    [
+        (_earlier(changed="modeling code of llama"), "changed: modeling code of llama"),
+        (_earlier(Verdict.FAIL), "fail in that run"),
+        (_earlier(Verdict.CRASH), "crash in that run"),
+        (dataclasses.replace(_earlier(), cells=_earlier().cells[1:]), "not judged in that run"),
+    ],
+)
+def test_one_reason_concerns_one_architecture(earlier: RunRecord, reason: str) -> None:
+    choice = choose(earlier, _plan(), _FOUND)
+    assert dict(choice.reasons) == {_plan()[0].id: reason}
+    assert [each.architecture for each in choice.left_out] == ["gpt2"]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "otherwise", "reason"),
+    [
+        (_earlier(changed="the suite"), "", "changed: the suite"),
+        (_earlier(changed="subject reference"), "", "changed: subject reference"),
+        (_earlier(), "--examples was 25 there and is 200 now", "other scripts: --examples was 25 there and is 200 now"),
+    ],
+)
+def test_what_concerns_all_leaves_nothing_out(earlier: RunRecord, otherwise: str, reason: str) -> None:
+    choice = choose(earlier, _plan(), _FOUND, otherwise)
+    assert set(choice.reasons.values()) == {reason}
+    assert not choice.left_out
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda path: None, "No such file"),
+        (lambda path: path.write_text("{}"), "is no run record"),
+        (lambda path: _write(path, run(cell())), "does not say what its verdicts depended on"),
+    ],
+)
+def test_what_cannot_be_gone_by_is_told(tmp_path: Path, write: Callable[[Path], object], told: str) -> None:
+    path = tmp_path / "run.json"
+    write(path)
+    with pytest.raises(NotComparableError, match=told):
+        earlier_run(path)
+
+
+def _write(path: Path, record: RunRecord) -> Path:
+    RunWriter(path, record.run, record.environment, record.cells)
+    return path
+
+
+def _partial(clause: str, *, left_out: str, since: str = "base") -> RunRecord:
+    record = run(cell(clause), name=clause)
+    left = tuple(each.id for each in _plan() if each.architecture == left_out)
+    return dataclasses.replace(record, run=dataclasses.replace(record.run, since=Since(since, left)))
+
+
+def test_shards_leave_out_together() -> None:
+    parts = [_partial("PAR-9", left_out="gpt2"), _partial("PAR-10", left_out="llama")]
+    merged = merge([Named(each.run.id, each) for each in parts])
+    assert merged.run.since
+    assert merged.run.since.run == "base"
+    assert sorted(merged.run.since.left_out) == sorted(each.id for each in _plan())
+    with pytest.raises(ReportError, match="since different runs: base, other"):
+        merge([Named("a", parts[0]), Named("b", _partial("PAR-10", left_out="llama", since="other"))])
+
+
+def test_a_run_since_another_judges_what_it_had_not_passed(tmp_path: Path) -> None:
+    arguments = ("--arch", "llama,gpt2", "--clause", "SEN-2", "-n1")
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    assert suite(*arguments, "--record", str(before)).returncode == pytest.ExitCode.OK
+    plain = json.loads(before.read_text())
+    plain["cells"][0]["verdict"] = "crash"
+    before.write_text(json.dumps(plain))
+    ended = suite(*arguments, "--since", str(before), "--record", str(after))
+    assert ended.returncode == pytest.ExitCode.OK, ended.stdout + ended.stderr
+    judged = json.loads(after.read_text())
+    assert [each["id"] for each in judged["cells"]] == [plain["cells"][0]["id"]]
+    assert judged["run"]["since"] == {"run": plain["run"]["id"], "left_out": [plain["cells"][1]["id"]]}
+    assert not judged["run"]["complete"]
+    assert f"1 cell judged again since run {plain['run']['id']}: crash in that run" in ended.stdout
+    assert "1 cell left out" in ended.stdout

@@ -1,0 +1,97 @@
+"""Shards: every architecture in exactly one of them, none without work, and all of about one length."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conformance.matrix.sharding import Shard, durations, read_shard, share, updated_durations
+from conformance.records.run import load_run
+from report.loading import load
+from report.merging import Named, merge
+from tests.report.samples import cell, run
+from tests.support.harness import suite
+
+_NAMES = [f"model{number}" for number in range(12)]
+
+
+@given(st.lists(st.sampled_from(_NAMES), min_size=1, unique=True), st.data())
+def test_shards_part_the_architectures(architectures: list[str], data: st.DataObject) -> None:
+    of = data.draw(st.integers(1, len(architectures)))
+    seconds = data.draw(st.dictionaries(st.sampled_from(_NAMES), st.floats(0, 1000)))
+    shards = [share(architectures, Shard(number, of), seconds) for number in range(1, of + 1)]
+    assert all(shards)
+    assert sorted(name for shard in shards for name in shard) == sorted(architectures)
+    for shard in shards:
+        assert list(shard) == [name for name in architectures if name in shard]
+
+
+def test_the_longest_stand_alone() -> None:
+    seconds = {"a": 100.0, "b": 40.0, "c": 30.0, "d": 30.0}
+    assert share(["b", "a", "c", "d"], Shard(1, 2), seconds) == ("a",)
+    assert share(["b", "a", "c", "d"], Shard(2, 2), seconds) == ("b", "c", "d")
+
+
+def test_an_untimed_one_counts_as_the_median() -> None:
+    seconds = {"a": 100.0, "b": 60.0, "c": 10.0}
+    assert [share(["a", "b", "c", "new"], Shard(number, 2), seconds) for number in (1, 2)] == [("a", "c"), ("b", "new")]
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "3", "1/0", "a/b", "-1/2", "1/2/3", "", "²/3"])
+def test_what_is_no_shard_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match="write such as 3/8, the third of eight"):
+        read_shard(text)
+
+
+def test_more_shards_than_architectures_are_refused() -> None:
+    with pytest.raises(ValueError, match="more shards than architectures, of which there are 2"):
+        share(["a", "b"], Shard(1, 3), {})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[1]", "not an object of seconds by architecture"),
+        ('{"llama": "long"}', "llama: 'long' is no number of seconds"),
+        ('{"llama": -1}', "llama: -1 is no number of seconds"),
+        ('{"llama": NaN}', "llama: nan is no number of seconds"),
+        ('{"llama"', "is no JSON"),
+    ],
+)
+def test_bad_durations_are_told(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "durations.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"durations\.json") as caught:
+        durations(path)
+    assert told in str(caught.value)
+
+
+def test_a_run_updates_what_it_judged(tmp_path: Path) -> None:
+    path = tmp_path / "durations.json"
+    path.write_text('{"gpt2": 3, "llama": 4}\n')
+    cells = [
+        dataclasses.replace(cell(clause, architecture=architecture), duration_s=seconds)
+        for clause, architecture, seconds in (("PAR-1", "llama", 1.5), ("PAR-3", "llama", 1), ("PAR-1", "phi3", 7))
+    ]
+    assert updated_durations(run(*cells), path) == ["llama: 4 s → 2.5 s", "phi3: not known → 7 s"]
+    assert durations(path) == {"gpt2": 3, "llama": 2.5, "phi3": 7}
+
+
+def test_committed_durations_can_be_read() -> None:
+    assert durations()
+
+
+def test_shards_of_a_run_merge_into_the_whole(tmp_path: Path) -> None:
+    arguments = ("--arch", "llama,gpt2,mistral", "--clause", "SEN-2", "-n0")
+    records = [tmp_path / f"{number}.json" for number in (1, 2)]
+    for number, path in enumerate(records, 1):
+        ended = suite(*arguments, "--shard", f"{number}/2", "--record", str(path))
+        assert ended.returncode == pytest.ExitCode.OK, ended.stdout + ended.stderr
+    assert load_run(records[0]).run.options["shard"] == "1/2"
+    merged = merge([Named(path.name, load(path)) for path in records])
+    assert {each.architecture for each in merged.cells} == {"llama", "gpt2", "mistral"}
+    assert merged.run.complete

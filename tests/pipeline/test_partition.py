@@ -1,0 +1,170 @@
+"""What is read off lowered and emitted programs, on a module small enough to count by hand."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from executorch.devtools.backend_debug import get_delegation_info
+from executorch.exir import to_edge_transform_and_lower
+from torch import nn
+
+from conformance.core.cells import BackendTraits, Selection, plan
+from conformance.core.contract import CHECKED, Mode
+from conformance.core.verdicts import NotRunError
+from conformance.exporters.resolve import Exporter
+from conformance.pipeline import lowering
+from conformance.pipeline.backends import BACKENDS, FLOAT32_TOLERANCE, XNNPACK, Backend
+from conformance.pipeline.builder import Builder
+from conformance.pipeline.lowering import Artifact, Lowered
+from conformance.pipeline.partition import PartitionReport
+from conformance.reference import convert_and_export_with_cache
+from tests.faults import lowerings
+
+
+class _Counter(nn.Module):
+    """A product that XNNPACK takes, a running sum that it does not, and a buffer that each call adds to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.register_buffer("total", torch.zeros(1, 8), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = self.get_buffer("total")
+        total.add_(self.linear(x))
+        return torch.cumsum(total, 1)
+
+
+class _Keys(nn.Module):
+    """Puts keys together in a tensor of its own, as DeepSeek V3 does, and writes them into a cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("cache", torch.zeros(1, 4, 8), persistent=False)
+
+    def forward(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        keys = x.new_zeros(1, 1, 8)
+        keys[..., :4] = x
+        self.get_buffer("cache").index_copy_(1, position, keys)
+        return keys + 1
+
+
+def _keys_lowered(backend: Backend) -> PartitionReport:
+    program = torch.export.export(_Keys().eval(), (torch.ones(1, 1, 4), torch.tensor([2])))
+    return lowering.lower(program, backend).partition
+
+
+@pytest.fixture(scope="module")
+def lowered() -> Lowered:
+    program = torch.export.export(_Counter().eval(), (torch.ones(1, 8),))
+    return lowering.lower(copy.deepcopy(program), XNNPACK)
+
+
+@pytest.fixture(scope="module")
+def artifact(lowered: Lowered) -> Artifact:
+    return lowering.emit(lowered, XNNPACK)
+
+
+def test_operators_are_counted_as_devtools_counts_them(lowered: Lowered) -> None:
+    info = get_delegation_info(lowered.edge.exported_program().graph_module)
+    picks = info.delegation_by_operator.get("getitem")
+    report = lowered.partition
+    assert sum(report.delegates.values()) == info.num_delegated_subgraphs == 1
+    assert sum(report.delegated.values()) == info.num_delegated_nodes
+    assert len(report.left) == info.num_non_delegated_nodes - (picks.non_delegated if picks else 0)
+
+
+def test_what_is_left_says_what_why_and_where(lowered: Lowered) -> None:
+    (left,) = lowered.partition.left
+    assert left.operator == "aten.cumsum.default"
+    assert left.values == "float32 [1, 8]"
+    assert "test_partition.py" in left.source
+    assert "torch.cumsum(total, 1)" in left.source
+    assert str(left).startswith("aten.cumsum.default (float32 [1, 8]; ")
+
+
+def test_sound_partition_has_nothing_to_say(lowered: Lowered) -> None:
+    report = lowered.partition
+    assert report.delegated["aten.linear.default"] == 1
+    assert not any(
+        (
+            report.partitioner_would_take,
+            report.undeclared,
+            report.weights_as_inputs,
+            report.buffers_owned_by_delegate,
+            report.written,
+            report.nodes_missing_pass_mark,
+        )
+    )
+
+
+def test_keys_put_together_in_a_delegate_are_no_cache_update() -> None:
+    report = _keys_lowered(lowerings.ALL_BUT_CACHE_UPDATES)
+    assert report.delegated["aten.slice_scatter.default"] == 1
+    assert "aten.index_put.default" in report.undelegated
+    assert not report.written
+
+
+def test_cache_handed_through_a_delegate_is_named() -> None:
+    report = _keys_lowered(lowerings.HANDS_CACHES_THROUGH)
+    assert report.written == {"cache": "aten.index_put.default"}
+    assert not report.buffers_owned_by_delegate
+
+
+def test_memory_is_read_off_the_plan(artifact: Artifact) -> None:
+    emission = artifact.emission
+    assert emission.cache_bytes == 8 * 4
+    assert emission.planned_bytes >= emission.alive_bytes >= emission.cache_bytes
+    assert emission.constant_bytes == emission.exported_bytes == (8 * 8 + 8) * 4
+    assert emission.caches == ("b_total",)
+    assert "aten::cumsum.out" in emission.operators
+    assert not any((emission.unplanned, emission.copied, emission.returned, emission.stored_twice))
+
+
+def test_the_suites_own_pass_changes_no_byte(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plain(program: Any, *, transform_passes: Any, **others: Any) -> Any:
+        return to_edge_transform_and_lower(program, **others)
+
+    monkeypatch.setattr("conformance.pipeline.lowering.to_edge_transform_and_lower", plain)
+    torch.manual_seed(0)
+    program = torch.export.export(_Counter().eval(), (torch.ones(1, 8),))
+    unmarked = lowering.emit(lowering.lower(copy.deepcopy(program), XNNPACK), XNNPACK)
+    monkeypatch.undo()
+    marked = lowering.emit(lowering.lower(copy.deepcopy(program), XNNPACK), XNNPACK)
+    assert marked.program == unmarked.program
+    assert unmarked.partition.nodes_missing_pass_mark
+    assert not marked.partition.nodes_missing_pass_mark
+
+
+def test_missing_package_says_what_to_install() -> None:
+    lacking = Backend("lacking", list, FLOAT32_TOLERANCE, delegating=True, requires=("torch", "no-such-package>=2"))
+    told = "lacking needs no-such-package>=2: pip install -c constraints.txt no-such-package"
+    assert lacking.obstacle == told
+    bench = Builder({"mine": Exporter("mine", convert_and_export_with_cache)}, {"lacking": lacking})
+    with pytest.raises(NotRunError, match="no-such-package>=2"):
+        bench.artifact("llama", "mine", Mode.DECODE, "lacking")
+    rounding = dataclasses.replace(lacking, prepare=copy.deepcopy)
+    bench = Builder({"mine": Exporter("mine", convert_and_export_with_cache)}, {"lacking": rounding})
+    with pytest.raises(NotRunError, match="no-such-package>=2"):
+        bench.expected("llama", "mine", Mode.DECODE, "lacking")
+
+
+def test_a_version_that_does_not_fit_is_missing() -> None:
+    old = Backend("old", list, FLOAT32_TOLERANCE, delegating=True, requires=("torch<1",))
+    assert "torch<1" in old.obstacle
+    assert not lowerings.PLAIN.obstacle
+
+
+def test_a_backend_that_cannot_run_here_has_cells_of_lowering_only() -> None:
+    ahead = BackendTraits("ahead", delegating=True, runs=False)
+    cells = [cell for cell in plan(Selection(["llama"], ["reference"], [ahead], CHECKED)) if cell.backend == "ahead"]
+    assert cells
+    assert all(cell.clause.startswith("LOW-") for cell in cells)
+
+
+def test_backends_have_their_own_names() -> None:
+    assert all(name == backend.name for name, backend in BACKENDS.items())

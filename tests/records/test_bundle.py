@@ -1,0 +1,143 @@
+"""Failure bundles hold what it takes to see a failure again, with `replay` and with their own script."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conformance.checks.case import Case
+from conformance.checks.registry import checks
+from conformance.core.cells import EXPORTED, Cell
+from conformance.core.contract import Mode
+from conformance.core.verdicts import CellFailedError, Verdict
+from conformance.failures.capture import bundle_of
+from conformance.failures.replay import Outcome, replay
+from conformance.pipeline.builder import Builder
+from conformance.records.bundle import FACTS, Bundle, BundleError, folder_name, read_bundle, write_bundle
+from conformance.runner.judge import judge
+from tests.support.harness import python_module, suite
+
+CELL = Cell("llama", "tests.faults.programs:zeroes_cache", EXPORTED, Mode.DECODE, "PAR-1")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
+    """The bundle of a subject that forgets everything, and its folder."""
+    case = Case(CELL, Builder(), examples=5)
+    with pytest.raises(CellFailedError) as caught:
+        checks()[CELL.clause](case)
+    record = judge(CELL, caught.value, None, versions={"torch": "0"}, metrics={}, duration_s=0.0)
+    assert record.verdict is Verdict.FAIL
+    bundle, files = bundle_of(case, caught.value, record, {"torch": "0"})
+    return bundle, write_bundle(tmp_path_factory.mktemp("failures"), bundle, files)
+
+
+def test_bundle_holds_all_there_is_to_know(found: tuple[Bundle, Path]) -> None:
+    bundle, folder = found
+    assert read_bundle(folder) == bundle
+    assert {path.name for path in folder.iterdir()} == {FACTS, "reproduce.py", "weights.pt", "program.pt2", "logits.pt"}
+    assert bundle.cell == CELL
+    assert bundle.signature == "execute:logits-differ"
+    assert bundle.config is not None
+    assert bundle.config["model_type"] == "llama"
+    assert bundle.calls is not None
+    assert len(bundle.calls) == 2  # the second token is the first that needs the cache
+
+
+def test_a_bundle_of_the_same_cell_takes_the_place_of_the_last(found: tuple[Bundle, Path], tmp_path: Path) -> None:
+    bundle, _ = found
+    write_bundle(tmp_path, bundle, {"stale": b""})
+    folder = write_bundle(tmp_path, dataclasses.replace(bundle, message="newer"), {})
+    assert [path.name for path in folder.iterdir()] == [FACTS]
+    assert read_bundle(folder).message == "newer"
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("subject", ["a/../../b:c", "..", "x" * 300, "ü:\n"])
+def test_folder_stays_in_its_directory(subject: str) -> None:
+    name = folder_name(Cell("llama", subject, "xnnpack", Mode.DECODE, "PAR-1"))
+    assert "/" not in name
+    assert not name.startswith(".")
+    assert len(name) < 200
+    assert name != folder_name(Cell("llama", subject + "y", "xnnpack", Mode.DECODE, "PAR-1"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome", "told"),
+    [
+        ({}, Outcome.STILL_FAILING, "logits"),
+        ({"signature": "execute:else"}, Outcome.STILL_FAILING, "otherwise: execute:logits-differ, was execute:else"),
+        ({"subject": "reference"}, Outcome.FIXED, "PAR-1 passes"),
+        ({"subject": "nobody:knows"}, Outcome.CANNOT_RUN, "no subject"),
+        ({"architecture": "lama"}, Outcome.CANNOT_RUN, "no architecture lama"),
+        ({"backend": "quantum"}, Outcome.CANNOT_RUN, "no backend"),
+        ({"clause": "PAR-99"}, Outcome.CANNOT_RUN, "no check"),
+        ({"config": None}, Outcome.CANNOT_RUN, "no config"),
+        ({"max_cache_len": 64}, Outcome.CANNOT_RUN, "64 cache positions"),
+    ],
+)
+def test_replay(found: tuple[Bundle, Path], changes: dict[str, object], outcome: Outcome, told: str) -> None:
+    done = replay(dataclasses.replace(found[0], **changes), store=None, trusted=True)  # type: ignore[arg-type]
+    assert done.outcome is outcome
+    assert told in done.told
+
+
+def test_its_own_script_shows_the_failure_without_the_suite(found: tuple[Bundle, Path], tmp_path: Path) -> None:
+    command = [sys.executable, str(found[1] / "reproduce.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300)
+    assert "it still fails" in done.stdout
+
+
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_damaged_bundle_is_refused_in_one_sentence(
+    found: tuple[Bundle, Path], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    text = (found[1] / FACTS).read_text()
+    facts = json.loads(text)
+    key = data.draw(st.sampled_from(sorted(facts)))
+    anything = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=3)
+    damaged = data.draw(
+        st.just(json.dumps({**facts, key: data.draw(anything)}))
+        | st.integers(0, len(text) - 2).map(lambda cut: text[:cut])
+        | st.just(json.dumps({**facts, "__reduce__": "os.system"}))
+    )
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / FACTS).write_text(damaged)
+    try:
+        told = repr(read_bundle(folder))
+    except BundleError as error:
+        told = str(error)
+    assert len(told.splitlines()) == 1
+
+
+def test_no_bundle_at_all(tmp_path: Path) -> None:
+    done = python_module("conformance", "replay", str(tmp_path / "none"))
+    assert done.returncode == 2
+    assert done.stdout.startswith("CANNOT RUN: ")
+    assert not done.stderr
+
+
+def test_failing_run_leaves_bundles_and_says_how_to_replay(tmp_path: Path) -> None:
+    bundles = tmp_path / "failures"
+    done = suite(
+        *("--arch", "llama", "--subject", CELL.subject or "", "--backend", "exported", "--mode", "decode"),
+        *("--clause", "PAR-1,EXP-1", "--record", str(tmp_path / "run.json"), "--bundles", str(bundles), "-n0"),
+    )
+    assert done.returncode == 1
+    (folder,) = bundles.iterdir()
+    assert f"python -m conformance replay {folder}`" in done.stdout
+    assert "  diverged  exported program: off by " in done.stdout
+    assert read_bundle(folder).diverged == "exported program"
+    assert (folder / "divergence.json").is_file()
+    again = python_module("conformance", "replay", str(folder))
+    assert again.returncode == 1
+    assert "STILL FAILING: " in again.stdout
+    assert "  diverged  exported program: off by " in again.stdout

@@ -1,0 +1,111 @@
+"""A run that was killed goes on where it was, and never mixes with another."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from conformance.core.paths import ROOT
+from conformance.core.verdicts import Verdict
+from conformance.records.environment import versions
+from conformance.records.resume import NotResumableError, judged_so_far
+from conformance.records.run import CellRecord, Environment, RunInfo, RunRecord, RunWriter, load_run
+from tests.support.harness import suite
+
+_RUN = ("--arch", "gpt2,llama", "--backend", "exported", "--mode", "decode", "--clause", "EXP,SEN")
+_ASKED: dict[str, str | int | None] = {"arch": "llama", "examples": None}
+
+
+def _cell(clause: str, verdict: Verdict) -> CellRecord:
+    return CellRecord(f"llama/eager/{clause}", "llama", None, "eager", None, clause, verdict)
+
+
+def _write(path: Path) -> RunRecord:
+    info = RunInfo(id="1", started="then", finished=None, complete=False, options=_ASKED, seed=None)
+    cells = [_cell("SEN-1", Verdict.PASS), _cell("SEN-2", Verdict.NOT_RUN), _cell("PAR-8", Verdict.CRASH)]
+    RunWriter(path, info, Environment("3.11", "linux", "a cpu", versions()), cells)
+    return load_run(path)
+
+
+def test_what_has_a_verdict_is_kept(tmp_path: Path) -> None:
+    run = _write(tmp_path / "run.json")
+    kept = judged_so_far(tmp_path / "run.json", _ASKED, versions(), None)
+    assert kept == dataclasses.replace(run, cells=(run.cells[0], run.cells[2]))
+    assert judged_so_far(tmp_path / "none.json", _ASKED, versions(), None) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "packages", "seed", "told"),
+    [
+        ({"arch": "gpt2"}, {}, None, "arch was llama there and is gpt2 now"),
+        ({}, {"torch": "9.9"}, None, f"torch was {versions()['torch']} there and is 9.9 now"),
+        ({}, {}, 7, "--hypothesis-seed was None there and is 7 now"),
+    ],
+)
+def test_another_run_is_not_added_to(
+    tmp_path: Path, asked: dict[str, str], packages: dict[str, str], seed: int | None, told: str
+) -> None:
+    _write(tmp_path / "run.json")
+    with pytest.raises(NotResumableError, match=re.escape(told)):
+        judged_so_far(tmp_path / "run.json", {**_ASKED, **asked}, {**versions(), **packages}, seed)
+
+
+def test_another_commit_is_not_added_to_and_changes_on_top_of_the_same_are(tmp_path: Path) -> None:
+    path, at = tmp_path / "run.json", "a" * 40
+    run = _write(path)
+    assert judged_so_far(path, _ASKED, versions(), None, at)  # an older record does not say
+    RunWriter(path, dataclasses.replace(run.run, commit=at), run.environment, run.cells)
+    assert judged_so_far(path, _ASKED, versions(), None)
+    assert judged_so_far(path, _ASKED, versions(), None, f"{at}-dirty")
+    with pytest.raises(NotResumableError, match=f"commit was {at} there and is {'b' * 40} now"):
+        judged_so_far(path, _ASKED, versions(), None, "b" * 40)
+
+
+def test_what_is_no_record_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    ended = suite(*_RUN, "--resume", "--record", str(tmp_path / "run.json"))
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "run.json is no run record" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_killed_run_goes_on_to_the_same_end(tmp_path: Path, workers: str) -> None:
+    record = tmp_path / "run.json"
+    arguments = (*_RUN, workers, "--record", str(record))
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "conformance", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    before: tuple[CellRecord, ...] = ()
+    while len(before) < 3:
+        assert killed.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+        try:
+            before = load_run(record).cells
+        except FileNotFoundError:
+            continue
+        except ValidationError as error:
+            pytest.fail(f"a record that is not valid: {error}")
+    killed.kill()
+    killed.wait()
+    before = load_run(record).cells
+    assert not load_run(record).run.complete
+
+    ended = suite(*arguments, "--resume")
+    assert ended.returncode == 0, ended.stdout
+    assert f"{len(before)} cells are done" in ended.stdout
+    assert "20 cells: 20 pass" in ended.stdout
+    run = load_run(record)
+    assert run.run.complete
+    assert all(cell in run.cells for cell in before)
+
+    again = suite(*arguments, "--resume")
+    assert again.returncode == 0, again.stdout
+    assert load_run(record).cells == run.cells

@@ -1,0 +1,205 @@
+"""The plugin as people use it: options, records, exit codes, interruption. Each run is a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from conformance.core.cells import Cell
+from conformance.core.contract import Mode
+from conformance.core.paths import ROOT
+from conformance.core.verdicts import Verdict
+from conformance.records.environment import commit
+from conformance.records.run import Environment, RunInfo, RunWriter, load_run, run_schema
+from conformance.runner.judge import bare_record
+from conformance.runner.terminal import render_summary
+from tests.support.harness import copied_suite, suite
+
+
+def _junit(path: Path) -> dict[str, tuple[str, str | None]]:
+    """By the cell that its properties name: the verdict there, and what pytest made of the test case."""
+    found = {}
+    for case in ET.parse(path).getroot().iter("testcase"):
+        told = {each.attrib["name"]: each.attrib["value"] for each in case.iter("property")}
+        ends = [child.tag for child in case if child.tag in {"failure", "error", "skipped"}]
+        assert told["cell"] not in found
+        assert len(ends) <= 1
+        found[told["cell"]] = (told["verdict"], ends[0] if ends else None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--arch", "lama"], "no architecture 'lama'; did you mean 'llama'?"),
+        (["--backend", "xnpack"], "no backend 'xnpack'; did you mean 'xnnpack'?"),
+        (["--mode", "dynamics"], "no mode 'dynamics'; did you mean 'dynamic'?"),
+        (["--clause", "PARITY"], "no clause 'PARITY'; did you mean 'PAR'?"),
+        (["--tier", "cor"], "no tier 'cor'; did you mean 'core'?"),
+        (["--subject", "referense"], "no subject 'referense'; did you mean 'reference'?"),
+        (["--subject", "tests.faults.programs:off_by_on"], "no callable 'off_by_on'; did you mean 'off_by_one'?"),
+        (["--hypothesis-seed", "any"], "--hypothesis-seed: 'any' is not a whole number"),
+        (["--shard", "3/2"], "'3/2' is no shard: write such as 3/8, the third of eight"),
+        (["--arch", "llama", "--shard", "1/2"], "--shard 1/2: more shards than architectures, of which there are 1"),
+        (["--examples", "none"], "'none' is not a whole number above 0"),
+    ],
+)
+def test_typo_is_answered_and_nothing_runs(tmp_path: Path, arguments: list[str], told: str) -> None:
+    record = tmp_path / "run.json"
+    ended = suite(*arguments, "--record", str(record))
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
+    assert told in ended.stderr + ended.stdout
+    assert not record.exists()
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_checks_that_cannot_be_imported_are_told_once(tmp_path: Path, workers: str) -> None:
+    checkout = copied_suite(tmp_path)
+    for name in ("test_one.py", "test_two.py"):
+        (checkout / "conformance/checks" / name).write_text("import nothing_of_this_name\n", encoding="utf-8")
+    ended = suite("--arch", "llama", "--clause", "SEN-2", workers, cwd=checkout)
+    assert ended.returncode != 0
+    cause = "ModuleNotFoundError: No module named 'nothing_of_this_name'"
+    assert f"checks that cannot be imported: 2, by {cause}" in ended.stdout
+    assert ended.stdout.count(f"E   {cause}") == 1
+
+
+def test_good_run_is_recorded(tmp_path: Path) -> None:
+    record = tmp_path / "run.json"
+    junit = tmp_path / "junit.xml"
+    ended = suite(
+        *("--arch", "gpt2,llama", "--backend", "exported", "--mode", "decode", "--clause", "EXP,SEN"),
+        *("--record", str(record), f"--junitxml={junit}"),
+    )
+    assert ended.returncode == 0, ended.stdout
+    assert "reference; torch" in ended.stdout
+    assert "20 cells: 20 pass" in ended.stdout
+    plain = json.loads(record.read_text())
+    jsonschema.validate(plain, run_schema())
+    run = load_run(record)
+    assert run.run.complete
+    assert run.run.finished
+    assert {cell.verdict for cell in run.cells} == {Verdict.PASS}
+    assert run.cells[0].id == "llama/eager/SEN-1" or run.cells[0].id == "gpt2/eager/SEN-1"
+    assert all(cell.replay.startswith("tox -e conformance -- --arch") for cell in run.cells)
+    assert run.run.commit == commit(ROOT)
+    assert f"report: `tox -e report -- {record}` makes {ROOT / 'build/report/index.html'} of it" in ended.stdout
+    assert _junit(junit) == {cell.id: ("pass", None) for cell in run.cells}
+
+
+def test_faulty_subject_fails_the_run(tmp_path: Path) -> None:
+    record = tmp_path / "run.json"
+    ended = suite(
+        *(
+            "--arch",
+            "llama",
+            "--subject",
+            "tests.faults.programs:off_by_one",
+            "--backend",
+            "exported",
+            "--mode",
+            "decode",
+        ),
+        *("--clause", "EXP-1,PAR-1", "--record", str(record), "-n0"),
+    )
+    assert ended.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "✗ llama execute:logits-differ: 1 cell\n" in ended.stdout
+    verdicts = {cell.clause: cell for cell in load_run(record).cells}
+    assert verdicts["EXP-1"].verdict is Verdict.PASS
+    failure = verdicts["PAR-1"]
+    assert (failure.verdict, failure.stage, failure.signature) == (Verdict.FAIL, "execute", "execute:logits-differ")
+    assert "replay    tox -e conformance -- --arch llama --clause PAR-1 --subject tests.faults.programs:off_by_one" in (
+        failure.message or ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "counted"), [(("-n1",), "failure"), (("-n0",), "failure"), (("-n1", "--in-process"), "error")]
+)
+def test_dead_process_costs_one_cell(tmp_path: Path, how: tuple[str, ...], counted: str) -> None:
+    record, junit = tmp_path / "run.json", tmp_path / "junit.xml"
+    ended = suite(
+        *("--arch", "llama", "--subject", "tests.faults.programs:kills_the_process", "--backend", "exported"),
+        *("--mode", "decode", "--clause", "SEN-2,EXP-6", "--record", str(record), f"--junitxml={junit}", *how),
+    )
+    assert ended.returncode != 0
+    cells = {cell.clause: cell for cell in load_run(record).cells}
+    assert {clause: cell.verdict for clause, cell in cells.items()} == {"SEN-2": Verdict.PASS, "EXP-6": Verdict.CRASH}
+    assert _junit(junit) == {cells["SEN-2"].id: ("pass", None), cells["EXP-6"].id: ("crash", counted)}
+
+
+def test_cell_out_of_time_is_in_the_junit_xml(tmp_path: Path) -> None:
+    record, junit = tmp_path / "run.json", tmp_path / "junit.xml"
+    suite(
+        *("--arch", "llama", "--backend", "exported", "--mode", "decode", "--time-limit", "5"),
+        *("--subject", "tests.faults.programs:hangs", "--clause", "EXP-6"),
+        *("--record", str(record), f"--junitxml={junit}", "-n1"),
+    )
+    (cell,) = load_run(record).cells
+    assert _junit(junit) == {cell.id: ("timeout", "failure")}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
+    ended = subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True, text=True)
+    return ended.stdout.strip()
+
+
+def test_commit_of_the_checkout_and_whether_it_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    assert commit(checkout) is None
+    _git(checkout, "init", "--quiet")
+    assert commit(checkout) is None  # nothing is committed
+    (checkout / "file").write_text("one")
+    _git(checkout, "add", "file")
+    _git(checkout, "commit", "--quiet", "--message", "one")
+    head = _git(checkout, "rev-parse", "HEAD")
+    (checkout / "stray").write_text("a record, for example")
+    assert commit(checkout) == head
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as in another repository's hook
+    assert commit(checkout) == head
+    (checkout / "file").write_text("two")
+    assert commit(checkout) == f"{head}-dirty"
+    (checkout / "unpacked").mkdir()
+    assert commit(checkout / "unpacked") is None  # a copy of the suite inside of somebody else's repository
+    monkeypatch.setenv("PATH", "")
+    assert commit(checkout) is None
+
+
+def test_record_is_whole_before_the_first_verdict(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    info = RunInfo(id="1", started="now", finished=None, complete=False, options={}, seed=None)
+    RunWriter(path, info, Environment("3.11", "linux", "a cpu", {}))
+    run = load_run(path)
+    assert run.cells == ()
+    assert not run.run.complete
+
+
+@pytest.mark.parametrize("change", [{"schema_version": 2}, {"cells": [{"id": "x"}]}, {"stray": 1}])
+def test_schema_refuses_what_is_no_run(change: dict[str, Any]) -> None:
+    environment = {"python": "3", "platform": "p", "cpu": "c", "packages": {}}
+    info: dict[str, Any] = {"id": "1", "started": "s", "finished": None, "complete": False, "options": {}, "seed": None}
+    run = {"schema_version": 1, "run": info, "environment": environment, "cells": []}
+    jsonschema.validate(run, run_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**run, **change}, run_schema())
+
+
+def test_what_was_not_run_is_told_once_and_why() -> None:
+    told = "not run: it needs ExecuTorch's package for another backend; `pip install other-backend`"
+    cells = [Cell(name, "reference", "other", Mode.DECODE, "LOW-1") for name in ("gpt2", "llama", "phi")]
+    records = [bare_record(cell, Verdict.NOT_RUN, told) for cell in cells]
+    records[2] = bare_record(cells[2], Verdict.NOT_RUN, "the run ended before this cell was reached")
+    plan = {cell.id: cell for cell in cells}
+    summary = render_summary(records, plan, ROOT / "build/conformance/run.json", width=120, color=False)
+    assert f"✗ not-run: 2 cells\n{told}\n" in summary
+    assert "also      llama/reference/other/decode/LOW-1" in summary
+    assert "✗ not-run: 1 cell\nthe run ended before this cell was reached\n" in summary
+    assert "report: `tox -e report` makes " in summary

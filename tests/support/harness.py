@@ -1,0 +1,75 @@
+"""Judging one cell without pytest's collection: what the tests of checks and subjects call."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from conformance.checks.case import Case
+from conformance.checks.registry import checks
+from conformance.core.cells import EAGER, EXPORTED, Cell
+from conformance.core.contract import Mode
+from conformance.core.paths import PARTITIONS, ROOT
+from conformance.exporters.resolve import Exporter
+from conformance.matrix.schema import load_matrix
+from conformance.pipeline.backends import BACKENDS, Backend
+from conformance.pipeline.builder import Builder
+from conformance.pipeline.stages import build
+
+#: Few are enough: every fault here shows in a pinned script or in almost any generated one.
+EXAMPLES = 5
+
+
+def judge(
+    clause: str,
+    architecture: str,
+    export: Callable[..., Any] | Exporter | None = None,
+    *,
+    mode: Mode = Mode.DECODE,
+    backend: str = EXPORTED,
+    backends: Mapping[str, Backend] = BACKENDS,
+    make_model: Callable[[str], Any] = build,
+    baselines: Path = PARTITIONS,
+    shrink: bool = False,
+    own: bool = False,
+    builder: Builder | None = None,
+) -> Case:
+    """Run one clause's check on one subject; raises what the check raises.
+
+    With the `workbench` of a case before, it is of the same subject, model and backends, and nothing is built again.
+    """
+    subject = export if isinstance(export, Exporter) or export is None else Exporter("faulty", export)
+    subjects = {subject.name: subject} if subject else {}
+    if subject is None:
+        cell = Cell(architecture, None, EAGER, None, clause)
+    else:
+        cell = Cell(architecture, subject.name, backend, mode, clause)
+    row = load_matrix().architectures[architecture]
+    bench = builder or Builder(subjects, backends, make_model)
+    case = Case(cell, bench, EXAMPLES, caches=row.caches, baselines=baselines, shrink=shrink, own=own)
+    checks()[clause](case)
+    return case
+
+
+def python_module(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`python -m` with these arguments, in a checkout of the suite."""
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+
+
+def copied_suite(directory: Path) -> Path:
+    """A copy of the suite, which a test may change."""
+    for name in ("conformance", "fixtures"):
+        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("models_matrix.yaml", "pyproject.toml"):
+        shutil.copy(ROOT / name, directory)
+    return directory
+
+
+def suite(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """A run of the suite in a process of its own."""
+    return python_module("pytest", "conformance", *arguments, cwd=cwd)
