@@ -136,11 +136,11 @@ def _compatibility(arguments: argparse.Namespace) -> None:
 
 
 def _update(arguments: argparse.Namespace) -> None:
-    from conformance.matrix.schema import MATRIX_PATH
+    from conformance.matrix.schema import load_matrix, write_matrix
     from conformance.matrix.update import updated_matrix
 
-    update = updated_matrix(MATRIX_PATH.read_text(encoding="utf-8"), load_run(arguments.run))
-    MATRIX_PATH.write_text(update.text, encoding="utf-8")
+    update = updated_matrix(load_matrix(drafted=True), load_run(arguments.run))
+    write_matrix(update.matrix)
     print("\n".join(update.changes) or "nothing to change")
 
 
@@ -171,12 +171,12 @@ def _new(arguments: argparse.Namespace) -> None:
     matrix = load_matrix(drafted=True)  # of several newcomers, an earlier one's reason may be still to be found
     made = draft(arguments.architecture) if arguments.force else add(arguments.architecture, matrix)
     print("\n".join(made.tried))
-    place = f"fixtures/configs/{arguments.architecture}.json"
+    fixture = f"fixtures/configs/{arguments.architecture}.json"
     if arguments.force:
-        print(f"\n{place} would be:\n{made.fixture}\nthe row in models_matrix.yaml would be:\n{made.row}", end="")
+        print(f"\n{fixture} would be:\n{made.fixture}\nthe row in models_matrix.yaml would be:\n{made.text}", end="")
     else:
         print(
-            f"wrote {place} and a row in models_matrix.yaml: read both, then run\n  tox -e conformance -- --arch "
+            f"wrote {fixture} and a row in models_matrix.yaml: read both, then run\n  tox -e conformance -- --arch "
             f"{arguments.architecture}"
         )
 

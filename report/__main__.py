@@ -140,7 +140,8 @@ def _number(text: str) -> float:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from conformance.matrix.schema import MatrixError, load_matrix
+    from conformance.matrix.schema import load_matrix
+    from conformance.matrix.yaml_file import MatrixError
     from report.bundles import archives, gather
     from report.loading import load_all
     from report.site import Settings, build, write

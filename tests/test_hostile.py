@@ -25,8 +25,9 @@ from conformance.core.text import one_line
 from conformance.exporters.resolve import UnknownExporterError, resolve
 from conformance.failures.replay import Outcome, announcement, replay, replay_within
 from conformance.matrix import delegation as baselines
-from conformance.matrix.schema import MatrixError, load_matrix
+from conformance.matrix.schema import load_matrix
 from conformance.matrix.update import updated_matrix
+from conformance.matrix.yaml_file import MatrixError
 from conformance.models.fixtures import config_values, fixture_config
 from conformance.process.worker import Limits
 from conformance.records.bundle import CONSENT, FACTS, Bundle, BundleError, read_bundle, write_bundle
@@ -40,24 +41,19 @@ from tests.report.samples import cell as recorded
 from tests.report.samples import run as run_of
 
 _MATRIX = """\
-schema_version: 1
+schema_version: 2
+retired: [{names: [mega], since: 5.0.0, reason: a reason that is long enough}]
 architectures:
-  llama:
-    tier: smoke
-    caches: [full_attention]
-    exercises: grouped-query attention
-    expect:
-      - &known
-        clauses: [PAR-1]
-        backends: [xnnpack]
-        modes: [decode]
-        subject: any
-        stage: execute
-        signature: execute:logits-differ
-        reason: a reason that is long enough
-        at_most: 1.5e-3
-        when: {executorch: "<=1.5.1"}
-      - *known
+  llama: {tier: smoke, caches: [full_attention], known: [known], exercises: grouped-query attention}
+"""
+_CAUSES = """\
+known:
+  exporter: any
+  when: {executorch: "<=1.5.1"}
+  reason: a reason that is long enough
+  fails:
+    - {on: xnnpack, mode: decode, clauses: [PAR-1], signature: execute:logits-differ, at_most: 1.5e-3}
+    - {on: [exported, xnnpack], mode: dynamic, blocks: export, signature: export:Error}
 """
 _FUZZED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -96,44 +92,51 @@ def test_each_known_architecture_can_be_named(tmp_path: Path) -> None:
 # The matrix and fixtures
 
 
-def _refused(tmp_path: Path, content: bytes) -> str | None:
+def _refused(tmp_path: Path, rows: bytes, causes: bytes = _CAUSES.encode()) -> str | None:
     path = tmp_path / "models_matrix.yaml"
-    path.write_bytes(content)
+    path.write_bytes(rows)
+    (tmp_path / "known_failures").mkdir(exist_ok=True)
+    (tmp_path / "known_failures" / "owner.yaml").write_bytes(causes)
     try:
         load_matrix(path)
     except MatrixError as error:
-        return str(error).removeprefix(str(path))
+        return str(error).removeprefix(str(tmp_path))
     return None
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("a: &a [" + "x," * 9 + "]\n" + "".join(f"b{n}: &b{n} [{'*a,' * 9}]\n" for n in range(1)), "no key"),
-        ("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9}]\n" for n in range(1, 12)), "more than 500000"),
-        ("schema_version: 1\narchitectures: &all {llama: *all}\n", "architectures.llama"),
+        ("a: &a [" + "x," * 9 + "]\nb: [" + "*a," * 9 + "]\n", "aliases are not supported"),
+        ("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9}]\n" for n in range(1, 12)), "aliases are not"),
+        ("schema_version: 2\narchitectures: &all {llama: *all}\n", "aliases are not supported"),
+        ("schema_version: 2\n<<: {architectures: {}}\n", "a key has to be a name"),
+        ("schema_version: 2\n? [a]\n: 1\n", "a key has to be a name"),
+        ("schema_version: 2\nschema_version: 2\n", "the key 'schema_version' is given twice"),
         ("a: " + "[" * 25 + "]" * 25, "nested deeper"),
-        ("[" * 1000, "nested too deep"),
-        ("schema_version: !!python/object/apply:os.mkdir [made]\narchitectures: {}\n", "schema_version"),
-        ("schema_version: !!python/name:os.system ''\narchitectures: {}\n", "schema_version"),
-        ("schema_version: !!int many\narchitectures: {}\n", "no YAML"),
-        ("schema_version: 2026-99-99\narchitectures: {}\n", "no YAML"),
-        ("schema_version: " + "9" * 5000 + "\narchitectures: {}\n", "no YAML"),
-        ("schema_version: 1\narchitectures: !!omap [a: 1]\n", "architectures.a"),
-        ("schema_version: 1\n\a", "no YAML"),
-        ('schema_version: 1\n"\\e[31m": 1\n', "no key"),
-        ("schema_version: 1\narchitectures: \udc80", "no text in UTF-8"),
+        ("[" * 1000, "/models_matrix.yaml"),
+        ("[" * 100_000, "/models_matrix.yaml"),
+        ("schema_version: !!python/object/apply:os.mkdir [made]\narchitectures: {}\n", "is not supported"),
+        ("schema_version: !!python/name:os.system ''\narchitectures: {}\n", "is not supported"),
+        ("schema_version: !!int many\narchitectures: {}\n", "not valid YAML"),
+        ("schema_version: 2026-99-99\narchitectures: {}\n", "is not supported"),
+        ("schema_version: " + "9" * 5000 + "\narchitectures: {}\n", "not valid YAML"),
+        ("schema_version: 2\narchitectures: !!omap [a: 1]\n", "is not supported"),
+        ("schema_version: 2\n\a", "not valid YAML"),
+        ('schema_version: 2\n"\\e[31m": 1\n', "no key"),
+        ("schema_version: 2\narchitectures: \udc80", "not UTF-8"),
         ("#" * (5 << 20), "larger than 4 MiB"),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else None,
 )
-def test_a_hostile_matrix_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str) -> None:
+def test_a_hostile_matrix_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
-    refusal = _refused(tmp_path, text.encode(errors="surrogateescape"))
-    assert refusal
-    assert told in refusal
-    assert _is_one_sentence(refusal)
-    assert os.listdir(tmp_path) == ["models_matrix.yaml"]
+    hostile = text.encode(errors="surrogateescape")
+    for refusal in (_refused(tmp_path, hostile), _refused(tmp_path, _MATRIX.encode(), hostile)):
+        assert refusal
+        assert _is_one_sentence(refusal)
+    assert message in (_refused(tmp_path, hostile) or "")
+    assert sorted(os.listdir(tmp_path)) == ["known_failures", "models_matrix.yaml"]
 
 
 _yaml = st.sampled_from(
@@ -143,11 +146,13 @@ _yaml = st.sampled_from(
 ) | st.text(max_size=5)  # fmt: skip
 
 
+@pytest.mark.parametrize("damaged", [0, 1], ids=["rows", "causes"])
 @_FUZZED
-@given(st.integers(0, len(_MATRIX)), st.integers(0, 40), st.lists(_yaml, max_size=4))
-def test_a_damaged_matrix_is_read_or_refused(tmp_path: Path, at: int, gone: int, put: list[str]) -> None:
-    text = _MATRIX[:at] + "".join(put) + _MATRIX[at + gone :]
-    refusal = _refused(tmp_path, text.encode(errors="replace"))
+@given(st.integers(0, 400), st.integers(0, 40), st.lists(_yaml, max_size=4))
+def test_a_damaged_matrix_is_read_or_refused(tmp_path: Path, damaged: int, at: int, gone: int, put: list[str]) -> None:
+    texts = [_MATRIX, _CAUSES]
+    texts[damaged] = texts[damaged][:at] + "".join(put) + texts[damaged][at + gone :]
+    refusal = _refused(tmp_path, *(text.encode(errors="replace") for text in texts))
     assert refusal is None or _is_one_sentence(refusal)
 
 
@@ -191,10 +196,11 @@ def test_what_is_no_record_is_refused(
 @_FUZZED
 @given(runs)
 def test_whatever_a_record_says_is_data(tmp_path: Path, run: RunRecord) -> None:
+    matrix = load_matrix()
     for use in (
         lambda: status_page([run]),
         lambda: compatibility_page([run]),
-        lambda: updated_matrix(_MATRIX, run),
+        lambda: updated_matrix(matrix, run),
         lambda: list(baselines.updated(run, tmp_path / "partitions")),
     ):
         with contextlib.suppress(ValueError):  # which is what a command shows in one line

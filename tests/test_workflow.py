@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+import yaml
 
 from conformance.core.paths import ROOT
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord, RunRecord, RunWriter
 from tests.report.samples import cell, run
 
-WORKFLOW: Mapping[str, Any] = YAML(typ="safe").load(ROOT / ".github" / "workflows" / "conformance.yml")
+WORKFLOW: Mapping[str, Any] = yaml.safe_load(
+    (ROOT / ".github" / "workflows" / "conformance.yml").read_text(encoding="utf-8")
+)
 _GPT2, _LLAMA = cell(architecture="gpt2"), cell(architecture="llama")
 _BROKEN = cell(architecture="llama", verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:a", message="it broke")
 

@@ -23,7 +23,7 @@ from conformance.decoding.scripts import DecodeScript, ScriptSpace
 from conformance.decoding.sessions import Session
 from conformance.decoding.tokenizers import RunnerTokenizer
 from conformance.exporters.resolve import Exporter
-from conformance.matrix.schema import Undecodable
+from conformance.matrix.schema import Expectation
 from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends.base import Precision
 from conformance.pipeline.builder import Builder
@@ -221,7 +221,7 @@ def _length(error: ClauseViolationError) -> tuple[int, int]:
     return len(error.script.calls), sum(len(call.tokens) for call in error.script.calls)
 
 
-def require_undecodable(case: Case, known: Undecodable) -> None:
+def require_undecodable(case: Case, known: Expectation) -> None:
     """Try to decode eagerly, which has to fail as the architecture's row says.
 
     Raises:
@@ -239,7 +239,7 @@ def require_undecodable(case: Case, known: Undecodable) -> None:
         Stage.EAGER,
         "decodes-after-all",
         observed="eager decoding with a static cache agrees with the forward pass without cache",
-        expected=f"{known.signature}, as its row says; remove `undecodable` there",
+        expected=f"{known.signature}; remove {known.cause} from `known` of the row in models_matrix.yaml",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from conformance.core.suggest import unknown
 from conformance.core.verdicts import CellFailedError
 from conformance.decoding.oracle import Oracle
 from conformance.matrix.discovery import registered
-from conformance.matrix.schema import MATRIX_PATH, TODO, Matrix
+from conformance.matrix.known_failures import ANY_EXPORTER, TODO, Cause, Undecodable
+from conformance.matrix.schema import MATRIX_PATH, Matrix, Row, Tier, cause_text, row_text, write_matrix
+from conformance.matrix.update import UNEXPLAINED
 from conformance.models.fixtures import MAX_CACHE_LEN, drafted_values, has_fixture
 from conformance.models.tiny_config import layer_kinds
 from conformance.pipeline.stages import build
@@ -33,13 +36,23 @@ class Draft:
 
     Args:
         fixture: The text of `fixtures/configs/<model_type>.json`.
-        row: The lines to append to `models_matrix.yaml`.
+        row: Its row.
+        cause: Why it cannot decode with a static cache, still to be explained; None if it can.
         tried: A sentence for each thing tried, in order.
+        architecture: The `model_type`.
     """
 
     fixture: str
-    row: str
+    row: Row
+    cause: Cause | None
     tried: tuple[str, ...]
+    architecture: str
+
+    @property
+    def text(self) -> str:
+        """The row, and the entry of its cause, as they will be written."""
+        row = row_text(self.architecture, self.row) + "\n"
+        return row if self.cause is None else row + cause_text(self.row.known[0], self.cause)
 
 
 def draft(architecture: str) -> Draft:
@@ -57,7 +70,7 @@ def draft(architecture: str) -> Draft:
         fixture = json.dumps(values, indent=2) + "\n"
         tried.append(f"shrunk the published config: {len(values) - 1} values changed")
     caches: list[str] = []
-    exercises, undecodable = _UNTOLD, None
+    exercises, cause = _UNTOLD, None
     try:
         model = build(architecture)
         caches = list(dict.fromkeys(layer_kinds(model.config.get_text_config(decoder=True))))
@@ -66,13 +79,15 @@ def draft(architecture: str) -> Draft:
         Oracle(model, MAX_CACHE_LEN).agree_without_cache()
         tried.append("decoded with a static cache: agrees with the forward pass without cache")
     except CellFailedError as error:
-        undecodable = error.signature
+        cause = Cause((ANY_EXPORTER,), TODO, (Undecodable(error.signature),))
         tried.append(f"failed at stage {error.stage}: {error}")
-    return Draft(fixture, _row(architecture, caches, exercises, undecodable), tuple(tried))
+    known = (f"{architecture.lower()}-undecodable",) if cause else ()
+    row = Row(Tier.FULL, tuple(caches), exercises, known)
+    return Draft(fixture, row, cause, tuple(tried), architecture)
 
 
 def add(architecture: str, matrix: Matrix) -> Draft:
-    """Write the draft's fixture and append its row.
+    """Write the draft's fixture and its row, among those of tier full by name.
 
     Raises:
         NewArchitectureError: There is a row already, or Transformers has no such architecture.
@@ -83,9 +98,23 @@ def add(architecture: str, matrix: Matrix) -> Draft:
         )
     made = draft(architecture)
     (CONFIGS / f"{architecture}.json").write_text(made.fixture, encoding="utf-8")
-    text = MATRIX_PATH.read_text(encoding="utf-8")
-    MATRIX_PATH.write_text(text + made.row, encoding="utf-8")
+    write_matrix(with_draft(matrix, made))
     return made
+
+
+def with_draft(matrix: Matrix, made: Draft) -> Matrix:
+    """The matrix with the draft's row and cause."""
+    full = sorted([*(name for name, row in matrix.architectures.items() if row.tier is Tier.FULL), made.architecture])
+    rows = {name: row for name, row in matrix.architectures.items() if row.tier is not Tier.FULL}
+    rows |= {name: matrix.architectures.get(name, made.row) for name in full}
+    if made.cause is None:
+        return dataclasses.replace(matrix, architectures=rows)
+    return dataclasses.replace(
+        matrix,
+        architectures=rows,
+        causes={**matrix.causes, made.row.known[0]: made.cause},
+        owners={**matrix.owners, made.row.known[0]: UNEXPLAINED},
+    )
 
 
 def mechanisms(model: PreTrainedModel) -> list[str]:
@@ -125,15 +154,3 @@ def mechanisms(model: PreTrainedModel) -> list[str]:
         ),
     }
     return [name for name, present in found.items() if present] or [_UNTOLD]
-
-
-def _row(architecture: str, caches: list[str], exercises: str, undecodable: str | None) -> str:
-    lines = [
-        f"  {architecture}:",
-        "    tier: full",
-        f"    caches: [{', '.join(caches)}]",
-        f"    exercises: {exercises}",
-    ]
-    if undecodable:
-        lines += ["    undecodable:", f"      signature: {json.dumps(undecodable)}", f"      reason: {TODO}"]
-    return "\n".join(lines) + "\n"

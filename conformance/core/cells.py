@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from conformance.core.contract import BOTH_MODES, Chapter, Clause, Level, Mode
+from conformance.core.contract import BOTH_MODES, CLAUSES, Chapter, Clause, Level, Mode
+from conformance.core.verdicts import Stage
 
 #: What stands in the backend's place in a cell that no backend has a part in.
 EAGER, EXPORTED = "eager", "exported"
+_BY_ID = {clause.id: clause for clause in CLAUSES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +93,20 @@ def _lowered(
         applies = Level.LOWERED in clause.levels or (Level.RUNTIME in clause.levels and backend.runs)
         if applies and mode in clause.modes and (backend.delegating or not clause.delegating):
             yield Cell(architecture, subject, backend.name, mode, clause.id)
+
+
+def needs(clause: str, backend: str, stage: Stage) -> bool:
+    """Whether a cell of `clause` on `backend` can be judged only if `stage` can be done."""
+    if backend == EAGER:
+        return stage in (Stage.BUILD, Stage.EAGER)
+    if backend == EXPORTED:
+        return stage in (Stage.BUILD, Stage.EAGER, Stage.EXPORT)
+    known = _BY_ID.get(clause)
+    runs = known is not None and Level.RUNTIME in known.levels
+    return runs or stage not in (Stage.LOAD, Stage.EXECUTE)
+
+
+def is_own_export(clause: str) -> bool:
+    """Whether a check of `clause` makes an export of its own, which may succeed where the program's fails."""
+    known = _BY_ID.get(clause)
+    return known is not None and known.own_export

@@ -131,7 +131,7 @@ class Memory(Protocol):
 
 
 #: One byte that tells the stage that is being done: 0 for none, otherwise its place among the stages, from 1 on. Who
-#: judges in a process that may be lost sets memory here that the process leaves behind; see `conformance.process.worker`.
+#: judges in a process that may be lost sets memory here that it leaves behind; see `conformance.process.worker`.
 STAGE_BYTE: ContextVar[Memory] = ContextVar("STAGE_BYTE")
 
 

@@ -1,7 +1,8 @@
 """Transformers' `ExecutorchExporter` with a static cache, up to where it would lower the program: the suite does that.
 
-Its programs take the cache as an input and return it, so that whoever calls them threads it through
-(`conformance.decoding.explicit_cache`). It needs a decode step's inputs: token ids, and a cache that such a step would find.
+Its programs take the cache as an input and return it, so their caller passes it on from call to call
+(`conformance.decoding.explicit_cache`). It needs a decode step's inputs: token ids, and a cache that such a step would
+find.
 """
 
 from __future__ import annotations

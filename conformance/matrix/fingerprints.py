@@ -123,7 +123,8 @@ def _imported(directory: Path) -> frozenset[str]:
 def _fixture(matrix: Matrix, architecture: str) -> str:
     files = [FIXTURES / folder / f"{architecture}.json" for folder in ("configs", "variations")]
     row = matrix.architectures.get(architecture)
-    return _digest([path for path in files if path.exists()], ROOT, repr(row))
+    known = repr((row, sorted(matrix.causes_of(architecture).items())))
+    return _digest([path for path in files if path.exists()], ROOT, known)
 
 
 def _subject(name: str) -> str:

@@ -1,84 +1,42 @@
-"""`models_matrix.yaml` as frozen records: the architectures, and what is expected to fail and why."""
+"""The matrix: `models_matrix.yaml`, one row an architecture, and the causes in `known_failures/` that its rows name."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-)
-from pydantic.dataclasses import dataclass
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as validated
 
 from conformance.core.cells import Cell
 from conformance.core.contract import Chapter
-from conformance.core.files import read_regular_file
 from conformance.core.paths import ROOT
 from conformance.core.suggest import unknown
-from conformance.core.text import one_line
 from conformance.core.validation import VersionText
-from conformance.core.verdicts import Stage
-from conformance.records.run import CellRecord
+from conformance.core.verdicts import STAGES, Stage
+from conformance.matrix.known_failures import (
+    ANY_EXPORTER,
+    TODO,
+    Blocker,
+    Cause,
+    CellLike,
+    Reason,
+    Undecodable,
+    Violation,
+)
+from conformance.matrix.yaml_file import MatrixError, YamlFile, block, flow, folded, read_yaml
 
 MATRIX_PATH = ROOT / "models_matrix.yaml"
-#: In an expectation's `subject`: the fault lies below the subject, so whoever exports meets it.
-ANY_SUBJECT = "any"
-
-#: In an expectation's `modes`: whatever the mode, and in cells that have none.
-ANY_MODE = "any"
-
-#: The reason that a command writes and a person replaces; no run accepts it.
-TODO = "TODO"
-
-#: Characters of a sentence about what is wrong, which may quote all of it.
-_SHOWN = 500
-#: Bytes that the file may have; the one of 189 architectures has 70 kB.
-_MOST_BYTES = 4 << 20
-#: Values that it may come to once each alias is written out, and how deep they may be nested. The one of 189
-#: architectures has 8,000, 5 deep; seven lines of aliases to aliases can come to millions.
-_MOST_VALUES, _DEEPEST = 500_000, 20
+#: Beside the matrix: one file for each owner of causes.
+CAUSES = "known_failures"
 
 _CONFIG = ConfigDict(extra="forbid")
-
-
-def _told(reason: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
-    if str(reason).strip().upper() != TODO:
-        told: str = check(reason)
-        return told
-    if info.context != TODO:
-        raise ValueError("the reason is still to be found: say why this fails, and link to where it is reported")
-    return TODO
-
-
-def _specifiers(when: Mapping[str, str]) -> Mapping[str, str]:
-    for package, text in when.items():
-        try:
-            SpecifierSet(text)
-        except InvalidSpecifier:
-            raise ValueError(f"{package}: {text!r} is no version specifier such as '<=1.5.1'") from None
-    return when
-
-
-#: Why something is expected: a sentence, not a word.
-Reason = Annotated[str, Field(min_length=20), WrapValidator(_told)]
-#: The versions for which something is said, by package; those not named may be any.
-When = Annotated[Mapping[Literal["torch", "transformers", "executorch"], str], AfterValidator(_specifiers)]
+_ID = r"[a-z0-9][a-z0-9_.-]*"
 
 
 class Tier(StrEnum):
@@ -94,99 +52,69 @@ class Tier(StrEnum):
         return order.index(other) <= order.index(self)
 
 
-class MatrixError(ValueError):
-    """The matrix is wrong; the message says where and what to write instead."""
-
-
-@dataclass(frozen=True, slots=True, config=_CONFIG)
-class Expectation:
-    """A failure that is known, explained and, where possible, reported upstream.
-
-    It matches the cells of its row with one of these clauses, backends and modes and this subject, where every package
-    in `when` has a version that fits. The failure has to be the one described: same stage, same signature, and a
-    relative error no larger than `at_most`.
-    """
-
-    clauses: Annotated[tuple[str, ...], Field(min_length=1)]
-    backends: Annotated[tuple[str, ...], Field(min_length=1)]
-    modes: Annotated[tuple[Literal["decode", "dynamic", "any"], ...], Field(min_length=1)]
-    subject: str
-    stage: Stage
-    signature: str
-    reason: Reason
-    link: str | None = None
-    at_most: float | None = None
-    when: When = Field(default_factory=dict)
-
-    def covers(self, cell: Cell | CellRecord) -> bool:
-        """Whether this expectation speaks of `cell`, a cell of its own row."""
-        return (
-            cell.clause in self.clauses
-            and cell.backend in self.backends
-            and (cell.mode in self.modes or ANY_MODE in self.modes)
-            and self.subject in (ANY_SUBJECT, cell.subject)
-        )
-
-    def applies_to(self, versions: Mapping[str, str]) -> bool:
-        """Whether the installed versions are ones it was written for."""
-        return fits(self.when, versions)
-
-
-@dataclass(frozen=True, slots=True, config=_CONFIG)
-class Undecodable:
-    """Why an architecture cannot decode eagerly with a static cache at all, so that no clause applies to it.
-
-    A run tries it all the same: the attempt has to end with this `signature`, or the row is wrong.
-    """
-
-    signature: str
-    reason: Reason
-    link: str | None = None
-    when: When = Field(default_factory=dict)
-
-    def applies_to(self, versions: Mapping[str, str]) -> bool:
-        """Whether it is so with the installed versions."""
-        return fits(self.when, versions)
-
-
-@dataclass(frozen=True, slots=True, config=_CONFIG)
-class Retired:
-    """Since which version Transformers no longer registers an architecture. With older ones, it is judged if named."""
-
-    since: VersionText
-    reason: Reason
-    link: str | None = None
-
-
-def fits(when: When, versions: Mapping[str, str]) -> bool:
-    """Whether these package versions are ones that `when` speaks of."""
-    return all(
-        package in versions and SpecifierSet(text).contains(Version(versions[package]), prereleases=True)
-        for package, text in when.items()
-    )
-
-
-@dataclass(frozen=True, slots=True, config=_CONFIG)
+@validated(frozen=True, slots=True, config=_CONFIG)
 class Row:
-    """One architecture: how soon it runs, its kinds of cache layers, why it is here, and what is known to fail.
+    """One architecture.
 
-    `caches` are Transformers' layer types: full_attention, sliding_attention, conv, ... The fixture has two of each.
+    Args:
+        tier: How soon it runs.
+        caches: Transformers' names of its kinds of cache layers; the fixture has two of each.
+        exercises: Why it is here.
+        known: The ids of the causes of its known failures.
     """
 
     tier: Tier
     caches: tuple[str, ...]
     exercises: str
-    undecodable: Undecodable | None = None
-    expect: tuple[Expectation, ...] = ()
+    known: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, config=_CONFIG)
+@validated(frozen=True, slots=True, config=_CONFIG)
+class Retired:
+    """Architectures that Transformers no longer registers. With older versions they are judged only if named."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    since: VersionText
+    reason: Reason
+    link: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a cause says of one cell.
+
+    Args:
+        cause: The cause's id.
+        signature: How the cell fails.
+        reason: Why.
+        link: Where that is reported or fixed.
+        at_most: The largest error allowed, as a share of the logits' scale.
+        required: Whether a pass is stale. A clause that makes an export of its own may pass where exporting is blocked.
+    """
+
+    cause: str
+    signature: str
+    reason: str
+    link: str | None = None
+    at_most: float | None = None
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Matrix:
-    """All rows, by `model_type`."""
+    """All rows by `model_type`, and all causes by id.
 
-    schema_version: Literal[1]
-    architectures: dict[str, Row]
-    retired: dict[str, Retired] = Field(default_factory=dict)
+    Args:
+        architectures: The rows.
+        causes: The causes that rows name.
+        retired: What Transformers no longer registers.
+        owners: By a cause's id, the name of the file that it is in, without its suffix.
+    """
+
+    architectures: Mapping[str, Row]
+    causes: Mapping[str, Cause] = field(default_factory=dict)
+    retired: tuple[Retired, ...] = ()
+    owners: Mapping[str, str] = field(default_factory=dict)
 
     def in_tier(self, tier: Tier) -> tuple[str, ...]:
         """The architectures that a run of `tier` covers, in the file's order."""
@@ -195,158 +123,307 @@ class Matrix:
     def retired_after(self, transformers: str) -> frozenset[str]:
         """The architectures without a row that were retired after this version of Transformers."""
         here = Version(transformers)
-        return frozenset(
-            name
-            for name, retired in self.retired.items()
-            if name not in self.architectures and here < Version(retired.since)
-        )
+        later = (retired for retired in self.retired if here < Version(retired.since))
+        return frozenset(name for retired in later for name in retired.names if name not in self.architectures)
 
-    def expectation(self, cell: Cell, versions: Mapping[str, str]) -> Expectation | None:
-        """What is expected to go wrong in `cell`, with these package versions."""
-        row = self.architectures.get(cell.architecture)
-        found = [e for e in row.expect if e.covers(cell) and e.applies_to(versions)] if row else []
-        return found[0] if found else None
+    def causes_of(self, architecture: str) -> dict[str, Cause]:
+        """The causes that the architecture's row names, by id; none, if it has no row."""
+        row = self.architectures.get(architecture)
+        return {name: self.causes[name] for name in row.known} if row else {}
+
+    def expectation(self, cell: CellLike, versions: Mapping[str, str]) -> Expectation | None:
+        """How `cell` is known to fail with these package versions.
+
+        Of several patterns, one that requires the failure counts first; of these, one of the earliest stage; of these,
+        one for this row alone; of these, a stage that is blocked.
+        """
+        found = [
+            (_precedence(pattern, cell), name, pattern)
+            for name, cause in self.causes_of(cell.architecture).items()
+            if cause.concerns(cell.subject) and cause.applies_to(versions)
+            for pattern in patterns_for(cause, cell.architecture)
+            if pattern.covers(cell)
+        ]
+        if not found:
+            return None
+        _, name, pattern = min(found, key=lambda each: each[0])
+        return self._expectation(name, pattern, cell)
+
+    def undecodable(self, architecture: str, versions: Mapping[str, str]) -> Expectation | None:
+        """Why the architecture cannot decode eagerly with a static cache, if that is known."""
+        for name, cause in self.causes_of(architecture).items():
+            absent = [each for each in cause.fails if isinstance(each, Undecodable) and _for_row(each, architecture)]
+            if absent and cause.applies_to(versions):
+                return Expectation(name, absent[0].signature, cause.reason, cause.link)
+        return None
 
     def known_limit(
         self, cell: Cell, stage: Stage | None, signature: str | None, versions: Mapping[str, str]
     ) -> Expectation | None:
-        """What any row has to say of a failure in lowering that does not depend on who exports what.
+        """What is known of a failure in lowering that is independent of the exporter, whatever the row.
 
         It is for a model that has no row: what a backend cannot do is known from others. Of a wrong result nothing can
         be known in this way: its signature says too little of the cause.
         """
-        if not cell.clause.startswith(Chapter.LOW.name):
+        if not cell.clause.startswith(Chapter.LOW.name) or stage is None:
             return None
-        everywhere = (each for row in self.architectures.values() for each in row.expect)
-        return next(
-            (
-                each
-                for each in everywhere
-                if each.subject == ANY_SUBJECT
-                and each.covers(cell)
-                and (each.stage, each.signature) == (stage, signature)
-                and each.applies_to(versions)
-            ),
-            None,
-        )
+        for name, cause in self.causes.items():
+            if ANY_EXPORTER in cause.exporter and cause.applies_to(versions):
+                for pattern in cause.fails:
+                    if not isinstance(pattern, Undecodable) and pattern.signature == signature and pattern.covers(cell):
+                        return self._expectation(name, pattern, cell)
+        return None
 
-    def unmatched(self, cells: Iterable[Cell]) -> list[str]:
-        """A sentence for each expectation that names a clause, backend or mode with no cell among all `cells`."""
-        by_row: dict[str, list[Cell]] = {}
-        for cell in cells:
-            by_row.setdefault(cell.architecture, []).append(cell)
+    def patterns_without_cells(self, cells: Collection[Cell]) -> list[str]:
+        """A sentence for each pattern that names a clause, backend or mode with no cell among all `cells`."""
         return [
-            f"{name}: expect[{index}] names no cell: clause {clause}, backend {backend}, mode {mode}"
-            for name, row in self.architectures.items()
-            for index, expectation in enumerate(row.expect)
-            for clause in expectation.clauses
-            for backend in expectation.backends
-            for mode in expectation.modes
+            f"{name}: fails.{index} names no cell: {flow({'on': backend, 'mode': str(pattern.mode or 'any'), **kind})}"
+            for name, cause in self.causes.items()
+            for index, pattern in enumerate(cause.fails)
+            if not isinstance(pattern, Undecodable)
+            for backend in pattern.on
+            for kind in _kinds(pattern)
             if not any(
-                (cell.clause, cell.backend) == (clause, backend) and mode in (cell.mode, ANY_MODE)
-                for cell in by_row.get(name, [])
+                cell.backend == backend
+                and pattern.covers(cell)
+                and (isinstance(pattern, Blocker) or cell.clause in kind["clauses"])
+                for cell in cells
             )
         ]
 
+    def _expectation(self, name: str, pattern: Violation | Blocker, cell: CellLike) -> Expectation:
+        cause = self.causes[name]
+        at_most = pattern.at_most if isinstance(pattern, Violation) else None
+        return Expectation(name, pattern.signature, cause.reason, cause.link, at_most, pattern.requires(cell))
 
-_MATRIX = TypeAdapter(Matrix)
+
+def patterns_for(cause: Cause, architecture: str) -> Iterator[Violation | Blocker]:
+    """The patterns of `cause` that are about the row of `architecture`."""
+    for pattern in cause.fails:
+        if not isinstance(pattern, Undecodable) and _for_row(pattern, architecture):
+            yield pattern
+
+
+def _for_row(pattern: Violation | Blocker | Undecodable, architecture: str) -> bool:
+    return not pattern.rows or architecture in pattern.rows
+
+
+def _precedence(pattern: Violation | Blocker, cell: CellLike) -> tuple[bool, int, bool, bool]:
+    stage = STAGES.index(Stage(pattern.signature.partition(":")[0]))
+    return not pattern.requires(cell), stage, not pattern.rows, isinstance(pattern, Violation)
+
+
+def _kinds(pattern: Violation | Blocker) -> list[dict[str, Any]]:
+    if isinstance(pattern, Blocker):
+        return [{"blocks": pattern.blocks.value}]
+    return [{"clauses": [clause]} for clause in pattern.clauses]
+
+
+# Reading
+
+
+def _without_none(value: Any) -> Any:
+    return {} if value is None else value
+
+
+@validated(frozen=True, slots=True, config=_CONFIG)
+class _Rows:
+    """What `models_matrix.yaml` holds."""
+
+    schema_version: Literal[2]
+    architectures: Annotated[dict[str, Row], BeforeValidator(_without_none)]
+    retired: tuple[Retired, ...] = ()
+
+
+_ROWS = TypeAdapter(_Rows)
+_CAUSES = TypeAdapter(dict[Annotated[str, Field(pattern=f"^{_ID}$")], Cause])
+_RECORDS = (_Rows, Row, Retired, Cause, Violation, Blocker, Undecodable)
 
 
 def load_matrix(path: Path = MATRIX_PATH, *, drafted: bool = False) -> Matrix:
-    """Read and validate the matrix; if `drafted`, a reason may be TODO.
+    """Read and validate the matrix at `path` and the causes in `known_failures/` beside it.
+
+    Args:
+        path: The matrix.
+        drafted: Whether a reason may be TODO.
 
     Raises:
-        MatrixError: The file is missing, is not YAML, or does not fit the schema; says file, line and key.
+        MatrixError: A file is missing, is not YAML, or does not fit the schema; a row names a cause that does not
+            exist; a cause is named by no row. The message says file, line and key.
     """
-    try:
-        text = read_regular_file(path, _MOST_BYTES).decode("utf-8")
-    except OSError as error:
-        raise MatrixError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise MatrixError(f"{path}: it is no text in UTF-8") from error
-    return parsed(text, path, drafted=drafted)
+    file = read_yaml(path)
+    if not isinstance(file.data, dict):
+        raise file.error([], "expected a mapping with the keys schema_version and architectures")
+    rows = _validated(_ROWS, file)
+    causes: dict[str, Cause] = {}
+    owners: dict[str, str] = {}
+    for other in sorted((path.parent / CAUSES).glob("*.yaml")):
+        causes_file = read_yaml(other)
+        if not isinstance(causes_file.data, dict):
+            raise causes_file.error([], "expected a mapping of causes by id")
+        for name, cause in _validated(_CAUSES, causes_file).items():
+            if name in causes:
+                raise causes_file.error([name], f"{CAUSES}/{owners[name]}.yaml has a cause of this id")
+            if cause.reason == TODO and not drafted:
+                message = "the reason is TODO: explain the failure, and link the issue where there is one"
+                raise causes_file.error([name, "reason"], message)
+            problem = _misplaced(name, cause, rows.architectures)
+            if problem:
+                raise causes_file.error([name], problem)
+            causes[name], owners[name] = cause, other.stem
+    for name, row in rows.architectures.items():
+        for index, cause_id in enumerate(row.known):
+            if cause_id not in causes:
+                raise file.error(["architectures", name, "known", index], unknown("cause", cause_id, causes))
+            if cause_id in row.known[:index]:
+                raise file.error(["architectures", name, "known", index], f"{cause_id} is named twice")
+    return Matrix(rows.architectures, causes, rows.retired, owners)
 
 
 def matrix_digest(path: Path = MATRIX_PATH) -> str:
     """A short name for what the matrix says: verdicts by one matrix do not go with those by another."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(path.read_bytes())
+    for other in sorted((path.parent / CAUSES).glob("*.yaml")):
+        digest.update(other.name.encode() + other.read_bytes())
+    return digest.hexdigest()[:12]
 
 
-def parsed(text: str, path: Path = MATRIX_PATH, *, drafted: bool = False) -> Matrix:
-    """The matrix that `text`, read from `path`, says; if `drafted`, a reason may be TODO."""
-    document = _document(text, path)
-    if not isinstance(document, CommentedMap):
-        raise MatrixError(f"{path}:1: expected a mapping with the keys schema_version and architectures")
+def _misplaced(name: str, cause: Cause, rows: Mapping[str, Row]) -> str | None:
+    """What is wrong between a cause and the rows that name it."""
+    naming = [row for row, known in rows.items() if name in known.known]
+    if not naming:
+        return "no row names this cause: remove it, or add its id to a row's `known`"
+    for pattern in cause.fails:
+        for row in pattern.rows:
+            if row not in naming:
+                return f"a pattern is for the row {row}, which does not name this cause"
+    return None
+
+
+def _validated(adapter: TypeAdapter[Any], file: YamlFile) -> Any:
     try:
-        plain = _plain(document)
-    except ValueError as error:
-        raise MatrixError(f"{path}: {error}") from error
-    try:
-        return _MATRIX.validate_python(plain, context=TODO if drafted else None)
+        return adapter.validate_python(file.data)
     except ValidationError as error:
-        # A misspelt key is missing under its right name too: tell the cause first.
+        # A misspelt key is missing under its right name too: the misspelling comes first.
         first = min(error.errors(), key=lambda found: found["type"] == "missing")
-        keys = [part for part in first["loc"] if isinstance(part, str | int)]
-        told = one_line(f"{'.'.join(map(str, keys))}: {_explain(first)}", _SHOWN)
-        raise MatrixError(f"{path}:{_line(document, keys)}: {told}") from error
+        raise file.error(list(_keys(first["loc"])), _explain(first)) from error
 
 
-def _document(text: str, path: Path) -> Any:
-    """What ruamel.yaml makes of `text`: values with their lines, and nothing of any other class, whatever its tags."""
-    try:
-        return YAML(typ="rt").load(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise MatrixError(f"{path}:{line}: {one_line(str(error.problem), _SHOWN)}") from error
-    except RecursionError:
-        raise MatrixError(f"{path}: it is nested too deep") from None
-    except (YAMLError, ValueError, TypeError) as error:
-        # Of a character that YAML forbids, and of a scalar that its tag does not fit.
-        raise MatrixError(f"{path}: no YAML: {one_line(str(error), _SHOWN)}") from error
+def _keys(location: Iterable[str | int]) -> Iterator[str | int]:
+    """The keys of a file on the way to an error, without the name of the kind that pydantic puts behind a pattern's."""
+    parts = list(location)
+    for index, part in enumerate(parts):
+        tagged = index > 0 and parts[index - 1] != "loc" and isinstance(parts[index - 1], int)
+        if not (tagged and part in ("clauses", "blocks", "undecodable") and index + 1 < len(parts)):
+            yield part
 
 
 def _explain(error: Any) -> str:
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        records = (Matrix, Row, Undecodable, Retired, Expectation)
-        fields = {name for record in records for name in record.__dataclass_fields__}
-        return unknown("key", str(error["loc"][-1]), fields)
+        names = {name for record in _RECORDS for name in record.__dataclass_fields__}
+        return unknown("key", str(error["loc"][-1]), names)
     if error["type"] == "missing":
         return "this key is missing"
     return f"{error['msg']} (found {error['input']!r})"
 
 
-def _line(document: Any, keys: list[str | int]) -> int:
-    """The line of the deepest part of `keys` that the document holds, counted from 1."""
-    line, node = 0, document
-    for key in keys:
-        if isinstance(node, CommentedMap) and key in node:
-            place = node.lc.key(key)
-        elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):
-            place = node.lc.item(key)
-        else:
-            break
-        line = place[0] if place else line  # an !!omap does not know its lines
-        node = node[key]
-    return line + 1
+# Writing
 
 
-def _plain(document: Any) -> Any:
-    """Mappings and lists of Python's own, with each alias written out.
+def write_matrix(matrix: Matrix, path: Path = MATRIX_PATH) -> None:
+    """Write rows and causes, each file with the comment that it begins with; a file without causes goes.
 
     Raises:
-        ValueError: They would be more or deeper than any matrix is.
+        MatrixError: A file has a comment further down, which would be lost.
     """
-    values = itertools.count(1)
+    texts = {path: rows_text(matrix, _header(path))}
+    folder = path.parent / CAUSES
+    for owner in sorted({*matrix.owners.values(), *(file.stem for file in folder.glob("*.yaml"))}):
+        file = folder / f"{owner}.yaml"
+        texts[file] = causes_text(matrix, owner, _header(file) if file.exists() else "")
+    for file in texts:
+        _require_no_comments(file)
+    folder.mkdir(exist_ok=True)
+    for file, text in texts.items():
+        if file == path or file.stem in matrix.owners.values():
+            file.write_text(text, encoding="utf-8")
+        else:
+            file.unlink(missing_ok=True)
 
-    def plain(node: Any, depth: int) -> Any:
-        if depth > _DEEPEST:
-            raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
-        if next(values) > _MOST_VALUES:
-            raise ValueError(f"with its aliases written out, it has more than {_MOST_VALUES} values")
-        if isinstance(node, CommentedMap):
-            return {key: plain(value, depth + 1) for key, value in node.items()}
-        if isinstance(node, CommentedSeq):
-            return [plain(value, depth + 1) for value in node]
-        return node
 
-    return plain(document, 0)
+def rows_text(matrix: Matrix, header: str = "") -> str:
+    """`models_matrix.yaml`, one line an architecture."""
+    lines = [header + "schema_version: 2"]
+    if matrix.retired:
+        lines.append("retired:")
+    for retired in matrix.retired:
+        values = {"names": list(retired.names), "since": retired.since, "reason": retired.reason, "link": retired.link}
+        lines.append("  - " + flow({key: value for key, value in values.items() if value is not None}))
+    lines.append("architectures:" if matrix.architectures else "architectures: {}")
+    lines += [row_text(name, row) for name, row in matrix.architectures.items()]
+    return "\n".join(lines) + "\n"
+
+
+def row_text(name: str, row: Row) -> str:
+    """One row, which is one line."""
+    return f"  {name}: {flow(_row_values(row))}"
+
+
+def causes_text(matrix: Matrix, owner: str, header: str = "") -> str:
+    """`known_failures/<owner>.yaml`, in the order of the ids."""
+    names = sorted(name for name, other in matrix.owners.items() if other == owner)
+    return header + "\n".join(cause_text(name, matrix.causes[name]) for name in names)
+
+
+def cause_text(name: str, cause: Cause) -> str:
+    """One entry."""
+    head: dict[str, Any] = {"exporter": _short(cause.exporter)}
+    if cause.when:
+        head["when"] = dict(cause.when)
+    lines = [f"{name}:", *(f"  {flow({key: value})[1:-1]}" for key, value in head.items())]
+    lines.append(f"  reason: {cause.reason if cause.reason == TODO else folded(cause.reason, 4)}")
+    if cause.link:
+        lines.append("  " + block("link", cause.link))
+    lines.append("  fails:")
+    lines += [f"    - {flow(_pattern_values(pattern))}" for pattern in cause.fails]
+    return "\n".join(lines) + "\n"
+
+
+def _row_values(row: Row) -> dict[str, Any]:
+    values: dict[str, Any] = {"tier": row.tier.value, "caches": list(row.caches)}
+    if row.known:
+        values["known"] = sorted(row.known)
+    return {**values, "exercises": row.exercises}
+
+
+def _pattern_values(pattern: Violation | Blocker | Undecodable) -> dict[str, Any]:
+    values: dict[str, Any] = {"rows": _short(pattern.rows)} if pattern.rows else {}
+    if isinstance(pattern, Undecodable):
+        return {**values, "undecodable": pattern.undecodable}
+    values["on"] = _short(pattern.on)
+    if pattern.mode is not None:
+        values["mode"] = pattern.mode.value
+    if isinstance(pattern, Blocker):
+        return {**values, "blocks": pattern.blocks.value, "signature": pattern.signature}
+    values |= {"clauses": list(pattern.clauses), "signature": pattern.signature}
+    return values if pattern.at_most is None else {**values, "at_most": pattern.at_most}
+
+
+def _short(names: tuple[str, ...]) -> str | list[str]:
+    return names[0] if len(names) == 1 else list(names)
+
+
+def _header(path: Path) -> str:
+    return read_yaml(path).header
+
+
+def _require_no_comments(path: Path) -> None:
+    """What is written has comments at its beginning alone."""
+    if not path.exists():
+        return
+    file = read_yaml(path)
+    body = path.read_text(encoding="utf-8")[len(file.header) :]
+    offset = file.header.count("\n")
+    for number, line in enumerate(body.splitlines(), offset + 1):
+        if line.lstrip().startswith("#"):
+            raise MatrixError(f"{path}:{number}: this comment would be lost: move it to the top, or into a reason")

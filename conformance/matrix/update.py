@@ -1,223 +1,421 @@
-"""Rewrite the expectations in `models_matrix.yaml` to what a run saw, and leave the reasons to people.
+"""Rewrite the known failures to what a run saw: ids added to rows, entries added and narrowed, reasons left to people.
 
-A failure that nobody explained is listed with `reason: TODO`, which `load_matrix` refuses: the file says by itself what
-is left to do.
+A failure that no cause explains becomes an entry with `reason: TODO`, which `load_matrix` refuses: the files say by
+themselves what is left to do.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-
+from conformance.core.cells import EAGER, is_own_export, needs
+from conformance.core.contract import BOTH_MODES, CLAUSES, Mode
 from conformance.core.exporter_names import KNOWN
 from conformance.core.verdicts import ACCEPTABLE, Stage, Verdict
-from conformance.matrix.schema import ANY_MODE, TODO, Expectation, fits, parsed
-from conformance.matrix.selectors import CellSelector, in_order, remaining_selectors, selectors_of
-from conformance.matrix.yaml_edit import anchor, closed, narrowed, nodes, opened, put, settle, unexplained, written_out
+from conformance.matrix.known_failures import (
+    ANY_EXPORTER,
+    TODO,
+    Blocker,
+    Blocking,
+    Cause,
+    Pattern,
+    Undecodable,
+    Violation,
+)
+from conformance.matrix.schema import Matrix, patterns_for
 from conformance.records.run import CellRecord, RunRecord
+
+#: The file of entries that a person has still to explain, and to move to the owner of the cause.
+UNEXPLAINED = "unexplained"
+#: So many clauses have to end alike before that counts as a stage that cannot be done.
+_LEAST_BLOCKED = 3
+#: By clause, its modes, and None for a cell of the fixture alone.
+_MODES: dict[str, tuple[Mode | None, ...]] = {clause.id: (*clause.modes, None) for clause in CLAUSES}
+_CLAUSE_ORDER = {clause.id: index for index, clause in enumerate(CLAUSES)}
+_BLOCKING = frozenset(get_args(Blocking))
+
+#: A backend and a mode.
+Column = tuple[str, str | None]
+#: Clauses, backends and modes.
+Lost = frozenset[tuple[str, str, str | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """The matrix's new text, and a sentence for each change to it and for each thing left to a person."""
+    """The new matrix, and a sentence for each change to it and for each thing left to a person."""
 
-    text: str
+    matrix: Matrix
     changes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Findings:
-    """What a run says of one row: the cells that its expectations, by index, no longer describe, and the new ones."""
+@dataclass(slots=True)
+class _Draft:
+    """The matrix while it is being changed."""
 
-    lost: dict[int, list[CellRecord]] = field(default_factory=dict)
-    too_far: dict[int, list[CellRecord]] = field(default_factory=dict)
-    new: list[CellRecord] = field(default_factory=list)
+    known: dict[str, list[str]]
+    causes: dict[str, Cause]
+    owners: dict[str, str]
+    changes: list[str] = field(default_factory=list)
+
+    def rows_of(self, cause: str) -> list[str]:
+        return [row for row, known in self.known.items() if cause in known]
+
+    def new_id(self, wanted: str) -> str:
+        names = (wanted, *(f"{wanted}-{number}" for number in range(2, 10_000)))
+        return next(name for name in names if name not in self.causes)
 
 
-def updated_matrix(text: str, run: RunRecord) -> Update:
-    """The matrix `text` with the expectations that `run` calls for, and without those it calls stale.
-
-    Raises:
-        MatrixError: `text` is not a matrix, or is written in a way that only a person should change.
-    """
-    matrix = parsed(text, drafted=True)
-    document = opened(text)
-    rows: Mapping[str, CommentedMap] = document["architectures"]
-    expect = {name: row.expect for name, row in matrix.architectures.items()}
+def updated_matrix(matrix: Matrix, run: RunRecord) -> Update:
+    """The `matrix` with the known failures that `run` calls for, and without those that it shows to be stale."""
+    draft = _Draft(
+        {name: list(row.known) for name, row in matrix.architectures.items()},
+        dict(matrix.causes),
+        dict(matrix.owners),
+    )
     versions = run.environment.packages
-    cells: dict[str, list[CellRecord]] = {}
-    for cell in filter(_speaks, run.cells):
-        cells.setdefault(cell.architecture, []).append(cell)
-    found = {name: _findings(known, cells.get(name, []), versions) for name, known in expect.items()}
-    explained = [
-        node
-        for name, row in rows.items()
-        for node, known in zip(nodes(row), expect[name], strict=True)
-        if anchor(node) and known.applies_to(versions) and known.reason != TODO
-    ]
-    subjects = tuple(dict.fromkeys([*KNOWN, *(cell.subject for cell in run.cells if cell.subject)]))
-    shared = _shared(rows, found)
-    told = [
-        f"{name}: has no row in the matrix: {_counted(len(those))} skipped"
-        for name, those in cells.items()
-        if name not in rows
-    ]
-    for name, findings in found.items():
-        told += [f"{name}: {change}" for change in _losses(expect[name], findings)]
-        _reduce(rows[name], expect[name], findings.lost, shared, subjects)
-    # Only now, so that what is used again is what is left.
-    for name, findings in found.items():
-        told += [f"{name}: {change}" for change in _extend(rows[name], findings.new, explained, versions)]
-    settle(rows, {name for name, findings in found.items() if findings.lost or findings.new})
-    return Update(closed(document, text), (*told, *_unusable(run)))
+    cells: dict[str, list[CellRecord]] = defaultdict(list)
+    for cell in run.cells:
+        cells[cell.architecture].append(cell)
+    for name, row_cells in cells.items():
+        described = sum(map(_is_described, row_cells))
+        if name not in draft.known and described:
+            draft.changes.append(f"{name}: has no row in the matrix: {_count(described)} skipped")
+    judged = {name: cells[name] for name in draft.known if name in cells}
+    for cause_id in list(draft.causes):
+        if draft.causes[cause_id].applies_to(versions):
+            _take_out_stale(draft, cause_id, judged)
+    # Only now, so that what is reused is what is left.
+    for name, row_cells in judged.items():
+        _add_new(draft, name, row_cells, versions)
+    _drop_unnamed(draft)
+    rows = {
+        name: dataclasses.replace(row, known=tuple(draft.known[name])) for name, row in matrix.architectures.items()
+    }
+    updated = dataclasses.replace(matrix, architectures=rows, causes=draft.causes, owners=draft.owners)
+    return Update(updated, (*draft.changes, *_never_expected(run)))
 
 
-def _speaks(cell: CellRecord) -> bool:
-    """Whether an expectation can follow from `cell`. A crash or a timeout has no signature to hold a later one to."""
+def _is_described(cell: CellRecord) -> bool:
+    """Whether an entry can follow from `cell`. A crash or a timeout has no signature to hold a later one to."""
     described = cell.stage is not None and cell.signature is not None
     return cell.verdict is Verdict.UNEXPECTED_PASS or (cell.verdict is Verdict.FAIL and described)
 
 
-def _unusable(run: RunRecord) -> list[str]:
-    verdicts = [cell.verdict.value for cell in run.cells if cell.verdict not in ACCEPTABLE and not _speaks(cell)]
+def _never_expected(run: RunRecord) -> list[str]:
+    verdicts = [cell.verdict.value for cell in run.cells if cell.verdict not in ACCEPTABLE and not _is_described(cell)]
     kinds = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in dict.fromkeys(verdicts))
-    return [f"{_counted(len(verdicts))} left alone, because these are never expected: {kinds}"] if verdicts else []
+    return [f"{_count(len(verdicts))} left alone, because these are never expected: {kinds}"] if verdicts else []
 
 
-def _counted(count: int) -> str:
-    return f"{count} cell{'s' if count != 1 else ''}"
+def _count(number: int) -> str:
+    return f"{number} cell{'' if number == 1 else 's'}"
 
 
-def _findings(expect: Sequence[Expectation], cells: Iterable[CellRecord], versions: Mapping[str, str]) -> _Findings:
-    findings = _Findings()
-    for cell in cells:
-        # All of them, not the first: what the first no longer covers, the next would.
-        lost = [i for i, known in enumerate(expect) if known.covers(cell) and known.applies_to(versions)]
-        if cell.verdict is Verdict.FAIL:
-            ends = [(expect[i].stage, expect[i].signature) for i in lost]
-            place = ends.index(end) if (end := (cell.stage, cell.signature)) in ends else None
-            if place is None:
-                findings.new.append(cell)
-            elif place == 0 and expect[lost[0]].at_most is not None:
-                findings.too_far.setdefault(lost[0], []).append(cell)
-            lost = lost[:place]
-        for index in lost:
-            findings.lost.setdefault(index, []).append(cell)
-    return findings
+# What no longer fails
 
 
-def _losses(expect: Sequence[Expectation], findings: _Findings) -> list[str]:
-    """What to tell of the expectations that the run did not bear out."""
-    told = []
-    for index, known in enumerate(expect):
-        lost = findings.lost.get(index, [])
-        for how, verdict in (("passed", Verdict.UNEXPECTED_PASS), ("failed otherwise", Verdict.FAIL)):
-            parts = selectors_of(cell for cell in lost if cell.verdict is verdict)
-            told += [f"{part} {how}: taken out of the expectation of {known.signature}" for part in parts]
-        told += [
-            f"{part} failed with {known.signature}, but by more than at_most {known.at_most}: left alone, since a "
-            "bound is a person's decision"
-            for part in selectors_of(findings.too_far.get(index, []))
+def _take_out_stale(draft: _Draft, cause_id: str, cells: Mapping[str, Sequence[CellRecord]]) -> None:
+    cause = draft.causes[cause_id]
+    stale = {row: _stale(cause, row, cells.get(row, ())) for row in draft.rows_of(cause_id)}
+    for row, lost in stale.items():
+        for verdict, how in ((Verdict.UNEXPECTED_PASS, "passes"), (Verdict.FAIL, "fails otherwise")):
+            named = _named(cell for cell in lost if cell.verdict is verdict)
+            draft.changes += [f"{row}: {name} {how}: taken out of {cause_id}" for name in named]
+        draft.changes += [
+            f"{row}: {name} fails as {cause_id} says, but by more than at_most: left alone, since a bound is a "
+            "person's decision"
+            for name in _named(_beyond_bound(cause, row, cells.get(row, ())))
         ]
-    return told
+    different = {frozenset(map(_key, lost)) for lost in stale.values()}
+    if different == {frozenset()}:
+        return
+    if len(different) == 1:
+        first = next(iter(stale))
+        _replace(draft, cause_id, list(stale), _narrowed(cause, first, stale[first], cells[first]))
+        return
+    for row, lost in stale.items():
+        if lost:
+            draft.known[row].remove(cause_id)
+            for part in _narrowed(cause, row, lost, cells[row]):
+                _name(draft, row, draft.new_id(f"{cause_id}-{row}"), part, draft.owners[cause_id])
 
 
-def _shared(rows: Mapping[str, CommentedMap], found: Mapping[str, _Findings]) -> frozenset[str]:
-    """The anchors whose expectation must not change, because others use it that lose other cells, or none."""
-    losses: dict[str, set[frozenset[tuple[str | None, ...]]]] = {}
-    for name, row in rows.items():
-        for index, node in enumerate(nodes(row)):
-            cells = found[name].lost.get(index, [])
-            lost = frozenset((cell.clause, cell.backend, cell.mode, cell.subject) for cell in cells)
-            losses.setdefault(anchor(node) or "", set()).add(lost)
-    return frozenset(name for name, different in losses.items() if name and len(different) > 1)
+def _replace(draft: _Draft, cause_id: str, rows: Iterable[str], parts: Sequence[Cause]) -> None:
+    """Put `parts` in the place of a cause, in all of its rows."""
+    owner = draft.owners[cause_id]
+    for row in rows:
+        draft.known[row].remove(cause_id)
+    del draft.causes[cause_id], draft.owners[cause_id]
+    for part in parts:
+        part_id = draft.new_id(cause_id)
+        for row in rows:
+            _name(draft, row, part_id, part, owner)
 
 
-def _reduce(
-    row: CommentedMap,
-    expect: Sequence[Expectation],
-    lost: Mapping[int, Sequence[CellRecord]],
-    shared: frozenset[str],
-    subjects: Sequence[str],
+def _name(draft: _Draft, row: str, cause_id: str, cause: Cause, owner: str) -> None:
+    draft.causes[cause_id], draft.owners[cause_id] = cause, owner
+    draft.known[row].append(cause_id)
+
+
+def _stale(cause: Cause, row: str, cells: Iterable[CellRecord]) -> list[CellRecord]:
+    """The cells that `cause` says fail, and that passed or failed in another way."""
+    lost = []
+    for cell in filter(_is_described, cells):
+        covering = [each for each in patterns_for(cause, row) if each.covers(cell) and cause.concerns(cell.subject)]
+        as_said = any(each.signature == cell.signature for each in covering)
+        required = any(each.requires(cell) for each in covering)
+        if required and not (cell.verdict is Verdict.FAIL and as_said):
+            lost.append(cell)
+    return lost
+
+
+def _beyond_bound(cause: Cause, row: str, cells: Iterable[CellRecord]) -> Iterator[CellRecord]:
+    bounded = [each for each in patterns_for(cause, row) if isinstance(each, Violation) and each.at_most is not None]
+    for cell in cells:
+        as_said = any(pattern.covers(cell) and pattern.signature == cell.signature for pattern in bounded)
+        if as_said and cell.verdict is Verdict.FAIL and cause.concerns(cell.subject):
+            yield cell
+
+
+def _narrowed(cause: Cause, row: str, lost: Sequence[CellRecord], judged: Iterable[CellRecord]) -> list[Cause]:
+    """The `cause` without the cells `lost`: one for all exporters that lost the same cells, or none."""
+    exporters = set(KNOWN if ANY_EXPORTER in cause.exporter else cause.exporter) | {cell.subject for cell in lost}
+    if None in exporters:  # cells of the fixture alone
+        exporters = {None}
+    sharing: dict[Lost, list[str]] = {}
+    for exporter in sorted(exporters, key=str):
+        gone: Lost = frozenset((cell.clause, cell.backend, cell.mode) for cell in lost if cell.subject == exporter)
+        sharing.setdefault(gone, []).append(exporter or ANY_EXPORTER)
+    parts = []
+    for gone, names in sharing.items():
+        part = dataclasses.replace(cause, exporter=cause.exporter if len(sharing) == 1 else tuple(names))
+        its_cells = [cell for cell in judged if part.concerns(cell.subject)]
+        patterns = tuple(other for pattern in cause.fails for other in _without(pattern, row, gone, its_cells))
+        if patterns:
+            parts.append(dataclasses.replace(part, fails=patterns))
+    return parts
+
+
+def _without(pattern: Pattern, row: str, gone: Lost, judged: Sequence[CellRecord]) -> Iterator[Pattern]:
+    """The `pattern` without the cells `gone`. A stage that one of them needed is not blocked after all."""
+    if isinstance(pattern, Undecodable) or (pattern.rows and row not in pattern.rows):
+        yield pattern
+        return
+    if not any(_is_about(pattern, *key) for key in gone):
+        yield pattern
+        return
+    modes: tuple[Mode | None, ...] = (pattern.mode,) if pattern.mode else BOTH_MODES
+    columns: dict[Column, tuple[str, ...]] = {}
+    intact: dict[Column, None] = {}
+    for backend in pattern.on:
+        for mode in modes if backend != EAGER else (None,):
+            lost = {clause for clause, other, its in gone if (other, its) == (backend, mode)}
+            if isinstance(pattern, Violation):
+                columns[backend, mode] = tuple(
+                    clause
+                    for clause in pattern.clauses
+                    if clause not in lost and mode in _MODES.get(clause, BOTH_MODES)
+                )
+            elif any(needs(clause, backend, pattern.blocks) for clause in lost):
+                columns[backend, mode] = tuple(
+                    cell.clause
+                    for cell in judged
+                    if (cell.backend, cell.mode, cell.signature) == (backend, mode, pattern.signature)
+                )
+            else:
+                intact[backend, mode] = None
+    if isinstance(pattern, Blocker):
+        for names, mode in _joined(intact):
+            yield dataclasses.replace(pattern, on=names, mode=mode)
+    at_most = pattern.at_most if isinstance(pattern, Violation) else None
+    yield from _violations(columns, pattern.signature, at_most, pattern.rows)
+
+
+def _is_about(pattern: Violation | Blocker, clause: str, backend: str, mode: str | None) -> bool:
+    named = clause in pattern.clauses if isinstance(pattern, Violation) else needs(clause, backend, pattern.blocks)
+    return named and backend in pattern.on and pattern.mode in (None, mode)
+
+
+# What fails now
+
+
+def _add_new(draft: _Draft, row: str, cells: Sequence[CellRecord], versions: Mapping[str, str]) -> None:
+    """Explain the row's failures by causes that are known, or list them unexplained."""
+    new = [
+        cell
+        for cell in cells
+        if cell.verdict is Verdict.FAIL
+        and _is_described(cell)
+        and not any(_explains(draft.causes[name], row, cell, versions) for name in draft.known[row])
+    ]
+    for exporter, signature in dict.fromkeys((cell.subject, str(cell.signature)) for cell in new):
+        failing = [cell for cell in new if (cell.subject, cell.signature) == (exporter, signature)]
+        for cause_id, cause in list(draft.causes.items()):
+            if (
+                cause_id not in draft.known[row]
+                and cause.reason != TODO
+                and _fits(cause, row, cells, failing, versions)
+            ):
+                draft.known[row].append(cause_id)
+                taken = [cell for cell in failing if _explains(cause, row, cell, versions)]
+                failing = [cell for cell in failing if cell not in taken]
+                draft.changes += [f"{row}: {name} fails with {signature}: {cause_id} added" for name in _named(taken)]
+        if failing:
+            _list(draft, row, exporter, signature, failing, cells, versions)
+
+
+def _explains(cause: Cause, row: str, cell: CellRecord, versions: Mapping[str, str]) -> bool:
+    return (
+        cause.applies_to(versions)
+        and cause.concerns(cell.subject)
+        and any(each.covers(cell) and each.signature == cell.signature for each in patterns_for(cause, row))
+    )
+
+
+def _fits(
+    cause: Cause,
+    row: str,
+    cells: Iterable[CellRecord],
+    failing: Iterable[CellRecord],
+    versions: Mapping[str, str],
+) -> bool:
+    """Whether `cause` explains some of `failing`, and nothing that the run saw of this row speaks against it."""
+    if not any(_explains(cause, row, cell, versions) for cell in failing):
+        return False
+    for cell in cells:
+        if not cause.concerns(cell.subject) or cell.verdict in (Verdict.NOT_APPLICABLE, Verdict.NOT_RUN):
+            continue
+        covering = [each for each in patterns_for(cause, row) if each.covers(cell)]
+        if any(each.requires(cell) for each in covering) and not any(
+            each.signature == cell.signature for each in covering
+        ):
+            return False
+    return True
+
+
+def _list(
+    draft: _Draft,
+    row: str,
+    exporter: str | None,
+    signature: str,
+    failing: Sequence[CellRecord],
+    cells: Sequence[CellRecord],
+    versions: Mapping[str, str],
 ) -> None:
-    """Take the cells out that the row's expectations no longer describe; what others use too is copied for that."""
-    for index in sorted(lost, reverse=True):
-        node = row["expect"][index]
-        parts = remaining_selectors(expect[index], lost[index], subjects)
-        copies = [written_out(node) for _ in parts]
-        left = copies if anchor(node) in shared else [node, *copies[1:]]
-        put(row, index, [narrowed(each, part) for each, part in zip(left, parts, strict=False)])
+    """Add patterns for `failing` to the row's own cause of this very failure, or to a new entry."""
+    patterns = tuple(_patterns(signature, failing, [cell for cell in cells if cell.subject == exporter]))
+    names = _named(failing)
+    for cause_id in draft.known[row]:
+        cause = draft.causes[cause_id]
+        alike = any(pattern.signature == signature for pattern in patterns_for(cause, row))
+        # A difference in what a program computes has a signature that says too little of its cause.
+        early = not signature.startswith(f"{Stage.EXECUTE}:")
+        in_force = cause.concerns(exporter) and cause.applies_to(versions) and cause.reason != TODO
+        if alike and early and in_force and draft.rows_of(cause_id) == [row]:
+            draft.causes[cause_id] = dataclasses.replace(cause, fails=(*cause.fails, *patterns))
+            draft.changes += [f"{row}: {name} fails with {signature}: added to {cause_id}" for name in names]
+            return
+    new = Cause((exporter or ANY_EXPORTER,), TODO, patterns)
+    same = (name for name, cause in draft.causes.items() if cause == new)
+    cause_id = next(same, None) or draft.new_id(_slug(row, signature))
+    _name(draft, row, cause_id, new, UNEXPLAINED)
+    draft.changes += [f"{row}: {name} fails with {signature}: {cause_id} added, reason {TODO}" for name in names]
 
 
-def _extend(
-    row: CommentedMap, cells: Sequence[CellRecord], explained: Sequence[CommentedMap], versions: Mapping[str, str]
-) -> list[str]:
-    """Add expectations of the failures `cells`; an `explained` one of the very same words is used again."""
-    told = []
-    for stage, signature in dict.fromkeys((str(cell.stage), str(cell.signature)) for cell in cells):
-        left = [cell for cell in cells if (cell.stage, cell.signature) == (stage, signature)]
-        causes = _causes(row, stage, signature, versions)
-        for node in causes:
-            parts, left = _widened(node, left)
-            told += [f"{part} failed with {signature}: added to the expectation of it" for part in parts]
-        for part in selectors_of(left):
-            entry, how = _entry(unexplained(stage, signature, part), part, explained, causes)
-            row.setdefault("expect", CommentedSeq()).append(entry)
-            told.append(f"{part} failed with {signature}: {how}")
-    return told
+def _patterns(
+    signature: str, failing: Sequence[CellRecord], judged: Sequence[CellRecord]
+) -> Iterator[Violation | Blocker]:
+    """What `failing`, of one exporter and with one signature, are as patterns."""
+    stage = Stage(signature.partition(":")[0])
+    blocked: dict[Column, None] = {}
+    columns: dict[Column, tuple[str, ...]] = {}
+    for column in dict.fromkeys((cell.backend, cell.mode) for cell in failing):
+        clauses = {cell.clause for cell in failing if (cell.backend, cell.mode) == column}
+        needing = {
+            cell.clause
+            for cell in judged
+            if (cell.backend, cell.mode) == column
+            and cell.verdict not in (Verdict.NOT_APPLICABLE, Verdict.NOT_RUN)
+            and needs(cell.clause, cell.backend, stage)
+            and not (stage is Stage.EXPORT and is_own_export(cell.clause))
+        }
+        if stage in _BLOCKING and len(needing) >= _LEAST_BLOCKED and needing <= clauses:
+            blocked[column] = None
+        else:
+            columns[column] = tuple(clauses)
+    for names, mode in _joined(blocked):
+        yield Blocker(names, stage, signature, mode)  # type: ignore[arg-type]  # one of _BLOCKING
+    yield from _violations(columns, signature)
 
 
-def _entry(
-    new: CommentedMap, part: CellSelector, explained: Sequence[CommentedMap], causes: Sequence[CommentedMap]
-) -> tuple[CommentedMap, str]:
-    """What to list for `part`, which `new` describes without a reason, and in words how it came about."""
-    for known in explained:
-        if _words(known) == _words(new):
-            return known, f"added as *{anchor(known)}"
-    for cause in causes:
-        if cause["subject"] == part.subject:
-            return narrowed(written_out(cause), part), "added with the reason that is given for it"
-    return new, f"added, reason {TODO}"
+def _violations(
+    columns: Mapping[Column, Iterable[str]], signature: str, at_most: float | None = None, rows: tuple[str, ...] = ()
+) -> Iterator[Violation]:
+    """Violations with these clauses, by backend and mode; columns with the same clauses share one."""
+    by_clauses: dict[tuple[str, ...], list[Column]] = {}
+    for column, clauses in columns.items():
+        ordered = tuple(sorted(clauses, key=lambda clause: _CLAUSE_ORDER.get(clause, len(CLAUSES))))
+        if ordered:
+            by_clauses.setdefault(ordered, []).append(column)
+    for clauses, sharing in by_clauses.items():
+        for names, mode in _joined(sharing):
+            yield Violation(names, clauses, signature, mode, at_most, rows)
 
 
-def _causes(row: CommentedMap, stage: str, signature: str, versions: Mapping[str, str]) -> list[CommentedMap]:
-    """The row's explained expectations of this very failure, if it comes before the program is run.
-
-    What goes wrong in making a program goes wrong for all that is asked of it. A difference in what the program
-    computes has a signature that says too little of its cause.
-    """
-    if stage == Stage.EXECUTE:
-        return []
-    return [
-        node
-        for node in nodes(row)
-        if (node["stage"], node["signature"]) == (stage, signature)
-        and node["reason"] != TODO
-        and fits(node.get("when", {}), versions)
-    ]
+def _joined(columns: Iterable[Column]) -> Iterator[tuple[tuple[str, ...], Mode | None]]:
+    """Backends and the mode they share; None where it is both, or none."""
+    modes: dict[str, list[str | None]] = {}
+    for backend, mode in columns:
+        modes.setdefault(backend, []).append(mode)
+    backends: dict[tuple[str | None, ...], list[str]] = {}
+    for backend, its_modes in modes.items():
+        backends.setdefault(tuple(sorted(its_modes, key=str)), []).append(backend)
+    for shared, names in backends.items():
+        one = shared[0] if len(shared) == 1 else None
+        yield tuple(names), Mode(one) if one else None
 
 
-def _widened(node: CommentedMap, cells: Sequence[CellRecord]) -> tuple[list[CellSelector], list[CellRecord]]:
-    """Add the clauses to `node` that failed on all of its backends and modes; what, and the cells that are left."""
-    columns = {(backend, mode) for backend in node["backends"] for mode in node["modes"]}
-    inside = [
-        cell for cell in cells if cell.subject == node["subject"] and (cell.backend, cell.mode or ANY_MODE) in columns
-    ]
-    count = Counter(cell.clause for cell in inside)
-    whole = {clause for clause, number in count.items() if number == len(columns)} - set(node["clauses"])
-    if anchor(node) or not whole:  # what is anchored speaks of other rows too
-        return [], list(cells)
-    taken = [cell for cell in inside if cell.clause in whole]
-    clauses = in_order({*node["clauses"], *whole})
-    subject = node["subject"]
-    narrowed(node, CellSelector(clauses, tuple(node["backends"]), tuple(node["modes"]), subject))
-    return selectors_of(taken), [cell for cell in cells if cell not in taken]
+# Words
 
 
-def _words(node: CommentedMap) -> tuple[object, ...]:
-    """What an expectation says of cells and failure, whatever the order of its lists."""
-    lists = (frozenset(node[key]) for key in ("clauses", "backends", "modes"))
-    return (*lists, node["subject"], node["stage"], node["signature"])
+def _drop_unnamed(draft: _Draft) -> None:
+    named = {cause for known in draft.known.values() for cause in known}
+    for cause_id in [name for name in draft.causes if name not in named]:
+        del draft.causes[cause_id], draft.owners[cause_id]
+        draft.changes.append(f"{cause_id}: no row names it any longer: taken out")
+    for cause_id, cause in draft.causes.items():
+        naming = draft.rows_of(cause_id)
+        patterns = [_for_rows(pattern, naming) for pattern in cause.fails]
+        draft.causes[cause_id] = dataclasses.replace(cause, fails=tuple(filter(None, patterns)))
+
+
+def _for_rows(pattern: Pattern, naming: Collection[str]) -> Pattern | None:
+    """The `pattern` without rows that no longer name its cause; None where it was for these alone."""
+    if not pattern.rows:
+        return pattern
+    rows = tuple(row for row in pattern.rows if row in naming)
+    return dataclasses.replace(pattern, rows=rows) if rows else None
+
+
+def _named(cells: Iterable[CellRecord]) -> list[str]:
+    """Cells as a reader names them, by backend, mode and exporter: ``PAR-1, PAR-3 on xnnpack decode (reference)``."""
+    clauses: dict[str, list[str]] = {}
+    for cell in cells:
+        mode = f" {cell.mode}" if cell.mode else ""
+        exporter = f" ({cell.subject})" if cell.subject else ""
+        clauses.setdefault(f"{cell.backend}{mode}{exporter}", []).append(cell.clause)
+    return [f"{', '.join(ids)} on {column}" for column, ids in clauses.items()]
+
+
+def _key(cell: CellRecord) -> tuple[str, str, str | None, str | None]:
+    return cell.clause, cell.backend, cell.mode, cell.subject
+
+
+def _slug(row: str, signature: str) -> str:
+    words = re.findall(r"[a-z0-9]+", signature.lower())[:3]
+    return "-".join([row.lower(), *words])

@@ -114,14 +114,18 @@ def _against(record: CellRecord, expectation: Expectation | None, relative_error
         return record
     expected = ExpectedFailure(expectation.reason, expectation.link)
     if record.verdict is Verdict.PASS:
-        told = f"expected to fail and passes: remove the expectation from models_matrix.yaml ({expectation.reason})"
+        if not expectation.required:
+            return record
+        told = (
+            f"unexpected pass: remove {expectation.cause} from `known` of {record.architecture} in models_matrix.yaml, "
+            f"or narrow it in known_failures/ ({expectation.reason})"
+        )
         return dataclasses.replace(record, verdict=Verdict.UNEXPECTED_PASS, message=told, expected=expected)
-    as_listed = (record.stage, record.signature) == (expectation.stage, expectation.signature)
     bounded = expectation.at_most is None or (relative_error is not None and relative_error <= expectation.at_most)
-    if as_listed and bounded:
+    if record.signature == expectation.signature and bounded:
         return dataclasses.replace(record, verdict=Verdict.EXPECTED_FAILURE, expected=expected)
     bound = "" if expectation.at_most is None else f", error at most {expectation.at_most}"
-    told = f"{record.message}\n  listed as {expectation.signature}{bound}, but failed otherwise"
+    told = f"{record.message}\n  known as  {expectation.cause}: {expectation.signature}{bound}"
     return dataclasses.replace(record, message=told, expected=expected)
 
 

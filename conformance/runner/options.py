@@ -19,8 +19,10 @@ from conformance.core.exporter_names import KNOWN, canonical
 from conformance.core.suggest import unknown
 from conformance.core.versions import impossible, installed, unfit
 from conformance.matrix.discovery import registered
-from conformance.matrix.schema import ANY_SUBJECT, Matrix, MatrixError, Tier, load_matrix, matrix_digest
+from conformance.matrix.known_failures import ANY_EXPORTER
+from conformance.matrix.schema import Matrix, Tier, load_matrix, matrix_digest
 from conformance.matrix.sharding import durations, read_shard, share
+from conformance.matrix.yaml_file import MatrixError
 from conformance.models.checkpoints import DTYPES, Checkpoint, CheckpointError, read_checkpoint
 from conformance.pipeline.backends import BACKENDS, PORTABLE, XNNPACK
 from conformance.process.worker import Limits
@@ -216,12 +218,12 @@ def read_options(config: pytest.Config) -> Options:
         matrix = load_matrix()
     except MatrixError as error:
         raise pytest.UsageError(str(error)) from error
-    _check_expectations(matrix)
+    _check_known_failures(matrix)
     get = config.getoption
     tier = _one_tier(get("--tier"))
     checkpoint, known = _checkpoint(config), matrix
     if checkpoint is not None:
-        matrix = Matrix(schema_version=1, architectures={})
+        matrix = Matrix({})
     retired = matrix.retired_after(installed("transformers") or "0")
     chosen = chosen_architectures(matrix, tier, None if checkpoint else get("--arch"), registered(), retired)
     architectures, absent = ((checkpoint.name,), ()) if checkpoint else chosen
@@ -423,15 +425,16 @@ def _clauses(text: str | None, without: Collection[str] = ()) -> tuple[Clause, .
     return tuple(clause for clause in CHECKED if clause in chosen)
 
 
-def _check_expectations(matrix: Matrix) -> None:
-    """An expectation must name cells that exist, whatever this run selects of them."""
+def _check_known_failures(matrix: Matrix) -> None:
+    """Raises `pytest.UsageError` for a pattern without cells, whatever a run selects, and for an unknown exporter."""
     backends = [backend.traits for backend in BACKENDS.values()]
-    everything = plan(Selection(tuple(matrix.architectures), ["reference"], backends, CHECKED))
-    problems = matrix.unmatched(everything)
-    for name, row in matrix.architectures.items():
-        for index, expectation in enumerate(row.expect):
-            subject = expectation.subject
-            if subject not in (ANY_SUBJECT, *KNOWN) and ":" not in subject:
-                problems.append(f"{name}: expect[{index}]: {unknown('subject', subject, [ANY_SUBJECT, *KNOWN])}")
+    problems = matrix.patterns_without_cells(tuple(plan(Selection(["any"], ["reference"], backends, CHECKED))))
+    exporters = [ANY_EXPORTER, *KNOWN]
+    for name, cause in matrix.causes.items():
+        problems += [
+            f"{name}: {unknown('exporter', exporter, exporters)}"
+            for exporter in cause.exporter
+            if exporter not in exporters and ":" not in exporter
+        ]
     if problems:
-        raise pytest.UsageError("models_matrix.yaml: " + "; ".join(problems))
+        raise pytest.UsageError("known_failures: " + "; ".join(problems))

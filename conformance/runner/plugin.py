@@ -196,8 +196,9 @@ class ConformancePlugin:
             own=self.options.checkpoint is not None,
         )
         request.node.stash[_CASE] = case
-        if row and row.undecodable and row.undecodable.applies_to(self.versions):
-            require_undecodable(case, row.undecodable)
+        known = self.options.matrix.undecodable(cell.architecture, self.versions)
+        if known is not None:
+            require_undecodable(case, known)
         return case
 
     @pytest.hookimpl(hookwrapper=True)

@@ -89,6 +89,14 @@ def test_a_row_is_a_part_of_its_architecture() -> None:
     assert {name for name in after if after[name] != before[name]} == {"fixture and row of llama"}
 
 
+def test_a_cause_is_a_part_of_the_rows_that_name_it() -> None:
+    matrix = load_matrix()
+    cause = dataclasses.replace(matrix.causes["tied-weights"], reason="A reason that is long enough.")
+    other = dataclasses.replace(matrix, causes={**matrix.causes, "tied-weights": cause})
+    before, after = (prints.fingerprints(each, ["llama", "gpt2"], []) for each in (matrix, other))
+    assert {name for name in after if after[name] != before[name]} == {"fixture and row of gpt2"}
+
+
 def test_a_subject_is_its_package() -> None:
     found = prints.fingerprints(load_matrix(), [], ["reference", "tests.faults.programs:off_by_one", "transformers"])
     assert found["subject reference"] != found["subject tests.faults.programs:off_by_one"]

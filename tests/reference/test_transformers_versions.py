@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, StaticCache, cache_utils, masking_utils
 
 from conformance.core.verdicts import ClauseViolationError
-from conformance.matrix.schema import Tier, load_matrix, parsed
+from conformance.matrix.schema import Tier, load_matrix
 from conformance.models.fixtures import build_model, fixture_config
 from conformance.pipeline.stages import build
 from conformance.reference import ModelNotExportableError, convert_and_export_with_cache
@@ -202,17 +201,6 @@ def test_a_key_that_the_config_class_lacks_is_a_verdict(monkeypatch: pytest.Monk
         build("llama")
     assert failed.value.signature == "build:config-lacks-key"
     assert "no key of LlamaConfig 'attention_sink'" in failed.value.observed
-
-
-def test_undecodable_is_said_for_versions(tmp_path: Path) -> None:
-    row = parsed(
-        "schema_version: 1\narchitectures:\n  a:\n    tier: core\n    caches: [conv]\n    exercises: something\n"
-        "    undecodable: {signature: s, reason: StaticCache has no such layers yet, when: {transformers: <5}}\n",
-        tmp_path,
-    ).architectures["a"]
-    assert row.undecodable is not None
-    assert row.undecodable.applies_to({"transformers": "4.57.6"})
-    assert not row.undecodable.applies_to({"transformers": "5.10.4"})
 
 
 def test_no_program_for_several_tokens_where_only_one_is_right(monkeypatch: pytest.MonkeyPatch) -> None:

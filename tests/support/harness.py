@@ -63,7 +63,7 @@ def python_module(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProc
 
 def copied_suite(directory: Path) -> Path:
     """A copy of the suite, which a test may change."""
-    for name in ("conformance", "fixtures"):
+    for name in ("conformance", "fixtures", "known_failures"):
         shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("models_matrix.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, directory)
