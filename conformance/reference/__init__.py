@@ -1,4 +1,7 @@
-"""The reference wrapper and exporter. Imports torch and transformers only, so it can be lifted out as it is."""
+"""The reference wrapper and exporter. It imports only torch and transformers, so it can be used without the suite.
+
+Three rooms: the API here, `tracing` for what changes while a model is traced, `passes` for what rewrites the program.
+"""
 
 from conformance.reference.errors import ModelNotExportableError
 from conformance.reference.exporter import convert_and_export_with_cache

@@ -1,7 +1,7 @@
-"""A Transformers `StaticCache` seen as a flat list of named tensors that a module can own as buffers.
+"""The tensors of a Transformers `StaticCache` as a flat list with names, so that a module can register them as buffers.
 
-The wrapper does not know model architectures. It lets the cache allocate itself by running one token, then asks every
-layer which tensors it holds: keys and values of any shape, indexer keys, convolution and recurrent states.
+Nothing here depends on the architecture. The cache allocates itself while the model runs one token; its layers then
+list the tensors that they hold: keys and values of any shape, indexer keys, convolution and recurrent states.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from transformers import PreTrainedModel, StaticCache
 
 from conformance.reference.settings import CacheSettings
-from conformance.reference.transformers_api import cache_argument, full_length, mark_mid_sequence, sums_up
+from conformance.reference.transformers_api import cache_argument, full_length, is_recurrent_state
 
 
 @dataclass(frozen=True, slots=True)
 class CacheSlot:
-    """Where one state tensor lives inside a cache: `layers[layer].attribute`, or `...attribute[key]` for a dict."""
+    """The place of one state tensor in a cache: `layers[layer].attribute`, or `...attribute[key]` for a dict."""
 
     layer: int
     attribute: str
@@ -27,39 +27,43 @@ class CacheSlot:
 
     @property
     def buffer_name(self) -> str:
-        """A name that is valid for a buffer and unique in the cache, such as ``cache_0_keys``."""
+        """A name that is valid for a buffer and unique in the cache, such as `cache_0_keys`."""
         suffix = "" if self.key is None else f"_{self.key}"
         return f"cache_{self.layer}_{self.attribute}{suffix}"
 
     def read(self, cache: StaticCache) -> torch.Tensor:
         """The tensor in this slot."""
-        held = getattr(cache.layers[self.layer], self.attribute)
-        tensor: torch.Tensor = held if self.key is None else held[self.key]
+        value = getattr(cache.layers[self.layer], self.attribute)
+        tensor: torch.Tensor = value if self.key is None else value[self.key]
         return tensor
 
     def write(self, cache: StaticCache, tensor: torch.Tensor) -> None:
-        """Make the cache hold `tensor` here; the tensor itself is not copied."""
+        """Put `tensor` into this slot, without a copy."""
         if self.key is None:
             setattr(cache.layers[self.layer], self.attribute, tensor)
         else:
             getattr(cache.layers[self.layer], self.attribute)[self.key] = tensor
 
     def is_recurrent(self, cache: StaticCache) -> bool:
-        """Whether what is here sums up the past, so that it must be cleared before a new sequence.
+        """Whether the tensor is convolution or recurrent state, which must be cleared before a new sequence.
 
         Keys and values need no clearing: the causal mask hides every position after the current one.
         """
-        return sums_up(cache.layers[self.layer], self.attribute)
+        return is_recurrent_state(cache.layers[self.layer], self.attribute)
 
 
-def allocated_cache(model: PreTrainedModel, settings: CacheSettings) -> StaticCache:
+def allocate_cache(model: PreTrainedModel, settings: CacheSettings) -> StaticCache:
     """A zeroed `StaticCache` for `model` with every layer allocated.
 
-    Each layer allocates itself from the shapes that the model hands it, since no config says them for every
-    architecture (latent attention, multi-query attention, convolution state).
+    Each layer allocates itself from the shapes of its first update. Configs do not have them for every architecture
+    (latent attention, multi-query attention, convolution state).
+
+    Args:
+        model: The model, ready to trace.
+        settings: The cache's sizes.
     """
     cache = StaticCache(config=model.config, max_cache_len=settings.max_cache_len)
-    # Sliding layers choose between rolling and growing by a Python integer, which a trace would freeze. The attention
+    # Sliding layers choose between rolling and growing by a Python integer, which tracing would freeze. The attention
     # mask still applies the window.
     cache.layers = [full_length(layer, settings.max_cache_len) for layer in cache.layers]
     token = torch.zeros((settings.batch_size, 1), dtype=torch.long, device=model.device)
@@ -68,19 +72,10 @@ def allocated_cache(model: PreTrainedModel, settings: CacheSettings) -> StaticCa
     return cache
 
 
-def in_mid_sequence(cache: StaticCache) -> None:
-    """Make an empty cache look as if tokens had been decoded.
-
-    A Python flag picks the code path while tracing. Unset, it would trace the first call only, which ignores the state
-    on every later call; with a zero state the later path is right from position 0 on.
-    """
-    mark_mid_sequence(cache.layers)
-
-
 def state_slots(cache: StaticCache) -> tuple[CacheSlot, ...]:
-    """Every slot of an allocated cache that carries state from call to call.
+    """Every slot of an allocated cache that keeps state from call to call.
 
-    The cumulative lengths are left out: they follow from the cache position of each call (see `set_position`).
+    The cumulative lengths are not among them: `set_position` sets them from the cache position of each call.
     """
     return tuple(slot for index, layer in enumerate(cache.layers) for slot in _layer_slots(index, layer))
 
@@ -95,22 +90,22 @@ def set_position(cache: StaticCache, start: torch.Tensor) -> None:
 
 
 def set_integer_length(cache: StaticCache, start: torch.Tensor, max_cache_len: int) -> None:
-    """Make the cache report `start` (int64, shape []) as an integer: while tracing, one whose value stays open."""
+    """Make the cache report `start` (int64, shape []) as its length, an integer; while tracing, an unbacked symbol."""
     length: Any = start.item()
     torch._check(length >= 0)
     torch._check(length < max_cache_len)
-    counting: tuple[Any, ...] = (cache, *cache.layers)
-    for part in counting:
-        part.get_seq_length = lambda *_, **__: length
+    counters: tuple[Any, ...] = (cache, *cache.layers)
+    for counter in counters:
+        counter.get_seq_length = lambda *_, **__: length
 
 
 def _layer_slots(index: int, layer: object) -> Iterator[CacheSlot]:
-    for attribute, held in vars(layer).items():
+    for attribute, value in vars(layer).items():
         if attribute.endswith("cumulative_length"):
             continue
-        if isinstance(held, torch.Tensor):
+        if isinstance(value, torch.Tensor):
             yield CacheSlot(index, attribute)
-        elif isinstance(held, dict):
-            for key, value in held.items():
-                if isinstance(value, torch.Tensor):
+        elif isinstance(value, dict):
+            for key, tensor in value.items():
+                if isinstance(tensor, torch.Tensor):
                     yield CacheSlot(index, attribute, key)

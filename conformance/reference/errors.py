@@ -1,9 +1,8 @@
-"""The one error a caller of the reference has to handle."""
+"""The one error that a caller of the reference has to handle."""
 
 
 class ModelNotExportableError(ValueError):
-    """The model, or what was asked of it, cannot be exported with a static cache.
+    """The model cannot be exported with a static cache as it is configured, or the arguments do not fit it.
 
-    Raised before any tracing, so nothing has been changed or spent. The message says which setting is wrong, what it
-    is, and what to set instead.
+    Raised before any tracing. The message has the setting that is wrong, its value, and the value to set instead.
     """

@@ -8,19 +8,13 @@ import torch
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
-from conformance.reference.constants import use_known_numbers
 from conformance.reference.errors import ModelNotExportableError
-from conformance.reference.masks import use_masked_fill
-from conformance.reference.maxima import use_amax
-from conformance.reference.recurrences import scanned_recurrences
-from conformance.reference.rotary import settled_frequencies
-from conformance.reference.slices import use_slices
-from conformance.reference.tracing import ready_to_trace
+from conformance.reference.passes import PASSES
+from conformance.reference.tracing import ready_to_export
 from conformance.reference.transformers_api import can_scan
-from conformance.reference.weights import use_weights_as_stored
 from conformance.reference.wrapper import TorchExportableModuleWithStaticCache
 
-#: Length of the default example where the sequence length is dynamic: export specialises on lengths 0 and 1.
+#: Length of the default example if the sequence length is dynamic: export specialises on lengths 0 and 1.
 _DYNAMIC_EXAMPLE_LENGTH = 2
 
 
@@ -32,62 +26,66 @@ def convert_and_export_with_cache(
     dynamic_shapes: dict[str, Any] | None = None,
     strict: bool = False,
 ) -> ExportedProgram:
-    """Wrap `model` with a static cache and export it; the model is left as it was.
+    """Wrap `model` with a static cache and export it; the model is unchanged afterwards.
 
     Args:
         model: The model to export. Its `generation_config` must ask for the "static" cache implementation and its
             `cache_config` give `batch_size` and `max_cache_len` (in tokens).
-        example_input_ids: Example token ids, int64, shape [batch_size, seq]. Defaults to one token, or to two where
+        example_input_ids: Example token ids, int64, shape [batch_size, seq]. Defaults to one token, or to two if
             `dynamic_shapes` is given.
         example_cache_position: Example cache position, int64, shape [seq]. Defaults to counting from 0.
         dynamic_shapes: As in `torch.export.export`, by input name: `{"input_ids": {1: seq}, "cache_position": {0:
             seq}}` with `seq = torch.export.Dim("seq", min=1, max=max_cache_len)`.
-        strict: Trace with TorchDynamo instead of the Python interpreter. Both give programs that behave alike; the
-            default is the one that takes half the time (0.4 to 1.2 s against 0.8 to 2.8 s on the core architectures)
-            and that torch itself defaults to.
+        strict: Trace with TorchDynamo instead of the Python interpreter. The programs behave alike. The default is
+            torch's own, and needs half the time (0.4 to 1.2 s, not 0.8 to 2.8 s, on the core architectures).
 
     Returns:
-        A program `forward(input_ids, cache_position) -> logits [batch_size, seq, vocab]` whose cache is buffers that
-        it mutates. Lower it under `torch.no_grad()`.
+        A program `forward(input_ids, cache_position) -> logits`, of the model's dtype, shape [batch_size, seq, vocab].
+        Its cache is buffers that it mutates. Lower it under `torch.no_grad()`.
 
     Raises:
-        ModelNotExportableError: The model or the examples do not fit; raised before any tracing.
+        ModelNotExportableError: A setting of the model is missing or wrong, an example has another dtype or shape, or
+            the model has recurrent state and the installed Transformers supports one token a call only. Raised before
+            any tracing.
     """
     wrapper = TorchExportableModuleWithStaticCache(model)
-    examples = _examples(wrapper, example_input_ids, example_cache_position, dynamic=dynamic_shapes is not None)
-    return exported(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
+    examples = _example_inputs(wrapper, example_input_ids, example_cache_position, dynamic=dynamic_shapes is not None)
+    return export_wrapper(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
 
 
-def exported(
+def export_wrapper(
     wrapper: TorchExportableModuleWithStaticCache,
     examples: tuple[torch.Tensor, torch.Tensor],
     *,
     dynamic_shapes: dict[str, Any] | None,
     strict: bool = False,
 ) -> ExportedProgram:
-    """The program of a wrapped model, with what lowering asks for put right; see `convert_and_export_with_cache`.
+    """Export a wrapped model and run every pass of `PASSES` on the program; see `convert_and_export_with_cache`.
+
+    Args:
+        wrapper: The wrapped model.
+        examples: The positional inputs of `wrapper.forward`; the first one has the shape [batch_size, seq, ...].
+        dynamic_shapes: As in `torch.export.export`, by input name.
+        strict: Trace with TorchDynamo.
 
     Raises:
-        ModelNotExportableError: It sums up the past, and this Transformers can do that one token at a time only.
+        ModelNotExportableError: The model has recurrent state, and the installed Transformers supports one token a call
+            only.
     """
-    model = wrapper.model
-    if wrapper.sums_up and not can_scan(wrapper.cache) and (dynamic_shapes is not None or examples[0].shape[1] != 1):
+    several = dynamic_shapes is not None or examples[0].shape[1] != 1
+    if several and wrapper.has_recurrent_state and not can_scan(wrapper.cache):
         raise ModelNotExportableError(
             "layers that sum up the past take one token a call before Transformers 5.21, and would be wrong with more; "
             "give no dynamic_shapes, and example_input_ids of one token"
         )
-    frequencies = settled_frequencies(model, wrapper.max_cache_len)
-    with ready_to_trace(model), scanned_recurrences(model, wrapper.cache), frequencies:
+    with ready_to_export(wrapper.model, wrapper.cache, wrapper.max_cache_len):
         program = torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
-    use_known_numbers(program)
-    use_amax(program)
-    use_masked_fill(program)
-    use_slices(program)
-    use_weights_as_stored(program)
+    for rewrite in PASSES:
+        rewrite(program)
     return program
 
 
-def _examples(
+def _example_inputs(
     wrapper: TorchExportableModuleWithStaticCache,
     input_ids: torch.Tensor | None,
     cache_position: torch.Tensor | None,

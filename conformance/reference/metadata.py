@@ -1,4 +1,4 @@
-"""What ExecuTorch's LLM runner has to be told of a program: constant methods, lowered together with it."""
+"""The constant methods that ExecuTorch's LLM runner reads from a program; they are lowered together with it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def runner_methods(model: PreTrainedModel, *, dynamic: bool) -> dict[str, Any]:
     Give them to `to_edge_transform_and_lower(program, constant_methods=...)`, or to `to_edge`.
 
     Args:
-        model: The model as it was exported: its generation config gives the cache's length and where a text ends.
-        dynamic: Whether the program was exported with a dynamic sequence length. If not, the runner must feed it
-            prompts token by token.
+        model: The model as it was exported: its generation config has the cache's length and the end ids.
+        dynamic: Whether the program was exported with a dynamic sequence length. If not, the runner must pass prompts
+            to it token by token.
 
     Returns:
         By name: `get_max_seq_len` and `get_max_context_len`, both the cache's length in tokens; `use_kv_cache`,
-        `enable_dynamic_shape` and `use_sdpa_with_kv_cache`, booleans; and `get_eos_ids`, the token ids that end a text,
-        where the model names any. The runner takes the first token of a text and the size of the vocabulary from the
+        `enable_dynamic_shape` and `use_sdpa_with_kv_cache`, booleans; and, if the model has any, `get_eos_ids`, the
+        token ids that end a text. The runner reads the first token of a text and the size of the vocabulary from the
         tokenizer.
 
     Raises:
@@ -45,10 +45,10 @@ def runner_methods(model: PreTrainedModel, *, dynamic: bool) -> dict[str, Any]:
 
 
 def eos_ids(model: PreTrainedModel) -> list[int]:
-    """The ids that end a text: what generation goes by, or else what the config says; empty where neither says."""
+    """The token ids that end a text: the generation config's, or else the config's; empty if neither has any."""
     configs: tuple[Any, ...] = (model.generation_config, model.config.get_text_config(decoder=True))
     for config in configs:
-        found = getattr(config, "eos_token_id", None)
-        if found is not None:
-            return [int(each) for each in (found if isinstance(found, list | tuple) else [found])]
+        ids = getattr(config, "eos_token_id", None)
+        if ids is not None:
+            return [int(token) for token in (ids if isinstance(ids, list | tuple) else [ids])]
     return []

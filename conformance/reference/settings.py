@@ -1,4 +1,4 @@
-"""Batch size and cache length, read from the arguments or the model's generation config, or a clear refusal."""
+"""Batch size and cache length, from the arguments or the model's generation config."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ class CacheSettings:
 def cache_settings(
     model: PreTrainedModel, batch_size: int | None = None, max_cache_len: int | None = None
 ) -> CacheSettings:
-    """Settle the cache's sizes: an argument wins over ``model.generation_config.cache_config``.
+    """The cache's sizes; an argument overrides `model.generation_config.cache_config`.
+
+    Args:
+        model: Its generation config must ask for the "static" cache implementation.
+        batch_size: Rows per call.
+        max_cache_len: Positions in the cache, in tokens.
 
     Raises:
         ModelNotExportableError: The model has no generation config, does not cache, does not ask for the "static"

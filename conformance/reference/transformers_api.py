@@ -1,19 +1,17 @@
-"""What differs between the versions of Transformers that this works with, 4.57 to 5.24: all of it is here.
+"""All differences between the supported versions of Transformers, 4.57 to 5.24.
 
-A version is known by what it has, not by its number: patches and development versions then fall where they belong. What
-a later version calls otherwise has its later name here too.
+Code here tests for what a version has, not for its number, so patches and development versions are treated correctly.
+What was renamed has its later name here.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel, cache_utils, masking_utils
+from transformers import PreTrainedModel, cache_utils
 
 try:
     from transformers import PreTrainedConfig
@@ -26,6 +24,7 @@ except ImportError:  # 4.57 has one implementation of experts, a loop, and nowhe
     ALL_EXPERTS_FUNCTIONS = None  # type: ignore[assignment]  # mypy reads the installed version
 
 __all__ = [
+    "MASKS_BY_VMAP",
     "PreTrainedConfig",
     "cache_argument",
     "can_scan",
@@ -33,45 +32,44 @@ __all__ = [
     "experts_by_part",
     "experts_of",
     "full_length",
+    "is_recurrent_state",
     "layer_types",
     "lets_choose_experts",
     "mark_mid_sequence",
     "parameters",
     "register_experts",
     "sliding_windows",
-    "sums_up",
     "takes_cache_position",
-    "traceable_masks",
 ]
 
-#: Attributes in which layers keep what sums up the past.
-_SUMS = ("conv_states", "recurrent_states")
-#: What makes a mask of a function by `torch.vmap`: in 4.57, and from 5.0 on.
-_BY_VMAP = ("_vmap_for_bhqkv", "_vmap_expansion_sdpa")
+#: Attributes of layers with convolution or recurrent state.
+_RECURRENT_STATES = ("conv_states", "recurrent_states")
+#: Functions of `transformers.masking_utils` that compute a mask by `torch.vmap`: in 4.57, and from 5.0 on.
+MASKS_BY_VMAP = ("_vmap_for_bhqkv", "_vmap_expansion_sdpa")
 
 
 def parameters(model: PreTrainedModel) -> Mapping[str, inspect.Parameter]:
-    """The parameters of the model's forward, by name, whatever decorators it has."""
+    """The parameters of the model's forward, by name, also if it is decorated."""
     return inspect.signature(model.forward).parameters
 
 
 def cache_argument(model: PreTrainedModel) -> str:
-    """What the model's forward calls its cache.
+    """The name of the cache's argument of the model's forward.
 
-    5.24 calls it `cache`, and takes the earlier names until 5.40; a `cache` that is no `Cache`, as of XLM, was always
-    there. Up to 5.23 the Mamba family takes `cache_params`; it accepts `past_key_values` too, ignores it, and decodes
-    without any state.
+    5.24 renamed it to `cache`, and accepts the earlier names until 5.40. A few models, such as XLM, have always had an
+    argument `cache` of another type, so the annotation decides. Up to 5.23 the Mamba family has `cache_params`; it
+    accepts `past_key_values` too, ignores it, and decodes without any state.
     """
-    taken = parameters(model)
-    if "cache" in taken and "Cache" in str(taken["cache"].annotation):
+    accepted = parameters(model)
+    if "cache" in accepted and "Cache" in str(accepted["cache"].annotation):
         return "cache"
-    return "cache_params" if "cache_params" in taken else "past_key_values"
+    return "cache_params" if "cache_params" in accepted else "past_key_values"
 
 
 def takes_cache_position(model: PreTrainedModel) -> bool:
-    """Whether the forward has to be told where in the cache its tokens go.
+    """Whether the model's forward needs the positions of its tokens in the cache.
 
-    In 4.57 caches do not count their positions, and forwards take `cache_position`. Since
+    In 4.57 caches do not count their positions, and forwards need `cache_position`. Since
     https://github.com/huggingface/transformers/pull/44181 and those that followed it (44330, 44759) caches count.
     """
     return "cache_position" in parameters(model)
@@ -81,104 +79,80 @@ def layer_types(config: PreTrainedConfig) -> list[str]:
     """Transformers' type of each cache layer of a decoder's config.
 
     Raises:
-        AttributeError: The config does not say how many layers there are.
-        ValueError: It has layers for which there is no cache.
+        AttributeError: The config has no number of layers.
+        ValueError: It has layers of a type that has no cache.
     """
-    known: Callable[[PreTrainedConfig], tuple[list[str], Any]] | None
-    known = getattr(cache_utils, "get_layer_types_and_kwargs", None)
-    return list(known(config)[0]) if known else _layer_types(config)
+    of_config: Callable[[PreTrainedConfig], tuple[list[str], Any]] | None
+    of_config = getattr(cache_utils, "get_layer_types_and_kwargs", None)
+    return list(of_config(config)[0]) if of_config else _layer_types(config)
 
 
 def _layer_types(config: Any) -> list[str]:
-    """The same as `StaticCache` of 5.10 and before works it out in its `__init__`."""
+    """The same, as computed by the `__init__` of `StaticCache` in 5.10 and before."""
     count = config.num_hidden_layers
-    named = getattr(config, "layer_types", None)
-    if named is None:
+    types = getattr(config, "layer_types", None)
+    if types is None:
         windows = {"sliding_window": "sliding_attention", "attention_chunk_size": "chunked_attention"}
-        kinds = [kind for name, kind in windows.items() if getattr(config, name, None) is not None]
-        named = [kinds[0] if kinds else "full_attention"] * count
+        windowed = [layer_type for name, layer_type in windows.items() if getattr(config, name, None) is not None]
+        types = [windowed[0] if windowed else "full_attention"] * count
     shared = getattr(config, "num_kv_shared_layers", None) or 0
-    return list(named[: len(named) - shared])
+    return list(types[: len(types) - shared])
 
 
 def full_length(layer: Any, max_cache_len: int) -> Any:
-    """A layer of `max_cache_len` positions in place of one that keeps a window; any other layer as it is."""
-    both: Any = getattr(cache_utils, "LinearAttentionAndStaticSlidingWindowAttentionLayer", None)
-    if both is not None and isinstance(layer, both):  # from 5.14 on
-        whole: Any = cache_utils.LinearAttentionAndStaticFullAttentionLayer
-        return whole(max_cache_len, number_of_states=layer.number_of_states)
+    """A layer of `max_cache_len` positions in place of one that keeps a window; any other layer unchanged."""
+    sliding: Any = getattr(cache_utils, "LinearAttentionAndStaticSlidingWindowAttentionLayer", None)
+    if sliding is not None and isinstance(layer, sliding):  # from 5.14 on
+        full: Any = cache_utils.LinearAttentionAndStaticFullAttentionLayer
+        return full(max_cache_len, number_of_states=layer.number_of_states)
     if isinstance(layer, cache_utils.StaticSlidingWindowLayer):
         return cache_utils.StaticLayer(max_cache_len)
     return layer
 
 
 def sliding_windows(layers: Iterable[Any]) -> list[int]:
-    """How many positions each layer keeps that forgets those before; the method that says it came with 5.14."""
+    """The window, in tokens, of each layer that has one; only 5.14 and later have a method for it."""
     return [layer.max_cache_len for layer in layers if getattr(layer, "is_sliding", False)]
 
 
-def sums_up(layer: object, attribute: str) -> bool:
-    """Whether the layer keeps in `attribute` what sums up the past. 4.57 has no such layers."""
+def is_recurrent_state(layer: object, attribute: str) -> bool:
+    """Whether the layer's `attribute` is convolution or recurrent state. 4.57 has no such layers."""
     linear: Any = getattr(cache_utils, "LinearAttentionCacheLayerMixin", ())
-    return attribute in _SUMS and isinstance(layer, linear)
+    return attribute in _RECURRENT_STATES and isinstance(layer, linear)
 
 
 def mark_mid_sequence(layers: Iterable[Any]) -> None:
-    """Make layers that sum up the past take what they hold for the state after some tokens."""
+    """Set the flag of layers with convolution or recurrent state by which they use their state.
+
+    The flag picks the code path while tracing. Unset, the trace would be of a first call, which ignores the state, and
+    the program would ignore it in every later call. With a zero state the later path is right from position 0 on.
+    """
     for layer in layers:
-        held = getattr(layer, "has_previous_state", None)
-        if held is not None:  # one flag in 5.10, later one for each of the layer's states
-            layer.has_previous_state = dict.fromkeys(held, True) if isinstance(held, dict) else True
+        flag = getattr(layer, "has_previous_state", None)
+        if flag is not None:  # one flag in 5.10, later one for each of the layer's states
+            layer.has_previous_state = dict.fromkeys(flag, True) if isinstance(flag, dict) else True
 
 
 def can_scan(cache: object) -> bool:
-    """Whether the cache hands out recurrent states by a method, as models ask for them from 5.21 on."""
+    """Whether the cache has the method by which models read recurrent states from 5.21 on."""
     return hasattr(cache, "get_recurrent_state")
 
 
-@contextmanager
-def traceable_masks() -> Iterator[None]:
-    """Let attention masks be traced by broadcasting indices, as 5.0 and later mostly do; on leaving, as they were.
-
-    4.57 calls `torch.vmap` for all masks, and later versions for those to which a model adds a function of its own, as
-    Falcon does up to 5.14. `torch.export` (torch 2.13) leaves tensors of it behind in programs; each call of one then
-    fails with "your tensor may have escaped from inside a function being vmapped".
-    """
-    kept = {name: getattr(masking_utils, name) for name in _BY_VMAP if hasattr(masking_utils, name)}
-    for name in kept:
-        setattr(masking_utils, name, _broadcast)
-    try:
-        yield
-    finally:
-        for name, function in kept.items():
-            setattr(masking_utils, name, function)
-
-
-def _broadcast(mask_function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A function of rank-1 indices [batch], [heads], [queries], [keys] to the mask, bool, with all four dimensions."""
-
-    def mask(*indices: torch.Tensor) -> torch.Tensor:
-        apart = torch.meshgrid(*indices, indexing="ij")
-        return mask_function(*apart)
-
-    return mask
-
-
 def lets_choose_experts(model: PreTrainedModel) -> bool:
-    """Whether the implementation of this very module's experts can be chosen. In 4.57 there is no choice."""
+    """Whether the implementation of this module's own experts can be chosen. In 4.57 it cannot."""
     return bool(getattr(model, "_can_set_experts_implementation", bool)())
 
 
 def experts_of(config: PreTrainedConfig) -> str | None:
-    """The implementation of experts that a config names; None where there is no choice."""
-    named: str | None = getattr(config, "_experts_implementation", None)
-    return named
+    """A config's implementation of experts; None if it has no such choice."""
+    implementation: str | None = getattr(config, "_experts_implementation", None)
+    return implementation
 
 
 def experts_by_part(model: PreTrainedModel) -> dict[str, str | None]:
-    """The same for a model and, by name, each of its sub-configs; `""` is the model's own.
+    """`experts_of` the model's config, under `""`, and of each of its sub-configs, by name.
 
-    What `get_experts_implementation` says, which 5.10 has not yet, though it has `set_experts_implementation`.
+    `get_experts_implementation` returns the same, but 5.10 has only `set_experts_implementation`.
     """
     config: Any = model.config
     parts = {"": config, **{name: getattr(config, name, None) for name in config.sub_configs}}
@@ -186,18 +160,18 @@ def experts_by_part(model: PreTrainedModel) -> dict[str, str | None]:
 
 
 def register_experts(name: str, function: Callable[..., Any]) -> None:
-    """Make an implementation of experts known by `name`, where there is a choice; doing so again changes nothing."""
+    """Register an implementation of experts as `name`, if Transformers has a choice of them; may be repeated."""
     if ALL_EXPERTS_FUNCTIONS is not None:
         ALL_EXPERTS_FUNCTIONS.register(name, function)
 
 
 def declared_keys(kind: type[PreTrainedConfig]) -> set[str]:
-    """The keys that a config class takes by name.
+    """The keys that a config class declares.
 
-    Configs are dataclasses, but for 4.57, where the keys are what `__init__` of the class and of those above it takes.
+    Configs are dataclasses, except in 4.57, where the keys are the parameters of `__init__` of the class and its bases.
     """
     if dataclasses.is_dataclass(kind):
         return {field.name for field in dataclasses.fields(kind)}
     initialisers = [vars(part)["__init__"] for part in kind.__mro__[:-1] if "__init__" in vars(part)]
-    taken = (parameter for init in initialisers for parameter in inspect.signature(init).parameters.values())
-    return {parameter.name for parameter in taken if parameter.kind is not inspect.Parameter.VAR_KEYWORD} - {"self"}
+    every = (parameter for init in initialisers for parameter in inspect.signature(init).parameters.values())
+    return {parameter.name for parameter in every if parameter.kind is not inspect.Parameter.VAR_KEYWORD} - {"self"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, StaticCache, cache_utils, masking_utils
+from transformers import PreTrainedModel, StaticCache, cache_utils
 
 from conformance.core.verdicts import ClauseViolationError
 from conformance.matrix.schema import Tier, load_matrix
@@ -65,39 +65,6 @@ def test_layer_types_are_worked_out_as_transformers_does(architecture: str, monk
     assert api.layer_types(config) == known
 
 
-@pytest.mark.parametrize("name", ["_vmap_for_bhqkv", "_vmap_expansion_sdpa"])
-def test_masks_by_broadcasting_are_those_by_vmap(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def vmapped(mask_function: Any) -> Any:
-        """As all versions do it, by either name."""
-        for dims in [(None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None)]:
-            mask_function = torch.vmap(mask_function, in_dims=dims, out_dims=0)
-        return mask_function
-
-    padding = torch.tensor([[False, True, True, True], [True, True, True, True]])
-    window = masking_utils.sliding_window_causal_mask_function(2)
-    # What Falcon adds up to 5.14: it asks for no index at all.
-    added = masking_utils.and_masks(window, lambda *indices: torch.tensor(True))
-    indices = torch.arange(2), torch.arange(1), torch.arange(1, 4), torch.arange(4)
-    monkeypatch.setattr(masking_utils, name, vmapped, raising=False)
-    expected = vmapped(window)(*indices)
-    with api.traceable_masks():
-        broadcast: Any = getattr(masking_utils, name)
-        assert broadcast is not vmapped
-        assert torch.equal(broadcast(window)(*indices), expected)
-        assert torch.equal(broadcast(added)(*indices), expected)
-        padded = broadcast(lambda b, h, q, kv: window(b, h, q, kv) & padding[b, kv])(*indices)
-        assert torch.equal(padded, expected & padding[:, None, None, :])
-    assert getattr(masking_utils, name) is vmapped
-
-
-def test_masks_without_vmap_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in api._BY_VMAP:
-        monkeypatch.delattr(masking_utils, name, raising=False)
-    before = dict(vars(masking_utils))
-    with api.traceable_masks():
-        assert vars(masking_utils) == before
-
-
 def test_flags_of_both_kinds_say_that_there_is_a_past() -> None:
     class Layer:
         """Of 5.10 with one flag, of 5.14 with one for each state, of 4.57 with none."""
@@ -119,13 +86,13 @@ def test_windows_are_known_without_the_method_that_tells_them(monkeypatch: pytes
     assert api.sliding_windows([_Cache()]) == []
 
 
-def test_caches_without_linear_layers_sum_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caches_without_linear_layers_have_no_recurrent_state(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = StaticCache(config=fixture_config("lfm2"), max_cache_len=8)
-    assert api.sums_up(cache.layers[0], "conv_states")
-    assert not api.sums_up(cache.layers[1], "keys")
+    assert api.is_recurrent_state(cache.layers[0], "conv_states")
+    assert not api.is_recurrent_state(cache.layers[1], "keys")
     for name in ("LinearAttentionCacheLayerMixin", "LinearAttentionAndStaticSlidingWindowAttentionLayer"):
         monkeypatch.delattr(cache_utils, name)
-    assert not api.sums_up(cache.layers[0], "conv_states")
+    assert not api.is_recurrent_state(cache.layers[0], "conv_states")
     sliding: Any = StaticCache(config=fixture_config("gemma2"), max_cache_len=32).layers[0]
     assert sliding.max_cache_len == 8
     assert api.full_length(sliding, 32).max_cache_len == 32

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
-from conformance.reference.transformers_api import register_experts
+from conformance.reference.transformers_api import experts_by_part, lets_choose_experts, register_experts
 
-#: The name under which Transformers finds `experts_by_slot`.
-EXPERTS_BY_SLOT = "batched_mm_by_slot"
+#: The name under which `experts_by_slot` is registered with Transformers.
+_NAME = "batched_mm_by_slot"
+
+
+@contextmanager
+def exportable_experts(model: PreTrainedModel) -> Iterator[None]:
+    """Compute experts by `experts_by_slot`, where Transformers lets the model choose; undone on exit."""
+    if not any(isinstance(module, PreTrainedModel) and lets_choose_experts(module) for module in model.modules()):
+        yield
+        return
+    original = experts_by_part(model)
+    register_experts(_NAME, experts_by_slot)
+    try:
+        model.set_experts_implementation(_NAME)
+        yield
+    finally:
+        model.set_experts_implementation(original)
 
 
 def experts_by_slot(
@@ -25,12 +43,12 @@ def experts_by_slot(
 
     Args:
         experts: The module that holds the experts' weights, one that uses Transformers' `use_experts_implementation`.
-        hidden_states: One row a token, shape [tokens, hidden].
+        hidden_states: One row for each token, of the model's dtype, shape [tokens, hidden].
         top_k_index: The chosen experts, int64, shape [tokens, k].
-        top_k_weights: Their weights, shape [tokens, k].
+        top_k_weights: Their weights, floating point, shape [tokens, k].
 
     Returns:
-        The weighted sum of the chosen experts' outputs, shape [tokens, hidden].
+        The weighted sum of the chosen experts' outputs, dtype and shape of `hidden_states`.
     """
     index = top_k_index.transpose(0, 1)
     if experts.has_gate:
@@ -44,13 +62,8 @@ def experts_by_slot(
     return weighted.sum(dim=0).to(hidden_states.dtype)
 
 
-def register_experts_by_slot() -> None:
-    """Make the implementation known to Transformers; doing so again changes nothing."""
-    register_experts(EXPERTS_BY_SLOT, experts_by_slot)
-
-
 def _chosen_linear(experts: Any, name: str, index: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    """Each token through the chosen expert's projection: [k or 1, tokens, in] to [k, tokens, out]."""
+    """The chosen experts' projection `name` of each token: [k or 1, tokens, in] to [k, tokens, out]."""
     weight = getattr(experts, name)[index]
     if experts.is_transposed:
         outputs = torch.matmul(inputs.unsqueeze(-2), weight).squeeze(-2)

@@ -1,4 +1,4 @@
-"""Maxima in the form that a delegate leaves alone."""
+"""Maxima as `amax`, which XNNPACK does not delegate."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import torch
 from torch.export import ExportedProgram
 
 
-def use_amax(program: ExportedProgram) -> None:
-    """Rewrite each `max` along a dimension as `amax`, where nobody reads the indices; the values are the same.
+def replace_max_with_amax(program: ExportedProgram) -> None:
+    """Rewrite each `max` along a dimension as `amax`, unless its indices are used; the values are the same.
 
-    Attention with sinks takes such a maximum before its softmax. XNNPACK's partitioner up to ExecuTorch 1.5.1 claims
-    `max.dim` over any dimension of four, but cannot compute it: its serialiser (`backends/xnnpack/operators/
+    Attention with sinks computes such a maximum before its softmax. XNNPACK's partitioner up to ExecuTorch 1.5.1
+    delegates `max.dim` over any dimension of four, but cannot compute it: its serialiser (`backends/xnnpack/operators/
     op_max_dim.py`) refuses dimension -1, and makes a pooling of dimension 3 whose results are wrong (off by 0.6 of the
-    logits' scale on three architectures). `amax` it does not claim.
+    logits' scale on three architectures). It does not delegate `amax`.
+
+    Args:
+        program: Its graph is rewritten in place.
     """
     graph = program.graph
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.max.dim):

@@ -1,10 +1,11 @@
 """Linear and state-space recurrences over a dynamic number of tokens: a scan of the kernel for one token.
 
 For more than one token Transformers calls a chunked kernel, which pads the sequence to a multiple of its chunk size and
-reshapes it; export can prove that for no dynamic length. Token by token, the kernel for a single token gives the same,
-and `torch.scan` of it goes through ExecuTorch 1.5.1 with a dynamic length, portable and with XNNPACK.
+reshapes it; export cannot prove that for a dynamic length. The kernel for a single token gives the same token by token,
+and ExecuTorch 1.5.1 lowers and runs a scan (`torch._higher_order_ops.scan`) of it with a dynamic length, on portable
+kernels and with XNNPACK.
 
-Kernels are known by the names under which Transformers looks for faster ones on the hub, not by model.
+Kernels are found by the names under which Transformers looks for faster ones on the hub, not by model.
 """
 
 from __future__ import annotations
@@ -30,72 +31,77 @@ _DIMENSIONS_WITHOUT_HEADS = 3
 
 @contextmanager
 def scanned_recurrences(model: nn.Module, cache: StaticCache) -> Iterator[None]:
-    """Let the chunked kernels of `model`'s own modules be scans that start from `cache`; on leaving, as they were.
+    """Replace the chunked kernels in `model`'s own Python modules by scans; undone on exit.
 
-    Before Transformers 5.21 nothing is scanned: its kernels have no names to be known by, and models reach into the
-    cache's layers for their state. What comes out serves one token at a time, and the exporter refuses more.
+    Before Transformers 5.21 nothing is replaced: its kernels have no names to find them by, and models reach into the
+    cache's layers for their state. A program is then right for one token a call only, and the exporter refuses more.
+
+    Args:
+        model: The model that is about to be traced.
+        cache: Its cache; the scans start from the recurrent states in it.
     """
     if not can_scan(cache):
         yield
         return
-    replaced: list[tuple[dict[str, Any], str, Kernel]] = []
+    originals: list[tuple[dict[str, Any], str, Kernel]] = []
     try:
-        with _recalling(cache) as recall:
-            for name in {type(module).__module__ for module in model.modules()}:
-                namespace = vars(sys.modules[name])
-                kernels = {_hub_name(value): key for key, value in namespace.items() if _hub_name(value)}
+        with _recorded_state(cache) as last_state:
+            for module_name in {type(module).__module__ for module in model.modules()}:
+                namespace = vars(sys.modules[module_name])
+                names = {_hub_name(value): name for name, value in namespace.items() if _hub_name(value)}
                 for chunked, (single, as_scan) in _SCANS.items():
-                    if chunked in kernels and single in kernels:
-                        place = kernels[chunked]
-                        replaced.append((namespace, place, namespace[place]))
-                        namespace[place] = as_scan(inspect.unwrap(namespace[kernels[single]]), recall)
+                    if chunked in names and single in names:
+                        name = names[chunked]
+                        originals.append((namespace, name, namespace[name]))
+                        namespace[name] = as_scan(inspect.unwrap(namespace[names[single]]), last_state)
             yield
     finally:
-        for namespace, place, kernel in replaced:
-            namespace[place] = kernel
+        for namespace, name, kernel in originals:
+            namespace[name] = kernel
 
 
-class _Recall:
-    """The state that a layer asked its cache for last.
+class _LastState:
+    """The recurrent state that a layer last read from its cache.
 
     The chunked kernel of Mamba's first generation has no argument for it, so that Transformers itself decodes a chunk
-    right only at position 0. The layer has asked for the state just before, though.
+    right only at position 0. The layer reads the state just before it calls the kernel, though.
     """
 
     def __init__(self) -> None:
-        self._asked: torch.Tensor | None = None
-        self._heads = 0
+        self._state: torch.Tensor | None = None
+        self._heads_used = 0
 
-    def asked(self, state: torch.Tensor | None) -> None:
-        """Remember what a layer was given: [batch, channels, state_size], or [batch, heads, channels, state_size]."""
-        self._asked, self._heads = state, 0
+    def record(self, state: torch.Tensor | None) -> None:
+        """Keep what a layer read: [batch, channels, state_size], or [batch, heads, channels, state_size]."""
+        self._state, self._heads_used = state, 0
 
     def next(self) -> torch.Tensor | None:
-        """The state to start from; a layer with heads calls its kernel for one after the other."""
-        if self._asked is None or self._asked.ndim == _DIMENSIONS_WITHOUT_HEADS:
-            return self._asked
-        self._heads += 1
-        return self._asked[:, self._heads - 1]
+        """The state to start from; a layer with heads calls its kernel for one head after the other."""
+        if self._state is None or self._state.ndim == _DIMENSIONS_WITHOUT_HEADS:
+            return self._state
+        self._heads_used += 1
+        return self._state[:, self._heads_used - 1]
 
 
 @contextmanager
-def _recalling(cache: StaticCache) -> Iterator[_Recall]:
-    recall = _Recall()
+def _recorded_state(cache: StaticCache) -> Iterator[_LastState]:
+    """Record each state that is read from `cache`; undone on exit."""
+    last_state = _LastState()
     get = cache.get_recurrent_state
 
-    def get_and_tell(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    def get_and_record(*args: Any, **kwargs: Any) -> torch.Tensor | None:
         state: torch.Tensor | None = get(*args, **kwargs)
-        recall.asked(state)
+        last_state.record(state)
         return state
 
-    cache.get_recurrent_state = get_and_tell  # type: ignore[method-assign]
+    cache.get_recurrent_state = get_and_record  # type: ignore[method-assign]
     try:
-        yield recall
+        yield last_state
     finally:
         del cache.get_recurrent_state
 
 
-def _gated_delta_rule(single: Kernel, _: _Recall) -> Kernel:
+def _gated_delta_rule(single: Kernel, _: _LastState) -> Kernel:
     """A scan in place of `chunk_gated_delta_rule` or `chunk_kda`; state [batch, heads, key_dim, value_dim], float32."""
 
     def scanned(
@@ -126,7 +132,7 @@ def _gated_delta_rule(single: Kernel, _: _Recall) -> Kernel:
     return scanned
 
 
-def _state_space_dual(single: Kernel, _: _Recall) -> Kernel:
+def _state_space_dual(single: Kernel, _: _LastState) -> Kernel:
     """A scan in place of `mamba_chunk_scan_combined`; state [batch, heads, head_dim, state_size], float32."""
 
     def scanned(
@@ -180,7 +186,7 @@ def _state_space_dual(single: Kernel, _: _Recall) -> Kernel:
     return scanned
 
 
-def _selective_scan(single: Kernel, recall: _Recall) -> Kernel:
+def _selective_scan(single: Kernel, last_state: _LastState) -> Kernel:
     """A scan in place of `selective_scan_fn`, whose tensors are [batch, channels, seq]."""
 
     def scanned(
@@ -197,7 +203,7 @@ def _selective_scan(single: Kernel, recall: _Recall) -> Kernel:
         **_: Any,
     ) -> Any:
         batch_size, channels, _length = hidden_states.shape
-        state = recall.next()
+        state = last_state.next()
         if state is None:
             state = hidden_states.new_zeros(batch_size, channels, A.shape[-1])
         gate = torch.ones_like(hidden_states) if z is None else z
@@ -217,7 +223,7 @@ def _selective_scan(single: Kernel, recall: _Recall) -> Kernel:
 
 
 def _by_token(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """[batch, seq, ...] to [seq, batch, ...], which is what a scan runs over."""
+    """[batch, seq, ...] to [seq, batch, ...], since a scan runs over the first dimension."""
     return tuple(part.transpose(0, 1).contiguous() for part in parts)
 
 
@@ -229,8 +235,8 @@ def _hub_name(value: object) -> str | None:
     return name if isinstance(name, str) else None
 
 
-#: Chunked kernel to the kernel for one token, and what makes a scan of it.
-_SCANS: dict[str, tuple[str, Callable[[Kernel, _Recall], Kernel]]] = {
+#: By chunked kernel: the kernel for one token, and the function that makes a scan of that.
+_SCANS: dict[str, tuple[str, Callable[[Kernel, _LastState], Kernel]]] = {
     "chunk_gated_delta_rule": ("fused_recurrent_gated_delta_rule", _gated_delta_rule),
     "chunk_kda": ("fused_recurrent_kda", _gated_delta_rule),
     "selective_scan_fn": ("selective_state_update", _selective_scan),

@@ -1,9 +1,9 @@
-"""What to tell a model beside token ids and cache, so that it need not read it off the cache's counters.
+"""The arguments that a model's forward needs so that it does not read the length of its cache.
 
-Many models work out positions or a mask from the number of tokens in the cache. Where that number, a tensor, becomes a
-slice bound or the length of an `arange`, Python reads its value, and `torch.export` cannot trace past the read. Such
-models take the result as an argument instead. Which argument, and from which number on a model counts its positions
-(BERT from 0, RoBERTa from its padding id + 1), is found by trying, since no config says it.
+Many models compute positions or a mask from the number of tokens in the cache. Where that number, a tensor, becomes a
+slice bound or the length of an `arange`, Python reads its value, and `torch.export` cannot trace the read. Such models
+accept the result as an argument instead. Configs say neither which argument that is nor from which number on a model
+counts its positions (BERT from 0, RoBERTa from its padding id + 1), so both are found by trial.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, StaticCache
 from conformance.reference.settings import CacheSettings
 from conformance.reference.transformers_api import cache_argument, parameters, takes_cache_position
 
-#: Tokens of a trial: one to find the cache empty, one to find it filled.
+#: Tokens of a trial: the first with an empty cache, the second with one token in it.
 _TRIAL_LENGTH = 2
 
 
@@ -28,13 +28,13 @@ class CallingConvention:
     """How to call a model's forward.
 
     Args:
-        cache: The name of the argument that takes the cache.
+        cache: The name of the cache's argument.
         first_position: The model's own number for the first position, or None to pass no `position_ids`.
         attention_mask: Whether to pass an `attention_mask` of ones over the whole cache; causality does the masking.
-        integer_length: Whether the model works from the number of tokens in the cache whatever it is told, so that the
-            cache has to give it as an integer. One that tracing follows costs a check each time the program runs.
-        complex_numbers: Whether the model computes with complex tensors, which have to be spelt out as pairs.
-        cache_position: Whether to pass the cache position on, to a cache that does not count.
+        integer_length: Whether the model reads the number of tokens in the cache even with these arguments, so that the
+            cache has to report it as an integer. A symbolic one costs a check at each call of the program.
+        complex_numbers: Whether the model computes with complex tensors, which have to become pairs of real ones.
+        cache_position: Whether to pass the cache position on, because the cache does not count.
     """
 
     cache: str = "past_key_values"
@@ -52,7 +52,15 @@ class CallingConvention:
         max_cache_len: int,
         name: str = "input_ids",
     ) -> dict[str, Any]:
-        """The keyword arguments of one call; `name` says what the `tokens` are, ids or "inputs_embeds"."""
+        """The keyword arguments of one call of the model's forward.
+
+        Args:
+            tokens: Token ids, int64, shape [batch_size, seq], or embeddings, shape [batch_size, seq, hidden].
+            cache_position: The tokens' positions in the cache, int64, shape [seq].
+            cache: The cache.
+            max_cache_len: Positions in the cache, in tokens.
+            name: The argument for `tokens`, "input_ids" or "inputs_embeds".
+        """
         arguments: dict[str, Any] = {name: tokens, "use_cache": True, self.cache: cache}
         if self.cache_position:
             arguments["cache_position"] = cache_position
@@ -65,67 +73,68 @@ class CallingConvention:
         return arguments
 
 
-def settled_convention(model: PreTrainedModel, cache: StaticCache, settings: CacheSettings) -> CallingConvention:
-    """The convention that changes no logits and reads least off the cache; the plainest of them.
+def find_convention(model: PreTrainedModel, cache: StaticCache, settings: CacheSettings) -> CallingConvention:
+    """The convention with the fewest reads of the cache's length, of those that do not change the logits.
 
     Args:
         model: The model, ready to trace.
-        cache: An allocated cache, which is left empty.
-        settings: Its sizes.
+        cache: An allocated cache; it is empty afterwards.
+        settings: The cache's sizes.
     """
     plain = _plain(model)
-    expected, watch = _trial(model, plain, cache, settings)
-    best, fewest = plain, watch.integers
-    for convention in _conventions(model):
+    expected, observer = _trial(model, plain, cache, settings)
+    best, fewest = plain, observer.integers
+    for convention in _candidates(model):
         if fewest == 0:
             break
         if convention == plain:
             continue  # tried above
         try:
-            observed, watch = _trial(model, convention, cache, settings)
+            observed, observer = _trial(model, convention, cache, settings)
         except (RuntimeError, IndexError, ValueError, TypeError):
-            continue  # the model does not take these arguments so
-        if watch.integers < fewest and torch.allclose(observed, expected, rtol=1e-4, atol=1e-4):
-            best, fewest = convention, watch.integers
+            continue  # the model does not accept these arguments
+        if observer.integers < fewest and torch.allclose(observed, expected, rtol=1e-4, atol=1e-4):
+            best, fewest = convention, observer.integers
     cache.reset()
-    return replace(best, integer_length=fewest > 0, complex_numbers=watch.complex_numbers)
+    return replace(best, integer_length=fewest > 0, complex_numbers=observer.complex_numbers)
 
 
 def _plain(model: PreTrainedModel) -> CallingConvention:
+    """The convention with no arguments beyond those that the model always needs."""
     return CallingConvention(cache_argument(model), cache_position=takes_cache_position(model))
 
 
-def _conventions(model: PreTrainedModel) -> Iterator[CallingConvention]:
-    taken = parameters(model)
+def _candidates(model: PreTrainedModel) -> Iterator[CallingConvention]:
+    accepted = parameters(model)
     padding = getattr(model.config.get_text_config(decoder=True), "pad_token_id", None)
     firsts = [0] if padding is None else [0, padding + 1]
-    masks = [False, True] if "attention_mask" in taken else [False]
+    masks = [False, True] if "attention_mask" in accepted else [False]
     for mask in masks:
-        for first in [*firsts, None] if "position_ids" in taken else [None]:
+        for first in [*firsts, None] if "position_ids" in accepted else [None]:
             yield replace(_plain(model), first_position=first, attention_mask=mask)
 
 
 def _trial(
     model: PreTrainedModel, convention: CallingConvention, cache: StaticCache, settings: CacheSettings
-) -> tuple[torch.Tensor, _Watch]:
-    """The logits of two tokens, decoded one by one from an empty cache, and what was seen meanwhile."""
+) -> tuple[torch.Tensor, _Observer]:
+    """The logits of two tokens, [2 * batch_size, 1, vocab], decoded one by one, and what was observed."""
     cache.reset()
     vocab = int(model.config.get_text_config(decoder=True).vocab_size)
     logits = []
-    with _Watch() as watch:
+    with _Observer() as observer:
         for position in range(_TRIAL_LENGTH):
             token = torch.full((settings.batch_size, 1), vocab - 1 - position, device=model.device)
-            where = torch.tensor([position], device=model.device)
-            logits.append(model(**convention.arguments(token, where, cache, settings.max_cache_len)).logits)
-    return torch.cat(logits), watch
+            cache_position = torch.tensor([position], device=model.device)
+            logits.append(model(**convention.arguments(token, cache_position, cache, settings.max_cache_len)).logits)
+    return torch.cat(logits), observer
 
 
-class _Watch(TorchDispatchMode):
-    """Watches a model run.
+class _Observer(TorchDispatchMode):
+    """Observes a model while it runs.
 
     Attributes:
-        integers: How many integers Python read from tensors; booleans not, since only eager masking reads those.
-        complex_numbers: Whether there was a complex tensor.
+        integers: How many integers Python read from tensors; not booleans, since only eager masking reads those.
+        complex_numbers: Whether a result was a complex tensor.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,8 @@
-"""Weights given to matrix products and convolutions as the model stores them, not as views of that.
+"""Matrix products and convolutions of weights as the model stores them, not of views of these.
 
-A backend packs weights ahead of time where it finds them directly. XNNPACK's partitioner leaves an operator alone whose
-weight comes out of another ("Expected weight to be a static param"), and the view is computed at each call.
+A backend packs weights ahead of time if they are direct inputs of an operator. XNNPACK's partitioner does not delegate
+an operator whose weight is the result of another ("Expected weight to be a static param"), and the view is computed at
+each call.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from torch.fx import Node
 
 _aten = torch.ops.aten
 _TRANSPOSED = (_aten.numpy_T.default, _aten.t.default)
-#: They keep the elements and their order. `select` does so where the dimension that it drops has one element.
+#: They keep the elements and their order; `select` does only if the dimension that it drops has one element.
 _RESHAPING = (
     *(_aten.view.default, _aten.reshape.default, _aten.alias.default, _aten.unsqueeze.default),
     *(_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims, _aten.select.int),
 )
 
 
-def use_weights_as_stored(program: ExportedProgram) -> None:
-    """Rewrite products by a weight as `linear`, and convolutions by a weight reshaped to and fro by itself.
+def use_stored_weights(program: ExportedProgram) -> None:
+    """Rewrite products by a weight as `linear`, and let convolutions use their weight before it was reshaped.
 
     Falcon multiplies by `weight.T`, the first Mamba multiplies its weight by a transposed input, and short convolutions
-    take a dimension off their weight and put it on again. The results are the same.
+    squeeze a dimension of their weight and unsqueeze it again. The results are the same.
+
+    Args:
+        program: Its graph is rewritten in place.
     """
     weights = {spec.arg.name for spec in program.graph_signature.input_specs if spec.target in program.state_dict}
     for node in program.graph.find_nodes(op="call_function", target=_aten.matmul.default):
@@ -34,7 +38,7 @@ def use_weights_as_stored(program: ExportedProgram) -> None:
             node.target = _aten.linear.default
             node.args = (left, right.args[0])
         elif _is_weight(left, weights, rank=2) and len(_shape(right)) > 2:
-            _from_the_right(node, left, right)
+            _replace_by_transposed_linear(node, left, right)
     for target in (_aten.conv1d.default, _aten.conv1d.padding, _aten.convolution.default):
         for node in program.graph.find_nodes(op="call_function", target=target):
             stored = _origin(node.args[1])
@@ -44,25 +48,25 @@ def use_weights_as_stored(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _from_the_right(node: Node, weight: Node, inputs: Node) -> None:
-    """Make of `weight @ inputs` the transposed product of the transposed inputs by the weight."""
+def _replace_by_transposed_linear(node: Node, weight: Node, inputs: Node) -> None:
+    """Rewrite `weight @ inputs` as the transpose of `linear(transposed inputs, weight)`."""
     with node.graph.inserting_before(node):
-        turned = node.graph.call_function(_aten.transpose.int, (inputs, -1, -2))
-        product = node.graph.call_function(_aten.linear.default, (turned, weight))
-    turned.meta = {**node.meta, "val": inputs.meta["val"].transpose(-1, -2)}
+        transposed = node.graph.call_function(_aten.transpose.int, (inputs, -1, -2))
+        product = node.graph.call_function(_aten.linear.default, (transposed, weight))
+    transposed.meta = {**node.meta, "val": inputs.meta["val"].transpose(-1, -2)}
     product.meta = {**node.meta, "val": node.meta["val"].transpose(-1, -2)}
     node.target = _aten.transpose.int
     node.args = (product, -1, -2)
 
 
 def _origin(node: Node) -> Node:
-    """What is reshaped to become `node`."""
+    """The node that `node` is a reshaped view of; `node` itself if it is not reshaped."""
     while node.target in _RESHAPING:
-        of: Any = node.args[0]
+        source: Any = node.args[0]
         dim: Any = node.args[1:2]
-        if node.target is _aten.select.int and _shape(of)[dim[0]] != 1:
+        if node.target is _aten.select.int and _shape(source)[dim[0]] != 1:
             break
-        node = of
+        node = source
     return node
 
 

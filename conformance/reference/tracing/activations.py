@@ -1,4 +1,4 @@
-"""Activations that a delegate computes wrongly, spelt out while a model is traced."""
+"""Activations that a delegate computes wrongly, as elementary operators."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _SCALE = math.sqrt(2.0 / math.pi)
 
 
 @contextmanager
-def exact_activations(model: nn.Module) -> Iterator[None]:
-    """Let every tanh GELU of `model` be traced as elementary operators; on leaving, as it was.
+def decomposed_activations(model: nn.Module) -> Iterator[None]:
+    """Replace every tanh GELU of `model` by `tanh_gelu`; undone on exit.
 
     XNNPACK up to ExecuTorch 1.5.1 drops GELU's `approximate` argument and computes the exact GELU for the tanh one,
     4e-4 off at -2.7 (https://github.com/pytorch/executorch/pull/22851).
     """
-    spelt_out = [module for module in model.modules() if _is_tanh_gelu(getattr(module, "act", None))]
-    kept = [module.act for module in spelt_out]
+    modules = [module for module in model.modules() if _is_tanh_gelu(getattr(module, "act", None))]
+    originals = [module.act for module in modules]
     try:
-        for module in spelt_out:
+        for module in modules:
             module.act = tanh_gelu  # type: ignore[assignment]  # a plain attribute, not a submodule
         yield
     finally:
-        for module, act in zip(spelt_out, kept, strict=True):
+        for module, act in zip(modules, originals, strict=True):
             module.act = act
 
 

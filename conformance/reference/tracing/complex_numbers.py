@@ -1,7 +1,7 @@
 """Complex arithmetic as pairs of real tensors, since ExecuTorch has neither complex tensors nor `aten.polar`.
 
-Rotary embeddings are where language models use it: angles become unit complex numbers, which queries and keys are
-multiplied by. While the mode below is active, what would be a complex tensor is a `_Pair` instead.
+Language models use complex numbers for rotary embeddings: angles become unit complex numbers, and queries and keys are
+multiplied by these.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ from torch.overrides import TorchFunctionMode
 
 
 class RealPairs(TorchFunctionMode):
-    """Let `torch.polar` and `torch.view_as_complex` give pairs of real tensors."""
+    """While active, `torch.polar` and `torch.view_as_complex` return pairs of real tensors.
+
+    A pair has what models use of a complex tensor: products, indexing, `unsqueeze`, `to`, `shape`, `device` and
+    `torch.view_as_real`. Any other torch function of it raises TypeError.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        replacement = _MAKERS.get(func, func)
+        replacement = _REPLACEMENTS.get(func, func)
         return replacement(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pair:
-    """What a model's code takes for a complex tensor; `real` and `imag` have its shape."""
+    """In place of a complex tensor; `real` and `imag` have its shape."""
 
     real: torch.Tensor
     imag: torch.Tensor
@@ -36,7 +40,7 @@ class _Pair:
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func is not torch.view_as_real:
-            return NotImplemented  # torch then says that this function does not know complex pairs
+            return NotImplemented  # torch then raises the TypeError
         (pair,) = args
         return torch.stack((pair.real, pair.imag), dim=-1)
 
@@ -50,22 +54,22 @@ class _Pair:
 
     def __mul__(self, other: _Pair | torch.Tensor | float) -> _Pair:
         if not isinstance(other, _Pair):
-            return self._each(lambda part: part * other)
+            return self._map(lambda part: part * other)
         return _Pair(
             self.real * other.real - self.imag * other.imag,
             self.real * other.imag + self.imag * other.real,
         )
 
     def __getitem__(self, index: Any) -> _Pair:
-        return self._each(lambda part: part[index])
+        return self._map(lambda part: part[index])
 
     def unsqueeze(self, dim: int) -> _Pair:
-        return self._each(lambda part: part.unsqueeze(dim))
+        return self._map(lambda part: part.unsqueeze(dim))
 
     def to(self, device: torch.device) -> _Pair:
-        return self._each(lambda part: part.to(device))
+        return self._map(lambda part: part.to(device))
 
-    def _each(self, function: Callable[[torch.Tensor], torch.Tensor]) -> _Pair:
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> _Pair:
         return _Pair(function(self.real), function(self.imag))
 
 
@@ -77,4 +81,4 @@ def _view_as_complex(parts: torch.Tensor) -> _Pair:
     return _Pair(parts[..., 0], parts[..., 1])
 
 
-_MAKERS: dict[Any, Callable[..., _Pair]] = {torch.polar: _polar, torch.view_as_complex: _view_as_complex}
+_REPLACEMENTS: dict[Any, Callable[..., _Pair]] = {torch.polar: _polar, torch.view_as_complex: _view_as_complex}

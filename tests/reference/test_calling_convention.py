@@ -1,0 +1,38 @@
+"""How a model is called, so that it does not read the length of its cache."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.models.fixtures import build_model, fixture_config
+from conformance.reference import TorchExportableModuleWithStaticCache
+from conformance.reference.calling_convention import CallingConvention, _candidates
+from conformance.reference.transformers_api import cache_argument
+
+
+@pytest.mark.parametrize(
+    ("architecture", "first_position", "attention_mask", "integer_length"),
+    [
+        ("llama", None, False, False),  # with no arguments it reads nothing
+        ("bert", 0, False, False),
+        ("roberta", None, False, False),  # counts from its padding id + 1, without reading
+        ("opt", 0, True, False),
+        ("bart", None, True, False),
+        ("trocr", None, False, True),  # takes no positions, and computes them from the cache's length
+    ],
+)
+def test_convention_spares_the_model_reading_its_cache(
+    architecture: str, first_position: int | None, attention_mask: bool, integer_length: bool
+) -> None:
+    convention = TorchExportableModuleWithStaticCache(build_model(fixture_config(architecture)))._convention
+    assert convention == CallingConvention("past_key_values", first_position, attention_mask, integer_length)
+
+
+def test_positions_that_change_the_logits_are_not_passed() -> None:
+    wrapper = TorchExportableModuleWithStaticCache(build_model(fixture_config("bert")))
+    assert CallingConvention(first_position=1) in _candidates(wrapper.model)  # tried, and found to differ
+    assert wrapper._convention.first_position == 0
+
+
+def test_mamba_is_given_its_cache_by_its_own_name() -> None:
+    assert cache_argument(build_model(fixture_config("mamba"))) == "cache_params"

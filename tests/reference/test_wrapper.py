@@ -1,0 +1,47 @@
+"""The wrapper by itself: it decodes without being exported."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from conformance.models.fixtures import build_model, fixture_config
+from conformance.reference import ModelNotExportableError, TorchExportableModuleWithStaticCache
+
+
+def test_wrapper_decodes_without_being_exported() -> None:
+    model = build_model(fixture_config("llama"))
+    wrapper = TorchExportableModuleWithStaticCache(model, batch_size=2, max_cache_len=8)
+    ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    with torch.no_grad():
+        logits = wrapper(ids, torch.arange(3))
+        expected = model(input_ids=ids, use_cache=False).logits
+    assert logits.shape == (2, 3, 64)
+    assert torch.allclose(logits, expected, atol=1e-4)
+
+
+def test_state_that_overflowed_is_forgotten_at_0() -> None:
+    model = build_model(fixture_config("lfm2"))
+    wrapper = TorchExportableModuleWithStaticCache(model)
+    with torch.no_grad():
+        right = wrapper(torch.tensor([[3]]), torch.tensor([0])).clone()
+        for name, buffer in wrapper.named_buffers():
+            if "conv_states" in name:
+                buffer.fill_(float("nan"))
+        again = wrapper(torch.tensor([[3]]), torch.tensor([0]))
+    assert torch.equal(right, again)
+
+
+def test_model_without_generation_config_is_refused() -> None:
+    model = build_model(fixture_config("llama"))
+    model.generation_config = None  # type: ignore[assignment]  # which is what is wrong with it
+    with pytest.raises(ModelNotExportableError, match="generation_config is None"):
+        TorchExportableModuleWithStaticCache(model)
+
+
+def test_arguments_win_over_the_cache_config() -> None:
+    model = build_model(fixture_config("llama"))
+    model.generation_config = GenerationConfig(use_cache=True, cache_implementation="static")
+    wrapper = TorchExportableModuleWithStaticCache(model, batch_size=1, max_cache_len=4)
+    assert wrapper.get_buffer("cache_0_keys").shape == (1, 2, 4, 8)
