@@ -72,8 +72,8 @@ def export_wrapper(
         ModelNotExportableError: The model has recurrent state, and the installed Transformers supports one token a call
             only.
     """
-    several = dynamic_shapes is not None or examples[0].shape[1] != 1
-    if several and wrapper.has_recurrent_state and not can_scan(wrapper.cache):
+    several_tokens = dynamic_shapes is not None or examples[0].shape[1] != 1
+    if several_tokens and wrapper.has_recurrent_state and not can_scan(wrapper.cache):
         raise ModelNotExportableError(
             "layers that sum up the past take one token a call before Transformers 5.21, and would be wrong with more; "
             "give no dynamic_shapes, and example_input_ids of one token"

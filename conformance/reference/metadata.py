@@ -30,8 +30,8 @@ def runner_methods(model: PreTrainedModel, *, dynamic: bool) -> dict[str, Any]:
     """
     length = cache_settings(model).max_cache_len
     methods: dict[str, Any] = {
-        # The longest call. No smaller number is safe: where it is below the context's length, the runner of ExecuTorch
-        # 1.5.1 takes the room for an answer to be that of an empty cache.
+        # The longest call. No smaller number is safe: if it is below the context's length, the runner of ExecuTorch
+        # 1.5.1 computes the room for an answer as if the cache were empty.
         "get_max_seq_len": length,
         "get_max_context_len": length,
         "use_kv_cache": True,
