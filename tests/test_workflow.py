@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from conformance.core.paths import ROOT
+from conformance.core.time_scale import scaled
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord, RunRecord, RunWriter
 from tests.report.samples import cell, run
@@ -39,7 +40,9 @@ def _shell(script: str, where: Path, **environment: str) -> subprocess.Completed
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     variables = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **environment}
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
-    return subprocess.run(command, cwd=where, env=variables, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        command, cwd=where, env=variables, capture_output=True, text=True, check=False, timeout=scaled(120)
+    )
 
 
 def _report(where: Path, shards: Mapping[int, CellRecord], base: RunRecord | None) -> tuple[int, str]:

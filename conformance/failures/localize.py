@@ -16,6 +16,7 @@ import torch
 from conformance.checks.case import Case, tensors
 from conformance.checks.compare import assert_matches
 from conformance.core.cells import EXPORTED
+from conformance.core.time_scale import scaled
 from conformance.core.verdicts import CellFailedError, ClauseViolationError
 from conformance.decoding.scripts import DecodeScript
 from conformance.failures.divergence import (
@@ -30,7 +31,7 @@ from conformance.failures.operator_diff import OperatorReport
 from conformance.pipeline.backends import Backend
 
 #: The most seconds that a failure may cost beside its check. Lowering twice takes 30 on a free core; cores are not.
-LIMIT_S = 90
+LIMIT_S = scaled(90)
 #: The file of a bundle with all that was found.
 DIVERGENCE = "divergence.json"
 #: With less time than this, nothing is lowered.

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, sync_playwright
 
+from conformance.core.time_scale import scaled
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import RunRecord, RunWriter
 from report.__main__ import main
@@ -155,7 +156,7 @@ def browser() -> Iterator[Browser]:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A reader who has never been here."""
     made = browser.new_context(viewport={"width": 1440, "height": 900})
-    made.set_default_timeout(5000)
+    made.set_default_timeout(scaled(5000))
     yield made
     made.close()
 

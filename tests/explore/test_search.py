@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 from conformance.core.cells import Cell
 from conformance.core.contract import Mode
+from conformance.core.time_scale import scaled
 from conformance.explore.findings import Pinned, pinned, read_find, read_pins, write_find, write_pins
 from conformance.explore.search import Explorer, Isolated, Outcome, Question
 from conformance.exporters.resolve import Exporter
@@ -25,7 +26,7 @@ from tests.faults import programs
 from tests.support.harness import python_module
 
 DECODE = Question("faulty", modes=[Mode.DECODE], seed=3, clauses=["PAR-1"])
-SECONDS = 240
+SECONDS = scaled(240)
 
 
 def wrong_with_one_key_value_head(model: Any, *examples: Any, **options: Any) -> Any:
@@ -94,7 +95,7 @@ class Pretended:
 
 def test_goes_on_for_other_signatures_until_nothing_is_left(tmp_path: Path) -> None:
     judge = Pretended(discards="mlp_bias")
-    result = Explorer("llama", Question("reference", seed=3), judge, finds=tmp_path).explore(20)
+    result = Explorer("llama", Question("reference", seed=3), judge, finds=tmp_path).explore(scaled(20))
     assert sorted((find.clause, tuple(find.variation.changes.items())) for find, _ in result.found) == [
         ("PAR-1", (("num_key_value_heads", 1),)),
         ("PAR-6", (("max_cache_len", 33),)),
@@ -154,7 +155,7 @@ def test_time_that_is_up_keeps_the_best_so_far(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "deepseek_v3", "lfm2", "gpt2", "mixtral"])
-@settings(database=None, derandomize=True, max_examples=50, suppress_health_check=list(HealthCheck))
+@settings(database=None, deadline=None, derandomize=True, max_examples=50, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_variations_are_of_what_the_config_has(architecture: str, data: st.DataObject) -> None:
     variation = data.draw(variations(architecture))

@@ -26,7 +26,7 @@ def _takes_all_memory() -> None:
         held.append(b"x" * (64 << 20))
 
 
-_DEEDS: dict[str, Callable[[], object]] = {
+_BEHAVIOURS: dict[str, Callable[[], object]] = {
     "segfaults": lambda: ctypes.string_at(0),
     "aborts": _aborts,
     "exits": lambda: os._exit(3),
@@ -44,10 +44,10 @@ def case(cell: Cell) -> Cell:
 
 def _judge(cell: Cell) -> None:
     for line in filter(None, os.environ.get("MINIATURE", "").split(",")):
-        architecture, clause, deed = line.split()
+        architecture, clause, behaviour = line.split()
         if architecture in ("any", cell.architecture) and clause in ("any", cell.clause):
             with at(Stage.EXPORT):
-                _DEEDS[deed]()
+                _BEHAVIOURS[behaviour]()
 
 
 @pytest.mark.clause("SEN-2")

@@ -18,6 +18,7 @@ from tests.support.harness import suite
 
 _NAMES = [f"model{number}" for number in range(12)]
 
+@settings(deadline=None)
 
 @given(st.lists(st.sampled_from(_NAMES), min_size=1, unique=True), st.data())
 def test_shards_part_the_architectures(architectures: list[str], data: st.DataObject) -> None:

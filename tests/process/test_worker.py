@@ -247,8 +247,8 @@ _DEEDS = {
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])
 def test_each_loss_costs_one_cell(tmp_path: Path, workers: str) -> None:
     record = tmp_path / "run.json"
-    deeds = ",".join(f"{cell} {deed}" for cell, (deed, _, _) in _DEEDS.items())
-    code, told = ended(record, workers, "--time-limit", "8", "--memory-limit", "1000", deeds=deeds)
+    behaviours = ",".join(f"{cell} {behaviour}" for cell, (behaviour, _, _) in _BEHAVIOURS.items())
+    code, told = ended(record, workers, "--time-limit", "8", "--memory-limit", "1000", behaviours=behaviours)
     assert code == pytest.ExitCode.TESTS_FAILED, told
     assert "8 cells: 3 pass, 3 crash, 1 timeout, 1 out-of-memory" in told
     run = load_run(record)

@@ -16,6 +16,7 @@ from conformance.checks.case import Case
 from conformance.checks.registry import checks
 from conformance.core.cells import EXPORTED, Cell
 from conformance.core.contract import Mode
+from conformance.core.time_scale import scaled
 from conformance.core.verdicts import CellFailedError, Verdict
 from conformance.failures.capture import bundle_of
 from conformance.failures.replay import Outcome, replay
@@ -91,7 +92,7 @@ def test_replay(found: tuple[Bundle, Path], changes: dict[str, object], outcome:
 
 def test_its_own_script_shows_the_failure_without_the_suite(found: tuple[Bundle, Path], tmp_path: Path) -> None:
     command = [sys.executable, str(found[1] / "reproduce.py")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=scaled(300))
     assert "it still fails" in done.stdout
 
 

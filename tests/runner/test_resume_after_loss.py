@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from conformance.core.time_scale import scaled
 from conformance.core.verdicts import Verdict
 from conformance.records.environment import versions
 from conformance.records.resume import RecordTakenError, claim
@@ -88,7 +89,7 @@ def _goes_on(record: Path, workers: str, done: int) -> None:
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])
 def test_a_killed_run_goes_on_and_leaves_no_process(tmp_path: Path, workers: str) -> None:
     record = tmp_path / "run.json"
-    run = started(record, workers, deeds="any EXP-2 hangs")
+    run = started(record, workers, behaviours="any EXP-2 hangs")
     wait_for_verdicts(run, record, 2)
     below = children(run.pid)
     below += [judging for worker in below for judging in children(worker)]
@@ -103,10 +104,10 @@ def test_a_killed_run_goes_on_and_leaves_no_process(tmp_path: Path, workers: str
 
 def test_a_killed_worker_costs_no_verdict(tmp_path: Path) -> None:
     record = tmp_path / "run.json"
-    run = started(record, "-n2", deeds="any EXP-2 is_slow")
+    run = started(record, "-n2", behaviours="any EXP-2 is_slow")
     wait_for_verdicts(run, record, 2)
     os.kill(children(run.pid)[0], signal.SIGKILL)
-    told = run.communicate(timeout=300)[0]
+    told = run.communicate(timeout=scaled(300))[0]
     assert run.returncode != 0
     cells = load_run(record).cells
     assert {cell.verdict for cell in cells} == {Verdict.PASS, Verdict.NOT_RUN}, told
@@ -120,7 +121,7 @@ def test_a_killed_worker_costs_no_verdict(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_run_in_order(tmp_path: Path, workers: str) -> None:
     record = tmp_path / "run.json"
     run = started(record, workers, "-s", room=2600)  # without -s, pytest keeps what is printed in a file
-    told = run.communicate(timeout=300)[0]
+    told = run.communicate(timeout=scaled(300))[0]
     assert run.returncode == pytest.ExitCode.INTERRUPTED, told
     assert "run.json cannot be written: File too large; make room for it, and go on with --resume" in told
     assert "run.json lacks the last verdicts: File too large" in told
@@ -134,15 +135,15 @@ def test_a_full_disk_ends_the_run_in_order(tmp_path: Path, workers: str) -> None
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])
 def test_an_interrupted_run_sums_up_at_once(tmp_path: Path, workers: str) -> None:
     record = tmp_path / "run.json"
-    run = started(record, workers, deeds="any EXP-2 hangs")
+    run = started(record, workers, behaviours="any EXP-2 hangs")
     wait_for_verdicts(run, record, 2)
     began = time.monotonic()
     run.send_signal(signal.SIGINT)  # to the controller alone; a terminal would tell the workers too
     assert run.stdout
     summary = next(line for line in run.stdout if line.startswith("8 cells: "))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < scaled(5)
     assert "not-run" in summary
-    assert "Traceback" not in run.communicate(timeout=60)[0]
+    assert "Traceback" not in run.communicate(timeout=scaled(60))[0]
     assert run.returncode == pytest.ExitCode.INTERRUPTED
     done = [cell for cell in load_run(record).cells if cell.verdict is not Verdict.NOT_RUN]
     _goes_on(record, workers, len(done))

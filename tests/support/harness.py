@@ -14,6 +14,7 @@ from conformance.checks.registry import checks
 from conformance.core.cells import EAGER, EXPORTED, Cell
 from conformance.core.contract import Mode
 from conformance.core.paths import PARTITIONS, ROOT
+from conformance.core.time_scale import scaled
 from conformance.exporters.resolve import Exporter
 from conformance.matrix.schema import load_matrix
 from conformance.pipeline.backends import BACKENDS, Backend
@@ -58,7 +59,7 @@ def judge(
 def python_module(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """`python -m` with these arguments, in a checkout of the suite."""
     command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=scaled(300))
 
 
 def copied_suite(directory: Path) -> Path:

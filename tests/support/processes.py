@@ -11,24 +11,25 @@ import time
 from pathlib import Path
 
 from conformance.core.paths import ROOT
+from conformance.core.time_scale import scaled
 from conformance.records.run import load_run
 
 #: Eight cells: four clauses of two architectures.
 _CELLS = ("--arch", "gpt2,llama", "--backend", "exported", "--mode", "decode", "--clause", "EXP-1,EXP-2,EXP-3,SEN-2")
 
 #: Seconds after which a run is ended; on a busy machine one takes 20.
-_MOST_S = 180
+_MOST_S = scaled(180)
 
 
 def started(
-    record: Path, *arguments: str, deeds: str = "", room: int = resource.RLIM_INFINITY
+    record: Path, *arguments: str, behaviours: str = "", room: int = resource.RLIM_INFINITY
 ) -> subprocess.Popen[str]:
     """A run of the miniature suite; all it prints goes to its `stdout`.
 
     Args:
         record: Where its record goes.
         arguments: More of the command line.
-        deeds: What its checks do; see `tests.faults.miniature_checks`.
+        behaviours: What its checks do; see `tests.faults.miniature_checks`.
         room: Bytes that any of its files may have, as on a disk that is full.
     """
     command = [
@@ -43,7 +44,7 @@ def started(
     return subprocess.Popen(
         [sys.executable, "-m", *command, *arguments],
         cwd=ROOT,
-        env={**os.environ, "MINIATURE": deeds},
+        env={**os.environ, "MINIATURE": behaviours},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -58,11 +59,11 @@ def _begin(room: int) -> None:
     signal.alarm(_MOST_S)
 
 
-def ended(record: Path, *arguments: str, deeds: str = "") -> tuple[int, str]:
+def ended(record: Path, *arguments: str, behaviours: str = "") -> tuple[int, str]:
     """The exit code of such a run, and all that it printed."""
-    run = started(record, *arguments, deeds=deeds)
-    told = run.communicate(timeout=300)[0]
-    return run.returncode, told
+    run = started(record, *arguments, behaviours=behaviours)
+    output = run.communicate(timeout=scaled(300))[0]
+    return run.returncode, output
 
 
 def wait_for_verdicts(run: subprocess.Popen[str], record: Path, count: int = 1) -> None:
@@ -73,8 +74,8 @@ def wait_for_verdicts(run: subprocess.Popen[str], record: Path, count: int = 1) 
 
 
 def is_gone(pid: int) -> bool:
-    """Whether the process has ended, or does so within 20 seconds."""
-    for _ in range(200):
+    """Whether the process has ended, or does so within 20 seconds, scaled."""
+    for _ in range(scaled(200)):
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
                 return True
