@@ -1,4 +1,4 @@
-"""`python -m tests.support.seeds`: do all seeds come to the same verdicts on a tier's parity cells? Takes tens of minutes.
+"""`python -m tests.support.seeds`: do all seeds give the same verdicts on a tier's parity cells? Takes tens of minutes.
 
 Each architecture's programs are built once, in a process of its own, and tried with one seed after another.
 """
@@ -33,13 +33,13 @@ from conformance.pipeline.builder import Builder
 from conformance.pipeline.store import Store
 from conformance.runner.options import DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB, chosen_architectures
 
-#: What a cell comes to where its check says nothing against it.
+#: Outcomes of a cell that does not fail.
 PASSED, NOT_APPLICABLE = "pass", "not-applicable"
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a cell came to: by seed, `PASSED`, `NOT_APPLICABLE` or the signature of its failure."""
+    """The outcomes of a cell: by seed, `PASSED`, `NOT_APPLICABLE` or the signature of its failure."""
 
     cell: str
     outcomes: Mapping[int, str]
@@ -91,7 +91,7 @@ def _architecture(name: str, backends: Sequence[str], seeds: Sequence[int], exam
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     clauses = [clause for clause in CHECKED if clause.chapter is Chapter.PAR]
-    cells = plan(Selection([name], ["reference"], [BACKENDS[each].traits for each in backends], clauses))
+    cells = plan(Selection([name], ["reference"], [BACKENDS[backend].traits for backend in backends], clauses))
     builder = Builder(store=Store(store, DEFAULT_STORE_LIMIT_MIB))
     caches = load_matrix().architectures[name].caches
     return [tried(cell, builder, seeds, examples, caches) for cell in cells]
@@ -116,17 +116,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store=asked.store,
     )
     began = time.monotonic()
-    found: list[Trial] = []
+    all_trials: list[Trial] = []
     # Each in a process of its own: torch keeps what it has built.
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0)), maxtasksperchild=1) as pool:
         for done, trials in enumerate(pool.imap_unordered(judge, names), 1):
-            found += trials
+            all_trials += trials
             name = trials[0].cell.partition("/")[0]
-            print(f"{done}/{len(names)}  {time.monotonic() - began:.0f} s  {name}: {_told(trials)}", flush=True)
-    print(f"{asked.seeds} seeds, {asked.examples} examples each: {_told(found)}")
-    for trial in unsteady(found):
+            print(f"{done}/{len(names)}  {time.monotonic() - began:.0f} s  {name}: {_counts(trials)}", flush=True)
+    print(f"{asked.seeds} seeds, {asked.examples} examples each: {_counts(all_trials)}")
+    for trial in unsteady(all_trials):
         print(f"✗ {trial.cell}: {dict(trial.outcomes)}")
-    return 1 if any(unsteady(found)) else 0
+    return 1 if any(unsteady(all_trials)) else 0
 
 
 def unsteady(trials: Iterable[Trial]) -> list[Trial]:
@@ -134,7 +134,7 @@ def unsteady(trials: Iterable[Trial]) -> list[Trial]:
     return [trial for trial in trials if not trial.steady]
 
 
-def _told(trials: Sequence[Trial]) -> str:
+def _counts(trials: Sequence[Trial]) -> str:
     passed = sum(set(trial.outcomes.values()) == {PASSED} for trial in trials)
     return f"{len(trials)} cells, {passed} passed with every seed, {len(unsteady(trials))} differ from seed to seed"
 
