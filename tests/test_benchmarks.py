@@ -12,6 +12,8 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.pairs import BASE, OURS, Ratio, note, ratios
 
+pytestmark = pytest.mark.unit
+
 
 def _measured(side: str, seconds: float, size: int = 100, *, timed: bool = True) -> dict[str, Any]:
     benchmark = SimpleNamespace(extra_info={})

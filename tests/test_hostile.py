@@ -40,6 +40,8 @@ from tests.report.samples import HOSTILE, partition, runs
 from tests.report.samples import cell as recorded
 from tests.report.samples import run as run_of
 
+pytestmark = pytest.mark.torch
+
 _MATRIX = """\
 schema_version: 2
 retired: [{names: [mega], since: 5.0.0, reason: a reason that is long enough}]

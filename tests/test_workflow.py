@@ -20,6 +20,8 @@ from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord, RunRecord, RunWriter
 from tests.report.samples import cell, run
 
+pytestmark = pytest.mark.process
+
 WORKFLOW: Mapping[str, Any] = yaml.safe_load(
     (ROOT / ".github" / "workflows" / "conformance.yml").read_text(encoding="utf-8")
 )

@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.conftest import Site, Watch
 
+pytestmark = pytest.mark.process
+
 _WIDTHS = (390, 820, 1440)
 
 

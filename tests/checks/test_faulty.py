@@ -23,6 +23,8 @@ from tests.faults.table import FAULTS, LOWERINGS, RUNNERS
 from tests.support.fault_table import PAGE
 from tests.support.harness import judge
 
+pytestmark = pytest.mark.torch
+
 
 def _name(value: object) -> str | None:
     return getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)

@@ -19,6 +19,8 @@ from conformance.reference import convert_and_export_with_cache
 from tests.faults import programs
 from tests.support import seeds
 
+pytestmark = pytest.mark.torch
+
 SEEDS = range(20)
 #: Scripts for each clause and seed.
 EXAMPLES = 3

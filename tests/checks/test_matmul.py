@@ -8,6 +8,8 @@ from torch import nn
 
 from conformance.checks.matmul import multiplies_by
 
+pytestmark = pytest.mark.torch
+
 
 class _Model(nn.Module):
     def __init__(self) -> None:

@@ -23,6 +23,8 @@ from conformance.pipeline.builder import Builder
 from conformance.records.run import load_run
 from tests.support.harness import copied_suite, python_module, suite
 
+pytestmark = pytest.mark.process
+
 _REASON = "a reason that is long enough to be one"
 #: Rows of what Transformers 5.24.0 has added to what is pinned.
 _NEWER = {"apertus1p5_text", "dory", "exaone", "inkling2_loop_text", "lara_mini", "sarvam_mla", "sarvam_moe"}

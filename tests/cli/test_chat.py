@@ -12,6 +12,8 @@ import pytest
 from conformance.cli import chat as chatting
 from conformance.cli.chat import Chat, ChatError, chat, told
 
+pytestmark = pytest.mark.unit
+
 _STATISTICS = b'PyTorchObserver {"prefill_token_per_sec":12.4,"decode_token_per_sec":5,"prompt_tokens":3}\n'
 
 

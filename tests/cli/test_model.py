@@ -22,6 +22,8 @@ from conformance.records.run import load_run
 from tests.support.checkpoints import write_checkpoint
 from tests.support.harness import judge, suite
 
+pytestmark = [pytest.mark.torch, pytest.mark.process]
+
 Command = Callable[..., tuple[int, str, str]]
 
 

@@ -15,6 +15,8 @@ from conformance.pipeline.lowering import Artifact
 from conformance.pipeline.partition import LeftOut, PartitionReport
 from tests.support.harness import python_module
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize(
     ("arguments", "told"),

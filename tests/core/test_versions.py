@@ -8,9 +8,9 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from conformance.cli import doctor
 from conformance.core.versions import TORCH_FOR_EXECUTORCH, impossible, unfit, untried
-from tests.support.harness import python_module
+
+pytestmark = pytest.mark.unit
 
 _GOOD = {"torch": "2.13.0+cpu", "transformers": "5.23.0", "executorch": "1.5.1"}
 
@@ -77,25 +77,3 @@ def test_the_table_has_no_release_without_a_torch() -> None:
     for release, torch in TORCH_FOR_EXECUTORCH.items():
         assert Version(release)
         assert len(SpecifierSet(torch)) == 2
-
-
-def test_doctor_finds_nothing_wrong_here() -> None:
-    ended = python_module("conformance", "doctor")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "nothing is wrong" in ended.stdout
-
-
-def test_doctor_says_when_the_runtime_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_LOAD", "raise ImportError('undefined symbol: _ZN3c10')")
-    (problem,) = doctor.diagnose().problems
-    assert problem == "ExecuTorch's runtime does not load (exit code 1): ImportError: undefined symbol: _ZN3c10"
-    monkeypatch.setattr(doctor, "_LOAD", "import os; os.abort()")
-    (problem,) = doctor.diagnose().problems
-    assert problem == "ExecuTorch's runtime does not load (signal 6): it said nothing"
-
-
-def test_pins_are_read_off_the_constraints() -> None:
-    assert doctor.pinned("# a comment\nJinja2==3.1.6\npytorch_tokenizers==1.5.0\n") == {
-        "jinja2": "3.1.6",
-        "pytorch-tokenizers": "1.5.0",
-    }

@@ -18,6 +18,8 @@ from conformance.exporters.resolve import resolve
 from conformance.models.fixtures import EOS_IDS, build_model, fixture_config
 from conformance.reference import ModelNotExportableError, runner_methods
 
+pytestmark = pytest.mark.torch
+
 _LETTERS = CharTokenizer(vocab=64, end=5)
 
 

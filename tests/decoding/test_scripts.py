@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformance.decoding.scripts import DecodeScript, ScriptSpace, in_chunks, text
+
+pytestmark = pytest.mark.unit
 
 _SPACES = st.sampled_from([ScriptSpace(64, 32, 1), ScriptSpace(64, 32, 32)])
 

@@ -12,6 +12,8 @@ from conformance.core.verdicts import ClauseViolationError, NotApplicableError
 from conformance.decoding.tokenizers import CharTokenizer, CheckpointTokenizer, tokenizer_of
 from tests.support.checkpoints import END, write_tokenizer
 
+pytestmark = pytest.mark.torch
+
 VOCAB = 400
 
 

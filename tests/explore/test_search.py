@@ -25,6 +25,8 @@ from conformance.reference import convert_and_export_with_cache
 from tests.faults import programs
 from tests.support.harness import python_module
 
+pytestmark = [pytest.mark.torch, pytest.mark.process]
+
 DECODE = Question("faulty", modes=[Mode.DECODE], seed=3, clauses=["PAR-1"])
 SECONDS = scaled(240)
 

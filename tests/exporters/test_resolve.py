@@ -23,6 +23,8 @@ from conformance.reference import convert_and_export_with_cache
 from tests.faults.explicit_cache import ForgetsALayer, SwapsLayers, never_moves_on, threaded
 from tests.support.harness import judge
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:

@@ -30,6 +30,8 @@ from conformance.pipeline.builder import Builder
 from conformance.runner.judge import judge
 from tests.faults import lowerings, programs
 
+pytestmark = pytest.mark.torch
+
 
 def _failed(
     architecture: str,

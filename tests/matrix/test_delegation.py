@@ -16,6 +16,8 @@ from conformance.matrix.delegation import BaselineError, baseline, updated
 from conformance.pipeline.partition import LeftOut
 from conformance.records.run import CellRecord, Environment, PartitionRecord, RunInfo, RunRecord
 
+pytestmark = pytest.mark.torch
+
 VERSIONS = {"executorch": "1.5.1", "torch": "2.13.0+cpu", "transformers": "5.23.0"}
 CELL = Cell("llama", "reference", "xnnpack", Mode.DECODE, "LOW-3")
 

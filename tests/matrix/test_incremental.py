@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from conformance.records.run import RunRecord, RunWriter, Since
 from report.errors import ReportError
 from report.merging import Named, merge
 from tests.report.samples import cell, run
-from tests.support.harness import suite
+
+pytestmark = pytest.mark.unit
 
 _FOUND = {"the suite": "1", "modeling code of llama": "2", "modeling code of gpt2": "3", "subject reference": "4"}
 
@@ -186,20 +186,3 @@ def test_shards_leave_out_together() -> None:
     assert sorted(merged.run.since.left_out) == sorted(each.id for each in _plan())
     with pytest.raises(ReportError, match="since different runs: base, other"):
         merge([Named("a", parts[0]), Named("b", _partial("PAR-10", left_out="llama", since="other"))])
-
-
-def test_a_run_since_another_judges_what_it_had_not_passed(tmp_path: Path) -> None:
-    arguments = ("--arch", "llama,gpt2", "--clause", "SEN-2", "-n1")
-    before, after = tmp_path / "before.json", tmp_path / "after.json"
-    assert suite(*arguments, "--record", str(before)).returncode == pytest.ExitCode.OK
-    plain = json.loads(before.read_text())
-    plain["cells"][0]["verdict"] = "crash"
-    before.write_text(json.dumps(plain))
-    ended = suite(*arguments, "--since", str(before), "--record", str(after))
-    assert ended.returncode == pytest.ExitCode.OK, ended.stdout + ended.stderr
-    judged = json.loads(after.read_text())
-    assert [each["id"] for each in judged["cells"]] == [plain["cells"][0]["id"]]
-    assert judged["run"]["since"] == {"run": plain["run"]["id"], "left_out": [plain["cells"][1]["id"]]}
-    assert not judged["run"]["complete"]
-    assert f"1 cell judged again since run {plain['run']['id']}: crash in that run" in ended.stdout
-    assert "1 cell left out" in ended.stdout

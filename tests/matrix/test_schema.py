@@ -26,6 +26,8 @@ from conformance.matrix.schema import (
 from conformance.matrix.yaml_file import MatrixError
 from conformance.pipeline.backends import BACKENDS
 
+pytestmark = pytest.mark.unit
+
 _ROW = """\
 schema_version: 2
 architectures:

@@ -6,21 +6,19 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformance.matrix.sharding import Shard, durations, read_shard, share, updated_durations
-from conformance.records.run import load_run
-from report.loading import load
-from report.merging import Named, merge
 from tests.report.samples import cell, run
-from tests.support.harness import suite
+
+pytestmark = pytest.mark.unit
 
 _NAMES = [f"model{number}" for number in range(12)]
 
-@settings(deadline=None)
 
 @given(st.lists(st.sampled_from(_NAMES), min_size=1, unique=True), st.data())
+@settings(deadline=None)
 def test_shards_part_the_architectures(architectures: list[str], data: st.DataObject) -> None:
     of = data.draw(st.integers(1, len(architectures)))
     seconds = data.draw(st.dictionaries(st.sampled_from(_NAMES), st.floats(0, 1000)))
@@ -84,15 +82,3 @@ def test_a_run_updates_what_it_judged(tmp_path: Path) -> None:
 
 def test_committed_durations_can_be_read() -> None:
     assert durations()
-
-
-def test_shards_of_a_run_merge_into_the_whole(tmp_path: Path) -> None:
-    arguments = ("--arch", "llama,gpt2,mistral", "--clause", "SEN-2", "-n0")
-    records = [tmp_path / f"{number}.json" for number in (1, 2)]
-    for number, path in enumerate(records, 1):
-        ended = suite(*arguments, "--shard", f"{number}/2", "--record", str(path))
-        assert ended.returncode == pytest.ExitCode.OK, ended.stdout + ended.stderr
-    assert load_run(records[0]).run.options["shard"] == "1/2"
-    merged = merge([Named(path.name, load(path)) for path in records])
-    assert {each.architecture for each in merged.cells} == {"llama", "gpt2", "mistral"}
-    assert merged.run.complete

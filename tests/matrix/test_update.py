@@ -21,6 +21,8 @@ from conformance.matrix.yaml_file import MatrixError
 from conformance.pipeline.backends import BACKENDS, PORTABLE, XNNPACK
 from conformance.records.run import CellRecord, Environment, RunInfo, RunRecord
 
+pytestmark = pytest.mark.unit
+
 _DIFFERS = "execute:logits-differ"
 _VERSIONS = {"torch": "2.13.0", "transformers": "5.14.1", "executorch": "1.5.1"}
 _OTHERWISE = (Stage.LOWER, "lower:Error:at a: 'b' #c")

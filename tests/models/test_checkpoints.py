@@ -14,6 +14,8 @@ from conformance.models.fixtures import cache_length
 from conformance.reference.metadata import eos_ids
 from tests.support.checkpoints import END, write_checkpoint
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:

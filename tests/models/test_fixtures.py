@@ -1,4 +1,4 @@
-"""Fixtures: configs that their classes know."""
+"""Fixtures: the tiny configs of the matrix's rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from transformers import CONFIG_MAPPING
 from conformance.matrix.discovery import registered
 from conformance.matrix.schema import load_matrix
 from conformance.models.fixtures import fixture_config
+
+pytestmark = pytest.mark.torch
 
 
 @pytest.mark.parametrize("architecture", sorted(set(registered()) & set(load_matrix().architectures)))

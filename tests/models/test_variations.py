@@ -15,6 +15,8 @@ from conformance.models.fixtures import has_fixture
 from conformance.models.variations import build
 from conformance.pipeline.builder import Builder
 
+pytestmark = pytest.mark.torch
+
 PINNED = [(path.stem, pin) for path in sorted(PINS.glob("*.json")) for pin in read_pins(path.stem)]
 
 

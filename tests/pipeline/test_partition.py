@@ -24,6 +24,8 @@ from conformance.pipeline.partition import PartitionReport
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import lowerings
 
+pytestmark = pytest.mark.torch
+
 
 class _Counter(nn.Module):
     """A product that XNNPACK takes, a running sum that it does not, and a buffer that each call adds to."""

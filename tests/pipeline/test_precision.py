@@ -27,6 +27,8 @@ from conformance.reference import convert_and_export_with_cache
 from tests.faults import lowerings, programs
 from tests.support.harness import judge
 
+pytestmark = pytest.mark.torch
+
 PRECISION = Precision(least_sqnr=40.0, disturbance=1e-6, disturbed=2, tie=0.05)
 RIGHT = torch.tensor([1.0, 3.0, -2.0])
 TIED = torch.tensor([1.0, 2.0, -2.0])

@@ -31,6 +31,8 @@ from conformance.pipeline.store import Store, key_of
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import programs
 
+pytestmark = pytest.mark.torch
+
 _MIB = 1 << 20
 
 

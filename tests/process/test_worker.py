@@ -32,6 +32,8 @@ from tests.faults.processes import LAST_WORDS
 from tests.support.harness import suite
 from tests.support.processes import ended, is_gone
 
+pytestmark = [pytest.mark.torch, pytest.mark.process]
+
 
 def _segfaults(*_: object, **__: object) -> None:
     ctypes.string_at(0)
@@ -235,7 +237,7 @@ def test_nobody_outlives_a_parent_that_was_killed() -> None:
 
 
 #: What is done in each cell, what it comes to, and a part of what is told. What hangs comes last: it uses the time up.
-_DEEDS = {
+_BEHAVIOURS = {
     "gpt2 EXP-1": ("segfaults", Verdict.CRASH, "died of SIGSEGV"),
     "gpt2 EXP-2": ("exits", Verdict.CRASH, "died with exit code 3"),
     "gpt2 EXP-3": ("takes_all_memory", Verdict.OUT_OF_MEMORY, "over its limit of 1000 MiB"),
@@ -254,7 +256,7 @@ def test_each_loss_costs_one_cell(tmp_path: Path, workers: str) -> None:
     run = load_run(record)
     assert run.run.complete
     for cell in run.cells:
-        _, verdict, words = _DEEDS.get(f"{cell.architecture} {cell.clause}", ("", Verdict.PASS, ""))
+        _, verdict, words = _BEHAVIOURS.get(f"{cell.architecture} {cell.clause}", ("", Verdict.PASS, ""))
         assert (cell.verdict, cell.stage) == (verdict, None if verdict is Verdict.PASS else Stage.EXPORT), cell
         assert words in (cell.message or "")
 

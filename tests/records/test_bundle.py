@@ -25,6 +25,8 @@ from conformance.records.bundle import FACTS, Bundle, BundleError, folder_name, 
 from conformance.runner.judge import judge
 from tests.support.harness import python_module, suite
 
+pytestmark = [pytest.mark.torch, pytest.mark.process]
+
 CELL = Cell("llama", "tests.faults.programs:zeroes_cache", EXPORTED, Mode.DECODE, "PAR-1")
 
 

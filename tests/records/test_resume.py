@@ -1,25 +1,20 @@
-"""A run that was killed goes on where it was, and never mixes with another."""
+"""What a resumed run keeps of its record, and the records that it refuses."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-from conformance.core.paths import ROOT
 from conformance.core.verdicts import Verdict
 from conformance.records.environment import versions
 from conformance.records.resume import NotResumableError, judged_so_far
 from conformance.records.run import CellRecord, Environment, RunInfo, RunRecord, RunWriter, load_run
-from tests.support.harness import suite
 
-_RUN = ("--arch", "gpt2,llama", "--backend", "exported", "--mode", "decode", "--clause", "EXP,SEN")
+pytestmark = pytest.mark.unit
+
 _ASKED: dict[str, str | int | None] = {"arch": "llama", "examples": None}
 
 
@@ -66,46 +61,3 @@ def test_another_commit_is_not_added_to_and_changes_on_top_of_the_same_are(tmp_p
     assert judged_so_far(path, _ASKED, versions(), None, f"{at}-dirty")
     with pytest.raises(NotResumableError, match=f"commit was {at} there and is {'b' * 40} now"):
         judged_so_far(path, _ASKED, versions(), None, "b" * 40)
-
-
-def test_what_is_no_record_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{")
-    ended = suite(*_RUN, "--resume", "--record", str(tmp_path / "run.json"))
-    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "run.json is no run record" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
-@pytest.mark.parametrize("workers", ["-n0", "-n2"])
-def test_killed_run_goes_on_to_the_same_end(tmp_path: Path, workers: str) -> None:
-    record = tmp_path / "run.json"
-    arguments = (*_RUN, workers, "--record", str(record))
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "conformance", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
-    before: tuple[CellRecord, ...] = ()
-    while len(before) < 3:
-        assert killed.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
-        try:
-            before = load_run(record).cells
-        except FileNotFoundError:
-            continue
-        except ValidationError as error:
-            pytest.fail(f"a record that is not valid: {error}")
-    killed.kill()
-    killed.wait()
-    before = load_run(record).cells
-    assert not load_run(record).run.complete
-
-    ended = suite(*arguments, "--resume")
-    assert ended.returncode == 0, ended.stdout
-    assert f"{len(before)} cells are done" in ended.stdout
-    assert "20 cells: 20 pass" in ended.stdout
-    run = load_run(record)
-    assert run.run.complete
-    assert all(cell in run.cells for cell in before)
-
-    again = suite(*arguments, "--resume")
-    assert again.returncode == 0, again.stdout
-    assert load_run(record).cells == run.cells

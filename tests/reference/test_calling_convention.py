@@ -9,6 +9,8 @@ from conformance.reference import TorchExportableModuleWithStaticCache
 from conformance.reference.calling_convention import CallingConvention, _candidates
 from conformance.reference.transformers_api import cache_argument
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.mark.parametrize(
     ("architecture", "first_position", "attention_mask", "integer_length"),

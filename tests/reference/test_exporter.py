@@ -14,6 +14,8 @@ from conformance.decoding.oracle import Oracle
 from conformance.models.fixtures import MAX_CACHE_LEN, build_model, fixture_config
 from conformance.reference import ModelNotExportableError, convert_and_export_with_cache
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("architecture", ["llama", "lfm2", "mixtral"])

@@ -23,6 +23,8 @@ from conformance.reference import (
     runner_methods,
 )
 
+pytestmark = pytest.mark.torch
+
 _ANSWER = 8
 _PROMPTS = ((3, 4, 5), (7,), (9, 11, 13, 15, 17))
 #: No id ends a text in these conversations but the last, which none of them comes to.

@@ -18,6 +18,8 @@ from conformance.reference import ModelNotExportableError, convert_and_export_wi
 from conformance.reference import transformers_api as api
 from conformance.runner.options import chosen_architectures
 
+pytestmark = pytest.mark.torch
+
 
 class _Forward:
     """Something with a forward, which is all that is looked at."""

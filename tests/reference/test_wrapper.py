@@ -9,6 +9,8 @@ from transformers import GenerationConfig
 from conformance.models.fixtures import build_model, fixture_config
 from conformance.reference import ModelNotExportableError, TorchExportableModuleWithStaticCache
 
+pytestmark = pytest.mark.torch
+
 
 def test_wrapper_decodes_without_being_exported() -> None:
     model = build_model(fixture_config("llama"))

@@ -19,6 +19,8 @@ from report.bundles import Bundled, gather
 from tests.report.harness import Report
 from tests.report.samples import HOSTILE, cell, run
 
+pytestmark = pytest.mark.unit
+
 _CELL = Cell("llama", "reference", "xnnpack", Mode.DECODE, "PAR-1")
 _PLACE = "build/failures/llama--reference--xnnpack--decode--PAR-1"
 

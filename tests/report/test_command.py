@@ -15,6 +15,8 @@ from conformance.records.run import RunRecord, RunWriter, cell_to_json
 from tests.report.harness import Report
 from tests.report.samples import cell, partition, run
 
+pytestmark = pytest.mark.unit
+
 
 def _write(path: Path, given: RunRecord) -> Path:
     RunWriter(path, given.run, given.environment, given.cells)

@@ -13,6 +13,8 @@ from report.compare import Change, Margins, classify, compare
 from report.grouping import groups
 from tests.report.samples import cell, partition, run, runs
 
+pytestmark = pytest.mark.unit
+
 _PASS = cell()
 _FAIL = cell(verdict=Verdict.FAIL, stage=Stage.EXECUTE, signature="execute:a")
 _EARLIER = cell(verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:a")

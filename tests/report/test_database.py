@@ -14,6 +14,8 @@ from conformance.records.run import CellRecord, RunRecord
 from tests.report.harness import Report
 from tests.report.samples import HOSTILE, cell, partition, run, runs
 
+pytestmark = pytest.mark.unit
+
 
 def _days(report: Report, *cells_of_days: tuple[CellRecord, ...]) -> Path:
     """A directory with a run of each day."""

@@ -11,6 +11,8 @@ from conformance.records.run import UNREACHED, CellRecord, RunRecord, Since
 from tests.report.harness import Report
 from tests.report.samples import cell, partition, run
 
+pytestmark = pytest.mark.unit
+
 _PASS = cell()
 _FAIL = cell(verdict=Verdict.FAIL, stage=Stage.EXECUTE, signature="execute:a")
 _EARLIER = cell(verdict=Verdict.FAIL, stage=Stage.EXPORT, signature="export:a")

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,8 @@ from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord, RunRecord
 from tests.report.harness import Ended, Report
 from tests.report.samples import HOSTILE, runs
+
+pytestmark = pytest.mark.unit
 
 _SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 _UNJUDGED = {Verdict.NOT_RUN, Verdict.NOT_APPLICABLE}

@@ -14,6 +14,8 @@ from report.site import MANIFEST
 from tests.report.harness import Report
 from tests.report.samples import cell, run
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize(
     "command",

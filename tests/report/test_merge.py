@@ -18,6 +18,8 @@ from report.merging import Named, merge
 from tests.report.harness import Report
 from tests.report.samples import cell, run, runs
 
+pytestmark = pytest.mark.unit
+
 
 def _with(record: RunRecord, *, name: str | None = None, seed: int | None = None, **options: str) -> RunRecord:
     info = record.run

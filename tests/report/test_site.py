@@ -27,6 +27,8 @@ from report.site import MANIFEST, Settings, build, write
 from report.timeline import history
 from tests.report.samples import HOSTILE, STARTED, cell, partition, run, runs
 
+pytestmark = pytest.mark.unit
+
 _MATRIX = load_matrix()
 _NOW = Settings(datetime(2026, 11, 24, tzinfo=UTC))
 

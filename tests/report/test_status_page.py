@@ -18,6 +18,8 @@ from conformance.runner.judge import bare_record
 from report.status_page import status_page
 from tests.support.markdown import shape, tokens
 
+pytestmark = pytest.mark.unit
+
 _KNOWN = ExpectedFailure("the backend computes another function", "https://example.org/issues/1")
 _DIFFERS = "execute:logits-differ"
 _HOSTILE = (

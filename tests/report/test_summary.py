@@ -15,6 +15,8 @@ from report.summary import summary
 from tests.report.harness import Report
 from tests.report.samples import HOSTILE, cell, partition, run
 
+pytestmark = pytest.mark.unit
+
 
 def _fails(name: str, clause: str = "PAR-1") -> CellRecord:
     signature = "execute:logits-differ"

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from report.__main__ import main
 from report.site import MANIFEST
 from tests.report.harness import Report
 from tests.report.sample_runs import RUNS, sample_runs
 from tests.report.sample_runs import write as write_samples
 from tests.report.samples import cell, run
 
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def sample_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("sample") / "site"
+    assert main(["build", *map(str, sorted(RUNS.glob("*.json"))), "-o", str(directory)]) == 0
+    return directory
+
 
 @pytest.fixture
-def site(report: Report) -> Path:
-    directory = report.directory / "site"
-    assert report("build", *sorted(RUNS.glob("*.json")), "-o", directory).code == 0
-    return directory
+def site(report: Report, sample_site: Path) -> Path:
+    """A copy that a test may spoil."""
+    return shutil.copytree(sample_site, report.directory / "site")
 
 
 def test_the_sample_runs_and_their_site_are_sound(report: Report, site: Path) -> None:

@@ -9,6 +9,8 @@ from conformance.records.run import CellRecord
 from tests.report.harness import Report
 from tests.report.samples import cell, run
 
+pytestmark = pytest.mark.unit
+
 _OTHER = cell(architecture="gpt2")
 
 

@@ -18,6 +18,8 @@ from conformance.runner.judge import bare_record
 from report.versions_page import compatibility_page
 from tests.support.markdown import shape
 
+pytestmark = pytest.mark.unit
+
 _OLD = {"transformers": "4.57.6", "executorch": "1.4.1", "torch": "2.13.0"}
 _NEW = {"transformers": "5.23.0", "executorch": "1.5.1", "torch": "2.13.0"}
 _MIXED = {**_NEW, "executorch": "1.4.1"}

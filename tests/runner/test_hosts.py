@@ -25,6 +25,8 @@ from conformance.records.run import load_run
 from conformance.runner.hosts import _for_elsewhere, require_alike
 from tests.support.harness import suite
 
+pytestmark = pytest.mark.process
+
 _NAMESPACE = "conformance-test"
 _CELL = Cell("llama", "reference", "exported", Mode.DECODE, "PAR-1")
 

@@ -19,6 +19,8 @@ from conformance.matrix.schema import Expectation
 from conformance.records.run import CellRecord, cell_from_json, cell_to_json
 from conformance.runner.judge import judge
 
+pytestmark = pytest.mark.unit
+
 _CELL = Cell("llama", "reference", "xnnpack", Mode.DECODE, "PAR-1")
 _EXPECTED = Expectation("cause", "execute:logits-differ", "a reason that is long enough", at_most=0.01)
 _OPTIONAL = Expectation("cause", "execute:logits-differ", "a reason that is long enough", required=False)

@@ -21,6 +21,8 @@ from conformance.runner.judge import bare_record
 from conformance.runner.terminal import render_summary
 from tests.support.harness import copied_suite, suite
 
+pytestmark = pytest.mark.process
+
 
 def _junit(path: Path) -> dict[str, tuple[str, str | None]]:
     """By the cell that its properties name: the verdict there, and what pytest made of the test case."""

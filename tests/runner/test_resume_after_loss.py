@@ -20,6 +20,8 @@ from conformance.records.resume import RecordTakenError, claim
 from conformance.records.run import CellRecord, Environment, RunInfo, RunWriter, load_run
 from tests.support.processes import children, ended, is_gone, started, wait_for_verdicts
 
+pytestmark = pytest.mark.process
+
 _INFO = RunInfo(id="1", started="then", finished=None, complete=False, options={}, seed=None)
 _CELLS = [
     CellRecord(f"llama/eager/PAR-{n}", "llama", None, "eager", None, f"PAR-{n}", Verdict.PASS) for n in range(300)

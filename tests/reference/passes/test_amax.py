@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from conformance.reference.passes.amax import replace_max_with_amax
+
+pytestmark = pytest.mark.torch
 
 
 def test_maximum_whose_indices_are_not_read_is_amax() -> None:

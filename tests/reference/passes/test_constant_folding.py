@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from conformance.reference.passes.constant_folding import fold_erfinv
+
+pytestmark = pytest.mark.torch
 
 
 def test_inverse_error_function_of_a_constant_is_a_number() -> None:

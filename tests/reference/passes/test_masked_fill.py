@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from conformance.reference.passes.masked_fill import replace_index_put_with_masked_fill
+
+pytestmark = pytest.mark.torch
 
 
 def test_update_at_a_mask_is_masked_fill() -> None:

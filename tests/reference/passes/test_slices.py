@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.export import Dim
 
 from conformance.reference.passes.slices import replace_splits_with_slices
+
+pytestmark = pytest.mark.torch
 
 
 def test_splits_of_a_tensor_with_a_dynamic_first_dimension_are_slices() -> None:

@@ -8,6 +8,8 @@ from torch import nn
 
 from conformance.reference.passes.stored_weights import use_stored_weights
 
+pytestmark = pytest.mark.torch
+
 
 def test_product_by_a_transposed_weight_is_linear() -> None:
     class Product(nn.Module):

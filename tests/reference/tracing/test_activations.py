@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from conformance.models.fixtures import build_model, fixture_config
 from conformance.reference.tracing.activations import decomposed_activations, tanh_gelu
+
+pytestmark = pytest.mark.torch
 
 
 def test_tanh_gelu_is_decomposed_while_tracing_only() -> None:

@@ -9,6 +9,8 @@ from conformance.models.fixtures import build_model, fixture_config
 from conformance.reference import convert_and_export_with_cache
 from conformance.reference.tracing.complex_numbers import RealPairs
 
+pytestmark = pytest.mark.torch
+
 
 def test_complex_numbers_are_pairs_while_the_mode_lasts() -> None:
     def rotated(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,8 @@ from transformers import masking_utils
 from conformance.reference.tracing.masks import broadcast_masks
 from conformance.reference.transformers_api import MASKS_BY_VMAP
 
+pytestmark = pytest.mark.torch
+
 #: Masks are the same for any model.
 _MODEL: Any = None
 

@@ -11,6 +11,8 @@ from conformance.models.fixtures import build_model, fixture_config
 from conformance.reference import convert_and_export_with_cache
 from tests.support.harness import judge
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.mark.parametrize(
     ("architecture", "clause"),

@@ -9,6 +9,8 @@ from conformance.models.variations import Space, Variation, build
 from conformance.reference import convert_and_export_with_cache
 from tests.support.harness import judge
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
 def test_dynamic_rotary_embedding_is_a_fixed_one_where_the_cache_is_short_enough(architecture: str) -> None:

@@ -1,0 +1,62 @@
+"""A run that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from conformance.core.paths import ROOT
+from conformance.records.run import CellRecord, load_run
+from tests.support.harness import suite
+
+pytestmark = pytest.mark.process
+
+_RUN = ("--arch", "gpt2,llama", "--backend", "exported", "--mode", "decode", "--clause", "EXP,SEN")
+
+
+def test_what_is_no_record_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    ended = suite(*_RUN, "--resume", "--record", str(tmp_path / "run.json"))
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "run.json is no run record" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_killed_run_goes_on_to_the_same_end(tmp_path: Path, workers: str) -> None:
+    record = tmp_path / "run.json"
+    arguments = (*_RUN, workers, "--record", str(record))
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "conformance", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    before: tuple[CellRecord, ...] = ()
+    while len(before) < 3:
+        assert killed.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+        try:
+            before = load_run(record).cells
+        except FileNotFoundError:
+            continue
+        except ValidationError as error:
+            pytest.fail(f"a record that is not valid: {error}")
+    killed.kill()
+    killed.wait()
+    before = load_run(record).cells
+    assert not load_run(record).run.complete
+
+    ended = suite(*arguments, "--resume")
+    assert ended.returncode == 0, ended.stdout
+    assert f"{len(before)} cells are done" in ended.stdout
+    assert "20 cells: 20 pass" in ended.stdout
+    run = load_run(record)
+    assert run.run.complete
+    assert all(cell in run.cells for cell in before)
+
+    again = suite(*arguments, "--resume")
+    assert again.returncode == 0, again.stdout
+    assert load_run(record).cells == run.cells
