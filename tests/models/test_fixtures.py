@@ -1,4 +1,4 @@
-"""Fixtures: the tiny configs of the matrix's rows."""
+"""Fixtures: configs that their classes know."""
 
 from __future__ import annotations
 
