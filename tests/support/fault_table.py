@@ -1,4 +1,4 @@
-"""`python -m tests.support.fault_table`: put every fault through every clause, write `docs/faults.md`. Takes minutes."""
+"""`python -m tests.support.fault_table`: run every clause on every fault, write `docs/faults.md`. Takes minutes."""
 
 from __future__ import annotations
 
