@@ -22,6 +22,7 @@ from conformance.core.contract import Mode
 from conformance.core.files import json_file, read_regular_file
 from conformance.core.paths import CONFIGS
 from conformance.core.text import one_line
+from conformance.core.time_scale import scaled
 from conformance.exporters.resolve import UnknownExporterError, resolve
 from conformance.failures.replay import Outcome, announcement, replay, replay_within
 from conformance.matrix import delegation as baselines
@@ -316,7 +317,7 @@ def test_a_model_beyond_all_measure_is_not_waited_for(config: dict[str, Any], li
 
 
 def test_within_limits_a_bundle_comes_to_a_verdict() -> None:
-    done = replay_within(Limits(300, 6000), _bundle(), None)
+    done = replay_within(Limits(scaled(300), 6000), _bundle(), None)
     assert (done.outcome, done.told) == (Outcome.FIXED, "EXP-1 passes")
 
 

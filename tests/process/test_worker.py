@@ -19,6 +19,7 @@ import torch
 
 from conformance.core.contract import Mode
 from conformance.core.paths import ROOT
+from conformance.core.time_scale import scaled
 from conformance.core.verdicts import Stage, StageError, Verdict, at
 from conformance.decoding.oracle import Oracle
 from conformance.decoding.sessions import RuntimeSession
@@ -84,7 +85,7 @@ def _worker(job: Callable[..., object], seconds: float) -> IsolatedWorker:
     return IsolatedWorker(lambda name: jobs[name](), Limits(seconds, mebibytes=1500))
 
 
-def _lost(job: Callable[..., object], seconds: float = 60) -> WorkerDiedError:
+def _lost(job: Callable[..., object], seconds: float = scaled(60)) -> WorkerDiedError:
     """How `job` is lost, before and after which all is well."""
     worker = _worker(job, seconds)
     try:
@@ -111,7 +112,7 @@ def _lost(job: Callable[..., object], seconds: float = 60) -> WorkerDiedError:
     ],
 )
 def test_lost_process_costs_one_job(job: Callable[..., object], verdict: Verdict, told: str) -> None:
-    lost = _lost(job, seconds=2 if verdict is Verdict.TIMEOUT else 60)
+    lost = _lost(job, seconds=2 if verdict is Verdict.TIMEOUT else scaled(60))
     assert lost.verdict is verdict
     assert told in str(lost)
     if job not in (_is_killed, _exits, _answers_nonsense):  # the others have no time to leave a trace
@@ -261,7 +262,9 @@ def test_each_loss_costs_one_cell(tmp_path: Path, workers: str) -> None:
         assert words in (cell.message or "")
 
 
-#: What each subject comes to in EXP-1, and a part of what is told.
+#: The one that hangs uses all of it; the others export a tiny model.
+_LIMIT_S = scaled(30)
+#: The verdict of each subject in EXP-1, and a part of its message.
 _SUBJECTS = {
     "tests.faults.processes:segfaults": (Verdict.CRASH, "died of SIGSEGV"),
     "tests.faults.processes:aborts": (Verdict.CRASH, f"last words  {LAST_WORDS}"),
@@ -269,7 +272,7 @@ _SUBJECTS = {
     "tests.faults.processes:leaves": (Verdict.FAIL, "SystemExit"),
     "tests.faults.programs:hangs": (
         Verdict.TIMEOUT,
-        "was over the 30 s of tests.faults.programs:hangs exported decode",
+        f"was over the {_LIMIT_S} s of tests.faults.programs:hangs exported decode",
     ),
     "tests.faults.programs:takes_all_memory": (Verdict.OUT_OF_MEMORY, "over its limit of 3000 MiB"),
 }
@@ -280,7 +283,7 @@ def test_lost_subjects_do_not_end_the_run(tmp_path: Path) -> None:
     ended = suite(
         *("--arch", "llama", "--subject", f"{','.join(_SUBJECTS)},reference", "--backend", "exported"),
         *("--mode", "decode", "--clause", "SEN-2,EXP-1", "--record", str(record), "--bundles", str(tmp_path / "b")),
-        *("--time-limit", "30", "--memory-limit", "3000", "-n1"),
+        *("--time-limit", str(_LIMIT_S), "--memory-limit", "3000", "-n1"),
     )
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout
     run = load_run(record)
