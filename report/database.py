@@ -110,7 +110,7 @@ def record_files(paths: Sequence[Path]) -> tuple[Path, ...]:
         elif path.is_file():
             found.append(path)
         elif path.exists():
-            raise ReportError(f"{path} is no ordinary file")
+            raise ReportError(f"{path} is not a regular file")
         else:
             raise ReportError(f"{path}: there is no such file or directory")
     files = tuple(dict.fromkeys(file.resolve() for file in found))

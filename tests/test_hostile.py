@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from conformance.__main__ import main
 from conformance.core.contract import Mode
-from conformance.core.files import json_file, read_regular_file
+from conformance.core.files import architecture_file, read_regular_file
 from conformance.core.paths import CONFIGS
 from conformance.core.text import one_line
 from conformance.core.time_scale import scaled
@@ -75,21 +75,21 @@ def test_only_ordinary_files_of_their_size_are_read(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     assert read_regular_file(plain, 8) == read_regular_file(link, 8) == b"12345678"
     for path, most, follow in ((plain, 7, True), (pipe, 8, True), (tmp_path, 8, True), (link, 8, False)):
-        with pytest.raises(OSError, match=r"larger|ordinary|directory|symbolic"):
+        with pytest.raises(OSError, match=r"larger|regular|directory|symbolic"):
             read_regular_file(path, most, follow=follow)
-    with pytest.raises(OSError, match="no ordinary file"):
+    with pytest.raises(OSError, match="not a regular file"):
         read_regular_file(Path("/dev/zero"), 8)
 
 
 @pytest.mark.parametrize("name", ["../llama", "/etc/passwd", "a/b", "..", "", "a\0b", "a\nb", "x" * 200])
 def test_no_name_of_an_architecture_leads_elsewhere(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be the name of an architecture"):
-        json_file(tmp_path, name)
+        architecture_file(tmp_path, name)
 
 
 def test_each_known_architecture_can_be_named(tmp_path: Path) -> None:
     for name in load_matrix().architectures:
-        assert json_file(tmp_path, name).parent == tmp_path
+        assert architecture_file(tmp_path, name).parent == tmp_path
 
 
 # The matrix and fixtures
@@ -193,7 +193,7 @@ def test_what_is_no_record_is_refused(
 ) -> None:
     (tmp_path / "run.json").write_text(content)
     assert told in _said([command, str(tmp_path / "run.json")], capsys)
-    assert "ordinary" in _said([command, "/dev/zero"], capsys)
+    assert "not a regular file" in _said([command, "/dev/zero"], capsys)
 
 
 @_FUZZED

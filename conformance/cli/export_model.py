@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from conformance.core.contract import Mode
+from conformance.core.files import atomic_write
 from conformance.core.verdicts import NotRunError, Stage, at
 from conformance.exporters.resolve import resolve
 from conformance.pipeline import lowering, stages
@@ -59,10 +60,4 @@ def export_for_runner(
 
 def write_program(artifact: Artifact, path: Path) -> None:
     """Put the program at `path`, all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(artifact.program)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    atomic_write(path, artifact.program)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from conformance.core.cells import Cell
 from conformance.core.contract import Mode
-from conformance.core.files import json_file, read_regular_file
+from conformance.core.files import architecture_file, atomic_write, read_regular_file
 from conformance.core.paths import PINS, ROOT
 from conformance.core.validation import first_problem
 from conformance.models.variations import Variation
@@ -97,14 +95,13 @@ def write_find(directory: Path, find: Find, place: Path | None = None) -> Path:
         find: What was found.
         place: A file that holds an earlier form of it, and is replaced.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     number = 1
     while place is None:
         candidate = directory / f"{find.architecture}-{number}.json"
         if not candidate.exists() or _same(candidate, find):
             place = candidate
         number += 1
-    _replace(place, _FIND.dump_json(find, indent=2) + b"\n")
+    atomic_write(place, _FIND.dump_json(find, indent=2) + b"\n")
     return place
 
 
@@ -123,16 +120,15 @@ def read_pins(architecture: str, directory: Path = PINS) -> tuple[Pinned, ...]:
     Raises:
         ValueError: The file is not what `write_pins` writes.
     """
-    path = json_file(directory, architecture)
+    path = architecture_file(directory, architecture)
     return _read(_PINS, path, "list of pinned variations") if path.exists() else ()
 
 
 def write_pins(architecture: str, pins: Iterable[Pinned], directory: Path = PINS) -> Path:
     """Write the architecture's pinned variations, sorted, so that a change of one is a change of its lines only."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = json_file(directory, architecture)
+    path = architecture_file(directory, architecture)
     ordered = tuple(sorted(pins, key=_place))
-    _replace(path, json.dumps(_PINS.dump_python(ordered, mode="json"), indent=2).encode() + b"\n")
+    atomic_write(path, json.dumps(_PINS.dump_python(ordered, mode="json"), indent=2).encode() + b"\n")
     return path
 
 
@@ -172,15 +168,3 @@ def _read(adapter: TypeAdapter[T], path: Path, kind: str) -> T:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
         raise ValueError(f"{path} is no {kind}: {first_problem(error)}") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(partial).chmod(0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import shutil
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from conformance.core.cells import Cell
+from conformance.core.files import replace_folder
 from conformance.records.bundle import folder_name
 
 
@@ -31,13 +30,6 @@ def unpack(directory: Path, cell: Cell, files: Mapping[str, str]) -> Path:
     for name in files:
         if not name or name in {".", ".."} or "/" in name or "\\" in name:
             raise ValueError(f"a bundle cannot have a file called {name!r}")
-    directory.mkdir(parents=True, exist_ok=True)
     folder = directory / folder_name(cell)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".") as partial:
-        whole = Path(partial) / "bundle"
-        whole.mkdir()
-        for name, text in files.items():
-            (whole / name).write_bytes(zlib.decompress(base64.b85decode(text)))
-        shutil.rmtree(folder, ignore_errors=True)
-        whole.rename(folder)
+    replace_folder(folder, {name: zlib.decompress(base64.b85decode(text)) for name, text in files.items()})
     return folder

@@ -22,7 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
 from conformance.core.cells import Cell
-from conformance.core.files import json_file, read_regular_file
+from conformance.core.files import architecture_file, read_regular_file
 from conformance.core.paths import PARTITIONS
 from conformance.core.validation import VersionText, first_problem
 from conformance.records.run import RunRecord
@@ -185,7 +185,7 @@ def _newest(programs: Programs) -> Version:
 
 def _path(architecture: str, version: Version, directory: Path, transformers: Version | None = None) -> Path:
     folder = directory / f"{_FOLDER}{version}"
-    return json_file(folder / f"{_OLDER}{transformers}" if transformers else folder, architecture)
+    return architecture_file(folder / f"{_OLDER}{transformers}" if transformers else folder, architecture)
 
 
 def _read(path: Path) -> Programs:

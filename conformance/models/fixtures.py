@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from conformance.core.files import json_file, read_regular_file
+from conformance.core.files import architecture_file, read_regular_file
 from conformance.core.paths import CONFIGS
 from conformance.core.suggest import unknown
 from conformance.models.tiny_config import tiny
@@ -61,7 +61,7 @@ def fixture_config(architecture: str, directory: Path = CONFIGS) -> PreTrainedCo
 
 def has_fixture(architecture: str, directory: Path = CONFIGS) -> bool:
     """Whether there is a fixture for this architecture."""
-    return json_file(directory, architecture).is_file()
+    return architecture_file(directory, architecture).is_file()
 
 
 def config_values(architecture: str) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _stray_keys(config: PreTrainedConfig, values: Mapping[str, Any]) -> Iterator
 
 
 def _values(architecture: str, directory: Path) -> dict[str, Any]:
-    path = json_file(directory, architecture)
+    path = architecture_file(directory, architecture)
     try:
         values = json.loads(read_regular_file(path, _MOST_BYTES))
     except (ValueError, RecursionError) as error:

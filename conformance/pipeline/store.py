@@ -14,7 +14,6 @@ import os
 import platform
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
-from conformance.core.files import read_regular_file
+from conformance.core.files import PARTIAL, atomic_write, read_regular_file
 from conformance.pipeline import emission, lowering, partition
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.lowering import Artifact
@@ -39,7 +38,7 @@ _LOWERING_PACKAGES = ("torch", "executorch", "torchao")
 _ORIGINS = ("torch_fn", "source_fn_stack", "nn_module_stack")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _MIB = 1 << 20
-_ENTRY, _PARTIAL = ".artifact", ".partial"
+_ENTRY = ".artifact"
 #: Writing an entry takes milliseconds: what is not an entry after so many seconds will never be one.
 _ABANDONED_S = 3600
 #: To be raised when the layout of an entry or the way of hashing changes.
@@ -83,15 +82,7 @@ class Store:
         if len(content) > self.limit * _MIB:
             return  # or all others would go for one that cannot stay
         with contextlib.suppress(OSError):
-            self.directory.mkdir(parents=True, exist_ok=True)
-            handle, partial = tempfile.mkstemp(dir=self.directory, suffix=_PARTIAL)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(content)
-                os.replace(partial, self._path(key))
-            except BaseException:
-                Path(partial).unlink(missing_ok=True)
-                raise
+            atomic_write(self._path(key), content)
             self._make_room()
 
     def _make_room(self) -> None:
@@ -103,7 +94,7 @@ class Store:
                 break
             entry.unlink(missing_ok=True)
             taken -= size
-        for written, _, partial in _entries(self.directory.glob(f"*{_PARTIAL}")):
+        for written, _, partial in _entries(self.directory.glob(f"*{PARTIAL}")):
             if written < time.time() - _ABANDONED_S:
                 partial.unlink(missing_ok=True)
 

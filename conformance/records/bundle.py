@@ -7,10 +7,7 @@ What it says to run, such as an exporter, is for `replaying` to ask about.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from conformance.core.cells import Cell
 from conformance.core.contract import Mode
-from conformance.core.files import read_regular_file
+from conformance.core.files import read_regular_file, replace_folder
 from conformance.core.validation import first_problem
 from conformance.core.verdicts import Stage
 
@@ -108,19 +105,8 @@ def write_bundle(directory: Path, bundle: Bundle, files: Mapping[str, bytes]) ->
         bundle: What is known.
         files: By name, what else belongs into the folder.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     folder = directory / folder_name(bundle.cell)
-    partial = Path(tempfile.mkdtemp(dir=directory, prefix="."))
-    try:
-        for name, content in files.items():
-            (partial / name).write_bytes(content)
-        (partial / FACTS).write_bytes(_BUNDLE.dump_json(bundle, indent=2) + b"\n")
-        partial.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    replace_folder(folder, {**files, FACTS: _BUNDLE.dump_json(bundle, indent=2) + b"\n"})
     return folder
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import glob
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from conformance.core.files import PARTIAL
 from conformance.core.verdicts import Verdict
 from conformance.records.run import DIRTY, NoRunError, RunRecord, load_run
 
@@ -17,20 +20,24 @@ class RecordTakenError(ValueError):
 
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Keep the record at `path` to this process: two runs that replace it in turns would lose each other's verdicts.
+    """Lock the record at `path` for this process: two runs that replace it in turns would lose each other's verdicts.
 
-    The claim ends with the process, however that ends.
+    The lock ends with the process, however that ends.
 
     Raises:
-        OSError: Nothing can be written there.
-        RecordTakenError: Another process has it.
+        OSError: Its folder cannot be written.
+        RecordTakenError: Another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecordTakenError(f"another run is writing {path}: wait for it, or choose another --record") from error
+    # Where the file system has no `flock`, the fallback would be a file that outlives a killed process.
+    lock = FileLock(path.with_name(f".{path.name}.lock"), fallback_to_soft=False)
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout as error:
+        raise RecordTakenError(f"another run is writing {path}: wait for it, or choose another --record") from error
+    with held:
+        for partial in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
+            partial.unlink(missing_ok=True)  # left by a run that was killed as it wrote
         yield
 
 

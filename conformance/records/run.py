@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +13,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from conformance.core.files import read_regular_file
+from conformance.core.files import atomic_write, read_regular_file
 from conformance.core.validation import first_problem
 from conformance.core.verdicts import Stage, Verdict
 
@@ -194,7 +192,6 @@ class RunWriter:
         self._environment = _ENVIRONMENT.dump_json(environment).decode()
         self._cells: dict[str, str] = {}
         self._info = info
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.add(*cells)
 
     def add(self, *cells: CellRecord) -> None:
@@ -223,14 +220,7 @@ class RunWriter:
             f'{{"schema_version": {SCHEMA_VERSION},\n"run": {_INFO.dump_json(self._info).decode()},\n'
             f'"environment": {self._environment},\n"cells": [\n{cells}\n]}}\n'
         )
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, self.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink()  # half of it would take the room that is missing
-            raise
+        atomic_write(self.path, text.encode())
 
 
 def schema_text() -> str:

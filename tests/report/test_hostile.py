@@ -37,13 +37,13 @@ def test_hostile_names_of_records_are_refused(report: Report, command: tuple[str
     named["out.json"] = str(report.directory / "out.json")
     for path in (Path("/dev/zero"), pipe):
         told = report.refused(*(named.get(part, str(path) if part == "{}" else part) for part in command))
-        assert "no ordinary file" in told
+        assert "not a regular file" in told
 
 
 def test_a_hostile_record_is_not_validated(report: Report) -> None:
     ended = report("validate", "/dev/zero")
     assert (ended.code, ended.out) == (1, "")
-    assert "no ordinary file" in ended.err
+    assert "not a regular file" in ended.err
     deep = report.directory / "deep.json"
     deep.write_text("[" * 100_000)
     assert "is no run record" in report("validate", deep).err
