@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.core.gc_tuning import importing, settle
+from conformance.core.gc_tuning import freeze_gc, gc_paused
 
 
 def _is_unit_loop(config: pytest.Config) -> bool:
@@ -25,9 +25,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Import the modules of tests, and torch, Transformers and ExecuTorch with them."""
-    with importing():
+    with gc_paused():
         collected = yield
-    settle()
+    freeze_gc()
     return collected
 
 

@@ -19,9 +19,9 @@ from conformance.core.versions import (
     REQUIRED,
     TORCH_FOR_EXECUTORCH,
     TRANSFORMERS_FOR_REFERENCE,
-    impossible,
-    unfit,
-    untried,
+    incompatible,
+    unsupported,
+    untested,
 )
 from conformance.pipeline.backends import BACKENDS
 from conformance.records.environment import environment, versions
@@ -52,7 +52,7 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Look at this environment. The runtime is loaded in a process of its own, which may die of it."""
     installed = versions()
-    problems = impossible()
+    problems = incompatible()
     if "executorch" in installed and (told := _cannot_load()):
         problems.append(told)
     return Diagnosis(
@@ -60,7 +60,7 @@ def diagnose() -> Diagnosis:
         pinned(CONSTRAINTS.read_text(encoding="utf-8")),
         {name: backend.obstacle for name, backend in BACKENDS.items()},
         problems,
-        [*unfit(KNOWN), *untried(), *_unset(os.environ)],
+        [*unsupported(KNOWN), *untested(), *_unset(os.environ)],
     )
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with data that does not fit its types, in a few words."""
+"""Short messages for data that does not fit its types."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ def _is_version(text: str) -> str:
     try:
         Version(text)
     except InvalidVersion:
-        raise ValueError(f"{text!r} is no version such as '5.0.0'") from None
+        raise ValueError(f"{text!r} is not a version; write one such as '5.0.0'") from None
     return text
 
 
-#: The version of a package, in a file that people write.
+#: The version of a package.
 VersionText = Annotated[str, AfterValidator(_is_version)]
 
 
 def first_problem(error: ValidationError) -> str:
-    """Where the first problem is, and what it is: `run.started: Field required`."""
+    """The first problem and its key: `run.started: Field required`."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"])) or "the whole file"
-    return f"{where}: {first['msg']}"
+    key = ".".join(map(str, first["loc"])) or "the whole file"
+    return f"{key}: {first['msg']}"

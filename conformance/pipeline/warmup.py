@@ -11,7 +11,7 @@ import transformers.masking_utils  # noqa: F401 - like the line above, what the 
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]  # it brings no types
 
-from conformance.core.gc_tuning import settle
+from conformance.core.gc_tuning import freeze_gc
 from conformance.pipeline import lowering
 from conformance.pipeline.backends import Backend
 
@@ -27,4 +27,4 @@ def warm_up(backends: Iterable[Backend]) -> None:
     program = torch.export.export(nn.Linear(1, 1).eval(), (torch.zeros(1, 1),))
     for backend in backends:
         lowering.emit(lowering.lower(copy.deepcopy(program), backend), backend)
-    settle()
+    freeze_gc()

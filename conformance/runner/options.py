@@ -17,7 +17,7 @@ from conformance.core.cells import EXPORTED, Cell, Selection, plan
 from conformance.core.contract import CHECKED, CLAUSES, Chapter, Clause, Mode
 from conformance.core.exporter_names import KNOWN, canonical
 from conformance.core.suggest import unknown
-from conformance.core.versions import impossible, installed, unfit
+from conformance.core.versions import incompatible, installed, unsupported
 from conformance.matrix.discovery import registered
 from conformance.matrix.known_failures import ANY_EXPORTER
 from conformance.matrix.schema import Matrix, Tier, load_matrix, matrix_digest
@@ -237,7 +237,7 @@ def read_options(config: pytest.Config) -> Options:
         clauses=_clauses(get("--clause"), NOT_OF_CHECKPOINTS if checkpoint else ()),
         modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
     )
-    if problems := [*impossible(), *unfit(selection.subjects)]:
+    if problems := [*incompatible(), *unsupported(selection.subjects)]:
         raise pytest.UsageError("; ".join(problems))
     # A debugger needs the terminal, which a forked process does not have.
     in_process = get("--in-process") or get("usepdb", False)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from conformance.core.cells import Cell
-from conformance.core.gc_tuning import importing
+from conformance.core.gc_tuning import gc_paused
 from conformance.core.verdicts import CellFailedError, Verdict
 from conformance.failures.transport import packed
 from conformance.matrix.schema import Expectation
@@ -68,7 +68,7 @@ class ConformancePlugin:
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self) -> Generator[None, object, object]:
         """Import torch, Transformers and ExecuTorch, which the checks begin with."""
-        with importing():
+        with gc_paused():
             return (yield)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:

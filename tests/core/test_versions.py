@@ -8,7 +8,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from conformance.core.versions import TORCH_FOR_EXECUTORCH, impossible, unfit, untried
+from conformance.core.versions import TORCH_FOR_EXECUTORCH, incompatible, unsupported, untested
 
 pytestmark = pytest.mark.unit
 
@@ -20,28 +20,28 @@ def _nothing(_: str) -> Sequence[str]:
 
 
 def test_what_is_pinned_goes_together() -> None:
-    assert not impossible()
-    assert not unfit(["reference", "transformers"])
-    assert not untried()
+    assert not incompatible()
+    assert not unsupported(["reference", "transformers"])
+    assert not untested()
 
 
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"torch": "2.12.1"}, "ExecuTorch 1.5.1 is built against torch >=2.13,<2.14, and torch 2.12.1 is installed"),
+        ({"torch": "2.12.1"}, "ExecuTorch 1.5.1 needs torch>=2.13,<2.14; installed: 2.12.1"),
         (
             {"executorch": "1.3.1"},
-            "ExecuTorch 1.3.1 is built against torch >=2.12,<2.13, and torch 2.13.0+cpu is installed",
+            "ExecuTorch 1.3.1 needs torch>=2.12,<2.13; installed: 2.13.0+cpu",
         ),
     ],
 )
 def test_native_code_built_for_another_torch_is_told(changed: dict[str, str], told: str) -> None:
-    assert impossible((_GOOD | changed).get, _nothing) == [told]
+    assert incompatible((_GOOD | changed).get, _nothing) == [told]
 
 
 def test_a_missing_package_says_what_to_install() -> None:
     without = {name: version for name, version in _GOOD.items() if name != "executorch"}
-    assert impossible(without.get, _nothing) == [
+    assert incompatible(without.get, _nothing) == [
         "executorch is not installed: pip install -c constraints.txt executorch"
     ]
 
@@ -51,26 +51,26 @@ def test_what_metadata_asks_for_is_held_against_what_is_there() -> None:
         wanted = ["tokenizers<0.24,>=0.23.1", 'tokenizers<0; extra == "dev"', "no version at all", "absent>=3"]
         return wanted if package == "transformers" else ()
 
-    assert not impossible((_GOOD | {"tokenizers": "0.23.3"}).get, asks)
-    assert impossible((_GOOD | {"tokenizers": "0.22.0"}).get, asks) == [
-        "transformers 5.23.0 needs tokenizers<0.24,>=0.23.1, and 0.22.0 is installed"
+    assert not incompatible((_GOOD | {"tokenizers": "0.23.3"}).get, asks)
+    assert incompatible((_GOOD | {"tokenizers": "0.22.0"}).get, asks) == [
+        "transformers 5.23.0 needs tokenizers<0.24,>=0.23.1; installed: 0.22.0"
     ]
 
 
 def test_an_old_transformers_is_told_to_the_reference_alone() -> None:
     old = _GOOD | {"transformers": "4.56.2"}
-    assert unfit(["reference"], old.get) == ["the subject reference needs transformers>=4.57, and 4.56.2 is installed"]
-    assert not unfit(["transformers"], old.get)
+    assert unsupported(["reference"], old.get) == ["the reference exporter needs transformers>=4.57; installed: 4.56.2"]
+    assert not unsupported(["transformers"], old.get)
 
 
 def test_a_newer_executorch_is_no_problem_and_told() -> None:
     newer = _GOOD | {"executorch": "1.6.0.dev20261120+cpu"}
-    assert not impossible(newer.get, _nothing)
-    assert untried(newer.get)[0].startswith("ExecuTorch 1.6.0.dev20261120+cpu is newer than 1.5")
+    assert not incompatible(newer.get, _nothing)
+    assert untested(newer.get) == ["ExecuTorch 1.6.0.dev20261120+cpu is untested; newest supported is 1.5"]
 
 
 def test_a_version_that_is_none_is_left_alone() -> None:
-    assert not impossible((_GOOD | {"executorch": "main"}).get, _nothing)
+    assert not incompatible((_GOOD | {"executorch": "main"}).get, _nothing)
 
 
 def test_the_table_has_no_release_without_a_torch() -> None:
