@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return do(arguments) or 0
     except (ValueError, OSError) as error:
         # Names and values in it may come from a record.
-        print(f"error: {one_line(str(error), most=1000)}", file=sys.stderr)
+        print(f"error: {one_line(str(error), max_chars=1000)}", file=sys.stderr)
         return 1
 
 
@@ -327,7 +327,7 @@ def _replay(arguments: argparse.Namespace, seconds: int | None = None) -> int:
     try:
         bundle = read_bundle(arguments.bundle)
     except BundleError as error:
-        print(f"CANNOT RUN: {one_line(str(error), most=1000)}")
+        print(f"CANNOT RUN: {one_line(str(error), max_chars=1000)}")
         return 2
     from conformance.core.paths import ROOT
     from conformance.failures.replay import Outcome, announcement, replay_within

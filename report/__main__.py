@@ -1,4 +1,4 @@
-"""`python -m report`: run records in; a static site, Markdown and exit codes out."""
+"""`python -m report`: builds the site from run records, and compares, merges, checks and queries them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conformance.core.text import one_line
+from conformance.core.text import format_counts, one_line, plural
 from report.errors import ReportError
-from report.text import plural
 
 if TYPE_CHECKING:
     from report.compare import Margins
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do one command; the exit code is what it returns, or 2 with a sentence on stderr where the input is wrong."""
+    """Run one command and return its exit code; if the input is wrong, 2, with one sentence on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that cannot show a sign gets its code, and no traceback.
+            # A terminal that cannot show a character gets its code instead of a traceback.
             stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
-    do: Callable[[argparse.Namespace], int] = arguments.do
+    run_command: Callable[[argparse.Namespace], int] = arguments.run_command
     try:
-        code = do(arguments)
+        code = run_command(arguments)
         sys.stdout.flush()
     except ReportError as error:
         # Names and values in it may come from a record.
-        print(f"error: {one_line(str(error), most=1000)}", file=sys.stderr)
+        print(f"error: {one_line(str(error), max_chars=1000)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Whoever read has seen enough; what is left must not fail at exit.
+        # The reader closed the pipe; flushing at exit must not fail too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
@@ -46,61 +45,61 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m report")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    build = commands.add_parser("build", help="make the static site; it is about the newest run, the others its past")
+    build = commands.add_parser("build", help="build the site for the newest run; older runs become its history")
     _runs(build)
     build.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    build.add_argument("--stale-after", type=int, default=14, metavar="DAYS", help="warn of a run this old (14)")
+    build.add_argument("--stale-after", type=int, default=14, metavar="DAYS", help="warn of older runs (14)")
     build.add_argument(
         "--bundles",
         type=Path,
         default=Path(),
         metavar="DIR",
-        help="where the newest run was started, which its record names failure bundles relative to (here)",
+        help="the folder that the newest run was started in, from which its record names failure bundles (here)",
     )
     build.add_argument(
-        "--bundle-limit", type=_count, default=16, metavar="MIB", help="the largest bundle to put into the site (16)"
+        "--bundle-limit", type=_count, default=16, metavar="MIB", help="largest failure bundle to include (16)"
     )
-    build.set_defaults(do=_build)
+    build.set_defaults(run_command=_build)
 
-    summary = commands.add_parser("summary", help="print a run as Markdown for a pull request, what got worse first")
+    summary = commands.add_parser("summary", help="print a run as Markdown for a pull request, regressions first")
     summary.add_argument("run", type=Path, metavar="RUN.json")
     summary.add_argument("--base", type=Path, metavar="RUN.json", help="the run to compare with")
     summary.add_argument("--format", choices=("markdown", "github"), default="markdown", help="github: annotations")
     _rows(summary)
     _margins(summary)
-    summary.set_defaults(do=_summary)
+    summary.set_defaults(run_command=_summary)
 
-    verdict = commands.add_parser("verdict", help="say what a run comes to; exit with 1 unless all is as it should be")
+    verdict = commands.add_parser("verdict", help="print the overall result; exit 1 on any unexpected result")
     verdict.add_argument("run", type=Path, metavar="RUN.json")
-    verdict.set_defaults(do=_verdict)
+    verdict.set_defaults(run_command=_verdict)
 
-    gate = commands.add_parser("gate", help="compare two runs by cell; exit with 1 where the second does worse")
+    gate = commands.add_parser("gate", help="compare two runs cell by cell; exit 1 if the second is worse")
     gate.add_argument("base", type=Path, metavar="BASE.json")
     gate.add_argument("head", type=Path, metavar="HEAD.json")
     _rows(gate)
     _margins(gate)
-    gate.set_defaults(do=_gate)
+    gate.set_defaults(run_command=_gate)
 
-    merge = commands.add_parser("merge", help="make one record of the shards of a run")
+    merge = commands.add_parser("merge", help="merge the shards of a run into one record")
     _runs(merge)
     merge.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.json")
-    merge.set_defaults(do=_merge)
+    merge.set_defaults(run_command=_merge)
 
-    validate = commands.add_parser("validate", help="look for what is wrong with run records or built sites")
+    validate = commands.add_parser("validate", help="check run records and built sites for errors")
     validate.add_argument("paths", nargs="+", type=Path, metavar="RUN.json|DIR")
-    validate.set_defaults(do=_validate)
+    validate.set_defaults(run_command=_validate)
 
-    history = commands.add_parser("history", help="show how each architecture did over many runs")
+    history = commands.add_parser("history", help="print the status of each architecture over many runs")
     history.add_argument("paths", nargs="+", type=Path, metavar="DIR|RUN.json")
-    history.add_argument("--architecture", metavar="NAME", help="this one alone, in every run")
+    history.add_argument("--architecture", metavar="NAME", help="print this one only, run by run")
     _json(history)
-    history.set_defaults(do=_history)
+    history.set_defaults(run_command=_history)
 
-    query = commands.add_parser("query", help="ask with SQL; the tables are `runs` and `cells`")
+    query = commands.add_parser("query", help="query run records with SQL; the tables are `runs` and `cells`")
     query.add_argument("sql", metavar="SQL")
     query.add_argument("paths", nargs="+", type=Path, metavar="DIR|RUN.json")
     _json(query)
-    query.set_defaults(do=_query)
+    query.set_defaults(run_command=_query)
     return parser
 
 
@@ -113,12 +112,12 @@ def _rows(command: argparse.ArgumentParser) -> None:
 
 
 def _margins(command: argparse.ArgumentParser) -> None:
-    for option, default, told in (
-        ("--slower-by", 1.5, "how many times longer lowering may take (1.5)"),
-        ("--slower-seconds", 2.0, "and how many seconds longer, at least (2)"),
-        ("--less-delegated", 0.0, "what share of the operators, 0 to 1, may no longer be delegated (0)"),
+    for option, default, help_text in (
+        ("--slower-by", 1.5, "allowed factor by which lowering gets slower (1.5)"),
+        ("--slower-seconds", 2.0, "allowed seconds by which lowering gets slower; only above both is a regression (2)"),
+        ("--less-delegated", 0.0, "allowed decrease of the share of delegated operators, 0 to 1 (0)"),
     ):
-        command.add_argument(option, type=_number, default=default, metavar="X", help=told)
+        command.add_argument(option, type=_number, default=default, metavar="X", help=help_text)
 
 
 def _json(command: argparse.ArgumentParser) -> None:
@@ -142,7 +141,7 @@ def _number(text: str) -> float:
 def _build(arguments: argparse.Namespace) -> int:
     from conformance.matrix.schema import load_matrix
     from conformance.matrix.yaml_file import MatrixError
-    from report.bundles import archives, gather
+    from report.bundles import archives, collect_bundles
     from report.loading import load_all
     from report.site import Settings, build, write
     from report.timeline import history
@@ -153,8 +152,8 @@ def _build(arguments: argparse.Namespace) -> int:
     except MatrixError as error:
         raise ReportError(str(error)) from error
     if not arguments.bundles.is_dir():
-        raise ReportError(f"{arguments.bundles}: there is no such directory")
-    bundles = gather(runs[-1], arguments.bundles, arguments.bundle_limit)
+        raise ReportError(f"--bundles: no such directory: {arguments.bundles}")
+    bundles = collect_bundles(runs[-1], arguments.bundles, arguments.bundle_limit)
     settings = Settings(datetime.now(UTC), arguments.stale_after)
     write(build(history(runs), matrix, settings, bundles), arguments.output, archives(bundles))
     print((arguments.output / "index.html").resolve())
@@ -168,7 +167,7 @@ def _summary(arguments: argparse.Namespace) -> int:
     from report.summary import summary
 
     head = load(arguments.run)
-    comparison = compare(load(arguments.base), head, _chosen(arguments)) if arguments.base else None
+    comparison = compare(load(arguments.base), head, _margins_of(arguments)) if arguments.base else None
     write = annotate if arguments.format == "github" else summary
     print(write(head, comparison, arguments.rows), end="")
     return 0
@@ -179,22 +178,22 @@ def _verdict(arguments: argparse.Namespace) -> int:
     from report.summary import acceptable, headline
 
     run = load(arguments.run)
-    counts = Counter(cell.verdict.value for cell in run.cells)
+    counts = Counter(cell.verdict for cell in run.cells)
     print(headline(run, None))
-    print(f"{plural(len(run.cells), 'cell')}: " + ", ".join(f"{count} {name}" for name, count in counts.most_common()))
+    print(f"{plural(len(run.cells), 'cell')}: {format_counts(counts.most_common())}")
     return 0 if acceptable(run) else 1
 
 
 def _gate(arguments: argparse.Namespace) -> int:
     from report.compare import compare
-    from report.gate import refuse_unfit, told
+    from report.gate import format_comparison, refuse_unfit
     from report.loading import load
 
     base, head = load(arguments.base), load(arguments.head)
     for run, path in ((base, arguments.base), (head, arguments.head)):
         refuse_unfit(run, str(path))
-    comparison = compare(base, head, _chosen(arguments))
-    print(told(comparison, arguments.rows), end="")
+    comparison = compare(base, head, _margins_of(arguments))
+    print(format_comparison(comparison, arguments.rows), end="")
     return 1 if comparison.worse else 0
 
 
@@ -203,42 +202,42 @@ def _merge(arguments: argparse.Namespace) -> int:
     from report.merging import Named, merge, write
 
     if arguments.output.resolve() in {path.resolve() for path in arguments.runs}:
-        raise ReportError(f"{arguments.output} is one of the records to merge, and would be overwritten")
+        raise ReportError(f"--output {arguments.output} is one of the records to merge and would be overwritten")
     merged = merge([Named(str(path), load(path)) for path in arguments.runs])
     write(merged, arguments.output)
-    whole = "" if merged.run.complete else "; it is not complete, since not all of them are"
-    print(f"{arguments.output}: {len(merged.cells)} cells of {len(arguments.runs)} records{whole}")
+    note = "" if merged.run.complete else "; not complete, because not all of them are"
+    print(f"{arguments.output}: {plural(len(merged.cells), 'cell')} from {plural(len(arguments.runs), 'record')}{note}")
     return 0
 
 
 def _validate(arguments: argparse.Namespace) -> int:
     from report.validation import validate
 
-    sound = True
+    valid = True
     for path in arguments.paths:
         finding = validate(path)
         for problem in finding.problems:
-            print(one_line(f"{path}: {problem}".replace(f"{path}: {path}", str(path)), most=500), file=sys.stderr)
-        sound = sound and not finding.problems
+            print(one_line(f"{path}: {problem}".replace(f"{path}: {path}", str(path)), max_chars=500), file=sys.stderr)
+        valid = valid and not finding.problems
         if not finding.problems:
-            print(f"{path}: sound, {finding.looked_at}")
-    return 0 if sound else 1
+            print(f"{path}: valid, {finding.content}")
+    return 0 if valid else 1
 
 
 def _history(arguments: argparse.Namespace) -> int:
     from report.database import opened
     from report.histories import detail, overview
-    from report.trends import moments, prepare, trends
+    from report.trends import history_points, prepare, trends
 
     with opened(arguments.paths) as database:
         prepare(database)
         if arguments.architecture is None:
             print(overview(trends(database), arguments.format), end="")
             return 0
-        found = moments(database, arguments.architecture)
-        if not found:
+        points = history_points(database, arguments.architecture)
+        if not points:
             raise ReportError(f"no run has an architecture {arguments.architecture!r}")
-        print(detail(found, arguments.format), end="")
+        print(detail(points, arguments.format), end="")
     return 0
 
 
@@ -252,7 +251,7 @@ def _query(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(arguments: argparse.Namespace) -> Margins:
+def _margins_of(arguments: argparse.Namespace) -> Margins:
     from report.compare import Margins
 
     return Margins(arguments.slower_by, arguments.slower_seconds, arguments.less_delegated)

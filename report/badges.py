@@ -1,12 +1,12 @@
-"""Badges: what shields.io's endpoint reads, as documented at https://shields.io/badges/endpoint-badge."""
+"""Badges for shields.io's endpoint, in the format of https://shields.io/badges/endpoint-badge."""
 
 from __future__ import annotations
 
 import json
 
-from conformance.core.text import shown
+from conformance.core.text import sanitize
 from conformance.core.verdicts import Verdict
-from report.model import Standing
+from report.model import Status
 
 _COLOURS = {
     None: "lightgrey",
@@ -17,19 +17,19 @@ _COLOURS = {
 }
 
 
-def badge(label: str, standing: Standing) -> str:
-    """The badge that says what `standing` is."""
-    return _endpoint(label, standing.label, "blue" if standing.short else _COLOURS.get(standing.verdict, "red"))
+def badge(label: str, status: Status) -> str:
+    """The badge of a status."""
+    return _endpoint(label, status.label, "blue" if status.compiled_only else _COLOURS.get(status.verdict, "red"))
 
 
-def overall(label: str, holding: int, known: int, judged: int, *, complete: bool, unlisted: bool) -> str:
-    """The badge of a whole run; one that is not complete never looks like a good one."""
+def overall(label: str, passing: int, known: int, judged: int, *, complete: bool, unexpected: bool) -> str:
+    """The badge of a whole run, from numbers of cells; a run that is not complete never looks like a good one."""
     if not complete:
         return _endpoint(label, "incomplete run", "lightgrey")
-    message = f"{holding} of {judged} hold" + (f", {known} known failures" if known else "")
-    return _endpoint(label, message, "red" if unlisted else "yellow" if known else "brightgreen")
+    message = f"{passing} of {judged} pass" + (f", {known} known failures" if known else "")
+    return _endpoint(label, message, "red" if unexpected else "yellow" if known else "brightgreen")
 
 
 def _endpoint(label: str, message: str, colour: str) -> str:
-    plain = {"schemaVersion": 1, "label": shown(label), "message": shown(message), "color": colour}
+    plain = {"schemaVersion": 1, "label": sanitize(label), "message": sanitize(message), "color": colour}
     return json.dumps(plain, indent=1) + "\n"

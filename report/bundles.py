@@ -1,7 +1,7 @@
 """Failure bundles as downloads of the site.
 
-A record may come from anybody, and what is packed here is published: the place that a record names is followed only
-where it lies below the folder that was asked for, leads through no link, and holds the bundle of that very failure.
+A record may come from anybody, and what is packed here is published: the path that a record names is followed only
+if it lies below the folder that was asked for, leads through no link, and holds the bundle of that very failure.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from report.errors import ReportError
 from report.model import by_architecture
 from report.names import slug
 
-#: MiB of a bundle that are packed at most, unless asked otherwise; real ones have about one.
+#: Default size of the largest bundle to pack, in MiB; real ones have about one.
 MOST_MIB = 16
 #: Bytes that all of a site's bundles may take. Hosts of static sites give some hundred MB.
 _MOST_OF_ALL = 256 << 20
 #: The names that the suite gives to files and folders.
 _PLAIN = re.compile(r"[\w+-][\w.+-]*", re.ASCII)
-#: The first moment that a zip file can tell: the same bundle always gives the same file.
+#: The earliest time that a zip file can hold, for all entries: the same bundle always gives the same file.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -48,15 +48,15 @@ class Archive:
 
     @property
     def replay(self) -> str:
-        """The command for whoever has unpacked it."""
+        """The command to replay the unpacked bundle."""
         return f"python -m conformance replay {self.folder.name}"
 
 
 @dataclass(frozen=True, slots=True)
-class Bundled:
-    """What became of a cell's bundle: an archive, or why there is none.
+class BundleLink:
+    """A cell's bundle on the site: an archive, or why there is none.
 
-    `replay` is the command where the bundle was left; None if the record names a place that is none.
+    `replay` is the command for the folder that the run was started in; None if the record's path leads out of it.
     """
 
     archive: Archive | None
@@ -65,28 +65,28 @@ class Bundled:
 
 
 class _NotPackedError(Exception):
-    """Why a bundle is not in the site."""
+    """The bundle is not packed; the message says why."""
 
 
-def gather(run: RunRecord, base: Path, most_mib: int = MOST_MIB) -> dict[str, Bundled]:
+def collect_bundles(run: RunRecord, base: Path, most_mib: int = MOST_MIB) -> dict[str, BundleLink]:
     """By cell id, the bundles that the pages of `run` show: of each architecture and cause, the first one.
 
     Args:
         run: The record.
-        base: Where the run was started, which is what the record's places are relative to.
-        most_mib: MiB of a bundle that are packed at most.
+        base: The folder that the run was started in, to which the record's paths are relative.
+        most_mib: Size of the largest bundle to pack, in MiB.
     """
-    found: dict[str, Bundled] = {}
-    left = _MOST_OF_ALL
+    links: dict[str, BundleLink] = {}
+    remaining = _MOST_OF_ALL
     for cells in by_architecture(run.cells).values():
         for cause in causes(cells):
             cell = cause.bundled
             if cell is None:
                 continue
-            found[cell.id] = _bundled(cell, base, most_mib, left)
-            archive = found[cell.id].archive
-            left -= archive.size if archive else 0
-    return found
+            links[cell.id] = _link(cell, base, most_mib, remaining)
+            archive = links[cell.id].archive
+            remaining -= archive.size if archive else 0
+    return links
 
 
 def write_archives(archives: Iterable[Archive], directory: Path) -> None:
@@ -99,75 +99,75 @@ def write_archives(archives: Iterable[Archive], directory: Path) -> None:
 
 
 def sound_archive(path: Path) -> str | None:
-    """What is wrong with a packed bundle; None if nothing is."""
+    """The problem of a packed bundle; None if it is sound."""
     try:
         with zipfile.ZipFile(path) as packed:
             parts = packed.infolist()
             # Before anything is unpacked. What a build packs is stored as it is, so that it unpacks to what it has.
             if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-                return "is compressed, which no build does"
+                return "is compressed; builds do not compress"
             if sum(part.file_size for part in parts) > path.stat().st_size:
-                return "would unpack to more than it holds"
+                return "would unpack to more bytes than it has"
             broken = packed.testzip()
             names = [part.filename for part in parts]
     except FileNotFoundError:
         return "is missing"
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        return f"is no zip file: {error}"
+        return f"is not a zip file: {error}"
     if broken:
         return f"is damaged at {broken}"
     odd = [name for name in names if len(name.split("/")) != 2 or not all(map(_PLAIN.fullmatch, name.split("/")))]
     if odd:
         return f"would unpack to {odd[0]!r}"
-    return None if any(name.endswith(f"/{FACTS}") for name in names) else f"holds no {FACTS}"
+    return None if any(name.endswith(f"/{FACTS}") for name in names) else f"lacks {FACTS}"
 
 
-def _bundled(cell: CellRecord, base: Path, most_mib: int, left: int) -> Bundled:
-    place = cell.bundle or ""
-    replay = f"python -m conformance replay {shlex.quote(place)}"
+def _link(cell: CellRecord, base: Path, most_mib: int, remaining: int) -> BundleLink:
+    path = cell.bundle or ""
+    replay = f"python -m conformance replay {shlex.quote(path)}"
     try:
-        parts = _parts(place)
+        parts = _parts(path)
     except _NotPackedError as why:
-        return Bundled(None, str(why), None)
+        return BundleLink(None, str(why), None)
     try:
-        return Bundled(_archive(cell, _folder(base, parts), most_mib << 20, left), "", replay)
+        return BundleLink(_archive(cell, _folder(base, parts), most_mib << 20, remaining), "", replay)
     except _NotPackedError as why:
-        return Bundled(None, str(why), replay)
+        return BundleLink(None, str(why), replay)
 
 
-def _parts(place: str) -> tuple[str, ...]:
-    """The steps from where the run was started; a place outside of that is none to go to."""
-    path = PurePosixPath(place)
-    elsewhere = path.is_absolute() or PureWindowsPath(place).anchor or ".." in path.parts
-    if elsewhere or not path.parts or "\\" in place or not place.isprintable():
-        raise _NotPackedError("the record names a place outside of the folder that the run was started in")
+def _parts(text: str) -> tuple[str, ...]:
+    """The parts of a path below the folder that the run was started in; other paths are not followed."""
+    path = PurePosixPath(text)
+    elsewhere = path.is_absolute() or PureWindowsPath(text).anchor or ".." in path.parts
+    if elsewhere or not path.parts or "\\" in text or not text.isprintable():
+        raise _NotPackedError("the record's path is outside of the folder that the run was started in")
     return path.parts
 
 
 def _folder(base: Path, parts: tuple[str, ...]) -> Path:
-    """The folder that is there: step by step, so that no link is followed."""
+    """The folder, checked part by part, so that no link is followed."""
     folder = base
     for part in parts:
         folder /= part
         try:
             mode = folder.lstat().st_mode
         except OSError:
-            raise _NotPackedError("its folder was not there when this page was made") from None
+            raise _NotPackedError("its folder did not exist when this page was made") from None
         if not stat.S_ISDIR(mode):
-            raise _NotPackedError("its place is no folder, or lies behind a link, which is not followed")
+            raise _NotPackedError("its path is not a folder, or leads through a link, which is not followed")
     if not _PLAIN.fullmatch(folder.name):
-        raise _NotPackedError("its folder has a name that the suite gives to none")
+        raise _NotPackedError("the suite does not write folders of that name")
     return folder
 
 
-def _archive(cell: CellRecord, folder: Path, most: int, left: int) -> Archive:
+def _archive(cell: CellRecord, folder: Path, max_bytes: int, remaining: int) -> Archive:
     try:
         bundle = read_bundle(folder)
     except BundleError:
-        raise _NotPackedError("what is at its place is no bundle") from None
-    told = (bundle.cell.id, bundle.stage, bundle.signature, bundle.message)
-    if told != (cell.id, cell.stage, cell.signature, cell.message or ""):
-        raise _NotPackedError("what is at its place now is the bundle of another failure")
+        raise _NotPackedError("its folder does not hold a bundle") from None
+    failure = (bundle.cell.id, bundle.stage, bundle.signature, bundle.message)
+    if failure != (cell.id, cell.stage, cell.signature, cell.message or ""):
+        raise _NotPackedError("its folder now holds the bundle of another failure")
     try:
         with os.scandir(folder) as entries:
             plain = [each for each in entries if each.is_file(follow_symlinks=False) and _PLAIN.fullmatch(each.name)]
@@ -175,10 +175,11 @@ def _archive(cell: CellRecord, folder: Path, most: int, left: int) -> Archive:
     except OSError as error:
         raise _NotPackedError(f"its folder cannot be read: {error.strerror}") from None
     archive = Archive(f"bundles/{slug(cell.id)}.zip", folder, files)
-    if archive.size > most:
-        raise _NotPackedError(f"it has {archive.size / (1 << 20):.1f} MiB, and more than {most >> 20} are not packed")
-    if archive.size > left:
-        raise _NotPackedError(f"the bundles of this site have {_MOST_OF_ALL >> 20} MiB already")
+    if archive.size > max_bytes:
+        size, limit = archive.size / (1 << 20), max_bytes >> 20
+        raise _NotPackedError(f"it has {size:.1f} MiB, more than the limit of {limit} MiB (--bundle-limit)")
+    if archive.size > remaining:
+        raise _NotPackedError(f"the bundles of this site have reached their limit of {_MOST_OF_ALL >> 20} MiB")
     return archive
 
 
@@ -187,16 +188,16 @@ def _pack(archive: Archive, path: Path) -> None:
     # would make two files.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as packed:
         for name, size in archive.files:
-            told = zipfile.ZipInfo(f"{archive.folder.name}/{name}", _EPOCH)
-            told.create_system, told.external_attr = 3, (stat.S_IFREG | 0o644) << 16
-            # It may have become a link since it was looked at.
+            entry = zipfile.ZipInfo(f"{archive.folder.name}/{name}", _EPOCH)
+            entry.create_system, entry.external_attr = 3, (stat.S_IFREG | 0o644) << 16
+            # It may have become a link since it was checked.
             with open(os.open(archive.folder / name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as source:
                 if os.fstat(source.fileno()).st_size != size:
                     raise ReportError(f"{archive.folder / name} was changed while the site was made")
-                with packed.open(told, "w") as target:
+                with packed.open(entry, "w") as target:
                     shutil.copyfileobj(source, target)
 
 
-def archives(found: Mapping[str, Bundled]) -> tuple[Archive, ...]:
-    """Those that can be packed."""
-    return tuple(each.archive for each in found.values() if each.archive)
+def archives(links: Mapping[str, BundleLink]) -> tuple[Archive, ...]:
+    """The bundles that can be packed."""
+    return tuple(each.archive for each in links.values() if each.archive)

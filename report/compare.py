@@ -1,4 +1,4 @@
-"""Two runs, cell by cell: what a reader of a change has to know, and what a gate decides by."""
+"""Two runs, compared cell by cell: the basis of the gate, and of the summary and the page of a change."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from report.errors import ReportError
 from report.model import Variant, variant_of
 
 _STAGES = tuple(Stage)
-_HOLDS = frozenset({Verdict.PASS, Verdict.UNEXPECTED_PASS})
+_PASSES = frozenset({Verdict.PASS, Verdict.UNEXPECTED_PASS})
 _FAILED = frozenset({Verdict.FAIL, Verdict.EXPECTED_FAILURE})
 
 
 @dataclass(frozen=True, slots=True)
 class Margins:
-    """How much worse a measured number may get before it counts.
+    """How much worse a measured number may get before it is a regression.
 
     Slower means both, by the factor and by the seconds, since small times vary by more than half. `delegation` is a
     difference of shares of operators, from 0 to 1.
@@ -30,12 +30,12 @@ class Margins:
 
 
 class Change(StrEnum):
-    """How a cell differs between a base run and a head run, in the order a reader wants them."""
+    """How a cell differs between a base run and a head run, in the order of reports."""
 
     NEWLY_FAILING = "newly failing"
     VANISHED = "vanished"
     NOT_RUN = "newly not run"
-    STALE = "passes, still listed"
+    STALE = "passes, still a known failure"
     FAILS_EARLIER = "fails at an earlier stage"
     CHANGED_CAUSE = "fails with another signature"
     FAILS_LATER = "fails at a later stage"
@@ -44,17 +44,17 @@ class Change(StrEnum):
 
 
 MEANINGS = {
-    Change.NEWLY_FAILING: "held, did not apply, or was a listed failure; now it fails",
-    Change.VANISHED: "was judged, and now is not: no longer in the run, or said not to apply",
-    Change.NOT_RUN: "was judged, and now the run did not get to it",
-    Change.STALE: "held before and holds now, but is listed as failing",
-    Change.FAILS_EARLIER: "failed and fails, and does not get as far as before",
-    Change.CHANGED_CAUSE: "failed and fails, with another signature or verdict",
-    Change.FAILS_LATER: "failed and fails, but gets further than before",
-    Change.FIXED: "failed, and now holds",
-    Change.APPEARED: "is judged now, and was not before",
+    Change.NEWLY_FAILING: "Passed, did not apply or was a known failure before; fails now.",
+    Change.VANISHED: "Judged before, not now: no longer in the run, or no longer applicable.",
+    Change.NOT_RUN: "Judged before; not run now.",
+    Change.STALE: "Passes, but is listed as a known failure.",
+    Change.FAILS_EARLIER: "Still fails, now at an earlier stage.",
+    Change.CHANGED_CAUSE: "Still fails, with another signature or verdict.",
+    Change.FAILS_LATER: "Still fails, now at a later stage.",
+    Change.FIXED: "Failed before, passes now.",
+    Change.APPEARED: "Judged now, not before.",
 }
-#: What makes a head run worse than its base, whatever the matrix lists.
+#: The changes that make a head run worse than its base, known failures or not.
 _WORSE = frozenset({Change.NEWLY_FAILING, Change.VANISHED, Change.NOT_RUN, Change.STALE, Change.FAILS_EARLIER})
 
 
@@ -75,10 +75,10 @@ class Difference:
 
     @property
     def regression(self) -> bool:
-        """Whether the head run is worse for it: something fails that did not, fails otherwise, or is not looked at.
+        """Whether it makes the head run worse: the cell newly fails, fails differently, or is no longer judged.
 
-        Another signature is worse, unless a crash, which has none, became a failure that the matrix lists. What
-        appeared has nothing to be worse than; if it fails, and nobody listed it, its own run has failed for it.
+        Another signature is worse, unless a crash, which has none, became a known failure. A cell that appeared has
+        nothing to be worse than; if it fails unexpectedly, its own run has failed already.
         """
         if self.change is not Change.CHANGED_CAUSE:
             return self.change in _WORSE
@@ -90,7 +90,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A number of a variant that got worse; `operators` are those that the backend newly leaves, if that is it."""
+    """A number of a variant that got worse: seconds to lower, or the share of operators that are delegated, 0 to 1.
+
+    `operators` are the names of those that are no longer delegated.
+    """
 
     architecture: str
     variant: Variant
@@ -112,7 +115,7 @@ class Comparison:
 
     @property
     def worse(self) -> bool:
-        """Whether a gate must not let the head run pass."""
+        """Whether the gate fails."""
         return bool(self.regressions or self.slower or self.less_delegated)
 
     @property
@@ -126,17 +129,17 @@ class Comparison:
 
 
 def compare(base: RunRecord, head: RunRecord, margins: Margins | None = None) -> Comparison:
-    """What `head` does otherwise than `base`.
+    """The differences of `head` from `base`.
 
     Raises:
-        ReportError: `head` left out what had not changed since another run than `base`.
+        ReportError: `head` is incremental to another run than `base`.
     """
     margins = margins or Margins()
     since = head.run.since
     if since and since.left_out and since.run != base.run.id:
         raise ReportError(
-            f"run {head.run.id} left out what had not changed since run {since.run}, and can be compared with that "
-            f"alone, not with run {base.run.id}"
+            f"cannot compare: run {head.run.id} only has the cells that may have changed since run {since.run}; "
+            f"compare it with that run, not with run {base.run.id}"
         )
     left_out = frozenset(since.left_out if since else ())
     before = {cell.id: cell for cell in base.cells}
@@ -150,7 +153,7 @@ def compare(base: RunRecord, head: RunRecord, margins: Margins | None = None) ->
     return Comparison(
         base,
         head,
-        tuple(sorted(differences, key=lambda each: list(Change).index(each.change))),
+        tuple(sorted(differences, key=lambda difference: list(Change).index(difference.change))),
         tuple(_slower(pairs, margins)),
         tuple(_less_delegated(pairs, margins)),
         margins,
@@ -158,7 +161,7 @@ def compare(base: RunRecord, head: RunRecord, margins: Margins | None = None) ->
 
 
 def classify(base: CellRecord | None, head: CellRecord | None) -> Change | None:
-    """The kind of difference between two verdicts on one cell; None if a reader need not know."""
+    """The kind of difference between two verdicts on one cell; None if there is none to report."""
     if not _judged(head):
         if head is not None and head.verdict is Verdict.NOT_RUN:
             return Change.NOT_RUN if base is None or base.verdict is not Verdict.NOT_RUN else None
@@ -167,9 +170,9 @@ def classify(base: CellRecord | None, head: CellRecord | None) -> Change | None:
     assert head is not None
     if not _judged(base):
         applied = base is not None and base.verdict is Verdict.NOT_APPLICABLE
-        return Change.NEWLY_FAILING if applied and head.verdict not in _HOLDS else Change.APPEARED
+        return Change.NEWLY_FAILING if applied and head.verdict not in _PASSES else Change.APPEARED
     assert base is not None
-    match base.verdict in _HOLDS, head.verdict in _HOLDS:
+    match base.verdict in _PASSES, head.verdict in _PASSES:
         case True, True:
             stale = head.verdict is Verdict.UNEXPECTED_PASS and base.verdict is Verdict.PASS
             return Change.STALE if stale else Change.FIXED if head.verdict is not base.verdict else None
@@ -179,7 +182,7 @@ def classify(base: CellRecord | None, head: CellRecord | None) -> Change | None:
             return Change.FIXED
     if base.verdict in ACCEPTABLE and head.verdict not in ACCEPTABLE:
         return Change.NEWLY_FAILING
-    # A crash or a timeout has no stage to trust, and is no progress wherever it comes.
+    # The stage of a crash or a timeout is not reliable: it is neither earlier nor later.
     if {base.verdict, head.verdict} <= _FAILED and base.stage and head.stage and base.stage is not head.stage:
         return Change.FAILS_EARLIER if _STAGES.index(head.stage) < _STAGES.index(base.stage) else Change.FAILS_LATER
     if (base.stage, base.signature, base.verdict) != (head.stage, head.signature, head.verdict):
@@ -192,7 +195,7 @@ def _judged(cell: CellRecord | None) -> bool:
 
 
 def _slower(pairs: Iterable[tuple[CellRecord, CellRecord]], margins: Margins) -> Iterator[Measured]:
-    """Lowering alone is timed by itself; a cell's duration includes whatever was not built yet."""
+    """By the time of lowering alone: a cell's duration includes all that had to be built first."""
     for base, head in pairs:
         before, after = _lower_s(base), _lower_s(head)
         if before is None or after is None:
@@ -209,15 +212,15 @@ def _less_delegated(pairs: Iterable[tuple[CellRecord, CellRecord]], margins: Mar
     for base, head in pairs:
         before, after = delegated_share(base), delegated_share(head)
         if not (base.partition and head.partition):
-            # An older record counted its operators otherwise, maybe: like is compared with like where that can be.
+            # An older record may count operators differently: compare the same kind of count where both have it.
             counted = _counted_share(base), _counted_share(head)
             before, after = (before, after) if None in counted else counted
         if before is not None and after is not None and after < before - margins.delegation:
-            yield Measured(head.architecture, variant_of(head), before, after, _newly_left(base, head))
+            yield Measured(head.architecture, variant_of(head), before, after, _no_longer_delegated(base, head))
 
 
 def delegated_share(cell: CellRecord) -> float | None:
-    """The share of operators that the backend took, where the cell tells it."""
+    """The share of operators that the backend took, 0 to 1; None where the cell does not record it."""
     if cell.partition is None:
         return _counted_share(cell)
     return _share(sum(cell.partition.delegated.values()), sum(cell.partition.undelegated.values()))
@@ -225,17 +228,17 @@ def delegated_share(cell: CellRecord) -> float | None:
 
 def _counted_share(cell: CellRecord) -> float | None:
     metrics = cell.metrics or {}
-    taken, left = metrics.get("delegated_operators"), metrics.get("undelegated_operators")
-    return None if taken is None or left is None else _share(taken, left)
+    delegated, undelegated = metrics.get("delegated_operators"), metrics.get("undelegated_operators")
+    return None if delegated is None or undelegated is None else _share(delegated, undelegated)
 
 
-def _share(taken: float, left: float) -> float | None:
-    return taken / (taken + left) if taken + left > 0 else None
+def _share(delegated: float, undelegated: float) -> float | None:
+    return delegated / (delegated + undelegated) if delegated + undelegated > 0 else None
 
 
-def _newly_left(base: CellRecord, head: CellRecord) -> tuple[str, ...]:
-    """The operators of which more are left than before."""
+def _no_longer_delegated(base: CellRecord, head: CellRecord) -> tuple[str, ...]:
+    """The names of operators of which more are undelegated than before."""
     if not (base.partition and head.partition):
         return ()
     before = base.partition.undelegated
-    return tuple(sorted(name for name, left in head.partition.undelegated.items() if left > before.get(name, 0)))
+    return tuple(sorted(name for name, now in head.partition.undelegated.items() if now > before.get(name, 0)))

@@ -1,7 +1,7 @@
-"""Many run records as two views, `runs` and `cells`: DuckDB reads the files in place, and nothing beside them.
+"""Many run records as two views, `runs` and `cells`: DuckDB reads these files in place, and no others.
 
-A thousand runs of 7000 cells are 3 GB of JSON; one pass over them takes 5 to 10 seconds on two busy cores, by how many
-fields of a cell are asked for.
+A thousand runs of 7000 cells are 3 GB of JSON; one pass over them takes 5 to 10 seconds on two busy cores, depending on
+how many fields of a cell are read.
 """
 
 from __future__ import annotations
@@ -49,41 +49,41 @@ _CELL = {
 
 
 class Database:
-    """The records of some files; see `opened`."""
+    """The records of some files; made by `opened`."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
         self._connection = connection
         self._files = files
 
     def rows(self, sql: str) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-        """The names of the columns that `sql` gives, and its rows.
+        """The column names and the rows of the result of `sql`.
 
         Raises:
-            ReportError: DuckDB refuses it, or one of the files.
+            ReportError: DuckDB rejects it or one of the files.
         """
         try:
             cursor = self._connection.execute(sql)
             return tuple(column[0] for column in cursor.description or ()), cursor.fetchall()
         except (duckdb.Error, ValueError, OverflowError) as error:
-            raise ReportError(one_line(str(error), most=500)) from error
+            raise ReportError(one_line(str(error), max_chars=500)) from error
 
     def ask(self, sql: str) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-        """The same for what a person typed: one query, and nothing that would change or write anything.
+        """The same for SQL that a user typed: one query, which cannot change or write anything.
 
         Raises:
-            ReportError: It is more than a query, or DuckDB refuses it.
+            ReportError: It is not one query, or DuckDB rejects it.
         """
         try:
             statements = self._connection.extract_statements(sql)
         except duckdb.Error as error:
-            raise ReportError(one_line(str(error), most=500)) from error
-        # The files are readable to whatever runs here, and a COPY could write them.
+            raise ReportError(one_line(str(error), max_chars=500)) from error
+        # The connection may read these files, and a COPY could write them.
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise ReportError("only one SELECT can be asked, such as: SELECT verdict, count(*) FROM cells GROUP BY ALL")
+            raise ReportError("expected one SELECT, such as: SELECT verdict, count(*) FROM cells GROUP BY ALL")
         return self.rows(sql)
 
     def cells(self, *fields: str) -> str:
-        """A table expression for the cells with these fields alone: what is not asked for costs nothing."""
+        """A table expression for the cells with these fields; other fields are not read."""
         wanted = ", ".join(f"{field} {_CELL[field]}" for field in fields)
         columns = f"{{run: 'STRUCT(id VARCHAR)', cells: 'STRUCT({wanted})[]'}}"
         named = ", ".join(f"cell.{field} AS {field}" for field in fields)
@@ -94,39 +94,39 @@ class Database:
 
 
 def record_files(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """The records that `paths` mean: files, or directories with all `*.json` below them but hidden ones.
+    """The record files of `paths`: files, and for directories all `*.json` below them that are not hidden.
 
     Raises:
-        ReportError: One of them does not exist, or holds none.
+        ReportError: A path does not exist, or is a directory without records.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
             below = (file for file in path.rglob("*.json") if not file.name.startswith("."))
-            own = sorted(file for file in below if file.is_file())
-            if not own:
-                raise ReportError(f"{path} holds no run records: there is no *.json in it")
-            found += own
+            files_below = sorted(file for file in below if file.is_file())
+            if not files_below:
+                raise ReportError(f"no run records in {path}: it has no *.json")
+            found += files_below
         elif path.is_file():
             found.append(path)
         elif path.exists():
             raise ReportError(f"{path} is not a regular file")
         else:
-            raise ReportError(f"{path}: there is no such file or directory")
+            raise ReportError(f"{path}: no such file or directory")
     files = tuple(dict.fromkeys(file.resolve() for file in found))
     for file in files:
-        # DuckDB takes these for patterns, and would read other files than are meant.
+        # DuckDB reads these as patterns, and would open other files.
         if set("*?[]{}") & set(str(file)) or not str(file).isprintable():
-            raise ReportError(f"{one_line(str(file))}: a name with any of * ? [ ] {{ }} cannot be read by the database")
+            raise ReportError(f"{one_line(str(file))}: rename it; the database cannot read names with * ? [ ] {{ }}")
     return files
 
 
 @contextmanager
 def opened(paths: Sequence[Path]) -> Iterator[Database]:
-    """The records that `paths` mean, each looked at, and none left out.
+    """The records of `paths`, each of them checked.
 
     Raises:
-        ReportError: A file cannot be read, is no run record, or holds a run that another one holds too.
+        ReportError: A file cannot be read, is not a run record, or holds a run that another one holds too.
     """
     files = [str(file) for file in record_files(paths)]
     largest = max((Path(file).stat().st_size for file in files), default=0)
@@ -161,7 +161,7 @@ def _texts(texts: Sequence[str]) -> str:
 
 
 def _runs(files: Sequence[str]) -> str:
-    """A table, since the check needs one pass over the files, which then serves every query of runs alone."""
+    """A table, not a view: the check needs one pass over the files, which then serves every query of runs."""
     return f"""
         CREATE TABLE runs AS
         SELECT run.id AS run, CAST(try_cast(run.started AS TIMESTAMPTZ) AS TIMESTAMP) AS started,
@@ -190,15 +190,15 @@ def _cells(files: Sequence[str]) -> str:
 
 
 def _check(database: Database, files: Sequence[str]) -> None:
-    """Reading in place is lenient: what is missing is null, and another kind of file would look like an empty run."""
+    """Reading in place is lenient: a missing field is null, and another kind of file looks like an empty run."""
     _, unsound = database.rows("SELECT min(file) FROM runs WHERE NOT sound")
     if unsound[0][0] is not None:
-        raise ReportError(f"{unsound[0][0]} is no run record; `python -m report validate` says what is wrong with it")
+        raise ReportError(f"{unsound[0][0]} is not a run record; `python -m report validate` names the error")
     _, twice = database.rows("SELECT run, min(file), max(file) FROM runs GROUP BY run HAVING count(*) > 1 ORDER BY run")
     if twice:
         run, first, last = map(str, twice[0])
-        raise ReportError(f"run {one_line(run)} is given twice, in {first} and in {last}")
+        raise ReportError(f"run {one_line(run)} is given twice: {first} and {last}")
     _, read = database.rows("SELECT count(DISTINCT file) FROM runs")
     if read[0][0] != len(files):
-        raise ReportError(f"{len(files)} files were given, and {read[0][0]} of them hold a run: one of them is empty")
+        raise ReportError(f"only {read[0][0]} of {len(files)} files hold a run: the others are empty")
     database.rows("ALTER TABLE runs DROP COLUMN sound")

@@ -1,6 +1,6 @@
-"""The site as data: `index.json` and one JSON per architecture, for those who build on it.
+"""The site as data: `index.json`, and one JSON file for each architecture.
 
-Their JSON Schemas are generated from these classes and stand in the site beside them.
+Their JSON Schemas are generated from these classes and are part of the site.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _CONFIG = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class VariantStatus:
-    """What one variant of an architecture comes to; `verdict` is null where it is not covered.
+    """The status of one variant of an architecture; `verdict` is null if it is not in this run.
 
-    A pass with a stage ended there, since nothing was run: its label is "lowered" or "exported".
+    A pass with a stage was compiled only, up to that stage: its label is "lowered" or "exported".
     """
 
     subject: str

@@ -1,7 +1,7 @@
-"""What goes wrong with what a person gave us."""
+"""The error of commands whose input is wrong."""
 
 from __future__ import annotations
 
 
 class ReportError(Exception):
-    """The input is wrong; the message is one sentence that names the file and says what is wrong with it."""
+    """The input is wrong; the message is one sentence that names the file and the problem."""

@@ -1,26 +1,56 @@
-"""Text from records in Markdown, such that it reads as itself and never becomes markup, not even on GitHub."""
+"""Markdown of run records: their text reads as itself and never becomes markup, not even on GitHub.
+
+Such text may be whatever torch or an exporter raised.
+"""
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Sequence
 
-from conformance.core.text import one_line
+from conformance.core.text import one_line, plural
+from conformance.core.verdicts import Verdict
+from conformance.records.run import RunRecord
+from report.names import plain_link
 
-#: Everything that Markdown or HTML acts on, as character references: they never count as structure. An underscore
-#: inside a word is left alone, since nearly every name has one.
-_ACTIVE = re.compile(r"""[\\`*~|<>&\[\]!#"]|_(?![^\W_])|(?<![^\W_])_""")
-#: GitHub looks for addresses, mentions and formulas in what is left after parsing. In elements of their own these are
-#: found by nobody.
-_FOUND_LATER = re.compile(r"[@$]|(?<=:)//|(?<=www)\.", re.IGNORECASE)
+#: What Markdown acts on inside a line or a table. An underscore inside a word is left alone: nearly every name has one.
+_ACTIVE = re.compile(r"[\\`*~|\[\]]|_(?![^\W_])|(?<![^\W_])_")
+#: GitHub looks for addresses, mentions and formulas after parsing, escaped or not, but not across elements.
+_GITHUB = re.compile(r"[@$]|(?<=:)//|(?<=www)\.", re.IGNORECASE)
 
 
-def code(text: str, most: int = 160) -> str:
-    """`text` as code, in a line or in a table; an element and no backticks, which cannot hold every text in a table."""
-    escaped = _ACTIVE.sub(lambda found: f"&#{ord(found[0])};", one_line(text, most))
-    return f"<code>{_FOUND_LATER.sub(lambda found: f'<span>{found[0]}</span>', escaped) or '–'}</code>"
+def prose(text: str, max_chars: int = 2000) -> str:
+    """`text` as it is, for inside a line or a table."""
+    escaped = _ACTIVE.sub(r"\\\g<0>", html.escape(one_line(text, max_chars), quote=False))
+    return _GITHUB.sub(r"<span>\g<0></span>", escaped)
+
+
+def code(text: str, max_chars: int = 160) -> str:
+    """`text` as code, for inside a line or a table; a dash if there is none."""
+    flat = one_line(text, max_chars) or "–"
+    # A table's row is cut at pipes even in code, and a backtick ends it: neither can be escaped inside backticks.
+    return f"<code>{prose(flat, max_chars)}</code>" if set("`|") & set(flat) else f"`{flat}`"
+
+
+def link(text: str) -> str:
+    """A link, if `text` is an address on the web and nothing else; otherwise prose."""
+    return f"<{text}>" if plain_link(text) else prose(text)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table whose cells are Markdown already."""
     return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
+
+
+def incomplete(run: RunRecord, name: str) -> list[str]:
+    """A warning that `run`, which the text calls `name`, is not complete; no lines if it is."""
+    if run.run.complete:
+        return []
+    missing = plural(sum(cell.verdict is Verdict.NOT_RUN for cell in run.cells), "cell")
+    ended = "It was stopped early" if run.run.finished else "It did not finish"
+    return [
+        *("", "> [!WARNING]"),
+        f"> **{name} is not complete.** {ended}: {missing} of its record were not run, and others may be missing. "
+        "Missing results are not passes.",
+    ]

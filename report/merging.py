@@ -1,4 +1,4 @@
-"""Several records as one: the shards of a run, or runs of different architectures, and only if nothing gets lost."""
+"""Merges records into one: the shards of a run, or runs of different architectures, if nothing would get lost."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.core.text import first_few
 from conformance.matrix.sharding import Shard, read_shard
 from conformance.records.run import DIRTY, Environment, RunInfo, RunRecord, RunWriter, Since
 from report.errors import ReportError
 from report.loading import when
 
-#: The option that says which part of a run a record is, such as "3/8"; the option that may differ without it.
+#: The option that names the part of a run, such as "3/8"; the option that may differ between parts without it.
 SHARD, _ARCHITECTURES = "shard", "arch"
 
 _Options = Mapping[str, str | int | None]
@@ -21,26 +22,26 @@ _Options = Mapping[str, str | int | None]
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A record and what to call it when something is wrong with it."""
+    """A record and its name in error messages."""
 
     name: str
     run: RunRecord
 
 
 def merge(records: Sequence[Named]) -> RunRecord:
-    """One record with the cells of all `records`; the same whatever order they come in.
+    """One record with the cells of all `records`; their order does not matter.
 
     Raises:
-        ReportError: They are no parts of one run, they overlap, or one is missing.
+        ReportError: They are not parts of one run, they overlap, or one is missing.
     """
     if not records:
-        raise ReportError("there is nothing to merge")
+        raise ReportError("no records to merge")
     shards = [_shard(each) for each in records]
     for each in records[1:]:
         _must_be_alike(records[0], each)
     _must_be_whole(records, shards)
     _must_not_overlap(records)
-    ordered = [each.run for _, each in sorted(zip(shards, records, strict=True), key=_place)]
+    ordered = [each.run for _, each in sorted(zip(shards, records, strict=True), key=_key)]
     return RunRecord(
         1,
         _info(ordered),
@@ -50,7 +51,7 @@ def merge(records: Sequence[Named]) -> RunRecord:
 
 
 def write(run: RunRecord, path: Path) -> None:
-    """Put a record at `path`, whole or not at all."""
+    """Write a record to `path`."""
     try:
         RunWriter(path, run.run, run.environment, run.cells)
     except OSError as error:
@@ -58,45 +59,43 @@ def write(run: RunRecord, path: Path) -> None:
 
 
 def _shard(record: Named) -> Shard | None:
-    told = record.run.run.options.get(SHARD)
-    if told is None:
+    shard = record.run.run.options.get(SHARD)
+    if shard is None:
         return None
     try:
-        return read_shard(str(told))
+        return read_shard(str(shard))
     except ValueError as error:
-        raise ReportError(f"{record.name}: its option --shard: {error}") from error
+        raise ReportError(f"{record.name}: --shard: {error}") from error
 
 
 def _must_be_alike(first: Named, other: Named) -> None:
-    """Verdicts that were reached under different conditions would look like those of one run."""
+    """Verdicts reached under different conditions would look like those of one run."""
     pairs: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
-        ("version of", first.run.environment.packages, other.run.environment.packages),
+        ("", first.run.environment.packages, other.run.environment.packages),
         ("", {"Python": first.run.environment.python}, {"Python": other.run.environment.python}),
-        ("option", _conditions(first.run), _conditions(other.run)),
+        ("--", _conditions(first.run), _conditions(other.run)),
         ("", {"commit": _commit(first.run)}, {"commit": _commit(other.run)}),
         ("", {"Hypothesis seed": first.run.run.seed}, {"Hypothesis seed": other.run.run.seed}),
     )
-    for kind, before, after in pairs:
-        for name in sorted({*before, *after}):
-            if before.get(name) != after.get(name):
-                raise ReportError(
-                    f"{other.name} is unlike {first.name}: {f'{kind} {name}'.strip()} is {_told(after, name)} in the "
-                    f"former and {_told(before, name)} in the latter"
-                )
+    for prefix, ours, theirs in pairs:
+        for name in sorted({*ours, *theirs}):
+            if ours.get(name) != theirs.get(name):
+                here, there = (f"{_value(values, name)} in" for values in (ours, theirs))
+                raise ReportError(f"cannot merge: {prefix}{name} is {here} {first.name} and {there} {other.name}")
 
 
 def _commit(run: RunRecord) -> str | None:
-    """Changes on top of it are no other commit: a shard may have built something into its checkout."""
+    """The commit without its mark for changes: a shard may have built something into its checkout."""
     return run.run.commit.removesuffix(DIRTY) if run.run.commit else None
 
 
 def _conditions(run: RunRecord) -> _Options:
-    """The options that verdicts depend on. Without shards, a selection of architectures is what parts a run."""
+    """The options that verdicts depend on. Without shards, a run is divided by its selection of architectures."""
     left_out = {SHARD} if run.run.options.get(SHARD) else {SHARD, _ARCHITECTURES}
     return {name: value for name, value in run.run.options.items() if name not in left_out}
 
 
-def _told(values: Mapping[str, object], name: str) -> str:
+def _value(values: Mapping[str, object], name: str) -> str:
     return "not given" if values.get(name) is None else str(values[name])
 
 
@@ -104,21 +103,23 @@ def _must_be_whole(records: Sequence[Named], shards: Sequence[Shard | None]) -> 
     first = shards[0]
     for each, shard in zip(records, shards, strict=True):
         if (shard is None) != (first is None) or (shard and first and shard.of != first.of):
-            told = [f"shard {found.number}/{found.of}" if found else "no shard" for found in (shard, first)]
-            raise ReportError(f"{each.name} is {told[0]}, and {records[0].name} is {told[1]}: not parts of one run")
+            names = [f"shard {part.number}/{part.of}" if part else "not a shard" for part in (first, shard)]
+            raise ReportError(
+                f"cannot merge: {records[0].name} is {names[0]} and {each.name} is {names[1]}, not parts of one run"
+            )
     if not first:
         return
     seen: dict[int, str] = {}
     for each, shard in zip(records, shards, strict=True):
         assert shard
         if shard.number in seen:
-            raise ReportError(f"{each.name} and {seen[shard.number]} are both shard {shard.number}/{shard.of}")
+            pair, shared = f"{seen[shard.number]} and {each.name}", f"{shard.number}/{shard.of}"
+            raise ReportError(f"cannot merge: {pair} are both shard {shared}")
         seen[shard.number] = each.name
-    missing = [number for number in range(1, first.of + 1) if number not in seen]
+    missing = [f"{number}/{first.of}" for number in range(1, first.of + 1) if number not in seen]
     if missing:
-        named = ", ".join(f"{number}/{first.of}" for number in missing[:10])
-        more = f" and {len(missing) - 10} others are" if len(missing) > 10 else " is" if len(missing) == 1 else " are"
-        raise ReportError(f"{'shard' if len(missing) == 1 else 'shards'} {named}{more} missing: the run is not whole")
+        kind = "shard" if len(missing) == 1 else "shards"
+        raise ReportError(f"cannot merge: missing {kind} {first_few(missing, 10)}")
 
 
 def _must_not_overlap(records: Sequence[Named]) -> None:
@@ -126,51 +127,53 @@ def _must_not_overlap(records: Sequence[Named]) -> None:
     for each in records:
         for cell in each.run.cells:
             if cell.id in seen:
-                raise ReportError(f"{each.name} and {seen[cell.id]} overlap: both have the cell {cell.id}")
+                raise ReportError(f"cannot merge: {seen[cell.id]} and {each.name} both have the cell {cell.id}")
         seen |= {cell.id: each.name for cell in each.run.cells}
 
 
-def _place(pair: tuple[Shard | None, Named]) -> tuple[int, object, str]:
+def _key(pair: tuple[Shard | None, Named]) -> tuple[int, object, str]:
     shard, record = pair
     return shard.number if shard else 0, when(record.run.run.started), record.run.run.id
 
 
 def _info(runs: Sequence[RunRecord]) -> RunInfo:
     infos = [run.run for run in runs]
-    ended = [info.finished for info in infos if info.finished]
+    finished = [info.finished for info in infos if info.finished]
     options = {name: value for name, value in infos[0].options.items() if name != SHARD}
-    chosen = [info.options.get(_ARCHITECTURES) for info in infos]
-    if len(set(chosen)) > 1:
-        options[_ARCHITECTURES] = ",".join(sorted({part for each in chosen for part in str(each or "all").split(",")}))
+    selected = [info.options.get(_ARCHITECTURES) for info in infos]
+    if len(set(selected)) > 1:
+        names = {name for selection in selected for name in str(selection or "all").split(",")}
+        options[_ARCHITECTURES] = ",".join(sorted(names))
     return dataclasses.replace(
         infos[0],
         id=hashlib.sha256("\0".join(sorted(info.id for info in infos)).encode()).hexdigest()[:12],
         started=min((info.started for info in infos), key=when),
-        finished=max(ended, key=when) if len(ended) == len(infos) else None,
+        finished=max(finished, key=when) if len(finished) == len(infos) else None,
         complete=all(info.complete for info in infos),
         options=options,
         fingerprints={name: value for info in infos for name, value in (info.fingerprints or {}).items()} or None,
         since=_since([info.since for info in infos if info.since]),
-        commit=max((info.commit for info in infos if info.commit), key=len, default=None),  # the changed one
+        # The longest has the mark for changes, if any has.
+        commit=max((info.commit for info in infos if info.commit), key=len, default=None),
     )
 
 
-def _since(found: Sequence[Since]) -> Since | None:
-    if not found:
+def _since(parts: Sequence[Since]) -> Since | None:
+    if not parts:
         return None
-    if len(runs := {each.run for each in found}) > 1:
-        raise ReportError(f"the records left out what had not changed since different runs: {', '.join(sorted(runs))}")
-    return Since(found[0].run, tuple(cell for each in found for cell in each.left_out))
+    if len(runs := {part.run for part in parts}) > 1:
+        raise ReportError(f"cannot merge: the records have --since of different runs: {', '.join(sorted(runs))}")
+    return Since(parts[0].run, tuple(cell for part in parts for cell in part.left_out))
 
 
-def _environment(found: Sequence[Environment]) -> Environment:
+def _environment(machines: Sequence[Environment]) -> Environment:
     """Shards may run on different machines; all of them are named."""
 
     def named(values: Sequence[str]) -> str:
         return "; ".join(dict.fromkeys(values))
 
     return dataclasses.replace(
-        found[0],
-        platform=named([each.platform for each in found]),
-        cpu=named([each.cpu for each in found]),
+        machines[0],
+        platform=named([machine.platform for machine in machines]),
+        cpu=named([machine.cpu for machine in machines]),
     )

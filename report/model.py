@@ -1,4 +1,4 @@
-"""What a run says of an architecture: variants, stages, and what a group of cells comes to."""
+"""Variants, stages, and the status of groups of cells."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TypeAlias
 
 from conformance.core.cells import EAGER, EXPORTED
 from conformance.core.contract import Chapter
+from conformance.core.text import format_counts
 from conformance.core.verdicts import ACCEPTABLE, Stage, Verdict
 from conformance.records.run import CellRecord
 
-#: What deserves a reader's attention first.
 WORST_FIRST = (
     Verdict.CRASH,
     Verdict.OUT_OF_MEMORY,
@@ -25,7 +25,7 @@ WORST_FIRST = (
     Verdict.PASS,
     Verdict.NOT_APPLICABLE,
 )
-#: The verdicts with nothing to explain.
+#: The verdicts that need no explanation.
 QUIET = frozenset({Verdict.PASS, Verdict.NOT_APPLICABLE})
 GLYPHS = {
     Verdict.PASS: "✓",
@@ -40,11 +40,11 @@ GLYPHS = {
     Verdict.HARNESS_ERROR: "?",
 }
 STAGES = tuple(Stage)
-#: Where cells that hold may end before anything was run, and what that is called. It has a sign of its own: nobody has
-#: seen such a program decode.
-_SHORT = {Stage.EXPORT: "exported", Stage.LOWER: "lowered"}
-SHORT_GLYPH = "◇"
-#: The stage that a clause of a chapter speaks of, for cells whose record names none.
+#: The stage at which a program that only compiles ends, and its label. Its sign is not that of a pass: the program was
+#: not run, so whether it decodes correctly is unknown.
+_COMPILED_ONLY = {Stage.EXPORT: "exported", Stage.LOWER: "lowered"}
+COMPILED_ONLY_GLYPH = "◇"
+#: The stage that a chapter's clauses are about, for cells whose record names none.
 HOMES = {
     Chapter.EXP.name: Stage.EXPORT,
     Chapter.LOW.name: Stage.LOWER,
@@ -56,7 +56,7 @@ HOMES = {
 
 @dataclass(frozen=True, slots=True, order=True)
 class Variant:
-    """One way to take an architecture to a program: a column of a run. Parts that play no role are empty."""
+    """A column of a run: exporter, backend and mode. Parts that do not apply are empty."""
 
     subject: str
     backend: str
@@ -67,7 +67,7 @@ class Variant:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages that it goes through: a program that is not lowered knows neither lowering nor loading."""
+        """The stages that it goes through: a program that is not lowered has no lowering, emission or loading."""
         skipped = {Stage.LOWER, Stage.EMIT, Stage.LOAD} if self.backend == EXPORTED else set()
         if not self.subject:
             return (Stage.BUILD, Stage.EAGER)
@@ -79,54 +79,54 @@ Columns: TypeAlias = Mapping[Variant, tuple[CellRecord, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What a group of cells comes to: its worst verdict, and the earliest stage it was met at, if that is known.
+class Status:
+    """The worst verdict of a group of cells, and the earliest stage at which it occurred, if that is known.
 
-    If the verdict is a pass, `stage` is where the group ended before anything was run; see `standing`.
+    If the verdict is a pass, `stage` is set for programs that were compiled only; see `status_of`.
     """
 
     verdict: Verdict | None
     stage: Stage | None = None
 
     @property
-    def short(self) -> str | None:
-        """What was done, such as "lowered", where it holds and was not run."""
-        return _SHORT.get(self.stage) if self.verdict is Verdict.PASS and self.stage else None
+    def compiled_only(self) -> str | None:
+        """`lowered` or `exported`, if the cells pass and the program was not run."""
+        return _COMPILED_ONLY.get(self.stage) if self.verdict is Verdict.PASS and self.stage else None
 
     @property
     def glyph(self) -> str:
-        """The sign of the verdict."""
-        return SHORT_GLYPH if self.short else GLYPHS[self.verdict] if self.verdict else "·"
+        """Its sign."""
+        return COMPILED_ONLY_GLYPH if self.compiled_only else GLYPHS[self.verdict] if self.verdict else "·"
 
     @property
     def kind(self) -> str:
-        """The verdict as a style class; empty groups have one too, and those that were not run."""
-        return self.short or (self.verdict.value if self.verdict else "none")
+        """Its style class; groups without cells have one too."""
+        return self.compiled_only or (self.verdict.value if self.verdict else "none")
 
     @property
     def label(self) -> str:
-        """In a few words."""
+        """Its name in tables."""
         match self.verdict:
             case None:
-                return "not covered"
+                return "not in this run"
             case Verdict.PASS:
-                return self.short or "holds"
+                return self.compiled_only or "passes"
             case Verdict.NOT_APPLICABLE:
                 return "not applicable"
             case Verdict.NOT_RUN:
                 return "not run"
             case Verdict.EXPECTED_FAILURE:
-                return f"known, at {self.stage}" if self.stage else "known failure"
+                return f"known failure ({self.stage})" if self.stage else "known failure"
             case Verdict.FAIL:
                 return f"fails at {self.stage}" if self.stage else "fails"
             case Verdict.UNEXPECTED_PASS:
-                return "passes, listed as failing"
+                return "unexpected pass"
             case other:
                 return f"{other} at {self.stage}" if self.stage else other.value
 
     @property
     def rank(self) -> int:
-        """Its place among problems: the worst first, and what stops earlier before what gets further."""
+        """Its position among problems: the worst verdict first, and earlier stages before later ones."""
         if self.verdict is None:
             return len(WORST_FIRST) * 10
         stage = STAGES.index(self.stage) if self.stage else len(STAGES)
@@ -134,127 +134,122 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class StagePlace:
+class StageStatus:
     """One stage of one architecture in a variant.
 
-    `passed` says that a cell of a later stage holds, or failed there, so that this one was gone through.
+    `passed` says that a later stage was reached: one of its cells passes, or failed there.
     """
 
     stage: Stage
-    standing: Standing
+    status: Status
     passed: bool
     counts: tuple[tuple[Verdict, int], ...]
 
     @property
-    def told(self) -> str:
-        """For a tooltip and a screen reader."""
+    def description(self) -> str:
+        """The text of its tooltip, and for screen readers."""
         if self.counts:
-            return f"{self.stage}: {told(self.counts)}"
-        return f"{self.stage}: {'gone through' if self.passed else 'not reached'}"
+            return f"{self.stage}: {format_counts(self.counts)}"
+        return f"{self.stage}: {'no check of its own; a later stage was reached' if self.passed else 'not reached'}"
 
 
 def count(cells: Iterable[CellRecord]) -> tuple[tuple[Verdict, int], ...]:
-    """How many cells have each verdict, the worst first, without those that none has."""
+    """The number of cells with each verdict, the worst first; verdicts without cells are left out."""
     counts = Counter(cell.verdict for cell in cells)
     return tuple((verdict, counts[verdict]) for verdict in WORST_FIRST if counts[verdict])
 
 
-def told(counts: Iterable[tuple[Verdict, int]]) -> str:
-    """Counts as text."""
-    return ", ".join(f"{number} {verdict}" for verdict, number in counts)
-
-
 def by_architecture(cells: Iterable[CellRecord]) -> dict[str, tuple[CellRecord, ...]]:
     """Each architecture's cells, in the order of the record."""
-    found: dict[str, list[CellRecord]] = {}
+    by_name: dict[str, list[CellRecord]] = {}
     for cell in cells:
-        found.setdefault(cell.architecture, []).append(cell)
-    return {name: tuple(own) for name, own in found.items()}
+        by_name.setdefault(cell.architecture, []).append(cell)
+    return {name: tuple(alike) for name, alike in by_name.items()}
 
 
 def variant_of(cell: CellRecord) -> Variant:
-    """The column that the cell itself is of."""
+    """The cell's own column."""
     return Variant(cell.subject or "", cell.backend, cell.mode or "")
 
 
 def variants(cells: Iterable[CellRecord]) -> tuple[Variant, ...]:
-    """The columns of a run, the one to show first first.
+    """The columns of a run, the most informative first.
 
-    What was lowered comes before what was only exported, and what is run before what is only lowered: it tells more.
-    Cells without a subject belong to every variant, and are one of their own only if there is no other.
+    Programs that are run come before those that are only lowered, and these before those that are only exported. Cells
+    without a subject belong to every variant, and are one of their own only if there is no other.
     """
-    found: dict[Variant, bool] = {}
+    run: dict[Variant, bool] = {}
     for cell in cells:
         variant = variant_of(cell)
         is_run = _home_of(cell.clause) is Stage.EXECUTE and cell.verdict is not Verdict.NOT_RUN
-        found[variant] = found.get(variant, False) or is_run
-    chosen = [variant for variant in found if variant.subject] or found
-    return tuple(sorted(chosen, key=lambda variant: _reading_order(variant, is_run=found[variant])))
+        run[variant] = run.get(variant, False) or is_run
+    with_subject = [variant for variant in run if variant.subject]
+    return tuple(sorted(with_subject or run, key=lambda variant: _reading_order(variant, is_run=run[variant])))
 
 
 def _reading_order(variant: Variant, *, is_run: bool) -> tuple[bool, bool, bool, bool, Variant]:
-    # `portable` delegates nothing: what a device would run comes first.
+    # `portable` delegates nothing: programs as a device would run them come first.
     late = variant.backend in {EXPORTED, EAGER}
     return variant.subject != "reference", late, not is_run, variant.backend == "portable", variant
 
 
 def columns(cells: Iterable[CellRecord]) -> Columns:
-    """The cells of one architecture by variant, those without a subject among them."""
-    found: dict[Variant, list[CellRecord]] = {}
+    """The cells of one architecture by variant; those without a subject too."""
+    by_variant: dict[Variant, list[CellRecord]] = {}
     for cell in cells:
-        found.setdefault(variant_of(cell), []).append(cell)
-    return {variant: tuple(own) for variant, own in found.items()}
+        by_variant.setdefault(variant_of(cell), []).append(cell)
+    return {variant: tuple(alike) for variant, alike in by_variant.items()}
 
 
-def cells_of(found: Columns, variant: Variant) -> tuple[CellRecord, ...]:
-    """All that has to hold for `variant`: the fixture, the exported program that was lowered, and its own cells."""
+def cells_of(columns: Columns, variant: Variant) -> tuple[CellRecord, ...]:
+    """The cells that `variant` depends on: of the fixture, of the exported program that was lowered, and its own."""
     exported = Variant(variant.subject, EXPORTED, variant.mode)
-    parts = [each for each in found if not each.subject or each in (variant, exported)]
-    return tuple(cell for part in parts for cell in found[part])
+    parts = [column for column in columns if not column.subject or column in (variant, exported)]
+    return tuple(cell for part in parts for cell in columns[part])
 
 
-def standing(cells: Sequence[CellRecord]) -> Standing:
+def status_of(cells: Sequence[CellRecord]) -> Status:
     """The worst verdict of `cells`, and the earliest stage among those that have it.
 
-    Where they hold, and none that was run is among them, the stage is the last thing that was done: a backend that can
-    only lower here must not look like one that decodes.
+    If they pass and none of them was run, the stage is the last one that was done: a backend that can only lower here
+    must not look like one that decodes.
     """
     worst = _worst(cells)
-    return Standing(Verdict.PASS, _short_of(cells)) if worst.verdict is Verdict.PASS else worst
+    return Status(Verdict.PASS, _last_compiled(cells)) if worst.verdict is Verdict.PASS else worst
 
 
-def _worst(cells: Sequence[CellRecord]) -> Standing:
+def _worst(cells: Sequence[CellRecord]) -> Status:
     if not cells:
-        return Standing(None)
+        return Status(None)
     worst = min((cell.verdict for cell in cells), key=WORST_FIRST.index)
     stages = [cell.stage for cell in cells if cell.verdict is worst and cell.stage]
-    return Standing(worst, min(stages, key=STAGES.index, default=None))
+    return Status(worst, min(stages, key=STAGES.index, default=None))
 
 
-def _short_of(cells: Iterable[CellRecord]) -> Stage | None:
-    """Where cells of which none fails ended; None if some were run, or if there is nothing to run.
+def _last_compiled(cells: Iterable[CellRecord]) -> Stage | None:
+    """The last stage of cells that do not fail; None if a program was run, or if there is none.
 
-    If anything was lowered, what torch made of the exported program says nothing of how that runs.
+    If anything was lowered, running the exported program in torch says nothing about how the lowered one runs.
     """
-    held = [cell for cell in cells if cell.verdict is Verdict.PASS and cell.subject]
-    lowered = [cell for cell in held if cell.backend not in {EAGER, EXPORTED}]
-    exported = [cell for cell in held if cell.backend == EXPORTED]
-    for own, end in ((lowered, Stage.LOWER), (exported, Stage.EXPORT)):
-        if own:
-            return None if any(home(cell) is Stage.EXECUTE for cell in own) else end
+    passing = [cell for cell in cells if cell.verdict is Verdict.PASS and cell.subject]
+    lowered = [cell for cell in passing if cell.backend not in {EAGER, EXPORTED}]
+    exported = [cell for cell in passing if cell.backend == EXPORTED]
+    for programs, end in ((lowered, Stage.LOWER), (exported, Stage.EXPORT)):
+        if programs:
+            return None if any(home(cell) is Stage.EXECUTE for cell in programs) else end
     return None
 
 
-def variant_standing(found: Columns, variant: Variant) -> Standing:
-    """What `variant` of one architecture comes to.
+def variant_status(columns: Columns, variant: Variant) -> Status:
+    """The status of `variant` of one architecture.
 
-    Cells that it shares with others can spoil it, but cannot hold in its place: if nothing of its own was judged,
-    nothing is known of it.
+    Cells that it shares with other variants can make it fail but not pass: if none of its own cells was judged, nothing
+    is known about it.
     """
-    own = standing(found.get(variant, ()))
-    whole = standing(cells_of(found, variant))
-    troubled = whole.verdict is not None and whole.verdict not in QUIET
-    return whole if troubled or own.verdict is Verdict.PASS else own
+    alone = status_of(columns.get(variant, ()))
+    with_shared = status_of(cells_of(columns, variant))
+    fails = with_shared.verdict is not None and with_shared.verdict not in QUIET
+    return with_shared if fails or alone.verdict is Verdict.PASS else alone
 
 
 def _home_of(clause: str) -> Stage:
@@ -262,9 +257,9 @@ def _home_of(clause: str) -> Stage:
 
 
 def home(cell: CellRecord, variant: Variant | None = None) -> Stage:
-    """The stage that a cell counts at.
+    """The stage that a cell is counted at.
 
-    Seen from a lowered variant, an exported program that computes the wrong logits is an export gone wrong.
+    In a lowered variant, an exported program that computes wrong logits counts as a failed export.
     """
     stage = cell.stage or _home_of(cell.clause)
     if not cell.stage and cell.subject is None:
@@ -276,21 +271,21 @@ def home(cell: CellRecord, variant: Variant | None = None) -> Stage:
     return stage
 
 
-def stage_places(found: Columns, variant: Variant) -> tuple[StagePlace, ...]:
-    """The stages of `variant` of one architecture; each cell counts at exactly one."""
+def stage_statuses(columns: Columns, variant: Variant) -> tuple[StageStatus, ...]:
+    """The stages of `variant` of one architecture; each cell is counted at exactly one."""
     at: dict[Stage, list[CellRecord]] = {stage: [] for stage in variant.stages}
-    for cell in cells_of(found, variant):
+    for cell in cells_of(columns, variant):
         at[home(cell, variant)].append(cell)
-    places: list[StagePlace] = []
+    statuses: list[StageStatus] = []
     passed = False
     for stage in reversed(variant.stages):
-        places.append(StagePlace(stage, _worst(at[stage]), passed, count(at[stage])))
-        passed = passed or any(map(_got_to_its_stage, at[stage]))
-    return tuple(reversed(places))
+        statuses.append(StageStatus(stage, _worst(at[stage]), passed, count(at[stage])))
+        passed = passed or any(map(_reached_its_stage, at[stage]))
+    return tuple(reversed(statuses))
 
 
-def _got_to_its_stage(cell: CellRecord) -> bool:
-    """Whether the stages before its own were gone through: it holds, or it says itself where it failed."""
+def _reached_its_stage(cell: CellRecord) -> bool:
+    """Whether the cell went through the stages before its own: it passes, or its record names where it failed."""
     failed = cell.verdict in {Verdict.FAIL, Verdict.EXPECTED_FAILURE} and cell.stage is not None
     return failed or cell.verdict in {Verdict.PASS, Verdict.UNEXPECTED_PASS}
 

@@ -1,4 +1,4 @@
-"""Names from records as file names and as text that a reader can trust."""
+"""File names, commits and web addresses from the texts of records."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from conformance.records.run import DIRTY
 
 _SAFE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-#: Windows takes these for devices, whatever their suffix.
+#: Names of devices on Windows, with any suffix.
 _DEVICES = re.compile(r"con|prn|aux|nul|com\d|lpt\d")
 _KEPT = 40
 
 
 def slug(*names: str) -> str:
-    """A file name without suffix for `names`: stable, different for different names, and the name itself if it can be.
+    """A file name without suffix for `names`: stable, unique, and the name itself if that is safe.
 
-    Anything that a file system or an address could read as more than a name is replaced, and a digest of the whole
-    keeps two such names apart. `~` stands in no name that is kept, so that no name can pass for a replaced one. Upper
-    case counts as unsafe, since some file systems do not tell it from lower case.
+    Characters that mean something in a path or an address are replaced, and a digest of the whole keeps two such names
+    apart. `~` is in no safe name, so that none can equal a replaced one. Upper case is unsafe, because some file
+    systems do not distinguish it from lower case.
     """
     joined = "-".join(names)
     if all(map(_SAFE.fullmatch, names)) and len(joined) <= 64 and len(names) == 1 and not _DEVICES.fullmatch(joined):
@@ -31,7 +31,7 @@ def slug(*names: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A commit to show: short, whole, and whether the checkout held changes on top of it."""
+    """A commit: its hash, short and whole, and whether the checkout had uncommitted changes."""
 
     short: str
     whole: str
@@ -42,7 +42,7 @@ class Commit:
 
 
 def commit(text: str | None) -> Commit | None:
-    """The commit of a record; what does not read as one is shown as it is."""
+    """The commit of a record; text that is not a hash is kept as it is."""
     if not text:
         return None
     found = re.fullmatch(rf"([0-9a-f]{{40,64}})({DIRTY})?", text)
@@ -50,5 +50,5 @@ def commit(text: str | None) -> Commit | None:
 
 
 def plain_link(text: str) -> str | None:
-    """`text` if it is plainly an address on the web, and nothing that a browser would run."""
+    """`text` if it is an http or https address without unusual characters; otherwise None."""
     return text if re.fullmatch(r"https?://[\w./#?=&%+~:@,-]+", text, re.ASCII) else None

@@ -1,4 +1,4 @@
-"""Pictures as numbers: where each mark of a plot goes. Templates draw them, so that escaping is in one place."""
+"""Plots as numbers: the position of each mark. Templates draw them, so that escaping is in one place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from conformance.records.run import CellRecord
 from report.model import Variant, variant_of
 
-#: SEN-1 asks for effects of at least this many tolerances.
+#: SEN-1 asks for effects of at least this multiple of the tolerance.
 SENSITIVE = 100.0
 _WIDTH = 100.0
 #: Characters of a label beside a plot.
@@ -18,7 +18,7 @@ _LONGEST = 48
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One measured value: where it goes, from 0 to 100, and what it is. Zero is drawn at the left edge."""
+    """One measured value, and its position from 0 to 100. Zero is drawn at the left edge."""
 
     label: str
     value: float
@@ -28,7 +28,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Marks that belong together, and the worst of their values."""
+    """The marks of one line, and the worst of their values."""
 
     label: str
     marks: tuple[Mark, ...]
@@ -36,7 +36,7 @@ class Line:
 
     @property
     def short(self) -> str:
-        """The end of a label that is too long: a variant's name ends with what tells it from others."""
+        """The label, or its end if it is too long: the ends of variants' names differ."""
         return self.label if len(self.label) <= _LONGEST else f"…{self.label[1 - _LONGEST :]}"
 
 
@@ -59,35 +59,35 @@ class LogPlot:
 
     @property
     def gutter(self) -> int:
-        """Room for the labels at the left, in the units of which the axis has 460."""
+        """Width of the labels at the left; the axis is 460 wide."""
         return max(150, 20 + 6 * max((len(line.short) for line in self.lines), default=0))
 
 
 def errors(cells: Iterable[CellRecord], name: Callable[[Variant], str] = str) -> LogPlot | None:
-    """The largest error of each cell against the tolerance, a line for each variant; None if nothing was measured."""
-    found: dict[str, list[tuple[str, float]]] = {}
+    """The largest relative error of each cell and the tolerance, one line a variant; None if nothing was measured."""
+    by_variant: dict[str, list[tuple[str, float]]] = {}
     tolerance = 0.0
     for cell in cells:
         metrics = cell.metrics or {}
         if "max_relative_error" in metrics and "tolerance" in metrics:
-            found.setdefault(name(variant_of(cell)), []).append((cell.clause, metrics["max_relative_error"]))
+            by_variant.setdefault(name(variant_of(cell)), []).append((cell.clause, metrics["max_relative_error"]))
             tolerance = max(tolerance, metrics["tolerance"])
-    return log_plot(found, tolerance, at_most=True)
+    return log_plot(by_variant, tolerance, at_most=True)
 
 
 def sensitivity(cells: Iterable[CellRecord]) -> LogPlot | None:
-    """How far each planted fault moves the logits, in tolerances."""
-    found: dict[str, list[tuple[str, float]]] = {}
+    """The effect of each planted fault on the logits, as a multiple of the tolerance; None if nothing was measured."""
+    by_fault: dict[str, list[tuple[str, float]]] = {}
     for cell in cells:
         for name, value in (cell.metrics or {}).items():
             if name.startswith("effect_"):
                 fault = name.removeprefix("effect_").replace("_", " ")
-                found.setdefault(fault, []).append((cell.clause, value))
-    return log_plot(found, SENSITIVE, at_most=False)
+                by_fault.setdefault(fault, []).append((cell.clause, value))
+    return log_plot(by_fault, SENSITIVE, at_most=False)
 
 
 def log_plot(values: Mapping[str, Sequence[tuple[str, float]]], limit: float, *, at_most: bool) -> LogPlot | None:
-    """`values` on a logarithmic axis that also shows `limit`, which they should not be above, or below."""
+    """`values` on a logarithmic axis with `limit`, which is their maximum if `at_most`, or else their minimum."""
     if not values or limit <= 0:
         return None
     positive = [abs(value) for line in values.values() for _, value in line if value] + [limit]
@@ -114,7 +114,7 @@ def log_plot(values: Mapping[str, Sequence[tuple[str, float]]], limit: float, *,
 
 
 def number(value: float) -> str:
-    """A measured number, short: `135`, `12.33`, `62488`, `5.7e-07`."""
+    """A measured number in few digits: `135`, `12.33`, `62488`, `5.7e-07`."""
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value)}"
     if 1000 <= abs(value) < 1e6:

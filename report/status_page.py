@@ -1,7 +1,6 @@
-"""The status page: how far each architecture gets, read from the records of one or several runs.
+"""The status page: how far each architecture gets, from the records of one or several runs.
 
-Everything on it comes from the records, sorted, so that the same records always give the same page. Text from records
-is escaped: a message may hold whatever torch or a stranger's exporter raised.
+The same records always give the same page: everything on it is sorted and comes from them.
 """
 
 from __future__ import annotations
@@ -9,38 +8,48 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from conformance.core.text import format_counts, plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.run import CellRecord, RunRecord
-from report.pages import address, code, counted, gist, moment, prose, unfinished
-from report.progress import LEGEND, QUIET, Column, Place, columns_of, places_of
+from report.causes import example_line
+from report.loading import when
+from report.markdown import code, incomplete, link, prose, table
+from report.model import QUIET
+from report.progress import LEGEND, Column, Progress, columns_of, progress_of
 
 _COMMAND = "python -m conformance status RUN.json [RUN.json ...] > docs/status.md"
+#: Longest command or message on the page, in characters.
+_LONGEST = 1000
 
 
 def status_page(runs: Sequence[RunRecord]) -> str:
-    """The page as `docs/status.md`; raises `ValueError` where `runs` cannot share one."""
-    runs = sorted(runs, key=lambda run: (moment(run.run.started), run.run.id))
+    """The page as `docs/status.md`.
+
+    Raises:
+        ValueError: There are no runs, or they have different versions.
+    """
+    runs = sorted(runs, key=lambda run: (when(run.run.started), run.run.id))
     _check_versions(runs)
     # By the order above, a later verdict on a cell replaces an earlier one.
     cells = sorted({cell.id: cell for run in runs for cell in run.cells}.values(), key=lambda cell: cell.id)
-    places = places_of(cells)
+    progress = progress_of(cells)
     lines = [
         "# Status",
         "",
         "How far each architecture gets on the way from Transformers to a program that ExecuTorch runs. Generated from "
-        f"the records of {counted(len(runs), 'run')} by `{_COMMAND}`; do not edit it. "
+        f"the records of {plural(len(runs), 'run')} by `{_COMMAND}`; do not edit it. "
         "[Reading a run](reading-a-run.md) explains the words, [the contract](contract.md) the clauses.",
-        *unfinished(runs),
-        *("", "## Versions", "", "| what | version |", "| --- | --- |"),
-        *(f"| {prose(name)} | {prose(version)} |" for name, version in _versions(runs)),
+        *(line for run in runs for line in incomplete(run, f"Run {code(run.run.id)}")),
+        *("", "## Versions", ""),
+        *table(["what", "version"], ([prose(name), prose(version)] for name, version in _versions(runs))),
     ]
     fixtures = [cell for cell in cells if cell.subject is None]
     if fixtures:
-        lines += ["", "## Fixtures", "", f"The models alone, shared by all subjects. {_verdicts(fixtures)}."]
+        lines += ["", "## Fixtures", "", f"The eager models, shared by all subjects. {_verdicts(fixtures)}."]
     for subject in sorted({cell.subject for cell in cells if cell.subject is not None}):
-        own = [cell for cell in cells if cell.subject == subject]
-        lines += ["", f"## Subject {code(subject)}", "", f"{_verdicts(own)}.", *_how_far(subject, places)]
-    lines += [*_grid(places), *_causes(cells), *_inapplicable(cells)]
+        verdicts = _verdicts([cell for cell in cells if cell.subject == subject])
+        lines += ["", f"## Subject {code(subject)}", "", f"{verdicts}.", *_how_far(subject, progress)]
+    lines += [*_grid(progress), *_causes(cells), *_inapplicable(cells)]
     return "\n".join(lines) + "\n"
 
 
@@ -54,16 +63,17 @@ def _check_versions(runs: Sequence[RunRecord]) -> None:
     for run in others:
         differing = sorted(dict(first.environment.packages.items() ^ run.environment.packages.items()))
         if differing:
-            told = " and ".join(
-                f"run {each.run.id} has {differing[0]} {each.environment.packages.get(differing[0], 'not installed')}"
+            package = differing[0]
+            both = " and ".join(
+                f"{each.environment.packages.get(package, 'not installed')} in run {each.run.id}"
                 for each in (first, run)
             )
-            raise ValueError(f"a status page is about one set of versions, but {told}")
+            raise ValueError(f"a status page needs runs with the same versions: {package} is {both}")
 
 
 def _versions(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     python = ", ".join(sorted({run.environment.python for run in runs}))
-    times = sorted(moment(time) for run in runs for time in (run.run.started, run.run.finished) if time)
+    times = sorted(when(time) for run in runs for time in (run.run.started, run.run.finished) if time)
     days = sorted({times[0].date().isoformat(), times[-1].date().isoformat()})
     return [*sorted(runs[0].environment.packages.items()), ("python", python), ("date", " to ".join(days))]
 
@@ -71,48 +81,47 @@ def _versions(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
 # The parts of the page
 
 
-def _how_far(subject: str, places: Mapping[str, Mapping[Column, Place]]) -> list[str]:
+def _how_far(subject: str, progress: Mapping[str, Mapping[Column, Progress]]) -> list[str]:
     lines = [
         "",
         "| backend | mode | conform to every EXP and PAR clause judged | the others |",
         "| --- | --- | ---: | --- |",
     ]
-    for column in columns_of(places.values()):
+    for column in columns_of(progress.values()):
         if column.subject == subject:
-            found = [row[column] for row in places.values() if column in row]
-            others = Counter(place.reached for place in found if not place.conforms)
-            # Missing an EXP clause is all that keeps a program that decodes from conforming.
-            told = ", ".join(
+            entries = [row[column] for row in progress.values() if column in row]
+            others = Counter(entry.reached for entry in entries if not entry.conforms)
+            # A program that decodes but does not conform fails an EXP clause: there is no other reason.
+            stops = ", ".join(
                 f"{count} × {'decodes but fails EXP' if reached == 'decodes' else reached}"
                 for reached, count in sorted(others.items(), key=lambda item: (-item[1], item[0]))
             )
-            conforming = f"{len(found) - others.total()} of {len(found)}"
-            lines.append(f"| {prose(column.backend)} | {prose(column.mode)} | {conforming} | {told} |")
+            conforming = f"{len(entries) - others.total()} of {len(entries)}"
+            lines.append(f"| {prose(column.backend)} | {prose(column.mode)} | {conforming} | {stops} |")
     return lines
 
 
-def _grid(places: Mapping[str, Mapping[Column, Place]]) -> list[str]:
-    columns = columns_of(places.values())
+def _grid(progress: Mapping[str, Mapping[Column, Progress]]) -> list[str]:
+    columns = columns_of(progress.values())
     if not columns:
         return []
     heads = ["architecture", *("<br>".join(map(prose, column)) for column in columns)]
     rows = [
-        [prose(architecture), *(str(places[architecture].get(column, "")) for column in columns)]
-        for architecture in sorted(places)
+        [prose(architecture), *(str(progress[architecture].get(column, "")) for column in columns)]
+        for architecture in sorted(progress)
     ]
-    table = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
-    return ["", "## Every architecture", "", *LEGEND.splitlines(), "", *table]
+    return ["", "## Every architecture", "", *LEGEND.splitlines(), "", *table(heads, rows)]
 
 
 def _causes(cells: Iterable[CellRecord]) -> list[str]:
-    """What fails, by root cause. Unlisted failures stay apart from listed ones that look alike, and come first."""
+    """The failures by root cause, unexpected ones first, and apart from known ones with the same signature."""
     causes: defaultdict[tuple[bool, str, str, str], list[CellRecord]] = defaultdict(list)
     for cell in cells:
         if cell.verdict not in QUIET:
             reason = cell.expected.reason if cell.expected else ""
             causes[cell.verdict in ACCEPTABLE, cell.signature or "", reason, cell.verdict].append(cell)
     lines = ["", "## Where it falls short", ""]
-    lines += [] if causes else ["Nowhere: every clause that was judged holds."]
+    lines += [] if causes else ["Nowhere: every clause that was judged passes."]
     for (known, signature, reason, verdict), alike in sorted(
         causes.items(), key=lambda item: (item[0][0], -len(item[1]), item[0][1:])
     ):
@@ -123,33 +132,33 @@ def _causes(cells: Iterable[CellRecord]) -> list[str]:
         lines += [
             f"### {'≈' if known else '✗'} {code(signature or verdict)}",
             "",
-            f"- {verdict}: {counted(len(alike), 'cell')} of {', '.join(map(code, columns))}",
+            f"- {verdict}: {plural(len(alike), 'cell')} of {', '.join(map(code, columns))}",
             f"- architectures: {', '.join(map(code, sorted({cell.architecture for cell in alike})))}",
         ]
         lines += [f"- largest error: {max(errors):.1e} of the logits' scale"] if errors else []
         lines += [f"- reason: {prose(reason)}"] if reason else []
-        lines += [f"- link: {address(link)}" for link in links]
-        lines += [] if known else [f"- for example: {code(gist(first.message or verdict))}"]
-        lines += [f"- replay: {code(first.replay)}", ""] if first.replay else [""]
+        lines += [f"- link: {link(url)}" for url in links]
+        lines += [] if known else [f"- example: {code(example_line(first.message or verdict), _LONGEST)}"]
+        lines += [f"- replay: {code(first.replay, _LONGEST)}", ""] if first.replay else [""]
     return lines[:-1] if causes else lines
 
 
 def _inapplicable(cells: Iterable[CellRecord]) -> list[str]:
-    rows: defaultdict[str, list[CellRecord]] = defaultdict(list)
+    by_name: defaultdict[str, list[CellRecord]] = defaultdict(list)
     for cell in cells:
-        rows[cell.architecture].append(cell)
-    whys: defaultdict[str, list[str]] = defaultdict(list)
-    for architecture, row in sorted(rows.items()):
+        by_name[cell.architecture].append(cell)
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    for architecture, row in sorted(by_name.items()):
         if all(cell.verdict is Verdict.NOT_APPLICABLE for cell in row):
-            whys["; ".join(sorted({prose(cell.message or "no reason given") for cell in row}))].append(architecture)
-    told = [f"- {', '.join(map(code, names))}: {why}" for why, names in sorted(whys.items(), key=lambda item: item[1])]
-    return ["", "## Not applicable", "", "No clause says anything about these.", "", *told] if told else []
-
-
-# Small things
+            reason = "; ".join(sorted({prose(cell.message or "no reason given") for cell in row}))
+            by_reason[reason].append(architecture)
+    lines = [
+        f"- {', '.join(map(code, names))}: {reason}"
+        for reason, names in sorted(by_reason.items(), key=lambda item: item[1])
+    ]
+    return ["", "## Not applicable", "", "No clause applies to these.", "", *lines] if lines else []
 
 
 def _verdicts(cells: Sequence[CellRecord]) -> str:
     counts = Counter(cell.verdict for cell in cells)
-    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-    return f"{counted(len(cells), 'cell')}: {told}"
+    return f"{plural(len(cells), 'cell')}: {format_counts((verdict, counts[verdict]) for verdict in Verdict)}"

@@ -1,4 +1,4 @@
-"""Tables in a terminal, or in a file that its output goes to."""
+"""Tables for a terminal or a pipe."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from rich.text import Text
 
 from conformance.core.text import one_line
 
-#: Wide enough for any row: what is piped is read by programs, which do not know of a row that was broken.
+#: Wide enough for any row: programs that read a pipe would take a wrapped row for two.
 _UNBOUNDED = 100_000
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]], most: int = 120) -> str:
-    """A table as text. Nothing in it becomes markup, and a cell is cut off only with an ellipsis."""
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]], max_chars: int = 120) -> str:
+    """A table as text. Values never become markup; one of more than `max_chars` is cut off with an ellipsis."""
+    rich_table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
     for head in heads:
-        made.add_column(Text(one_line(head)), overflow="fold")
+        rich_table.add_column(Text(one_line(head)), overflow="fold")
     for row in rows:
-        made.add_row(*(Text(one_line(_plain(value), most)) for value in row))
+        rich_table.add_row(*(Text(one_line(_plain(value), max_chars)) for value in row))
     tty = sys.stdout.isatty()
     buffer = io.StringIO()
     console = Console(file=buffer, force_terminal=tty, width=None if tty else _UNBOUNDED)
-    console.print(made)
+    console.print(rich_table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines() if line.strip()) + "\n"
 
 
 def as_json(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Rows as JSON, whole; what JSON has no type for is text."""
+    """Rows as JSON, not cut off; values that JSON has no type for become text."""
     names = [head if head not in heads[:index] else f"{head}_{index + 1}" for index, head in enumerate(heads)]
     plain = [{name: _number(value) for name, value in zip(names, row, strict=True)} for row in rows]
     return json.dumps(plain, indent=1, default=str) + "\n"
 
 
 def _number(value: object) -> object:
-    """JSON has no sign for what is not finite."""
+    """JSON has no notation for infinity and NaN."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,4 +1,4 @@
-"""Since when something is as it is, and what it was before, over several runs."""
+"""The status of variants over several runs, and since when it has not changed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from conformance.core.verdicts import Verdict
 from conformance.records.run import CellRecord, RunRecord
-from report.model import QUIET, Columns, Standing, Variant, by_architecture, cells_of, columns, variant_standing
+from report.model import QUIET, Columns, Status, Variant, by_architecture, cells_of, columns, variant_status
 
-#: What a verdict depends on, and a reader asks for: "with which versions?"
+#: The packages whose versions reports name.
 PACKAGES = ("transformers", "torch", "executorch")
 
 _Ends = dict[str, tuple[str, str | None, str | None] | None]
@@ -17,7 +17,7 @@ _Ends = dict[str, tuple[str, str | None, str | None] | None]
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """The start of the oldest run from which on nothing changed; `first` if no run given is older than that."""
+    """The start of the oldest run since which nothing changed; `first` if there is no older run."""
 
     started: str
     first: bool
@@ -25,7 +25,7 @@ class Since:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All runs given, oldest first, with their cells by architecture and variant."""
+    """Runs, oldest first, with their cells by architecture and variant."""
 
     runs: tuple[RunRecord, ...]
     columns: tuple[dict[str, Columns], ...]
@@ -39,12 +39,12 @@ class History:
         """The cells of an architecture in the run with this index."""
         return self.columns[run].get(architecture, {})
 
-    def standing(self, run: int, architecture: str, variant: Variant) -> Standing:
-        """What a variant came to in the run with this index."""
-        return variant_standing(self.of(run, architecture), variant)
+    def status(self, run: int, architecture: str, variant: Variant) -> Status:
+        """The status of a variant in the run with this index."""
+        return variant_status(self.of(run, architecture), variant)
 
     def since(self, architecture: str, variant: Variant) -> Since | None:
-        """Since when a variant has failed as it fails, or held; None if the newest run does not judge it."""
+        """Since when a variant has passed or failed in the same way; None if the newest run does not judge it."""
         now = _ends(cells_of(self.of(-1, architecture), variant))
         if variant not in self.of(-1, architecture) or not now:
             return None
@@ -52,7 +52,7 @@ class History:
         for index in range(len(self.runs) - 2, -1, -1):
             then = _ends(cells_of(self.of(index, architecture), variant))
             shared = now.keys() & then.keys()
-            # What a variant shares with others says nothing of when it was not there itself.
+            # Cells that it shares with other variants do not make it part of a run that lacks its own.
             if not shared or variant not in self.of(index, architecture):
                 continue
             if any(now[cell] != then[cell] for cell in shared):
@@ -63,7 +63,7 @@ class History:
 
 
 def history(runs: Sequence[RunRecord]) -> History:
-    """The history that `runs`, oldest first, tell."""
+    """The history of `runs`, oldest first."""
     return History(
         tuple(runs),
         tuple({name: columns(cells) for name, cells in by_architecture(run.cells).items()} for run in runs),
@@ -71,13 +71,13 @@ def history(runs: Sequence[RunRecord]) -> History:
 
 
 def versions(run: RunRecord) -> tuple[tuple[str, str], ...]:
-    """The versions that a column of the compatibility page stands for."""
+    """The names and versions of `PACKAGES` in a run; unknown ones are left out."""
     packages = run.environment.packages
     return tuple((name, packages[name]) for name in PACKAGES if name in packages)
 
 
 def _ends(cells: Iterable[CellRecord]) -> _Ends:
-    """How each judged cell ended; whether it holds or does not apply makes no difference to who asks since when."""
+    """The outcome of each judged cell; a pass and not-applicable are the same outcome here."""
     return {
         cell.id: None if cell.verdict in QUIET else (cell.verdict, cell.stage, cell.signature)
         for cell in cells

@@ -1,4 +1,4 @@
-"""How each architecture did over many runs: what it comes to now, since when, and how it got there."""
+"""The status of each architecture over many runs: now, since when, and before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conformance.core.cells import EAGER, EXPORTED
 from conformance.core.verdicts import Stage, Verdict
 from report.database import Database
 from report.errors import ReportError
-from report.model import HOMES, QUIET, STAGES, WORST_FIRST, Standing
+from report.model import HOMES, QUIET, STAGES, WORST_FIRST, Status
 
 #: Runs in a trend, the newest at the right.
 POINTS = 24
@@ -23,13 +23,14 @@ _UNJUDGED = "·"
 class Trend:
     """One architecture and subject over all runs that have it.
 
-    `shares` are how much of what was judged holds or is a known failure, oldest first; None where nothing was judged.
+    `shares` are the shares of judged cells that pass or are known failures, 0 to 1, oldest run first; None where
+    nothing was judged.
     """
 
     architecture: str
     subject: str
     runs: int
-    standing: Standing
+    status: Status
     since: datetime
     changes: int
     last: datetime
@@ -39,34 +40,34 @@ class Trend:
 
     @property
     def bars(self) -> str:
-        """The shares as a small picture."""
+        """The shares as a bar chart of one line."""
         return "".join(map(_bar, self.shares))
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """What an architecture came to in one run."""
+class HistoryPoint:
+    """The status of an architecture in one run."""
 
     run: str
     started: datetime
     commit: str | None
     versions: tuple[tuple[str, str], ...]
     subject: str
-    standing: Standing
+    status: Status
     accepted: int
     judged: int
 
 
 def prepare(database: Database) -> None:
-    """One pass over the files: what each architecture came to in each run.
+    """Make the tables that `trends` and `history_points` query, in one pass over the files.
 
     Raises:
-        ReportError: A record has a verdict or a stage that there is not.
+        ReportError: A record has an unknown verdict or stage.
     """
     verdicts, stages = _list(WORST_FIRST), _list(STAGES)
     unjudged = _list((Verdict.NOT_RUN, Verdict.NOT_APPLICABLE))
     accepted = _list((Verdict.PASS, Verdict.EXPECTED_FAILURE))
-    # As `report.model.standing` has it: what holds and was not run ends at the last thing that was done.
+    # As in `report.model.status_of`: cells that pass and were not run end at the last stage that was done.
     held, whole = WORST_FIRST.index(Verdict.PASS), len(STAGES)
     subject = "coalesce(subject, '')"
     done = f"verdict = '{Verdict.PASS}' AND {subject} <> '' AND backend"
@@ -94,12 +95,13 @@ def prepare(database: Database) -> None:
             GROUP BY run, architecture, {subject})""")
     _, unsound = database.rows("SELECT min(file) FROM counted WHERE NOT sound")
     if unsound[0][0] is not None:
-        raise ReportError(f"{unsound[0][0]} is no run record; `python -m report validate` says what is wrong with it")
-    # Cells of the fixture belong to every subject: they can spoil what it comes to, but cannot hold in its place.
+        raise ReportError(f"{unsound[0][0]} is not a run record; `python -m report validate` names the error")
+    # Cells of the fixture belong to every subject: they can make it fail but not pass.
     assert set(WORST_FIRST[held:]) == QUIET
     database.rows(f"""
         CREATE TEMP TABLE judged AS
-        SELECT own.run, started, row_number() OVER (ORDER BY started, own.run) AS place, own.architecture, own.subject,
+        SELECT own.run, started, row_number() OVER (ORDER BY started, own.run) AS run_order, own.architecture,
+               own.subject,
                CASE WHEN fixture.worst < {10 * held} THEN least(own.worst, fixture.worst) ELSE own.worst END AS worst,
                own.accepted + coalesce(fixture.accepted, 0) AS accepted,
                own.judged + coalesce(fixture.judged, 0) AS judged
@@ -113,27 +115,27 @@ def prepare(database: Database) -> None:
 
 
 def trends(database: Database) -> tuple[Trend, ...]:
-    """Every architecture that any run has, problems first; `prepare` has to come before."""
+    """Every architecture of any run, problems first. Call `prepare` first."""
     _, rows = database.rows(f"""
         WITH flagged AS (
-            SELECT *, worst IS DISTINCT FROM lag(worst) OVER (PARTITION BY architecture, subject ORDER BY place)
+            SELECT *, worst IS DISTINCT FROM lag(worst) OVER (PARTITION BY architecture, subject ORDER BY run_order)
                    AS changed
             FROM judged)
-        SELECT architecture, subject, count(*), arg_max(worst, place), arg_max(started, place) FILTER (changed),
-               count(*) FILTER (changed) - 1, max(started), arg_max(accepted, place), arg_max(judged, place),
-               list(CASE WHEN judged > 0 THEN accepted / judged END ORDER BY place)[-{POINTS}:]
+        SELECT architecture, subject, count(*), arg_max(worst, run_order), arg_max(started, run_order) FILTER (changed),
+               count(*) FILTER (changed) - 1, max(started), arg_max(accepted, run_order), arg_max(judged, run_order),
+               list(CASE WHEN judged > 0 THEN accepted / judged END ORDER BY run_order)[-{POINTS}:]
         FROM flagged GROUP BY architecture, subject""")
     found = [_trend(*cast("tuple[Any, ...]", row)) for row in rows]
-    return tuple(sorted(found, key=lambda trend: (trend.standing.rank, trend.architecture, trend.subject)))
+    return tuple(sorted(found, key=lambda trend: (trend.status.rank, trend.architecture, trend.subject)))
 
 
-def moments(database: Database, architecture: str) -> tuple[Moment, ...]:
-    """One architecture in every run that has it, newest first; `prepare` has to come before."""
+def history_points(database: Database, architecture: str) -> tuple[HistoryPoint, ...]:
+    """One architecture in every run that has it, newest first. Call `prepare` first."""
     _, rows = database.rows(f"""
         SELECT judged.run, judged.started, commit, transformers, torch, executorch, subject, worst, accepted, judged
         FROM judged JOIN runs ON runs.run = judged.run WHERE architecture = {_text(architecture)}
-        ORDER BY place DESC, subject""")
-    return tuple(_moment(*cast("tuple[Any, ...]", row)) for row in rows)
+        ORDER BY run_order DESC, subject""")
+    return tuple(_point(*cast("tuple[Any, ...]", row)) for row in rows)
 
 
 def _trend(
@@ -148,11 +150,11 @@ def _trend(
     judged: int,
     shares: list[float | None],
 ) -> Trend:
-    standing = _standing(worst)
-    return Trend(architecture, subject, runs, standing, since, changes, last, accepted, judged, tuple(shares))
+    status = _status_from(worst)
+    return Trend(architecture, subject, runs, status, since, changes, last, accepted, judged, tuple(shares))
 
 
-def _moment(
+def _point(
     run: str,
     started: datetime,
     commit: str | None,
@@ -163,19 +165,19 @@ def _moment(
     worst: int,
     accepted: int,
     judged: int,
-) -> Moment:
+) -> HistoryPoint:
     versions = (("transformers", transformers), ("torch", torch), ("executorch", executorch))
     known = tuple((name, version) for name, version in versions if version)
-    return Moment(run, started, commit, known, subject, _standing(worst), accepted, judged)
+    return HistoryPoint(run, started, commit, known, subject, _status_from(worst), accepted, judged)
 
 
-def _standing(worst: int) -> Standing:
+def _status_from(worst: int) -> Status:
     verdict, stage = divmod(worst, 10)
-    return Standing(WORST_FIRST[verdict], STAGES[stage] if stage < len(STAGES) else None)
+    return Status(WORST_FIRST[verdict], STAGES[stage] if stage < len(STAGES) else None)
 
 
 def _bar(share: float | None) -> str:
-    """Full only where nothing is amiss: one cell of a hundred must show."""
+    """A full bar only for a share of 1: one bad cell of a hundred must show."""
     if share is None:
         return _UNJUDGED
     return _BARS[-1] if share >= 1 else _BARS[min(int(share * len(_BARS)), len(_BARS) - 2)]

@@ -1,7 +1,8 @@
-"""Is this a sound run record, or a sound site? Everything that is wrong with it, a sentence each."""
+"""Checks run records and built sites, and describes each problem in one sentence."""
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -16,15 +17,14 @@ import referencing
 import referencing.exceptions
 
 from conformance.core.files import read_regular_file
-from conformance.core.text import one_line
+from conformance.core.text import one_line, plural
 from conformance.records.run import run_schema
 from report.bundles import sound_archive
 from report.errors import ReportError
 from report.loading import load
 from report.site import MANIFEST, MOST_BYTES
-from report.text import plural
 
-#: Elements that fetch, and the attribute that says what; a link to follow fetches nothing by itself.
+#: Elements that load a resource, and the attribute that names it.
 _FETCHING = {
     "script": "src",
     "link": "href",
@@ -37,7 +37,7 @@ _FETCHING = {
 _NEVER = frozenset({"img", "iframe", "object", "embed", "base", "audio", "video", "source", "style"})
 _OUTSIDE = re.compile(r"https?://", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
-#: What a style sheet or a script would fetch with.
+#: How style sheets and scripts load resources.
 _CSS_FETCH = re.compile(r"@import|url\s*\(", re.IGNORECASE)
 _SCRIPT_FETCH = re.compile(
     r"\bfetch\s*\(|XMLHttpRequest|WebSocket|EventSource|sendBeacon|importScripts|\bimport\s*[({'\"]|\beval\s*\("
@@ -48,32 +48,32 @@ _BADGE = {"schemaVersion", "label", "message", "color"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, in a few words, and what is wrong with it."""
+    """The content of a record or a site, in a few words, and its problems."""
 
-    looked_at: str
+    content: str
     problems: tuple[str, ...]
 
 
 def validate(path: Path) -> Finding:
-    """Look at the run record or the site at `path`.
+    """Check the run record or the site at `path`.
 
     Raises:
-        ReportError: There is neither.
+        ReportError: `path` does not exist, or is a folder without a site.
     """
     if path.is_dir():
         return _site(path)
     if not path.exists():
-        raise ReportError(f"{path}: there is no such file or directory")
+        raise ReportError(f"{path}: no such file or directory")
     try:
         run = load(path)
-        found = tuple(_against(json.loads(path.read_bytes()), run_schema(), str(path)))
+        problems = tuple(_against(json.loads(path.read_bytes()), json.dumps(run_schema()), str(path)))
     except ReportError as error:
         return Finding("", (str(error),))
-    return Finding(f"a run record of {len(run.cells)} cells", found)
+    return Finding(f"a run record of {plural(len(run.cells), 'cell')}", problems)
 
 
 class _Page(HTMLParser):
-    """What a browser would make of a page, as far as it can leave it."""
+    """The ids, links, loaded resources and unwanted elements of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -94,14 +94,14 @@ class _Page(HTMLParser):
         if tag in _FETCHING and _FETCHING[tag] in given:
             self.fetched.append((tag, given[_FETCHING[tag]]))
         if tag == "script" and not given.get("src"):
-            self.odd.append("a script inside of the page")
+            self.odd.append("an inline script")
         if tag in _NEVER:
             self.odd.append(f"an element <{tag}>")
         self.odd += [f"an attribute {name} at <{tag}>" for name in given if name.startswith("on") or name == "style"]
         if tag == "meta" and given.get("http-equiv", "").lower() == "content-security-policy":
             self.policy = given.get("content", "")
         elif tag == "meta" and given.get("http-equiv", "").lower() == "refresh":
-            self.odd.append("a <meta> that leads elsewhere")
+            self.odd.append("a <meta> that redirects")
 
 
 def _site(directory: Path) -> Finding:
@@ -110,8 +110,8 @@ def _site(directory: Path) -> Finding:
     texts: dict[str, str] = {}
     packed = {name for name in files if name.endswith(".zip")}
     for name in sorted(packed):
-        wrong = sound_archive(directory / name)
-        problems += [f"{name} {wrong}"] if wrong else []
+        problem = sound_archive(directory / name)
+        problems += [f"{name} {problem}"] if problem else []
     for name in files:
         if name in packed:
             continue
@@ -120,7 +120,7 @@ def _site(directory: Path) -> Finding:
         except FileNotFoundError:
             problems.append(f"{name} is missing")
         except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{name} cannot be read: {error}")
+            problems.append(f"cannot read {name}: {error}")
     pages = {name: _Page(text) for name, text in texts.items() if name.endswith(".html")}
     if "index.html" not in pages:
         problems.append("index.html is missing")
@@ -129,25 +129,25 @@ def _site(directory: Path) -> Finding:
         problems += (f"{name}: {problem}" for problem in _page_problems(name, page, pages, there))
     for name, text in texts.items():
         pattern = {".css": _CSS_FETCH, ".js": _SCRIPT_FETCH}.get(PurePosixPath(name).suffix)
-        found = pattern.search(text) if pattern else None
-        if found:
-            problems.append(f"{name}: {found[0]!r} would fetch something")
+        match = pattern.search(text) if pattern else None
+        if match:
+            problems.append(f"{name}: {match[0]!r} would load a resource")
     problems += _data_problems(texts, packed)
     links = sum(len(page.links) + len(page.fetched) for page in pages.values())
     documents = sum(name.endswith(".json") for name in texts)
-    told = f"a site of {len(pages)} pages with {links} links, and {documents} JSON files"
-    return Finding(f"{told}, and {plural(len(packed), 'failure bundle')}" if packed else told, tuple(problems))
+    content = f"a site with {plural(len(pages), 'page')}, {plural(links, 'link')}, {plural(documents, 'JSON file')}"
+    return Finding(f"{content}, {plural(len(packed), 'failure bundle')}" if packed else content, tuple(problems))
 
 
 def _listed(directory: Path) -> list[str]:
     try:
         names = json.loads(read_regular_file(directory / MANIFEST, MOST_BYTES))
     except FileNotFoundError:
-        raise ReportError(f"{directory} holds no report: it has no {MANIFEST}") from None
+        raise ReportError(f"{directory} does not hold a site: it has no {MANIFEST}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ReportError(f"{directory / MANIFEST} is damaged: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) and _inside(name) for name in names):
-        raise ReportError(f"{directory / MANIFEST} is damaged: it is no list of files of the report")
+        raise ReportError(f"{directory / MANIFEST} is damaged: expected a list of files of the site")
     return sorted(names)
 
 
@@ -159,67 +159,67 @@ def _inside(name: str) -> bool:
 def _page_problems(name: str, page: _Page, pages: Mapping[str, _Page], files: Iterable[str]) -> Iterator[str]:
     yield from page.odd
     if _POLICY not in page.policy:
-        yield f"its content security policy does not say {_POLICY!r}"
+        yield f"its content security policy lacks {_POLICY!r}"
     known = frozenset(files)
     for tag, target in page.fetched:
         if _SCHEME.match(target):
-            yield f"<{tag}> would fetch {target}"
+            yield f"<{tag}> would load {target}"
         else:
             yield from _resolve(name, target, pages, known)
     for target in page.links:
         if _OUTSIDE.match(target):
             continue
         if _SCHEME.match(target):
-            yield f"the link {target} is no address on the web"
+            yield f"the link {target} is not a web address"
         else:
             yield from _resolve(name, target, pages, known)
 
 
 def _resolve(name: str, target: str, pages: Mapping[str, _Page], files: frozenset[str]) -> Iterator[str]:
-    place, _, fragment = target.partition("#")
-    parts = list(PurePosixPath(name).parts[:-1]) if place else list(PurePosixPath(name).parts)
-    for part in PurePosixPath(unquote(place)).parts:
+    path, _, fragment = target.partition("#")
+    parts = list(PurePosixPath(name).parts[:-1]) if path else list(PurePosixPath(name).parts)
+    for part in PurePosixPath(unquote(path)).parts:
         if part == ".." and not parts:
             yield f"the link {target} leads out of the site"
             return
         parts = parts[:-1] if part == ".." else [*parts, part]
-    found = "/".join(parts)
-    if found not in files:
-        yield f"the link {target} leads nowhere"
-    elif fragment and found in pages and unquote(fragment) not in pages[found].ids:
-        yield f"the link {target} leads to no place on that page"
+    linked = "/".join(parts)
+    if linked not in files:
+        yield f"the link {target} leads to a missing file"
+    elif fragment and linked in pages and unquote(fragment) not in pages[linked].ids:
+        yield f"the link {target} leads to a missing element"
 
 
 def _data_problems(texts: Mapping[str, str], packed: Container[str]) -> Iterator[str]:
-    """Every document against its schema, and the index against what it lists."""
+    """Every document is checked against its schema, and the index against the files that it lists."""
     data: dict[str, Any] = {}
     for name, text in texts.items():
         if name.endswith(".json"):
             try:
-                data[name] = json.loads(text, parse_constant=_no_number)
+                data[name] = json.loads(text, parse_constant=_not_a_number)
             except ValueError as error:
-                yield f"{name} is no JSON: {error}"
+                yield f"{name} is not JSON: {error}"
     for name, document in data.items():
         if name.startswith("badge") and (not isinstance(document, dict) or set(document) != _BADGE):
-            yield f"{name} is no badge: shields.io needs {', '.join(sorted(_BADGE))}"
+            yield f"{name} is not a badge: expected the keys {', '.join(sorted(_BADGE))}"
         kind = "index" if name == "index.json" else "architecture" if name.startswith("architectures/") else None
-        schema = data.get(f"schema/{kind}.schema.json")
-        if kind and schema is None:
-            yield f"{name} has no schema"
+        schema = f"schema/{kind}.schema.json"
+        if kind and schema not in data:
+            yield f"the schema of {name} is missing"
         elif kind:
-            yield from _against(document, schema, name)
-        offered = document.get("bundles") if kind == "architecture" and isinstance(document, dict) else None
-        if isinstance(offered, dict):
-            yield from (f"{name}: {place} is missing" for place in offered.values() if place not in packed)
+            yield from _against(document, texts[schema], name)
+        bundles = document.get("bundles") if kind == "architecture" and isinstance(document, dict) else None
+        if isinstance(bundles, dict):
+            yield from (f"{name}: {address} is missing" for address in bundles.values() if address not in packed)
     index = data.get("index.json")
     if isinstance(index, dict):
         yield from _index_problems(index, data, texts)
     else:
-        yield "index.json is missing, or no object"
+        yield "index.json is missing, or is not an object"
 
 
 def _index_problems(index: Mapping[str, Any], data: Mapping[str, Any], files: Iterable[str]) -> Iterator[str]:
-    """Nothing that the index counts may be missing from what it lists."""
+    """The index must list existing files, which have as many cells as it counts."""
     known = frozenset(files)
     try:
         for each in index["architectures"]:
@@ -236,24 +236,29 @@ def _index_problems(index: Mapping[str, Any], data: Mapping[str, Any], files: It
         listed = sum(len(data[each["data"]]["cells"]) for each in index["architectures"] if each["data"] in data)
         counted = sum(index["counts"].values())
     except (KeyError, TypeError, AttributeError):
-        return  # the schema has said so
+        return  # the schema's problem already
     if listed != counted:
-        yield f"index.json counts {counted} cells, and the architectures have {listed}"
+        yield f"index.json counts {counted} cells, but the architectures have {listed}"
 
 
-def _against(document: object, schema: Any, name: str) -> Iterator[str]:
+@functools.lru_cache(maxsize=8)  # checking a schema takes longer than checking a document
+def _validator(schema: str) -> jsonschema.Draft202012Validator:
+    plain = json.loads(schema)
+    jsonschema.Draft202012Validator.check_schema(plain)
+    # A registry of its own: without one, a schema could have its references fetched from anywhere.
+    return jsonschema.Draft202012Validator(plain, registry=referencing.Registry())
+
+
+def _against(document: object, schema: str, name: str) -> Iterator[str]:
     try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-        # A registry of its own: without one, a schema could have its references fetched from anywhere.
-        validator = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
-        error = jsonschema.exceptions.best_match(validator.iter_errors(document))
+        error = jsonschema.exceptions.best_match(_validator(schema).iter_errors(document))
     except (jsonschema.exceptions.SchemaError, referencing.exceptions.Unresolvable) as wrong:
-        yield f"the schema of {name} is none: {one_line(str(wrong))}"
+        yield f"the schema of {name} is invalid: {one_line(str(wrong))}"
         return
     if error:
-        where = ".".join(map(str, error.absolute_path)) or "the whole of it"
-        yield f"{name} does not fit its schema: {where}: {one_line(error.message)}"
+        key = ".".join(map(str, error.absolute_path)) or "the whole document"
+        yield f"{name} does not fit its schema: {key}: {one_line(error.message)}"
 
 
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")
+def _not_a_number(text: str) -> None:
+    raise ValueError(f"{text} is not a JSON number")

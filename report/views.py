@@ -1,4 +1,4 @@
-"""What each page shows, as records that a template can only print."""
+"""The content of each page, as records for the templates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import islice
 
 from conformance.core.cells import EAGER, EXPORTED
 from conformance.core.contract import CLAUSES
-from conformance.core.verdicts import Verdict
+from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.matrix.schema import Matrix, Row
 from conformance.records.run import CellRecord, RunRecord
 from report.causes import Cause, causes
@@ -19,16 +19,16 @@ from report.grouping import unrun
 from report.loading import when
 from report.model import (
     Columns,
-    StagePlace,
-    Standing,
+    StageStatus,
+    Status,
     Variant,
     acceptable,
     by_architecture,
     count,
-    stage_places,
-    standing,
+    stage_statuses,
+    status_of,
     variant_of,
-    variant_standing,
+    variant_status,
     variants,
 )
 from report.names import slug
@@ -39,8 +39,8 @@ _CLAUSES = {clause.id: clause for clause in CLAUSES}
 
 
 @dataclass(frozen=True, slots=True)
-class Strip:
-    """What the reader has to know of the run before anything else."""
+class RunHeader:
+    """The facts about the run at the top of the site."""
 
     run: RunRecord
     counts: tuple[tuple[Verdict, int], ...]
@@ -52,22 +52,27 @@ class Strip:
 
     @property
     def not_run(self) -> int:
-        """Cells that were not run, whatever for."""
+        """The number of cells that were not run, for any reason."""
         return sum(number for _, number in self.unrun)
 
     @property
     def stale(self) -> bool:
-        """Whether the run is so old that it may say nothing of today."""
+        """Whether the run is too old to rely on."""
         return self.age_days >= self.stale_after
 
     @property
+    def unexpected(self) -> int:
+        """The number of cells with a verdict that fails a run."""
+        return sum(number for verdict, number in self.counts if verdict not in ACCEPTABLE)
+
+    @property
     def total(self) -> int:
-        """All cells of the record."""
+        """The number of all cells."""
         return len(self.run.cells)
 
     @property
     def options(self) -> tuple[tuple[str, str], ...]:
-        """What the run was asked for, where that is not the default."""
+        """The options that were given to the run."""
         return tuple((name, str(value)) for name, value in self.run.run.options.items() if value is not None)
 
 
@@ -77,25 +82,25 @@ class GridRow:
 
     name: str
     page: str
-    standing: Standing
-    places: tuple[StagePlace, ...]
+    status: Status
+    stages: tuple[StageStatus, ...]
     tier: str
     caches: tuple[str, ...]
     since: Since | None
 
     @property
-    def stages(self) -> tuple[str, ...]:
-        """For the filter: `STAGE:VERDICT` of each place with cells."""
-        return tuple(f"{place.stage}:{place.standing.kind}" for place in self.places if place.standing.verdict)
+    def filter_keys(self) -> tuple[str, ...]:
+        """`STAGE:VERDICT` of each stage with cells."""
+        return tuple(f"{each.stage}:{each.status.kind}" for each in self.stages if each.status.verdict)
 
 
 @dataclass(frozen=True, slots=True)
 class Tab:
-    """A variant to choose, and how its architectures stand."""
+    """A variant to choose, and how many architectures have each status."""
 
     variant: Variant
     page: str
-    standings: tuple[tuple[Standing, int], ...]
+    statuses: tuple[tuple[Status, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +114,14 @@ class ClauseRow:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A failure's message, taken apart where it has the usual shape; nothing of it is left out."""
+    """A failure's message: its lines, and those of the usual form `  NAME  TEXT` as fields."""
 
     lines: tuple[str, ...]
     fields: tuple[tuple[str, str], ...]
 
     @property
     def script(self) -> str | None:
-        """The shortest decode script that shows the failure."""
+        """The shortest decode script that fails."""
         return dict(self.fields).get("script")
 
 
@@ -126,22 +131,22 @@ class PastRun:
 
     run: RunRecord
     versions: tuple[tuple[str, str], ...]
-    standings: tuple[Standing, ...]
+    statuses: tuple[Status, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class VariantState:
-    """How a variant of an architecture stands, and since when; `covered` says that it has cells of its own."""
+    """The status of a variant of an architecture, and since when; `covered` says that it has cells of its own."""
 
     variant: Variant
-    standing: Standing
+    status: Status
     since: Since | None
     covered: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Everything about one architecture that more than one page needs."""
+    """What several pages show of one architecture."""
 
     name: str
     cells: tuple[CellRecord, ...]
@@ -156,27 +161,27 @@ class Architecture:
 
     @property
     def page(self) -> str:
-        """Its page."""
+        """The address of its page."""
         return f"architectures/{self.slug}.html"
 
     @property
     def counts(self) -> tuple[tuple[Verdict, int], ...]:
-        """Its cells by verdict."""
+        """The number of its cells by verdict."""
         return count(self.cells)
 
     @property
-    def standing(self) -> Standing:
-        """Its worst verdict anywhere."""
-        return standing(self.cells)
+    def status(self) -> Status:
+        """The worst status of all its cells."""
+        return status_of(self.cells)
 
     @property
-    def own(self) -> tuple[VariantState, ...]:
+    def covered(self) -> tuple[VariantState, ...]:
         """The variants that it has cells of."""
         return tuple(state for state in self.states if state.covered)
 
     @property
     def causes(self) -> tuple[Cause, ...]:
-        """What fails, by cause, of this architecture alone."""
+        """Its failures by cause."""
         return causes(self.cells)
 
 
@@ -185,24 +190,24 @@ def architectures(history: History, matrix: Matrix) -> tuple[Architecture, ...]:
     shown = variants(history.head.cells)
 
     def architecture(name: str, cells: tuple[CellRecord, ...]) -> Architecture:
-        found = history.of(-1, name)
-        alone = [] if any(variant in found for variant in shown) else list(found)
+        columns = history.of(-1, name)
+        others = [] if any(variant in columns for variant in shown) else list(columns)
         states = tuple(
-            VariantState(variant, variant_standing(found, variant), history.since(name, variant), variant in found)
-            for variant in (*shown, *alone)
+            VariantState(variant, variant_status(columns, variant), history.since(name, variant), variant in columns)
+            for variant in (*shown, *others)
         )
-        return Architecture(name, cells, matrix.architectures.get(name), found, states)
+        return Architecture(name, cells, matrix.architectures.get(name), columns, states)
 
     return tuple(architecture(*each) for each in sorted(by_architecture(history.head.cells).items()))
 
 
-def strip(run: RunRecord, now: datetime, stale_after: int) -> Strip:
-    """The head of every page."""
-    return Strip(
+def run_header(run: RunRecord, now: datetime, stale_after: int) -> RunHeader:
+    """The header of `run`, at the time `now`."""
+    return RunHeader(
         run,
         count(run.cells),
         len({cell.architecture for cell in run.cells}),
-        tuple((said, len(alike)) for said, alike in unrun(run.cells)),
+        tuple((reason, len(alike)) for reason, alike in unrun(run.cells)),
         max(0, (now - when(run.run.finished or run.run.started)).days),
         stale_after,
         acceptable(run.cells) and run.run.complete,
@@ -215,8 +220,8 @@ def grid(known: Sequence[Architecture], variant: Variant) -> tuple[GridRow, ...]
         GridRow(
             each.name,
             each.page,
-            state.standing,
-            stage_places(each.columns, variant),
+            state.status,
+            stage_statuses(each.columns, variant),
             each.row.tier.value if each.row else "",
             each.row.caches if each.row else (),
             state.since,
@@ -225,7 +230,7 @@ def grid(known: Sequence[Architecture], variant: Variant) -> tuple[GridRow, ...]
         for state in each.states
         if state.variant == variant
     )
-    return tuple(sorted(rows, key=lambda row: (row.standing.rank, row.name)))
+    return tuple(sorted(rows, key=lambda row: (row.status.rank, row.name)))
 
 
 def grid_page(variant: Variant) -> str:
@@ -234,19 +239,19 @@ def grid_page(variant: Variant) -> str:
 
 
 def tab(variant: Variant, page: str, rows: Sequence[GridRow]) -> Tab:
-    """The choice of a variant whose grid is `rows`: how many architectures have each verdict.
+    """The tab of a variant whose grid is `rows`.
 
-    At which stage makes no difference, unless it is all that was done of what holds.
+    Statuses at different stages are counted together, except for programs that were compiled only.
     """
     plain = (
-        row.standing if row.standing.short else Standing(row.standing.verdict)
-        for row in sorted(rows, key=lambda row: row.standing.rank)
+        row.status if row.status.compiled_only else Status(row.status.verdict)
+        for row in sorted(rows, key=lambda row: row.status.rank)
     )
     return Tab(variant, page, tuple(Counter(plain).items()))
 
 
 def table_columns(cells: Sequence[CellRecord]) -> tuple[Variant, ...]:
-    """The columns of an architecture's table, as a failure is best read: what comes before lowering first."""
+    """The columns of an architecture's table: for each subject, the exported program before the backends."""
     return tuple(
         sorted(
             {variant_of(cell) for cell in cells},
@@ -256,8 +261,8 @@ def table_columns(cells: Sequence[CellRecord]) -> tuple[Variant, ...]:
 
 
 def clause_rows(cells: Sequence[CellRecord]) -> tuple[ClauseRow, ...]:
-    """Every cell of an architecture, by clause in the contract's order; a clause it does not know comes last."""
-    found = {(cell.clause, variant_of(cell)): cell for cell in cells}
+    """Every cell of an architecture, by clause in the contract's order; clauses not in this contract come last."""
+    by_column = {(cell.clause, variant_of(cell)): cell for cell in cells}
     order = {clause: index for index, clause in enumerate(_CLAUSES)}
     clauses = sorted({cell.clause for cell in cells}, key=lambda clause: (order.get(clause, len(order)), clause))
     heads = table_columns(cells)
@@ -265,14 +270,14 @@ def clause_rows(cells: Sequence[CellRecord]) -> tuple[ClauseRow, ...]:
         ClauseRow(
             clause,
             _CLAUSES[clause].text if clause in _CLAUSES else "",
-            tuple(found.get((clause, column)) for column in heads),
+            tuple(by_column.get((clause, column)) for column in heads),
         )
         for clause in clauses
     )
 
 
 def message(cell: CellRecord) -> Message:
-    """The message of a cell. The replay command is shown by itself, so it is left out here if it is the same."""
+    """The message of a cell. Its replay command is left out if it is the cell's own, which is shown separately."""
     lines, fields = [], []
     for line in (cell.message or "").strip().splitlines():
         field = _FIELD.fullmatch(line)
@@ -284,14 +289,14 @@ def message(cell: CellRecord) -> Message:
 
 
 def past(history: History, architecture: Architecture, limit: int) -> tuple[PastRun, ...]:
-    """The newest runs, newest first, that have the architecture at all."""
-    found = (
+    """The newest `limit` runs that have the architecture, newest first."""
+    runs = (
         PastRun(
             history.runs[index],
             versions(history.runs[index]),
-            tuple(history.standing(index, architecture.name, state.variant) for state in architecture.own),
+            tuple(history.status(index, architecture.name, state.variant) for state in architecture.covered),
         )
         for index in range(len(history.runs) - 1, -1, -1)
         if history.of(index, architecture.name)
     )
-    return tuple(islice(found, limit))
+    return tuple(islice(runs, limit))

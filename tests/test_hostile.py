@@ -186,7 +186,11 @@ def _said(command: list[str], capture: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize("command", ["status", "compatibility", "update-expectations", "update-partitions"])
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("{", "is no run record"), ("[" * 100_000, "is no run record"), ('{"\\u001b[31m": 1}', "is no run record")],
+    [
+        ("{", "is not a run record"),
+        ("[" * 100_000, "is not a run record"),
+        ('{"\\u001b[31m": 1}', "is not a run record"),
+    ],
 )
 def test_what_is_no_record_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, content: str, told: str

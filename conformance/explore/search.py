@@ -20,6 +20,7 @@ from conformance.checks.case import Case
 from conformance.checks.registry import checks
 from conformance.core.cells import EXPORTED, Cell
 from conformance.core.contract import BOTH_MODES, CLAUSES, Mode
+from conformance.core.text import one_line
 from conformance.core.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, NotRunError, Stage
 from conformance.explore.findings import FINDS, Find, Pinned, read_pins, write_find
 from conformance.exporters.resolve import Exporter
@@ -40,6 +41,8 @@ _SEARCH = 100
 #: Searches in a row without a new variation before the space counts as exhausted.
 _IDLE = 3
 _MOST_CHARACTERS = 140
+#: Longest message of a finding, in characters.
+_LONGEST = 4 * _MOST_CHARACTERS
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 
 
@@ -372,11 +375,11 @@ def judged(builder: Builder, cell: Cell) -> Outcome:
         if isinstance(error, NotRunError) or error.stage in (Stage.BUILD, Stage.EAGER):
             return Outcome(discarded=_reason(error))
         script = getattr(error, "script", None)
-        return Outcome(error.signature, _clipped(f"{error}; script {script}" if script else str(error)))
+        return Outcome(error.signature, one_line(f"{error}; script {script}" if script else str(error), _LONGEST))
     except NotApplicableError:
         return Outcome()
     except Exception as error:  # the suite's own check is at fault, which is worth knowing too
-        return Outcome(f"harness-error:{type(error).__name__}", _clipped(str(error)))
+        return Outcome(f"harness-error:{type(error).__name__}", one_line(str(error), _LONGEST))
     return Outcome()
 
 
@@ -386,11 +389,6 @@ def _reason(error: CellFailedError | NotRunError) -> str:
         return error.signature
     stage = f"{error.stage}: " if isinstance(error, CellFailedError) else ""
     return stage + _NUMBER.sub("#", " ".join(str(error).split()))[:_MOST_CHARACTERS]
-
-
-def _clipped(text: str, most: int = 4 * _MOST_CHARACTERS) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= most else f"{flat[:most]}…"
 
 
 def _explains(pin: Pinned, find: Find) -> bool:

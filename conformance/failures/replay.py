@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedModel
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
 from conformance.core.exporter_names import is_own
-from conformance.core.text import one_line, shown
+from conformance.core.text import one_line, sanitize
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, Verdict, at
 from conformance.decoding.scripts import Call, DecodeScript
 from conformance.exporters.resolve import UnknownExporterError, resolve
@@ -107,7 +107,7 @@ def replay(bundle: Bundle, store: Store | None, *, seconds: int | None = None, t
         told = "\n".join((str(error), *getattr(error, "diverged", ())))
         if error.signature != bundle.signature:
             told = f"otherwise: {error.signature}, was {bundle.signature}\n  {told}"
-        return Replay(Outcome.STILL_FAILING, shown(told))
+        return Replay(Outcome.STILL_FAILING, sanitize(told))
     except (NotApplicableError, NotRunError) as error:
         return Replay(Outcome.CANNOT_RUN, str(error))
     except Exception as error:  # the suite's own, or of a script that is none

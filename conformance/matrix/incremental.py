@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conformance.core.cells import Cell
+from conformance.core.text import first_few, plural
 from conformance.core.verdicts import ACCEPTABLE
 from conformance.matrix.fingerprints import parts
-from conformance.records.run import NoRunError, RunRecord, load_run
+from conformance.records.run import InvalidRecordError, RunRecord, load_run
 
 #: Names of architectures that are shown before "and N more".
 _SHOWN = 8
@@ -43,7 +44,7 @@ def earlier_run(path: Path) -> RunRecord:
     """
     try:
         run = load_run(path)
-    except NoRunError as error:
+    except InvalidRecordError as error:
         raise NotComparableError(str(error)) from error
     except OSError as error:
         raise NotComparableError(f"{path}: {error.strerror or error}") from error
@@ -83,19 +84,14 @@ def choose(run: RunRecord, plan: Iterable[Cell], found: Mapping[str, str], other
 def explained(choice: Choice) -> Sequence[str]:
     """The choice in lines: why what is judged is judged, the most frequent reason first, and what is left out."""
     reasons = Counter(choice.reasons.values()).most_common()
-    lines = [f"{_cells(count)} judged again since run {choice.run}: {reason}" for reason, count in reasons]
+    lines = [f"{plural(count, 'cell')} judged again since run {choice.run}: {reason}" for reason, count in reasons]
     return [*lines, left_out(choice)] if choice.left_out else lines
 
 
 def left_out(choice: Choice) -> str:
     """What was not judged, and why, in one line."""
     names = list(dict.fromkeys(cell.architecture for cell in choice.left_out))
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    cells = plural(len(choice.left_out), "cell")
     return (
-        f"{_cells(len(choice.left_out))} left out: as in run {choice.run}, nothing that they depend on has changed: "
-        f"{', '.join(names[:_SHOWN])}{more}"
+        f"{cells} left out: as in run {choice.run}, nothing that they depend on has changed: {first_few(names, _SHOWN)}"
     )
-
-
-def _cells(count: int) -> str:
-    return f"{count} cell" if count == 1 else f"{count} cells"

@@ -1,7 +1,7 @@
-"""Failure bundles: all there is to know of one failing cell, in a folder that can be sent to somebody.
+"""Failure bundles: everything about one failing cell, in a folder that can be sent to others.
 
-A bundle is data. Reading one checks it against this module's types, loads no code, and looks at no file outside it.
-What it says to run, such as an exporter, is for `replaying` to ask about.
+A bundle is data. Reading one checks it against this module's types, runs no code, and opens no file outside it. Its
+exporter is code: `conformance.failures.replay` asks before importing that.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from conformance.core.verdicts import Stage
 SCHEMA_VERSION: Literal[1] = 1
 #: The file that makes a folder a bundle.
 FACTS = "bundle.json"
-#: What the user adds to a command to have the exporter imported that a bundle or a find names: it is code.
+#: The option that allows a command to import the exporter that a bundle or a finding names.
 CONSENT = "--trust-subject"
-#: Largest `bundle.json` that is read; a real one has some 10 kB.
+#: Largest `bundle.json` that is read, in bytes; a real one has some 10 kB.
 _MOST_BYTES = 4 << 20
-#: Longest name of a folder before the letters that keep it unique; file systems take 255.
+#: Longest name of a folder without the digits that keep it unique; file systems allow 255.
 _MOST_CHARACTERS = 150
 _STRAY = re.compile(r"[^\w.+-]+")
 
 
 class BundleError(ValueError):
-    """This is no bundle; the message says what is wrong with it."""
+    """A folder is not a valid bundle; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
@@ -53,14 +53,14 @@ class Bundle:
         architecture, subject, backend, mode, clause: The cell; see `conformance.core.cells.Cell`.
         stage, signature, message: The failure, as in the run record.
         versions: Installed packages when it failed.
-        config: The model's config, as in `fixtures/configs/`; null where the architecture is not in the Transformers.
+        config: The model's config, as in `fixtures/configs/`; null if Transformers lacks the architecture.
         max_cache_len: Positions in the cache, in tokens.
-        calls: The shortest decode script that shows the failure, where there is one.
-        examples: How many scripts were generated beside the pinned ones.
+        calls: The shortest decode script that fails, if there is one.
+        examples: The number of scripts that were generated in addition to the pinned ones.
         tolerance: The largest error of a logit that counts as equal, as a share of the logits' scale.
-        logits_scale: The largest absolute logit of the oracle over a full cache; null where there is no oracle.
-        diverged: The first step from the wrapper to the delegates that is wrong, where that was looked for and found;
-            `divergence.json` has the details.
+        logits_scale: The largest absolute logit of the oracle over a full cache; null if there is no oracle.
+        diverged: The first wrong step from the wrapper to the delegates, if it was located; `divergence.json` has the
+            details.
     """
 
     schema_version: Literal[1]
@@ -91,19 +91,22 @@ _BUNDLE = TypeAdapter(Bundle)
 
 
 def folder_name(cell: Cell) -> str:
-    """A file name for the cell: its id, and where characters had to go, some letters that keep it unique."""
+    """The name of the cell's folder: its id, with a digest if characters had to be replaced."""
     name = cell.id.replace("/", "--")
     plain = _STRAY.sub("-", name).strip(".")[:_MOST_CHARACTERS]
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def write_bundle(directory: Path, bundle: Bundle, files: Mapping[str, bytes]) -> Path:
-    """Put the bundle into a folder of its own in `directory`, whole or not at all; one of an earlier run is replaced.
+    """Write the bundle to its own folder in `directory`; one of an earlier run is replaced.
 
     Args:
-        directory: Where bundles are kept; it need not exist.
-        bundle: What is known.
-        files: By name, what else belongs into the folder.
+        directory: The folder of all bundles; it need not exist.
+        bundle: The facts.
+        files: Other files for the folder, by name.
+
+    Returns:
+        The bundle's folder.
     """
     folder = directory / folder_name(bundle.cell)
     replace_folder(folder, {**files, FACTS: _BUNDLE.dump_json(bundle, indent=2) + b"\n"})
@@ -114,14 +117,14 @@ def read_bundle(folder: Path) -> Bundle:
     """The bundle in `folder`.
 
     Raises:
-        BundleError: There is none, or it is not what `write_bundle` writes.
+        BundleError: There is none, or it is invalid.
     """
     path = folder / FACTS
     try:
         text = read_regular_file(path, _MOST_BYTES, follow=False)
     except OSError as error:
-        raise BundleError(f"{folder} is no failure bundle: cannot read {FACTS}: {error.strerror}") from error
+        raise BundleError(f"{folder} is not a failure bundle: cannot read {FACTS}: {error.strerror}") from error
     try:
         return _BUNDLE.validate_json(text)
     except ValidationError as error:
-        raise BundleError(f"{path} is no failure bundle: {first_problem(error)}") from error
+        raise BundleError(f"{path} is not a failure bundle: {first_problem(error)}") from error

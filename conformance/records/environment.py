@@ -1,4 +1,4 @@
-"""Where a run takes place: versions and machine, read without importing what is asked about."""
+"""The environment of a run: package versions, read without importing the packages, and the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "transformers", "executorch", "torchao", "hypothesis", "pyt
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of `PACKAGES`; one that is missing is left out."""
+    """Installed versions of `PACKAGES`; missing packages are left out."""
     found = {}
     for package in PACKAGES:
         try:
@@ -32,27 +32,26 @@ def environment() -> Environment:
 
 
 def commit(checkout: Path) -> str | None:
-    """The commit that `checkout` is at, with `DIRTY` behind it if a file of it is not as committed.
+    """The commit of `checkout`, followed by `DIRTY` if it has uncommitted changes.
 
-    None where that cannot be known: there is no git, or the files were unpacked somewhere, perhaps inside of another
-    repository.
+    None if it is unknown: git is missing, or the files are not a checkout, such as a copy inside another repository.
     """
     top = _git(checkout, "rev-parse", "--show-toplevel")
-    found = _git(checkout, "rev-parse", "--verify", "HEAD")
-    if not top or not found or not re.fullmatch(r"[0-9a-f]{40,64}", found) or Path(top).resolve() != checkout.resolve():
+    head = _git(checkout, "rev-parse", "--verify", "HEAD")
+    if not top or not head or not re.fullmatch(r"[0-9a-f]{40,64}", head) or Path(top).resolve() != checkout.resolve():
         return None
     changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
-    return found if changed == "" else f"{found}{DIRTY}"
+    return head if changed == "" else f"{head}{DIRTY}"
 
 
 def _git(checkout: Path, *arguments: str) -> str | None:
-    """What git prints; None if it is not there or refuses."""
-    # In a hook of another repository, git's own variables say that everything is about that one.
+    """The output of git; None if it is missing or fails."""
+    # In a hook of another repository, git's variables would make it work on that one.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         ended = subprocess.run(
             ["git", "-C", str(checkout), *arguments],
-            env={**plain, "GIT_OPTIONAL_LOCKS": "0"},  # whoever works in the checkout must not find it locked
+            env={**plain, "GIT_OPTIONAL_LOCKS": "0"},  # a lock would disturb others who work in the checkout
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

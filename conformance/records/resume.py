@@ -1,4 +1,4 @@
-"""Going on with a run that was interrupted: what it has judged already, and whether it may be added to."""
+"""Resume an interrupted run: lock its record, and check that it belongs to the same run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from conformance.core.files import PARTIAL
 from conformance.core.verdicts import Verdict
-from conformance.records.run import DIRTY, NoRunError, RunRecord, load_run
+from conformance.records.run import DIRTY, InvalidRecordError, RunRecord, load_run
 
 
 class RecordTakenError(ValueError):
@@ -42,7 +42,7 @@ def claim(path: Path) -> Iterator[None]:
 
 
 class NotResumableError(ValueError):
-    """The record is no run, or is of another run than the one asked for."""
+    """The record is not a run record, or is that of a different run."""
 
 
 def judged_so_far(
@@ -56,13 +56,13 @@ def judged_so_far(
 
     Args:
         path: The record.
-        asked: The options of the run that goes on.
-        versions: The installed packages.
+        asked: The options of the run that resumes it.
+        versions: Installed packages and their versions.
         seed: Hypothesis's seed.
-        commit: That of the checkout, if it is known. Changes on top of the same commit are let pass.
+        commit: The commit of the checkout, if it is known. Uncommitted changes are allowed.
 
     Raises:
-        NotResumableError: Its verdicts and those to come would not be of one run.
+        NotResumableError: Versions, options, seed or commit differ, or the file is not a run record.
     """
     if not path.exists():
         return None
@@ -70,7 +70,7 @@ def judged_so_far(
         run = load_run(path)
     except OSError as error:
         raise NotResumableError(f"{path}: {error.strerror or error}") from error
-    except NoRunError as error:
+    except InvalidRecordError as error:
         raise NotResumableError(str(error)) from error
     before = {**run.environment.packages, **run.run.options, "--hypothesis-seed": run.run.seed}
     now = {**versions, **asked, "--hypothesis-seed": seed}
@@ -79,8 +79,8 @@ def judged_so_far(
     for name in dict.fromkeys([*before, *now]):
         if before.get(name) != now.get(name):
             raise NotResumableError(
-                f"{path} is of another run: {name} was {before.get(name)} there and is {now.get(name)} now; "
-                "run without --resume to begin anew"
+                f"cannot resume {path}: {name} was {before.get(name)} and is now {now.get(name)}; "
+                "run without --resume to start again"
             )
     cells = tuple(cell for cell in run.cells if cell.verdict is not Verdict.NOT_RUN)
     return RunRecord(run.schema_version, run.run, run.environment, cells)

@@ -1,4 +1,4 @@
-"""Run records: what a run writes, its schema, and writing it so that it is whole at every instant.
+"""Run records: the file that a run writes, its schema, and a writer that keeps it valid at every moment.
 
 `conformance/records/run.schema.json` is generated from these classes (`python -m conformance schema`).
 """
@@ -19,20 +19,20 @@ from conformance.core.verdicts import Stage, Verdict
 
 SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).parent / "run.schema.json"
-#: Largest record that is read. One of all architectures on one backend has 5 MiB.
+#: Largest record that is read, in bytes. One of all architectures on one backend has 5 MiB.
 _MOST_BYTES = 256 << 20
 
-#: Stands behind a commit where the checkout held changes that were not committed, as `git describe` has it.
+#: Follows a commit if the checkout had uncommitted changes, like in `git describe`.
 DIRTY = "-dirty"
 
-#: The message of a cell that a run did not get to. One that lacks a package says which.
+#: The message of a cell that a run did not reach. If a package was missing, the message names it instead.
 UNREACHED = "the run ended before this cell was reached"
 
 _CONFIG = ConfigDict(extra="forbid")
 
 
-class NoRunError(ValueError):
-    """A file does not hold the record of a run; says which and what is wrong in it."""
+class InvalidRecordError(ValueError):
+    """A file is not a run record; the message names the file and the problem."""
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -45,7 +45,7 @@ class ExpectedFailure:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class PartitionRecord:
-    """What lowering made of one program: the cell of LOW-1 has it, if it got as far as a program.
+    """The result of lowering one program. The cell of LOW-1 has it, if lowering gave a program.
 
     Operators are counted by name, such as ``aten.linear.default``, on the lowered graph. All sizes are in bytes, times
     in seconds.
@@ -53,9 +53,9 @@ class PartitionRecord:
     Args:
         delegates: Delegated subgraphs, by ExecuTorch's id of the backend that took them, such as ``XnnpackBackend``.
         delegated: The operators inside them.
-        undelegated: The operators left to the runtime's own kernels.
+        undelegated: The operators that run on portable kernels.
         program_bytes: The whole program, as in a `.pte` file.
-        constant_bytes: The constants in it, those of its delegates included as far as they are stored apart.
+        constant_bytes: The constants in it, including those of its delegates that are stored separately.
         planned_bytes: Memory that the runtime sets aside for mutable buffers and activations.
         cache_bytes: The mutable buffers alone.
         lower_s: Seconds to lower.
@@ -75,9 +75,9 @@ class PartitionRecord:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class CellRecord:
-    """One cell's verdict. `subject` and `mode` are null where they play no part; see `conformance.core.cells.Cell`.
+    """One cell's verdict. `subject` and `mode` are null where they do not apply; see `conformance.core.cells.Cell`.
 
-    `bundle` is the folder of its failure bundle, relative to where the run was started, if it has one.
+    `bundle` is the folder of its failure bundle, relative to where the run was started; null if it has none.
     """
 
     id: str
@@ -100,7 +100,7 @@ class CellRecord:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class Environment:
-    """Where a run took place. `packages` maps a package's name to its version."""
+    """The environment of a run. `packages` maps names of packages to versions."""
 
     python: str
     platform: str
@@ -110,7 +110,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class Since:
-    """A run that judged only what could have changed: the id of the run before it, and the ids of what it left out."""
+    """Of an incremental run: the id of the earlier run, and the ids of the cells that cannot have changed since."""
 
     run: str
     left_out: tuple[str, ...]
@@ -118,11 +118,11 @@ class Since:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class RunInfo:
-    """The run itself. Times are ISO 8601 in UTC; `seed` is null where Hypothesis was derandomised.
+    """The run itself. Times are ISO 8601 in UTC; `seed` is null if Hypothesis was derandomised.
 
-    `complete` says that every planned cell has a verdict other than not-run. `commit` is that of the checkout that the
-    suite ran from, with `-dirty` behind it if that held changes that were not committed; null if it is not known.
-    `fingerprints` are hashes and versions of what verdicts depend on, by its name, such as ``modeling code of llama``.
+    `complete` says that every planned cell has a verdict other than not-run. `commit` is that of the suite's checkout,
+    followed by `-dirty` if it had uncommitted changes; null if it is unknown. `fingerprints` are hashes and versions of
+    everything that verdicts depend on, by name, such as ``modeling code of llama``.
     """
 
     id: str
@@ -161,17 +161,17 @@ def load_run(path: Path) -> RunRecord:
     """Read a run back.
 
     Raises:
-        OSError: It cannot be read, or is larger than any run.
-        NoRunError: It is no run.
+        OSError: It cannot be read, or is too large.
+        InvalidRecordError: It is not a run record.
     """
     try:
         return _RUN.validate_json(read_regular_file(path, _MOST_BYTES))
     except ValidationError as error:
-        raise NoRunError(f"{path} is no run record: {first_problem(error)}") from error
+        raise InvalidRecordError(f"{path} is not a run record: {first_problem(error)}") from error
 
 
 def cell_to_json(cell: CellRecord) -> dict[str, Any]:
-    """A cell as plain JSON types, to travel on a pytest report."""
+    """A cell as plain JSON types, for a pytest report."""
     plain: dict[str, Any] = _CELL.dump_python(cell, mode="json")
     return plain
 
@@ -182,9 +182,9 @@ def cell_from_json(plain: dict[str, Any]) -> CellRecord:
 
 
 class RunWriter:
-    """Keeps `run.json` on disk equal to what is known, atomically, after each verdict.
+    """Writes `run.json` after each verdict, atomically.
 
-    Each cell is turned into text once, so that writing thousands of them again costs milliseconds.
+    Each cell is encoded once, so that writing thousands of them again takes milliseconds.
     """
 
     def __init__(self, path: Path, info: RunInfo, environment: Environment, cells: Iterable[CellRecord] = ()) -> None:
@@ -198,14 +198,14 @@ class RunWriter:
         """Add verdicts, or replace them, and write.
 
         Raises:
-            OSError: They could not be written, as on a full disk. The file is as it was; the next call tries again.
+            OSError: They cannot be written, as on a full disk. The file is as it was; the next call writes them too.
         """
         for cell in cells:
             self._cells[cell.id] = _CELL.dump_json(cell).decode()
         self._write()
 
     def finish(self, info: RunInfo, order: Iterable[str]) -> None:
-        """Write a last time, with the cells in the order of the plan."""
+        """Write for the last time, with the cells in the order of the plan."""
         self._info = info
         known, self._cells = self._cells, {}
         for cell_id in order:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Mapping
 
 from conformance.core.cells import EAGER, EXPORTED, Cell
+from conformance.core.text import one_line
 from conformance.core.verdicts import (
     CellFailedError,
     ChildDiedError,
@@ -103,7 +104,10 @@ def explain(cell: Cell, error: CellFailedError, versions: Mapping[str, str], rep
             lines.append(f"  script    {error.script}")
         lines += error.diverged
     else:
-        lines += [f"  observed  {_clipped(str(error))}", f"  expected  stage {error.stage} to succeed"]
+        lines += [
+            f"  observed  {one_line(_SITE_PACKAGES.sub('', str(error)), max_chars=600)}",
+            f"  expected  stage {error.stage} to succeed",
+        ]
     lines.append("  versions  " + ", ".join(f"{name} {version}" for name, version in versions.items()))
     lines.append(f"  replay    {replay}")
     return "\n".join(lines)
@@ -127,8 +131,3 @@ def _against(record: CellRecord, expectation: Expectation | None, relative_error
     bound = "" if expectation.at_most is None else f", error at most {expectation.at_most}"
     told = f"{record.message}\n  known as  {expectation.cause}: {expectation.signature}{bound}"
     return dataclasses.replace(record, message=told, expected=expected)
-
-
-def _clipped(text: str, most: int = 600) -> str:
-    flat = _SITE_PACKAGES.sub("", " ".join(text.split()))
-    return flat if len(flat) <= most else f"{flat[:most]}…"

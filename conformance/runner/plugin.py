@@ -25,7 +25,7 @@ from conformance.runner.isolation import Isolation
 from conformance.runner.judge import bare_record, judge
 from conformance.runner.options import Options, resolve_exporters
 from conformance.runner.pytest_reports import BUNDLE, RECORD, cell_named, item_cell, properties
-from conformance.runner.recorder import Recorder, shown
+from conformance.runner.recorder import Recorder, relative_to
 
 _UNASKED = "conformance_unasked"
 _REMOTE = "conformance_remote"
@@ -51,7 +51,7 @@ class ConformancePlugin:
             end_with(os.getppid())  # xdist would let it go on for up to 15 s
         self.plan = {cell.id: cell for cell in options.cells}
         #: Cells that are not to be judged. Workers are told by the controller.
-        self.unasked = recorder.unasked if recorder else frozenset(told.get(_UNASKED, ()))
+        self.unasked = recorder.already_done if recorder else frozenset(told.get(_UNASKED, ()))
         #: The processes of xdist's workers.
         self._workers: list[subprocess.Popen[bytes]] = []
         self.isolation = Isolation(config, options.limits, options.exploring, self._warm_up) if options.limits else None
@@ -304,7 +304,7 @@ class ConformancePlugin:
         except Exception as lost:
             told = f"{record.message}\n  bundle    none: {type(lost).__name__}: {lost}"
             return dataclasses.replace(record, message=told)
-        return dataclasses.replace(record, bundle=shown(folder, self.config.rootpath))
+        return dataclasses.replace(record, bundle=relative_to(folder, self.config.rootpath))
 
     def _limited(self, record: CellRecord, cell: Cell) -> CellRecord:
         """The record of a checkpoint's cell, with what is known of the backend."""

@@ -1,4 +1,4 @@
-"""The record of a run: begun, added to as verdicts arrive, closed, and summed up for a person in the terminal."""
+"""Writes the record of a run as verdicts arrive, and its header, progress and summary in the terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from conformance.core.cells import Cell
 from conformance.core.paths import ROOT
+from conformance.core.text import first_few
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.failures.transport import unpack
 from conformance.matrix.fingerprints import fingerprints
@@ -36,18 +37,18 @@ from conformance.runner.terminal import Progress, render_summary
 
 #: What xdist calls the phase in which a worker died.
 _WORKER_DIED = "???"
-#: What to do once there is room again.
-_GO_ON = "make room for it, and go on with --resume"
+#: The next step after a full disk.
+_NEXT_STEP = "free some space, then run again with --resume"
 #: Architectures named in the header before "and N more".
 _SHOWN = 12
 
 
 class Recorder:
-    """A pytest plugin for the controller, or the only process: it owns the record and the terminal.
+    """A pytest plugin for the controller, or the only process: it writes the record and the terminal output.
 
     Attributes:
-        unasked: Ids of the cells that are not to be judged, having a verdict from before the run was interrupted, or
-            being left out by `--since`.
+        already_done: Ids of the cells that are not judged: those with a verdict from before the run was interrupted,
+            and those that `--since` leaves out.
     """
 
     def __init__(self, config: pytest.Config, options: Options) -> None:
@@ -58,78 +59,78 @@ class Recorder:
         self.plan = {cell.id: cell for cell in options.cells}
         self.collected: dict[str, Cell] = {}
         self.fingerprints = self._fingerprints()
-        #: Which cells `--since` leaves out.
+        #: The cells that `--since` leaves out.
         self.choice = self._choice()
         earlier = self._earlier()
         self.started = earlier.run.started if earlier else _now()
         self.run_id = earlier.run.id if earlier else uuid.uuid4().hex[:12]
         self.records: dict[str, CellRecord] = {cell.id: cell for cell in earlier.cells} if earlier else {}
         self.done = frozenset(self.records)
-        left = {cell.id for cell in self.choice.left_out} if self.choice else set()
-        self.unasked = self.done | left
+        left_out = {cell.id for cell in self.choice.left_out} if self.choice else set()
+        self.already_done = self.done | left_out
         self.writer: RunWriter | None = None
         self.progress: Progress | None = None
         self._session: pytest.Session | None = None
-        #: What the record on disk lacks, if it could not be written last.
-        self._lacking = ""
-        self._claimed = contextlib.ExitStack()
+        #: The error message, if the record could not be written at the end.
+        self._write_error = ""
+        self._lock = contextlib.ExitStack()
 
     def pytest_report_header(self) -> list[str]:
-        """What is under test, with which versions, and how much of it."""
+        """What is under test, the versions, and the options that decide how much is judged."""
         selection = self.options.selection
-        seed = "derandomised" if self.options.seed is None else f"seed {self.options.seed}"
-        found = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        absent = f"conformance: not in transformers {self.versions.get('transformers')}, so not judged: "
-        retired = "conformance: gone from later releases of Transformers, so judged only with --arch: "
-        resumed = [f"conformance: going on with a run of {self.started}; {len(self.done)} cells are done"]
+        seed = "fixed seed" if self.options.seed is None else f"seed {self.options.seed}"
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        absent = f"conformance: not in transformers {self.versions.get('transformers')}, so not run: "
+        retired = "conformance: removed in newer Transformers; run only with --arch: "
+        done = f"{len(self.done)} of {len(self.plan)} cells done"
         return [
-            *(resumed if self.done else []),
+            *([f"conformance: resuming the run of {self.started}: {done}"] if self.done else []),
             *(f"conformance: {line}" for line in (explained(self.choice) if self.choice else [])),
-            f"conformance: {', '.join(selection.subjects)}; {found}",
-            f"conformance: {len(self.plan)} cells of {_first(selection.architectures)}; "
-            f"{self.options.examples} examples a parity cell, {seed}; record {self.options.record}",
-            *([absent + _first(self.options.absent)] if self.options.absent else []),
-            *([retired + _first(self.options.retired)] if self.options.retired else []),
+            f"conformance: {', '.join(selection.subjects)}; {versions}",
+            f"conformance: {len(self.plan)} cells of {first_few(selection.architectures, _SHOWN)}; "
+            f"{self.options.examples} generated scripts per parity check ({seed}); record {self.options.record}",
+            *([absent + first_few(self.options.absent, _SHOWN)] if self.options.absent else []),
+            *([retired + first_few(self.options.retired, _SHOWN)] if self.options.retired else []),
         ]
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Without xdist: what will run."""
+        """Without xdist: the cells that will be judged."""
         self._collected(item.nodeid for item in session.items)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: object, ids: list[str]) -> None:
-        """With xdist: what will run, as each worker found it."""
+        """With xdist: the cells that will be judged, as each worker collected them."""
         self._collected(ids)
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Begin the record, and take the terminal over from pytest's dots."""
+        """Start the record, and replace pytest's dots by lines of progress."""
         self._session = session
         if self.config.option.collectonly:
             return
         cells = self.records.values()
         try:
-            self._claimed.enter_context(claim(self.options.record))
+            self._lock.enter_context(claim(self.options.record))
             self.writer = RunWriter(self.options.record, self._info(None), environment.environment(), cells)
         except (OSError, RecordTakenError) as error:
-            told = f"cannot write {self.options.record}: {error.strerror}" if isinstance(error, OSError) else error
-            raise pytest.UsageError(f"--record: {told}") from error
+            problem = f"cannot write {self.options.record}: {error.strerror}" if isinstance(error, OSError) else error
+            raise pytest.UsageError(f"--record: {problem}") from error
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self.config.option.verbose <= 0:
             reporter.showfspath = False
             if self.config.option.tbstyle == "auto":
-                # The summary tells failures by cause, once each; pytest would tell each cell again, twice.
+                # The summary has each failure once, by cause; pytest would print each cell again, twice.
                 self.config.option.tbstyle = "no"
                 reporter.reportchars = ""
 
-            def tell(line: str) -> None:
+            def write_line(line: str) -> None:
                 reporter.write_line(line)
                 reporter.flush()  # a log file is block-buffered, and would show nothing for minutes
 
-            self.progress = Progress(tell)
+            self.progress = Progress(write_line)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """No dots: progress is told in lines of its own."""
+        """Suppress pytest's dots: progress has lines of its own."""
         plain = getattr(report, RECORD, None)
         if self.progress is None or plain is None:
             return None
@@ -138,7 +139,7 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True, wrapper=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Iterator[None]:
-        """A verdict has arrived, from here or from a worker: keep it before anything else happens."""
+        """Record a verdict, of this process or a worker, before anything else happens."""
         record = self._kept(report)
         yield
         if record is not None and report.when == _WORKER_DIED:
@@ -147,7 +148,7 @@ class Recorder:
             self.config.hook.pytest_runtest_logreport(report=ended)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Close the record: what was planned and not reached is not-run, which is no pass."""
+        """Close the record: cells that were collected and not judged get the verdict not-run."""
         if self.writer is None:
             return
         missing = [cell for cell_id, cell in self.collected.items() if cell_id not in self.records]
@@ -157,34 +158,34 @@ class Recorder:
             if missing:
                 self.writer.add(*(self.records[cell.id] for cell in missing))
             self.writer.finish(self._info(_now()), self.plan)
-        except OSError as error:  # the file is as it was when it could be written last
-            self._lacking = f"{self.options.record} lacks the last verdicts: {error.strerror}; {_GO_ON}"
+        except OSError as error:  # the file still has what could be written before
+            self._write_error = f"{self.options.record} lacks the last verdicts: {error.strerror}; {_NEXT_STEP}"
             session.exitstatus = pytest.ExitCode.INTERRUPTED
-        self._claimed.close()
-        if self.unasked and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
-            session.exitstatus = pytest.ExitCode.OK  # nothing was left to do
+        self._lock.close()
+        if self.already_done and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK  # every cell was already done
         bad = any(record.verdict not in ACCEPTABLE for record in self.records.values())
         if bad and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """The grid, the failures by cause, the counts, and where the record is."""
+        """The grid, the failures by cause, the counts, and the path of the record."""
         if self.writer is None:
             return
         if self.choice and self.choice.left_out:
             terminalreporter.write_line(left_out(self.choice))
-        # Of the checks themselves, such as an import that fails: each cause once, since most modules have the same.
-        for cause, those in _by_cause(terminalreporter.getreports("error")).items():
-            terminalreporter.write_sep("_", f"checks that cannot be imported: {len(those)}, by {cause}", red=True)
-            terminalreporter.write_line(those[0].longreprtext)
+        # Errors in collecting the checks, such as a failing import, once each: most modules have the same.
+        for cause, reports in _by_cause(terminalreporter.getreports("error")).items():
+            terminalreporter.write_sep("_", f"checks that cannot be imported: {len(reports)}, by {cause}", red=True)
+            terminalreporter.write_line(reports[0].longreprtext)
         if not self.records:
             return
         width = terminalreporter._tw.fullwidth
         ordered = [self.records[cell_id] for cell_id in self.plan if cell_id in self.records]
         color = bool(terminalreporter._tw.hasmarkup)
         terminalreporter.write_line(render_summary(ordered, self.plan, self.options.record, width=width, color=color))
-        if self._lacking:
-            terminalreporter.write_line(self._lacking, red=True)
+        if self._write_error:
+            terminalreporter.write_line(self._write_error, red=True)
 
     def _kept(self, report: pytest.TestReport) -> CellRecord | None:
         plain = getattr(report, RECORD, None)
@@ -193,12 +194,12 @@ class Recorder:
         record = cell_from_json(plain)
         if sent := getattr(report, BUNDLE, None):
             folder = unpack(self.options.bundles, self.plan[record.id], sent)
-            record = dataclasses.replace(record, bundle=shown(folder, self.config.rootpath))
+            record = dataclasses.replace(record, bundle=relative_to(folder, self.config.rootpath))
         self.records[record.id] = record
         try:
             self.writer.add(record)
         except OSError as error:
-            self._stop(f"{self.options.record} cannot be written: {error.strerror}; {_GO_ON}")
+            self._stop(f"{self.options.record} cannot be written: {error.strerror}; {_NEXT_STEP}")
         if self.progress is not None:
             self.progress.add(record, self.plan[record.id], self.collected)
         return record
@@ -231,7 +232,7 @@ class Recorder:
             raise pytest.UsageError(f"--resume: {error}") from error
 
     def _stop(self, why: str) -> None:
-        """End the run after the cells that are being judged."""
+        """End the run after the cells that are being judged now."""
         distributed = self.config.pluginmanager.get_plugin("dsession")
         if distributed is not None:
             distributed.shouldstop = why
@@ -253,24 +254,18 @@ class Recorder:
         )
 
 
-def shown(folder: Path, root: Path) -> str:
-    """Relative to where the run was started, if it lies there."""
+def relative_to(folder: Path, root: Path) -> str:
+    """The path of `folder` relative to `root`, if it lies inside."""
     return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
 
 
 def _by_cause(reports: Iterable[pytest.CollectReport]) -> dict[str, list[pytest.CollectReport]]:
-    """What could not be collected, by the last line of what is told of it."""
+    """Collection errors, by their last line."""
     causes: dict[str, list[pytest.CollectReport]] = {}
     for report in reports:
         last = report.longreprtext.rstrip().rpartition("\n")[2]
         causes.setdefault(last.removeprefix("E   "), []).append(report)
     return causes
-
-
-def _first(architectures: Sequence[str]) -> str:
-    """The first few of them, and how many more there are."""
-    rest = len(architectures) - _SHOWN
-    return f"{', '.join(architectures[:_SHOWN])}{f' and {rest} more' if rest > 0 else ''}"
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress while cells are judged, and the grid and the failures at the end."""
+"""The terminal output of a run: progress while cells are judged, and the grid and the failures at the end."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.text import Text
 from conformance.core.cells import Cell
 from conformance.core.exporter_names import is_own
 from conformance.core.paths import ROOT
+from conformance.core.text import first_few, format_counts, plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.bundle import CONSENT
 from conformance.records.run import CellRecord
@@ -28,15 +29,15 @@ _GLYPHS = {
     Verdict.NOT_APPLICABLE: ("–", "dim"),
 }
 _BAD = ("✗", "bold red")
-_LEGEND = "✓ pass   ≈ expected failure   – not applicable   ✗ anything else, with the stage"
-#: What `tox -e report` makes.
+_LEGEND = "✓ pass   ≈ expected failure   – not applicable   ✗ unexpected result (stage)"
+#: The page that `tox -e report` writes.
 _SITE = "build/report/index.html"
 #: Cells listed under a cause before "and N more".
 _SHOWN = 6
 
 
 class Progress:
-    """One line for each column of an architecture that is done: how far the run is, and what that column came to."""
+    """Writes a line when all cells of an architecture and column are judged: the run's progress, and their verdicts."""
 
     def __init__(self, write_line: Callable[[str], None]) -> None:
         self._write_line = write_line
@@ -46,7 +47,7 @@ class Progress:
         self._sizes: Counter[tuple[str, str, str]] = Counter()
 
     def add(self, record: CellRecord, cell: Cell, planned: Mapping[str, Cell]) -> None:
-        """Count a verdict; `planned` are the cells that this run will reach."""
+        """Count a verdict; `planned` are the cells that this run will judge."""
         self._done += 1
         key = _column(cell)
         column = self._columns.setdefault(key, [])
@@ -57,14 +58,11 @@ class Progress:
             return
         elapsed = time.monotonic() - self._start
         total = max(len(planned), self._done)
-        left = elapsed * (total - self._done) / self._done
-        counts = Counter(record.verdict for record in column)
-        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-        place = " · ".join(part for part in key if part)
-        self._write_line(
-            f"{100 * self._done // total:3d}%  {self._done}/{total}  {_clock(elapsed)} gone, about {_clock(left)} left"
-            f"  {place}: {told}"
-        )
+        remaining = elapsed * (total - self._done) / self._done
+        times = f"{_clock(elapsed)} elapsed, about {_clock(remaining)} left"
+        verdicts = format_counts(Counter(record.verdict for record in column).items())
+        name = " · ".join(part for part in key if part)
+        self._write_line(f"{100 * self._done // total:3d}%  {self._done}/{total}  {times}  {name}: {verdicts}")
 
 
 def render_summary(
@@ -80,18 +78,18 @@ def render_summary(
         console.print()
         console.print(lines, highlight=False, markup=False, soft_wrap=True)
     counts = Counter(record.verdict for record in records)
+    verdicts = format_counts((verdict, counts[verdict]) for verdict in Verdict)
     console.print()
-    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-    console.print(f"{len(records)} cells: {told}", style="bold", highlight=False)
+    console.print(f"{plural(len(records), 'cell')}: {verdicts}", style="bold", highlight=False)
     console.print(f"record: {path}", highlight=False, soft_wrap=True)
-    console.print(f"report: {_report(path)}", highlight=False, soft_wrap=True)
+    console.print(f"site: {_site(path)}", highlight=False, soft_wrap=True)
     return buffer.getvalue()
 
 
-def _report(record: Path) -> str:
-    """The command that makes a site of this record, and where its first page will be."""
-    chosen = "" if record.resolve() == ROOT / DEFAULT_RECORD else f" -- {shlex.quote(str(record.resolve()))}"
-    return f"`tox -e report{chosen}` makes {ROOT / _SITE} of it"
+def _site(record: Path) -> str:
+    """How to build and open a site of this record."""
+    argument = "" if record.resolve() == ROOT / DEFAULT_RECORD else f" -- {shlex.quote(str(record.resolve()))}"
+    return f"run `tox -e report{argument}`, then open {ROOT / _SITE}"
 
 
 def _grid(records: Sequence[CellRecord], cells: Mapping[str, Cell]) -> Table:
@@ -101,17 +99,17 @@ def _grid(records: Sequence[CellRecord], cells: Mapping[str, Cell]) -> Table:
     table.add_column("architecture", no_wrap=True)
     for column in columns:
         table.add_column(column.replace(" ", "\n"), no_wrap=True)
-    by_place: dict[tuple[str, str | None, str], list[CellRecord]] = {}
+    by_column: dict[tuple[str, str | None, str], list[CellRecord]] = {}
     for record in records:
-        by_place.setdefault((record.architecture, record.subject, cells[record.id].column), []).append(record)
+        by_column.setdefault((record.architecture, record.subject, cells[record.id].column), []).append(record)
     for architecture in dict.fromkeys(record.architecture for record in records):
         for subject in subjects or (None,):
             name = architecture if len(subjects) < 2 else f"{architecture} ({subject})"
-            places = [
-                by_place.get((architecture, subject, column)) or by_place.get((architecture, None, column)) or []
+            groups = [
+                by_column.get((architecture, subject, column)) or by_column.get((architecture, None, column)) or []
                 for column in columns
             ]
-            table.add_row(name, *map(_glyphs, places))
+            table.add_row(name, *map(_glyphs, groups))
     return table
 
 
@@ -129,9 +127,9 @@ def _glyphs(records: Iterable[CellRecord]) -> Text:
 
 
 def _causes(records: Iterable[CellRecord]) -> list[str]:
-    """A paragraph for each cause: the first failure whole, the others by id.
+    """A paragraph for each cause: the first failure in full, the others by id.
 
-    What was not run is told once for all architectures: what it lacks, such as a package, they all lack.
+    Cells that were not run are grouped over all architectures: the cause, such as a missing package, is the same.
     """
     bad: dict[tuple[str, str | None], list[CellRecord]] = {}
     for record in records:
@@ -143,18 +141,15 @@ def _causes(records: Iterable[CellRecord]) -> list[str]:
     paragraphs = []
     for (title, _), alike in bad.items():
         first = alike[0]
-        number = f"{len(alike)} {'cell' if len(alike) == 1 else 'cells'}"
-        lines = [f"✗ {title}: {number}", first.message or str(first.verdict)]
+        lines = [f"✗ {title}: {plural(len(alike), 'cell')}", first.message or str(first.verdict)]
         if first.replay not in lines[1]:
             lines.append(f"  replay    {first.replay}")
         if first.bundle:
-            # Whoever ran an exporter of their own trusts it.
+            # The user ran this exporter, so they trust it.
             trust = f" {CONSENT}" if first.subject and not is_own(first.subject) else ""
             lines.append(f"  bundle    {first.bundle}: `python -m conformance replay {first.bundle}{trust}`")
         if len(alike) > 1:
-            others = [record.id for record in alike[1 : 1 + _SHOWN]]
-            more = f" and {len(alike) - 1 - _SHOWN} more" if len(alike) - 1 > _SHOWN else ""
-            lines.append(f"  also      {', '.join(others)}{more}")
+            lines.append(f"  also      {first_few([record.id for record in alike[1:]], _SHOWN)}")
         paragraphs.append("\n".join(lines))
     return paragraphs
 

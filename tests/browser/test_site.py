@@ -121,7 +121,7 @@ def test_from_the_grid_to_a_cause_and_to_who_else_has_it(page: Page, site: Site)
     expect(page.locator(".failure pre").first).to_contain_text("LOW-1 failed at stage emit")
     page.locator(".failure h3 a").first.click()
     expect(page.locator("h1")).to_contain_text("Missing out variants")
-    page.locator("table.who a").first.click()
+    page.locator("table.affected a").first.click()
     assert page.url.endswith("/architectures/mixtral.html")
 
 

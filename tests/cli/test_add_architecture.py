@@ -102,7 +102,7 @@ def test_header_names_what_is_not_judged(checkout: Path) -> None:
     retired = f"retired:\n  - {{names: [arcee], since: 99.0.0, reason: {_REASON}}}\n"
     (checkout / "models_matrix.yaml").write_text(_without_arcee().replace("retired:\n", retired), encoding="utf-8")
     told = suite("--collect-only", "--tier", "full", "--clause", "SEN-2", "-n0", cwd=checkout).stdout
-    assert "so not judged: apertus1p5_text, dory, " in told
+    assert "so not run: apertus1p5_text, dory, " in told
     assert "judged only with --arch: arcee" in told
     named = suite("--collect-only", "--arch", "arcee", "--clause", "SEN-2", "-n0", cwd=checkout).stdout
     assert "arcee/eager/SEN-2" in named

@@ -156,7 +156,7 @@ def test_what_concerns_all_leaves_nothing_out(earlier: RunRecord, otherwise: str
     ("write", "told"),
     [
         (lambda path: None, "No such file"),
-        (lambda path: path.write_text("{}"), "is no run record"),
+        (lambda path: path.write_text("{}"), "is not a run record"),
         (lambda path: _write(path, run(cell())), "does not say what its verdicts depended on"),
     ],
 )

@@ -39,9 +39,9 @@ def test_what_has_a_verdict_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "packages", "seed", "told"),
     [
-        ({"arch": "gpt2"}, {}, None, "arch was llama there and is gpt2 now"),
-        ({}, {"torch": "9.9"}, None, f"torch was {versions()['torch']} there and is 9.9 now"),
-        ({}, {}, 7, "--hypothesis-seed was None there and is 7 now"),
+        ({"arch": "gpt2"}, {}, None, "arch was llama and is now gpt2"),
+        ({}, {"torch": "9.9"}, None, f"torch was {versions()['torch']} and is now 9.9"),
+        ({}, {}, 7, "--hypothesis-seed was None and is now 7"),
     ],
 )
 def test_another_run_is_not_added_to(
@@ -59,5 +59,5 @@ def test_another_commit_is_not_added_to_and_changes_on_top_of_the_same_are(tmp_p
     RunWriter(path, dataclasses.replace(run.run, commit=at), run.environment, run.cells)
     assert judged_so_far(path, _ASKED, versions(), None)
     assert judged_so_far(path, _ASKED, versions(), None, f"{at}-dirty")
-    with pytest.raises(NotResumableError, match=f"commit was {at} there and is {'b' * 40} now"):
+    with pytest.raises(NotResumableError, match=f"commit was {at} and is now {'b' * 40}"):
         judged_so_far(path, _ASKED, versions(), None, "b" * 40)

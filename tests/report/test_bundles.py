@@ -15,7 +15,7 @@ from conformance.core.contract import Mode
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.bundle import Bundle, write_bundle
 from conformance.records.run import CellRecord
-from report.bundles import Bundled, gather
+from report.bundles import BundleLink, collect_bundles
 from tests.report.harness import Report
 from tests.report.samples import HOSTILE, cell, run
 
@@ -60,9 +60,9 @@ def started(tmp_path: Path) -> Path:
     return folder
 
 
-def _found(started: Path, bundle: str | None = _PLACE) -> Bundled:
+def _found(started: Path, bundle: str | None = _PLACE) -> BundleLink:
     failing = _failing(bundle)
-    return gather(run(failing), started)[failing.id]
+    return collect_bundles(run(failing), started)[failing.id]
 
 
 def test_bundle_is_packed_linked_and_always_the_same(report: Report, started: Path) -> None:
@@ -83,7 +83,7 @@ def test_bundle_is_packed_linked_and_always_the_same(report: Report, started: Pa
     assert document["bundles"] == {_failing().id: f"bundles/{packed.name}"}
     ended = report("validate", sites[0])
     assert (ended.code, ended.err) == (0, "")
-    assert "and 1 failure bundle" in ended.out
+    assert ", 1 failure bundle" in ended.out
 
 
 def test_bundle_of_an_earlier_site_goes(report: Report, started: Path) -> None:
@@ -93,7 +93,7 @@ def test_bundle_of_an_earlier_site_goes(report: Report, started: Path) -> None:
     report("build", record, "-o", site, "--bundles", report.directory)
     assert not [*(site / "bundles").iterdir()]
     page = (site / "architectures/llama.html").read_text()
-    assert "No bundle to download: its folder was not there when this page was made." in page
+    assert "No bundle to download: its folder did not exist when this page was made." in page
     assert f"python -m conformance replay {_PLACE}<" in page
     assert report("validate", site).code == 0
 
@@ -123,7 +123,7 @@ def test_no_other_place_is_followed(report: Report, started: Path, place: str) -
 
 def test_absolute_place_is_not_followed_even_where_it_is_right(started: Path) -> None:
     found = _found(started, str(started / _PLACE))
-    assert found == Bundled(None, "the record names a place outside of the folder that the run was started in", None)
+    assert found == BundleLink(None, "the record's path is outside of the folder that the run was started in", None)
 
 
 def test_what_is_behind_a_link_is_not_packed(tmp_path: Path, started: Path) -> None:
@@ -138,19 +138,19 @@ def test_what_is_behind_a_link_is_not_packed(tmp_path: Path, started: Path) -> N
     (started / "linked").symlink_to(started / "build")
     for place in ("linked/" + _PLACE.removeprefix("build/"), f"{_PLACE}/bundle.json"):
         found = _found(started, place)
-        assert (found.archive, found.missing.partition(",")[0]) == (None, "its place is no folder")
+        assert (found.archive, found.missing.partition(",")[0]) == (None, "its path is not a folder")
 
 
 def test_only_the_bundle_of_that_very_failure_is_packed(started: Path) -> None:
     (started / "notes").mkdir()
     (started / "notes" / "private").write_text("a secret")
-    assert _found(started, "notes").missing == "what is at its place is no bundle"
+    assert _found(started, "notes").missing == "its folder does not hold a bundle"
     (started / "notes" / "bundle.json").write_text("{}")
-    assert _found(started, "notes").missing == "what is at its place is no bundle"
+    assert _found(started, "notes").missing == "its folder does not hold a bundle"
     for changes in ({"message": "of another day"}, {"clause": "PAR-3"}, {"signature": None}):
         folder = write_bundle(started / "other", _bundle(**changes), {})
         found = _found(started, f"other/{folder.name}")
-        assert found.missing == "what is at its place now is the bundle of another failure"
+        assert found.missing == "its folder now holds the bundle of another failure"
 
 
 def test_what_is_too_large_is_left_out_with_a_note(report: Report, started: Path) -> None:
@@ -158,13 +158,13 @@ def test_what_is_too_large_is_left_out_with_a_note(report: Report, started: Path
     record, site = report.record(run(_failing())), report.directory / "site"
     assert report("build", record, "-o", site, "--bundles", started, "--bundle-limit", "2").code == 0
     page = (site / "architectures/llama.html").read_text()
-    assert "No bundle to download: it has 3.0 MiB, and more than 2 are not packed." in page
+    assert "No bundle to download: it has 3.0 MiB, more than the limit of 2 MiB (--bundle-limit)." in page
     assert report("build", record, "-o", site, "--bundles", started, "--bundle-limit", "0").code == 2
 
 
 def test_all_bundles_together_have_a_limit(started: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("report.bundles._MOST_OF_ALL", 100)
-    assert _found(started).missing == "the bundles of this site have 0 MiB already"
+    assert _found(started).missing == "the bundles of this site have reached their limit of 0 MiB"
 
 
 def test_a_command_to_copy_is_one_command(started: Path) -> None:
@@ -173,19 +173,19 @@ def test_a_command_to_copy_is_one_command(started: Path) -> None:
 
 def test_a_cause_offers_the_first_bundle_that_there_is(started: Path) -> None:
     crash = cell("PAR-3", Verdict.FAIL, signature="execute:logits-differ")
-    assert list(gather(run(crash, _failing()), started)) == [_failing().id]
-    assert gather(run(crash), started) == {}
+    assert list(collect_bundles(run(crash, _failing()), started)) == [_failing().id]
+    assert collect_bundles(run(crash), started) == {}
 
 
 def test_there_has_to_be_a_folder_to_look_in(report: Report) -> None:
     record = report.record(run(_failing()))
     told = report.refused("build", record, "-o", report.directory / "site", "--bundles", report.directory / "none")
-    assert told.endswith("there is no such directory")
+    assert "no such directory" in told
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(b"x", "is no zip file"), (None, "is damaged at"), ("../x", "would unpack to '../x'"), ("a/x", "holds no bundle")],
+    [(b"x", "is not a zip file"), (None, "is damaged at"), ("../x", "would unpack to '../x'"), ("a/x", "lacks bundle")],
 )
 def test_a_spoilt_bundle_is_noticed(report: Report, started: Path, content: str | bytes | None, told: str) -> None:
     site = report.directory / "site"

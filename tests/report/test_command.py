@@ -53,15 +53,15 @@ def _lowered(**changes: object) -> dict[str, object]:
     ("text", "told"),
     [
         (None, "No such file"),
-        ("", "is no run record"),
-        ("[]", "is no run record"),
+        ("", "is not a run record"),
+        ("[]", "is not a run record"),
         (json.dumps({**_GOOD, "schema_version": 2}), "schema_version"),
         (json.dumps({**_GOOD, "cells": [{"id": "x"}]}), "cells.0"),
-        (json.dumps({**_GOOD, "cells": [_lowered(program_bytes=-1)]}), "partition: program_bytes is no number of"),
-        (json.dumps({**_GOOD, "cells": [_lowered(delegated={"aten.x": 1 << 60})]}), "aten.x is no number of anything"),
+        (json.dumps({**_GOOD, "cells": [_lowered(program_bytes=-1)]}), "partition: program_bytes is not a valid count"),
+        (json.dumps({**_GOOD, "cells": [_lowered(delegated={"aten.x": 1 << 60})]}), "aten.x is not a valid count"),
         (json.dumps({**_GOOD, "cells": [_lowered(lower_s=float("nan"))]}), "lower_s is not finite"),
-        (json.dumps({**_GOOD, "run": {**_GOOD["run"], "started": "yesterday"}}), "is no ISO 8601 time"),  # type: ignore[dict-item]
-        ("\x00\xff", "is no run record"),
+        (json.dumps({**_GOOD, "run": {**_GOOD["run"], "started": "yesterday"}}), "is not an ISO 8601 time"),  # type: ignore[dict-item]
+        ("\x00\xff", "is not a run record"),
     ],
 )
 def test_what_is_no_record_is_answered_in_a_sentence(
@@ -79,7 +79,7 @@ def test_a_record_that_contradicts_itself_is_refused(report: Report, tmp_path: P
     plain = json.loads(record.read_text())
     plain["cells"] *= 2
     record.write_text(json.dumps(plain))
-    assert "is there twice" in report.refused("build", record, "-o", tmp_path / "site")
+    assert "occurs twice" in report.refused("build", record, "-o", tmp_path / "site")
 
 
 def test_signs_that_a_terminal_lacks_are_no_reason_to_fail(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ def test_history_says_since_when_and_how_often_it_changed(report: Report) -> Non
     assert llama["since"] == "2026-11-04T08:00:00"  # 10:00 two hours east of Greenwich
     assert llama["changes"] == 3
     assert llama["shares"] == [1.0, 0.0, 1.0, 0.0, 0.0]
-    assert (gpt2["now"], gpt2["since"], gpt2["last"]) == ("holds", "2026-11-03T08:00:00", "2026-11-03T08:00:00")
-    assert "✓ holds, last seen 2026-11-03" in report("history", directory).out
+    assert (gpt2["now"], gpt2["since"], gpt2["last"]) == ("passes", "2026-11-03T08:00:00", "2026-11-03T08:00:00")
+    assert "✓ passes, last seen 2026-11-03" in report("history", directory).out
 
 
 def test_a_fixture_spoils_what_its_subjects_come_to_and_cannot_hold_for_them(report: Report) -> None:
@@ -100,7 +100,7 @@ def test_history_knows_what_was_only_lowered(report: Report) -> None:
     own = (cell("LOW-1", backend="vulkan"), cell("PAR-1", backend="exported"))
     directory = _days(report, own, (*own, cell("PAR-1")), (cell("EXP-1", backend="exported"),))
     states = [line.split()[-4:-2] for line in report("history", directory, "--architecture", "llama").out.splitlines()]
-    assert states[2:] == [["◇", "exported"], ["✓", "holds"], ["◇", "lowered"]]
+    assert states[2:] == [["◇", "exported"], ["✓", "passes"], ["◇", "lowered"]]
 
 
 @pytest.mark.parametrize(
@@ -183,14 +183,14 @@ def test_one_bad_file_among_many_is_refused_and_not_left_out(report: Report, tex
 
 
 def test_what_cannot_be_read_is_refused_in_a_sentence(report: Report) -> None:
-    assert "there is no *.json" in report.refused("history", report.directory)
+    assert "it has no *.json" in report.refused("history", report.directory)
     assert "no such file or directory" in report.refused("history", report.directory / "none")
     record = report.record(run(cell()))
     twice = report.directory / "again.json"
     twice.write_bytes(record.read_bytes())
     assert "run head is given twice" in report.refused("history", report.directory)
     twice.rename(report.directory / "[a].json")
-    assert "a name with any of" in report.refused("history", report.directory)
+    assert "cannot read names with" in report.refused("history", report.directory)
 
 
 def test_names_of_files_are_only_names(report: Report) -> None:

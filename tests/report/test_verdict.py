@@ -1,4 +1,4 @@
-"""What one run comes to, by itself: the truth table of its exit code."""
+"""The overall result of one run: the truth table of its exit code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_nothing_judged_is_not_good(report: Report, cells: tuple[CellRecord, ...
 def test_a_partial_run_is_not_good(report: Report) -> None:
     ended = report("verdict", report.record(run(_OTHER, complete=False)))
     assert ended.code == 1
-    assert "of a run that is not complete" in ended.out
+    assert "the run is not complete" in ended.out
 
 
 def test_what_is_no_record_is_refused(report: Report) -> None:

@@ -133,13 +133,13 @@ def test_subjects_and_backends_have_tables_of_their_own() -> None:
     heads = [line for line in page.splitlines() if line.startswith(("## Subject", "### On"))]
     own = ["### On `exported`", "### On `xnnpack`"]
     assert heads == ["## Subject `reference`", *own, "## Subject `transformers`", *own]
-    assert "there is one set of versions" in page
+    assert "all runs have the same versions" in page
 
 
 def test_what_no_run_covers_is_empty() -> None:
     page = compatibility_page([_run(_NEW, _cell(), _cell(architecture="afmoe")), _run(_OLD, _cell())])
     assert ["afmoe", "decode", "", "✓ decodes"] in _rows(page)
-    assert "every cell ends alike" in _differs(page)
+    assert "every cell has the same outcome" in _differs(page)
 
 
 def test_a_known_difference_comes_with_its_reason_and_link() -> None:
@@ -150,7 +150,7 @@ def test_a_known_difference_comes_with_its_reason_and_link() -> None:
     ]
     told = _differs(compatibility_page(runs))
     assert f"### ≈ `{_LOOP}`" in told
-    assert "- expected-failure with Transformers 4.57.6 (ExecuTorch 1.4.1)\n- elsewhere: 4 pass" in told
+    assert "- expected-failure with Transformers 4.57.6 (ExecuTorch 1.4.1)\n- other versions: 4 pass" in told
     assert "- 2 cells of `reference exported decode`\n- architectures: `deepseek_v3`, `mixtral`" in told
     assert f"- reason: {_KNOWN.reason}\n- link: <{_KNOWN.link}>" in told
     assert "unexplained" not in told
@@ -166,7 +166,7 @@ def test_a_difference_without_a_reason_is_unexplained_and_comes_first() -> None:
     told = _differs(compatibility_page(runs))
     assert told.index("### ✗ `export:E:other`") < told.index(f"### ≈ `{_LOOP}`")
     first = told[told.index("### ✗") : told.index("### ≈")]
-    assert "- reason: **unexplained**\n- for example: `PAR-1 failed observed a guard`\n- replay: `tox -e" in first
+    assert "- reason: **unexplained**\n- example: `PAR-1 failed observed a guard`\n- replay: `tox -e" in first
     assert _KNOWN.reason not in first
 
 
@@ -190,13 +190,13 @@ def test_what_does_not_apply_comes_with_the_fact_and_last() -> None:
 def test_what_fails_alike_everywhere_is_no_difference() -> None:
     told = _differs(compatibility_page([_run(_OLD, _loop()), _run(_NEW, _loop())]))
     assert _LOOP not in told
-    assert "every cell ends alike" in told
+    assert "every cell has the same outcome" in told
 
 
 def test_a_cell_without_a_verdict_is_no_difference() -> None:
     runs = [_run(_OLD, _cell(verdict=Verdict.NOT_RUN), complete=False), _run(_NEW, _cell())]
     page = compatibility_page(runs)
-    assert "every cell ends alike" in _differs(page)
+    assert "every cell has the same outcome" in _differs(page)
     assert "is not complete" in page
 
 
@@ -252,7 +252,7 @@ def test_order_of_cells_does_not_matter() -> None:
 
 def test_a_run_that_tells_no_version_is_refused() -> None:
     run = _run({"transformers": "5.23.0", "torch": "2.13.0"}, _cell())
-    with pytest.raises(ValueError, match=r"run-2026.* does not say which version of executorch"):
+    with pytest.raises(ValueError, match=r"run-2026.* does not record the version of executorch"):
         compatibility_page([run])
     with pytest.raises(ValueError, match="at least one run"):
         compatibility_page([])
@@ -287,7 +287,7 @@ def test_the_committed_page_says_what_made_it() -> None:
     assert (
         "by `python -m conformance compatibility RUN.json [RUN.json ...] > docs/compatibility.md`; do not edit" in page
     )
-    assert "`python -m pytest conformance " in page[page.index("## What was run") : page.index("## Places")]
+    assert "`python -m pytest conformance " in page[page.index("## What was run") : page.index("## Results")]
     assert "**unexplained**" not in page
 
 

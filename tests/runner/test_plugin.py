@@ -91,7 +91,7 @@ def test_good_run_is_recorded(tmp_path: Path) -> None:
     assert run.cells[0].id == "llama/eager/SEN-1" or run.cells[0].id == "gpt2/eager/SEN-1"
     assert all(cell.replay.startswith("tox -e conformance -- --arch") for cell in run.cells)
     assert run.run.commit == commit(ROOT)
-    assert f"report: `tox -e report -- {record}` makes {ROOT / 'build/report/index.html'} of it" in ended.stdout
+    assert f"site: run `tox -e report -- {record}`, then open {ROOT / 'build/report/index.html'}" in ended.stdout
     assert _junit(junit) == {cell.id: ("pass", None) for cell in run.cells}
 
 
@@ -204,4 +204,4 @@ def test_what_was_not_run_is_told_once_and_why() -> None:
     assert f"✗ not-run: 2 cells\n{told}\n" in summary
     assert "also      llama/reference/other/decode/LOW-1" in summary
     assert "✗ not-run: 1 cell\nthe run ended before this cell was reached\n" in summary
-    assert "report: `tox -e report` makes " in summary
+    assert "site: run `tox -e report`, then open " in summary

@@ -23,7 +23,7 @@ def test_what_is_no_record_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     ended = suite(*_RUN, "--resume", "--record", str(tmp_path / "run.json"))
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "run.json is no run record" in ended.stderr
+    assert "run.json is not a run record" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -51,7 +51,7 @@ def test_killed_run_goes_on_to_the_same_end(tmp_path: Path, workers: str) -> Non
 
     ended = suite(*arguments, "--resume")
     assert ended.returncode == 0, ended.stdout
-    assert f"{len(before)} cells are done" in ended.stdout
+    assert f"{len(before)} of 20 cells done" in ended.stdout
     assert "20 cells: 20 pass" in ended.stdout
     run = load_run(record)
     assert run.run.complete

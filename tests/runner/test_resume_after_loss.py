@@ -81,7 +81,7 @@ def test_a_full_disk_costs_no_verdict(tmp_path: Path) -> None:
 def _goes_on(record: Path, workers: str, done: int) -> None:
     code, told = ended(record, workers, "--resume")
     assert code == 0, told
-    assert f"{done} cells are done" in told
+    assert f"{done} of 8 cells done" in told
     assert "8 cells: 8 pass" in told
     run = load_run(record)
     assert run.run.complete
@@ -125,7 +125,7 @@ def test_a_full_disk_ends_the_run_in_order(tmp_path: Path, workers: str) -> None
     run = started(record, workers, "-s", room=2600)  # without -s, pytest keeps what is printed in a file
     told = run.communicate(timeout=scaled(300))[0]
     assert run.returncode == pytest.ExitCode.INTERRUPTED, told
-    assert "run.json cannot be written: File too large; make room for it, and go on with --resume" in told
+    assert "run.json cannot be written: File too large; free some space, then run again with --resume" in told
     assert "run.json lacks the last verdicts: File too large" in told
     assert "Traceback" not in told
     done = load_run(record)
