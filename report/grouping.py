@@ -59,12 +59,12 @@ def groups(comparison: Comparison) -> list[tuple[Change, int, tuple[DifferenceGr
 def grouped(differences: Iterable[Difference]) -> tuple[DifferenceGroup, ...]:
     """The groups of `differences`, in their order."""
     alike: dict[tuple[str, Variant, Change, bool, Status, Status, str | None], list[CellRecord]] = {}
-    for found in differences:
+    for difference in differences:
         before, after = (
-            Status(cell.verdict, cell.stage) if cell else Status(None) for cell in (found.base, found.head)
+            Status(cell.verdict, cell.stage) if cell else Status(None) for cell in (difference.base, difference.head)
         )
-        cell = found.cell
-        key = (cell.architecture, variant_of(cell), found.change, found.regression, before, after, cell.signature)
+        cell, change = difference.cell, difference.change
+        key = (cell.architecture, variant_of(cell), change, difference.regression, before, after, cell.signature)
         alike.setdefault(key, []).append(cell)
     return tuple(DifferenceGroup(*key, cells=tuple(cells)) for key, cells in alike.items())
 

@@ -17,13 +17,13 @@ PACKAGES = ("torch", "transformers", "executorch", "torchao", "hypothesis", "pyt
 
 def versions() -> dict[str, str]:
     """Installed versions of `PACKAGES`; missing packages are left out."""
-    found = {}
+    installed = {}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def environment() -> Environment:
