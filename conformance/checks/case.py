@@ -132,9 +132,9 @@ class Case:
         return max(least, ROUNDINGS * self.builder.oracle(self.cell.architecture).rounding) if self.own else least
 
     @property
-    def spelling(self) -> RunnerTokenizer:
-        """How a runner is told token ids: the checkpoint's own tokenizer, or a letter for each id."""
-        return self.builder.spelling(self.cell.architecture)
+    def runner_tokenizer(self) -> RunnerTokenizer:
+        """The LLM runner's tokenizer: the checkpoint's own, or one with a character for each id."""
+        return self.builder.runner_tokenizer(self.cell.architecture)
 
     @property
     def space(self) -> ScriptSpace:

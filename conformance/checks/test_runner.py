@@ -109,7 +109,7 @@ def test_further_answers(case: Case) -> None:
 def _turn(case: Case, seed: int, size: int, *, most: int = -1, again: bool = False) -> Turn:
     """A turn with a prompt of `size` tokens, or of a token less or two where the tokenizer writes no such prompt."""
     for fewer in range(min(3, size)):
-        found = case.spelling.prompt(seed, size - fewer)
+        found = case.runner_tokenizer.prompt(seed, size - fewer)
         if found is not None:
             return Turn(found[1], found[0], most, again)
     raise NotApplicableError(f"no prompt of {size} tokens was found that the tokenizer reads back as it was written")
@@ -171,7 +171,7 @@ def _sizes(case: Case) -> set[int]:
 def _ends(case: Case) -> tuple[int, ...]:
     """The ids that end a text, the tokenizer's first; where the model names none, there is the tokenizer's alone."""
     named = tuple(token for token in eos_ids(case.model) if token < case.space.vocab)
-    end = case.spelling.end
+    end = case.runner_tokenizer.eos_id
     return (end, *(token for token in named if token != end)) if end in named or not named else named
 
 
@@ -183,7 +183,7 @@ def _telling_prompts(case: Case) -> tuple[Turn | None, Turn | None]:
         turn = _turn(case, seed, 1 + seed % 3)
         if seed % 2 and others:  # a model that repeats what it was told, as with tied embeddings, comes to no other end
             prompt = (*turn.prompt, others[seed % len(others)])
-            written = case.spelling.spelled(prompt)
+            written = case.runner_tokenizer.encode_to_text(prompt)
             turn = turn if written is None else Turn(prompt, written)
         last = _last_of_answer(case, turn.prompt)
         if last is None:
@@ -208,7 +208,7 @@ def _last_of_answer(case: Case, prompt: tuple[int, ...]) -> int | None:
 def _hold(case: Case, conversation: Conversation) -> None:
     """Hold the conversation, and compare each answer with what eager greedy decoding gives."""
     seconds = _OWN_SECONDS if case.own else DEFAULT_SECONDS
-    answers = converse(_program(case), case.spelling, conversation.turns, seconds)
+    answers = converse(_program(case), case.runner_tokenizer, conversation.turns, seconds)
     held: tuple[int, ...] | None = ()
     for number, (turn, answer) in enumerate(zip(conversation.turns, answers, strict=True), 1):
         before = () if turn.again else held
@@ -232,7 +232,7 @@ def _judge(case: Case, asked: Conversation, held: tuple[int, ...], answer: Answe
         tokens = (*tokens, token)
     if answer.cut:
         prefix = (*held, *tokens)
-        _require_best(case, prefix, _likeliest(case, prefix, case.spelling.wordless), len(tokens), asked)
+        _require_best(case, prefix, _likeliest(case, prefix, case.runner_tokenizer.undecodable_ids), len(tokens), asked)
         case.metrics["answers_cut"] = case.metrics.get("answers_cut", 0) + 1
         return None
     if answer.refusal is not None:
@@ -249,7 +249,7 @@ def _judge(case: Case, asked: Conversation, held: tuple[int, ...], answer: Answe
 
 def _meant(case: Case, prefix: tuple[int, ...], piece: str) -> int:
     """The id that the runner wrote as `piece`: of several, the likeliest; -1 where there is none."""
-    meanings = case.spelling.meanings(piece)
+    meanings = case.runner_tokenizer.ids_for(piece)
     return meanings[0] if len(meanings) == 1 else _likeliest(case, prefix, meanings)
 
 

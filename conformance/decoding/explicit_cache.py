@@ -1,4 +1,4 @@
-"""Threaded caches: programs that take their caches as inputs, and give them back as outputs, from call to call."""
+"""Sessions for programs whose caches are passed in and out: inputs and outputs of each call, not buffers."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Call = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """Where token ids, logits and caches are among a program's inputs and outputs, each a tensor of its own.
+    """The indices of token ids, logits and cache tensors among a program's inputs and outputs.
 
     Args:
-        inputs, outputs: How many there are.
-        ids: The place of the token ids among the inputs.
-        caches: The places of the cache's tensors among the inputs.
-        logits: The place of the logits among the outputs.
-        carried: The places of the cache's tensors among the outputs, in the order of `caches`.
-        cache: The cache that these tensors make up.
-        empty: What the cache's tensors are before the first call: zeros, as Transformers' static cache has them.
+        inputs, outputs: Number of tensors.
+        ids: Index of the token ids among the inputs.
+        caches: Indices of the cache's tensors among the inputs.
+        logits: Index of the logits among the outputs.
+        carried: Indices of the cache's tensors among the outputs, in the order of `caches`.
+        cache: The structure that these tensors unflatten to, a Transformers `Cache`.
+        empty: The cache's tensors before the first call: zeros, as in Transformers' static cache.
     """
 
     inputs: int
@@ -44,36 +44,37 @@ class Boundary:
 
 
 def boundary(program: ExportedProgram) -> Boundary:
-    """Read it off the program.
+    """The boundary of an exported program.
 
     Raises:
         ValueError: The program does not take `input_ids` and one cache, or does not return `logits` and this cache.
     """
-    taken, returned = program.call_spec.in_spec, program.call_spec.out_spec
-    if taken is None or returned is None:
+    in_spec, out_spec = program.call_spec.in_spec, program.call_spec.out_spec
+    if in_spec is None or out_spec is None:
         raise ValueError("the program does not say what it takes and returns")
-    inputs, outputs = dict(_named(taken.child(1))), dict(_named(returned))
+    inputs, outputs = dict(_named(in_spec.child(1))), dict(_named(out_spec))
     cache, caches = _cache(inputs)
     _, carried = _cache(outputs)
     if "input_ids" not in inputs or "logits" not in outputs or len(caches) != len(carried):
-        told = f"{', '.join(inputs)} to {', '.join(outputs)}, {len(caches)} cache tensors in and {len(carried)} out"
-        raise ValueError(f"a program from {told}; it must be from input_ids and a cache to logits and the cache")
+        # These texts are parts of signatures, so they stay as they are.
+        seen = f"{', '.join(inputs)} to {', '.join(outputs)}, {len(caches)} cache tensors in and {len(carried)} out"
+        raise ValueError(f"a program from {seen}; it must be from input_ids and a cache to logits and the cache")
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
     held = [values[name] for name in program.graph_signature.user_inputs]
     return Boundary(
-        taken.num_leaves,
-        returned.num_leaves,
+        in_spec.num_leaves,
+        out_spec.num_leaves,
         inputs["input_ids"][1].start,
         caches,
         outputs["logits"][1].start,
         carried,
         cache,
-        tuple(torch.zeros(held[place].shape, dtype=held[place].dtype) for place in caches),
+        tuple(torch.zeros(held[index].shape, dtype=held[index].dtype) for index in caches),
     )
 
 
 def _named(spec: TreeSpec) -> Iterator[tuple[str, tuple[TreeSpec, range]]]:
-    """The parts of a mapping or of a model's output, by name, each with the places of its tensors."""
+    """The parts of a mapping or of a model's output, by name, each with the indices of its tensors."""
     start = 0
     for name, part in zip(spec.context or (), spec.children(), strict=True):
         yield name, (part, range(start, start + part.num_leaves))
@@ -81,18 +82,18 @@ def _named(spec: TreeSpec) -> Iterator[tuple[str, tuple[TreeSpec, range]]]:
 
 
 def _cache(parts: dict[str, tuple[TreeSpec, range]]) -> tuple[TreeSpec, range]:
-    found = [part for part in parts.values() if isinstance(part[0].type, type) and issubclass(part[0].type, Cache)]
-    if len(found) != 1:
-        raise ValueError(f"{len(found)} caches among [{', '.join(parts)}]; there must be one")
-    return found[0]
+    caches = [part for part in parts.values() if isinstance(part[0].type, type) and issubclass(part[0].type, Cache)]
+    if len(caches) != 1:
+        raise ValueError(f"{len(caches)} caches among [{', '.join(parts)}]; there must be one")
+    return caches[0]
 
 
 class ExplicitCacheSession:
-    """A session that holds the caches of a program which does not.
+    """A session that keeps the caches between calls, and passes them in and out.
 
-    A call takes the cache as the last one gave it back. Only where it does not go on from there does the session do
-    what any caller has to: it begins with an empty cache at position 0, and elsewhere sets the cache's length. So of a
-    call's positions no more than the first reaches the program, as a length.
+    A call gets the cache as the call before returned it. Only if a call does not continue there does the session do
+    what any caller has to do: it begins with an empty cache at position 0, and elsewhere sets the cache's length. So
+    only the first of a call's positions reaches the program, as a length.
     """
 
     def __init__(self, call: Call, known: Boundary) -> None:
@@ -119,17 +120,17 @@ class ExplicitCacheSession:
 
     def carried(self, outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The cache's tensors for the next call; copies, as the runtime uses the memory of outputs again."""
-        return [outputs[place].clone() for place in self._boundary.carried]
+        return [outputs[index].clone() for index in self._boundary.carried]
 
     def _inputs(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
         inputs = [input_ids] * self._boundary.inputs
-        for place, tensor in zip(self._boundary.caches, self._held, strict=True):
-            inputs[place] = tensor
+        for index, tensor in zip(self._boundary.caches, self._held, strict=True):
+            inputs[index] = tensor
         return inputs
 
 
 def set_length(cache: Any, length: int) -> None:
-    """Let the next token of a static cache come at `length`, whatever follows there."""
+    """Set the position of a static cache's next token to `length`; what the cache holds from there on is kept."""
     for layer in cache.layers:
         held = getattr(layer, "cumulative_length", None)
         if isinstance(held, torch.Tensor):
@@ -138,7 +139,7 @@ def set_length(cache: Any, length: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ExplicitCacheModule:
-    """An exported program with threaded caches, as a module; its sessions share nothing that a call changes."""
+    """An exported program with caches passed in and out; its sessions share nothing that a call changes."""
 
     call: Call
     boundary: Boundary
@@ -163,10 +164,10 @@ class ExplicitCacheDriver:
     def exported(self, program: ExportedProgram) -> Startable:
         """See `Driver.exported`."""
         with at(Stage.EXPORT):
-            module, taken, known = program.module(), program.call_spec.in_spec, boundary(program)
+            module, in_spec, known = program.module(), program.call_spec.in_spec, boundary(program)
 
         def call(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-            args, kwargs = tree_unflatten(inputs, taken)
+            args, kwargs = tree_unflatten(inputs, in_spec)
             return tree_leaves(module(*args, **kwargs))
 
         return ExplicitCacheModule(call, known, self.session)

@@ -64,13 +64,13 @@ class Answer:
 
 
 def converse(
-    program: bytes, spelling: RunnerTokenizer, turns: Sequence[Turn], seconds: int = DEFAULT_SECONDS
+    program: bytes, runner_tokenizer: RunnerTokenizer, turns: Sequence[Turn], seconds: int = DEFAULT_SECONDS
 ) -> list[Answer]:
     """The answers of a new `TextLLMRunner` with `program`, turn by turn.
 
     Args:
         program: An ExecuTorch program, as the bytes of a `.pte` file.
-        spelling: The tokenizer.
+        runner_tokenizer: The tokenizer.
         turns: What is asked of it, in order.
         seconds: How long all of it may take.
 
@@ -88,7 +88,7 @@ def converse(
         directory = Path(name)
         (directory / "model.pte").write_bytes(program)
         (directory / "words").touch()
-        tokenizer = spelling.place(directory)
+        tokenizer = runner_tokenizer.install(directory)
         reading, writing = os.pipe()
         process = os.fork()  # not multiprocessing's, which lets no daemon have children; a cell is judged in one
         if process == 0:

@@ -1,4 +1,4 @@
-"""How token ids become the text that an LLM runner is given, and its answers become token ids again."""
+"""Tokenizers for ExecuTorch's LLM runner, which takes and gives text where the oracle takes and gives token ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FIRST = 0x4E00
 _LETTERS = 20_000
 #: The same for larger vocabularies: beyond the surrogates, there are a million characters in a row.
 _FIRST_OF_MANY = 0x1_0000
-#: What prompts for a tokenizer of somebody else's are cut from.
+#: Text that the prompts for a checkpoint's tokenizer are cut from.
 _PROSE = (
     "Once upon a time there was a small model that lived in a phone. It had read many books, and it liked to tell what "
     "was in them. One day a girl asked it how far away the moon is, and it said: about as far as you can walk in ten "
@@ -29,76 +29,76 @@ _PROSE = (
 
 
 class RunnerTokenizer(Protocol):
-    """What an LLM runner needs to read and to write, and what its words mean."""
+    """A tokenizer that the LLM runner loads, and the same mapping between text and token ids in Python."""
 
-    def place(self, directory: Path) -> Path:
-        """Where the runner finds the tokenizer; it may be written into `directory`."""
+    def install(self, directory: Path) -> Path:
+        """The path to give to the runner; a tokenizer without files of its own writes them into `directory`."""
 
     def prompt(self, seed: int, size: int) -> tuple[str, tuple[int, ...]] | None:
-        """A prompt of `size` tokens, as text and as the ids that the runner makes of it; None where there is none."""
+        """A prompt of `size` tokens: its text, and the ids that the runner reads it as; None if none was found."""
 
-    def spelled(self, ids: tuple[int, ...]) -> str | None:
-        """The text that the runner reads as just these ids; None where there is none."""
+    def encode_to_text(self, ids: tuple[int, ...]) -> str | None:
+        """The text that the runner reads as exactly these ids; None if there is none."""
 
-    def meanings(self, piece: str) -> tuple[int, ...]:
+    def ids_for(self, piece: str) -> tuple[int, ...]:
         """The ids that the runner writes as `piece`."""
 
     @property
-    def wordless(self) -> tuple[int, ...]:
-        """The ids that are no text by themselves, such as the first byte of a character."""
+    def undecodable_ids(self) -> tuple[int, ...]:
+        """The ids that have no text by themselves, such as the first byte of a character."""
 
     @property
-    def end(self) -> int:
-        """The id that ends a text, where the program names none."""
+    def eos_id(self) -> int:
+        """The id that ends a text if the program names none."""
 
 
 @dataclass(frozen=True, slots=True)
 class CharTokenizer:
-    """A tokenizer with one letter for each id, nothing merged: any ids can be written, and read back.
+    """A tokenizer with one character for each id and no merges, so that any ids can be written as text and read back.
 
     The runner takes the vocabulary's size from the tokenizer: with fewer ids than logits it would not see the others,
-    and with more it would read on behind them.
+    and with more it would read past the end of the logits.
 
     Args:
         vocab: Number of token ids.
-        end: The id that ends a text by the tokenizer, which counts where the program names none.
+        eos_id: The tokenizer's end of text, which the runner uses if the program names none.
     """
 
     vocab: int
-    end: int
+    eos_id: int
 
-    def place(self, directory: Path) -> Path:
-        """See `Spelling.place`."""
+    def install(self, directory: Path) -> Path:
+        """See `RunnerTokenizer.install`."""
         letters = [self.letter(token) for token in range(self.vocab)]
         tokenizer = Tokenizer(models.BPE(vocab={letter: token for token, letter in enumerate(letters)}, merges=[]))
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
         # The runner looks for the end of text among the special tokens, and takes id 0 for it if it finds none.
-        tokenizer.add_special_tokens([AddedToken(letters[self.end], normalized=False, special=True)])
+        tokenizer.add_special_tokens([AddedToken(letters[self.eos_id], normalized=False, special=True)])
         tokenizer.save(str(directory / "tokenizer.json"))
-        config = json.dumps({"eos_token": letters[self.end]})
+        config = json.dumps({"eos_token": letters[self.eos_id]})
         (directory / "tokenizer_config.json").write_text(config, encoding="utf-8")
         return directory
 
     def prompt(self, seed: int, size: int) -> tuple[str, tuple[int, ...]]:
-        """See `Spelling.prompt`."""
+        """See `RunnerTokenizer.prompt`."""
         ids = text(seed, size, self.vocab)
-        return self.spelled(ids), ids
+        return self.encode_to_text(ids), ids
 
-    def spelled(self, ids: tuple[int, ...]) -> str:
-        """See `Spelling.spelled`."""
+    def encode_to_text(self, ids: tuple[int, ...]) -> str:
+        """See `RunnerTokenizer.encode_to_text`."""
         return "".join(map(self.letter, ids))
 
-    def meanings(self, piece: str) -> tuple[int, ...]:
-        """See `Spelling.meanings`."""
+    def ids_for(self, piece: str) -> tuple[int, ...]:
+        """See `RunnerTokenizer.ids_for`."""
         return (ord(piece) - self._first,) if len(piece) == 1 else ()
 
     @property
-    def wordless(self) -> tuple[int, ...]:
-        """See `Spelling.wordless`."""
+    def undecodable_ids(self) -> tuple[int, ...]:
+        """See `RunnerTokenizer.undecodable_ids`."""
         return ()
 
     def letter(self, token: int) -> str:
-        """What `token` is written as."""
+        """The character that stands for `token`."""
         return chr(self._first + token)
 
     @property
@@ -108,7 +108,7 @@ class CharTokenizer:
 
 @dataclass(frozen=True)
 class CheckpointTokenizer:
-    """A model's own tokenizer, read by the code that the runner reads it with.
+    """A checkpoint's own tokenizer, read with the code that the runner reads it with.
 
     Args:
         directory: Holds `tokenizer.json`, and `tokenizer_config.json` with the names of the special tokens.
@@ -119,38 +119,38 @@ class CheckpointTokenizer:
     vocab: int
     _prompts: dict[tuple[int, int], tuple[str, tuple[int, ...]] | None] = field(default_factory=dict)
 
-    def place(self, directory: Path) -> Path:
-        """See `Spelling.place`."""
+    def install(self, directory: Path) -> Path:
+        """See `RunnerTokenizer.install`."""
         del directory
         return self.directory
 
     def prompt(self, seed: int, size: int) -> tuple[str, tuple[int, ...]] | None:
-        """See `Spelling.prompt`."""
+        """See `RunnerTokenizer.prompt`."""
         if (seed, size) not in self._prompts:
             self._prompts[seed, size] = self._cut(seed, size)
         return self._prompts[seed, size]
 
-    def spelled(self, ids: tuple[int, ...]) -> str | None:
-        """See `Spelling.spelled`."""
+    def encode_to_text(self, ids: tuple[int, ...]) -> str | None:
+        """See `RunnerTokenizer.encode_to_text`."""
         try:
-            written: str = self._reader.decode_batch(list(ids))
+            decoded: str = self._reader.decode_batch(list(ids))
         except (UnicodeDecodeError, RuntimeError):  # parts of characters, or an id that nothing stands for
             return None
-        return written if self._read(written) == ids else None
+        return decoded if self._read(decoded) == ids else None
 
-    def meanings(self, piece: str) -> tuple[int, ...]:
-        """See `Spelling.meanings`."""
+    def ids_for(self, piece: str) -> tuple[int, ...]:
+        """See `RunnerTokenizer.ids_for`."""
         return self._ids.get(piece, ())
 
     @cached_property
-    def wordless(self) -> tuple[int, ...]:
-        """See `Spelling.wordless`."""
-        words = {token for ids in self._ids.values() for token in ids}
-        return tuple(token for token in range(self._reader.vocab_size()) if token not in words)
+    def undecodable_ids(self) -> tuple[int, ...]:
+        """See `RunnerTokenizer.undecodable_ids`."""
+        decodable = {token for ids in self._ids.values() for token in ids}
+        return tuple(token for token in range(self._reader.vocab_size()) if token not in decodable)
 
     @property
-    def end(self) -> int:
-        """See `Spelling.end`."""
+    def eos_id(self) -> int:
+        """See `RunnerTokenizer.eos_id`."""
         return int(self._reader.eos_tok())
 
     @cached_property
@@ -162,13 +162,15 @@ class CheckpointTokenizer:
             reader.load(str(self.directory))
         except Exception as error:  # it raises what its C++ code raises
             raise _violation(
-                "tokenizer-not-read", f"its tokenizer.json cannot be read: {error}", "one that can"
+                "tokenizer-not-read",
+                f"the runner cannot read tokenizer.json: {error}",
+                "a tokenizer.json that ExecuTorch's tokenizers library reads",
             ) from error
         if reader.vocab_size() > self.vocab:
             raise _violation(
                 "tokenizer-larger-than-logits",
-                f"the tokenizer has {reader.vocab_size()} ids, and the model {self.vocab}: the runner would read on "
-                "behind the logits",
+                f"the tokenizer has {reader.vocab_size()} ids and the model {self.vocab}: the runner would read past "
+                "the end of the logits",
                 f"at most {self.vocab} ids",
             )
         return reader
@@ -179,36 +181,37 @@ class CheckpointTokenizer:
 
     @cached_property
     def _ids(self) -> Mapping[str, tuple[int, ...]]:
-        found: dict[str, list[int]] = {}
+        by_piece: dict[str, list[int]] = {}
         for token in range(self._reader.vocab_size()):
             try:
-                found.setdefault(self._reader.decode(token), []).append(token)
+                by_piece.setdefault(self._reader.decode(token), []).append(token)
             except (UnicodeDecodeError, RuntimeError):  # a part of a character, or an id that nothing stands for
                 continue
-        return {piece: tuple(ids) for piece, ids in found.items()}
+        return {piece: tuple(ids) for piece, ids in by_piece.items()}
 
-    def _read(self, written: str) -> tuple[int, ...] | None:
-        """The ids of a text: what the runner makes of it, which must be what the tokenizer's own library does.
+    def _read(self, decoded: str) -> tuple[int, ...] | None:
+        """The ids that the runner reads a text as; None if the tokenizer does not know all of its characters.
 
-        None where the tokenizer does not know all of its characters.
+        Raises:
+            ClauseViolationError: The tokenizer's own library reads the text as other ids.
         """
         try:
-            ids = tuple(self._reader.encode(written, 0, 0))
+            ids = tuple(self._reader.encode(decoded, 0, 0))
         except RuntimeError:
             return None
-        meant = tuple(self._original.encode(written, add_special_tokens=False).ids)
-        if ids != meant:
-            raise _violation("tokenizer-differs", f"the runner reads {written!r} as {list(ids)}", f"{list(meant)}")
+        expected = tuple(self._original.encode(decoded, add_special_tokens=False).ids)
+        if ids != expected:
+            raise _violation("tokenizer-differs", f"the runner reads {decoded!r} as {list(ids)}", f"{list(expected)}")
         return ids
 
     def _cut(self, seed: int, size: int) -> tuple[str, tuple[int, ...]] | None:
         words = _PROSE.split(" ")
         start = seed * 7 % len(words)
         prose = " ".join([*words[start:], *words[:start]]) * (1 + size * 8 // len(_PROSE))
-        if self._read(prose) is None:  # no tokenizer of English
+        if self._read(prose) is None:  # the tokenizer does not know English
             drawn = text(seed, size, self.vocab)
-            written = self.spelled(drawn)
-            return None if written is None else (written, drawn)
+            decoded = self.encode_to_text(drawn)
+            return None if decoded is None else (decoded, drawn)
         low, high = 1, len(prose)
         while low < high:  # the longer the text, the more tokens, but for a few places where a word is completed
             middle = (low + high) // 2
@@ -221,7 +224,7 @@ def tokenizer_of(directory: Path, vocab: int) -> CheckpointTokenizer:
     """The tokenizer of the checkpoint in `directory`.
 
     Raises:
-        NotApplicableError: It has none that is read here.
+        NotApplicableError: The checkpoint has no `tokenizer.json`.
     """
     if not (directory / "tokenizer.json").is_file():
         raise NotApplicableError(

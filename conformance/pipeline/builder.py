@@ -78,8 +78,8 @@ class Builder:
         length = self.cache_length(architecture)
         return self._cached(architecture, ("oracle",), lambda: Oracle(self.model(architecture), length))
 
-    def spelling(self, architecture: str) -> RunnerTokenizer:
-        """How a runner is told the model's token ids."""
+    def runner_tokenizer(self, architecture: str) -> RunnerTokenizer:
+        """The LLM runner's tokenizer: the checkpoint's own, or one with a character for each id."""
 
         def make() -> RunnerTokenizer:
             vocab = self.oracle(architecture).vocab
@@ -88,7 +88,7 @@ class Builder:
             ends = (token for token in eos_ids(self.model(architecture)) if token < vocab)
             return CharTokenizer(vocab, next(ends, vocab - 1))
 
-        return self._cached(architecture, ("spelling",), make)
+        return self._cached(architecture, ("runner_tokenizer",), make)
 
     def trusted_oracle(self, architecture: str) -> Oracle:
         """The oracle, tried: parity with an oracle that ignores its cache would prove nothing."""

@@ -20,7 +20,7 @@ from conformance.reference import ModelNotExportableError, runner_methods
 
 pytestmark = pytest.mark.torch
 
-_LETTERS = CharTokenizer(vocab=64, end=5)
+_LETTERS = CharTokenizer(vocab=64, eos_id=5)
 
 
 def test_reference_tells_what_the_model_is_exported_with() -> None:
@@ -56,7 +56,7 @@ def test_subject_brings_the_metadata_of_its_module_or_none() -> None:
 
 def test_what_is_no_program_is_not_loaded() -> None:
     with pytest.raises(StageError, match="It said: ") as caught:
-        converse(b"no program at all", _LETTERS, [Turn((1,), _LETTERS.spelled((1,)))])
+        converse(b"no program at all", _LETTERS, [Turn((1,), _LETTERS.encode_to_text((1,)))])
     assert caught.value.signature == "load:RuntimeError:Failed to create text llm runner with model: model.pte"
 
 

@@ -1,4 +1,4 @@
-"""Token ids as text and back: a letter for each, or as the model's own tokenizer has it."""
+"""Token ids as text and back: with a character for each id, and with a checkpoint's tokenizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VOCAB = 400
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> CheckpointTokenizer:
+def checkpoint_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CheckpointTokenizer:
     directory = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer(directory, VOCAB)
     return CheckpointTokenizer(directory, VOCAB)
@@ -26,48 +26,48 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> CheckpointTokenizer:
 
 @pytest.mark.parametrize("vocab", [64, 262_144])
 def test_each_id_has_a_letter_which_is_read_back(tmp_path: Path, vocab: int) -> None:
-    letters = CharTokenizer(vocab, end=5)
+    letters = CharTokenizer(vocab, eos_id=5)
     ids = (3, vocab - 1, 0, 3)
-    place = letters.place(tmp_path)
-    assert Tokenizer.from_file(str(place / "tokenizer.json")).encode(letters.spelled(ids)).ids == list(ids)
+    directory = letters.install(tmp_path)
+    assert Tokenizer.from_file(str(directory / "tokenizer.json")).encode(letters.encode_to_text(ids)).ids == list(ids)
     reader = CppHFTokenizer()
-    reader.load(str(place))
-    assert reader.encode(letters.spelled(ids), 0, 0) == list(ids)
+    reader.load(str(directory))
+    assert reader.encode(letters.encode_to_text(ids), 0, 0) == list(ids)
     assert (reader.vocab_size(), reader.eos_tok()) == (vocab, 5)
-    assert [letters.meanings(reader.decode(token)) for token in ids] == [(token,) for token in ids]
+    assert [letters.ids_for(reader.decode(token)) for token in ids] == [(token,) for token in ids]
 
 
 @pytest.mark.parametrize("size", [1, 2, 31, 200])
-def test_prompt_of_an_own_tokenizer_reads_back(own: CheckpointTokenizer, size: int) -> None:
-    found = own.prompt(0, size) or own.prompt(1, size)
-    assert found is not None
-    written, ids = found
+def test_prompt_of_a_checkpoint_tokenizer_reads_back(checkpoint_tokenizer: CheckpointTokenizer, size: int) -> None:
+    prompt = checkpoint_tokenizer.prompt(0, size) or checkpoint_tokenizer.prompt(1, size)
+    assert prompt is not None
+    written, ids = prompt
     assert len(ids) == size
     reader = CppHFTokenizer()
-    reader.load(str(own.directory))
+    reader.load(str(checkpoint_tokenizer.directory))
     assert tuple(reader.encode(written, 0, 0)) == ids
 
 
-def test_ids_without_words_are_known(own: CheckpointTokenizer) -> None:
-    assert own.end == END
-    assert own.meanings("</s>") == (END,)
-    assert own.meanings("no such word") == ()
-    assert len(own.wordless) > 100  # the bytes that begin or go on with a character of several
-    assert own.spelled((own.wordless[0],)) is None
+def test_ids_without_text_are_known(checkpoint_tokenizer: CheckpointTokenizer) -> None:
+    assert checkpoint_tokenizer.eos_id == END
+    assert checkpoint_tokenizer.ids_for("</s>") == (END,)
+    assert checkpoint_tokenizer.ids_for("no such word") == ()
+    assert len(checkpoint_tokenizer.undecodable_ids) > 100  # the bytes that begin or go on with a character of several
+    assert checkpoint_tokenizer.encode_to_text((checkpoint_tokenizer.undecodable_ids[0],)) is None
 
 
-def test_tokenizer_of_more_ids_than_logits_is_a_violation(own: CheckpointTokenizer) -> None:
-    with pytest.raises(ClauseViolationError, match="read on behind the logits") as caught:
-        CheckpointTokenizer(own.directory, VOCAB - 1).prompt(0, 3)
+def test_tokenizer_of_more_ids_than_logits_is_a_violation(checkpoint_tokenizer: CheckpointTokenizer) -> None:
+    with pytest.raises(ClauseViolationError, match="read past the end of the logits") as caught:
+        CheckpointTokenizer(checkpoint_tokenizer.directory, VOCAB - 1).prompt(0, 3)
     assert caught.value.signature == "load:tokenizer-larger-than-logits"
 
 
 def test_tokenizer_that_reads_otherwise_than_its_library_is_a_violation(
-    own: CheckpointTokenizer, monkeypatch: pytest.MonkeyPatch
+    checkpoint_tokenizer: CheckpointTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CppHFTokenizer, "encode", lambda *_: [7, 7])
     with pytest.raises(ClauseViolationError, match=r"reads .* as \[7, 7\]") as caught:
-        CheckpointTokenizer(own.directory, VOCAB).prompt(0, 3)
+        CheckpointTokenizer(checkpoint_tokenizer.directory, VOCAB).prompt(0, 3)
     assert caught.value.signature == "load:tokenizer-differs"
 
 

@@ -16,7 +16,7 @@ class ForgetsALayer(ExplicitCacheSession):
     """Hands the last layer empty keys and values, and its length as it came."""
 
     def carried(self, outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """See `ThreadedSession.carried`."""
+        """See `ExplicitCacheSession.carried`."""
         *before, keys, values, length = super().carried(outputs)
         return [*before, torch.zeros_like(keys), torch.zeros_like(values), length]
 
@@ -25,7 +25,7 @@ class SwapsLayers(ExplicitCacheSession):
     """Hands each of two layers the other's cache."""
 
     def carried(self, outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """See `ThreadedSession.carried`."""
+        """See `ExplicitCacheSession.carried`."""
         held = super().carried(outputs)
         half = len(held) // 2
         return [*held[half:], *held[:half]]

@@ -28,12 +28,12 @@ pytestmark = pytest.mark.torch
 _ANSWER = 8
 _PROMPTS = ((3, 4, 5), (7,), (9, 11, 13, 15, 17))
 #: No id ends a text in these conversations but the last, which none of them comes to.
-_LETTERS = CharTokenizer(vocab=64, end=63)
+_LETTERS = CharTokenizer(vocab=64, eos_id=63)
 
 
 def _model(architecture: str) -> PreTrainedModel:
     model = build_model(fixture_config(architecture))
-    model.generation_config.eos_token_id = [_LETTERS.end]
+    model.generation_config.eos_token_id = [_LETTERS.eos_id]
     return model
 
 
@@ -50,14 +50,14 @@ def _answers(
             constant_methods=methods,
         )
         (directory / "model.pte").write_bytes(bytes(edge.to_executorch(backend.emission()).buffer))
-    runner = MultimodalRunner(str(directory / "model.pte"), str(_LETTERS.place(directory)))
+    runner = MultimodalRunner(str(directory / "model.pte"), str(_LETTERS.install(directory)))
     answers = []
     for prompt in _PROMPTS:
         runner.reset()
         pieces: list[str] = []
         greedy = GenerationConfig(max_new_tokens=_ANSWER, temperature=0.0, echo=False)
-        runner.generate([make_text_input(_LETTERS.spelled(prompt))], greedy, token_callback=pieces.append)
-        answers.append([_LETTERS.meanings(piece)[0] for piece in pieces])
+        runner.generate([make_text_input(_LETTERS.encode_to_text(prompt))], greedy, token_callback=pieces.append)
+        answers.append([_LETTERS.ids_for(piece)[0] for piece in pieces])
     return answers
 
 
