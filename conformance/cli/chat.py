@@ -1,38 +1,37 @@
-"""A conversation with a `.pte` file in the terminal, held by ExecuTorch's own LLM runner."""
+"""A conversation with a `.pte` file in the terminal, through ExecuTorch's LLM runner."""
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-#: What a person types to start again from an empty cache.
+from conformance.process.fork import ending, fork, wait
+
+#: A prompt that empties the cache.
 RESET = "/reset"
-#: How much of what a lost runner said is shown.
+#: Lines of a failed runner's output that are shown.
 _LAST_LINES = 4
-#: What the runner's line of statistics begins with, and which of them are told.
+#: The prefix of the runner's line of statistics, and the speeds that are shown of them.
 _STATISTICS = b"PyTorchObserver "
 _SPEEDS = (("prefill", "of the prompt"), ("decode", "of the answer"))
 
 
 class ChatError(ValueError):
-    """The program or the tokenizer is not what the runner takes; says what is wrong with which."""
+    """A file is missing, or the runner failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """What a conversation is held with.
+    """The settings of a conversation.
 
     Args:
         program: The `.pte` file.
-        tokenizer: The directory with `tokenizer.json`, or the file of another kind that the runner reads.
+        tokenizer: The directory with `tokenizer.json`, or a tokenizer file of another kind that the runner reads.
         most: New tokens in an answer; -1 for as many as there is room for.
         temperature: 0 for the likeliest token each time.
     """
@@ -43,38 +42,35 @@ class Chat:
     temperature: float
 
 
-def chat(asked: Chat, prompts: Iterable[str]) -> None:
-    """Print the answer to each prompt as it comes, each going on from the one before.
+def chat(settings: Chat, prompts: Iterable[str]) -> None:
+    """Print the answer to each prompt as it comes, each continuing the conversation.
 
-    The runner has a process of its own: it aborts where a program is not what it expects.
+    The runner has a child process: it aborts on programs that it does not expect.
 
     Raises:
-        ChatError: A file is missing, or the runner refused or was lost, with what it said last.
+        ChatError: A file is missing, or the runner failed or crashed; with the end of its output.
     """
-    for path in (asked.program, asked.tokenizer):
+    for path in (settings.program, settings.tokenizer):
         if not path.exists():
             raise ChatError(f"{path}: no such file")
     sys.stdout.flush()
     reading, writing = os.pipe()
-    with tempfile.TemporaryFile() as words:
-        process = os.fork()
-        if process == 0:
-            os.close(reading)
-            _serve(asked, prompts, writing, words.fileno())
-        os.close(writing)
+    with tempfile.TemporaryFile() as log:  # the runner logs to stderr
+        child = fork(lambda: _converse(settings, prompts), stdout=writing, stderr=log.fileno())
+        os.close(writing)  # or the end of the child would not be seen
         with os.fdopen(reading, "rb", buffering=0) as answers:
-            for part in told(iter(lambda: answers.read(4096), b"")):
+            for part in without_statistics(iter(lambda: answers.read(4096), b"")):
                 os.write(1, part)
-        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        words.seek(0)
-        said = [line.strip() for line in words.read().decode(errors="replace").splitlines() if line.strip()]
+        code = wait(child)
+        log.seek(0)
+        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     if code:
-        how = f"died of {signal.Signals(-code).name}" if code < 0 else "failed"
-        raise ChatError(f"the runner {how}; its last words: {' | '.join(said[-_LAST_LINES:])}")
+        how = ending(code) if code < 0 else "failed"
+        raise ChatError(f"the runner {how}; runner output: {' | '.join(lines[-_LAST_LINES:]) or 'none'}")
 
 
-def told(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """What the runner prints, as it comes, but for its statistics, of which the speeds are told."""
+def without_statistics(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The runner's output as it comes, with the speeds in place of its line of statistics."""
     held, fresh = b"", True
     for part in (part for chunk in chunks for part in chunk.splitlines(keepends=True)):
         held += part
@@ -90,38 +86,34 @@ def _speeds(line: bytes) -> bytes:
     try:
         values = json.loads(line.removeprefix(_STATISTICS))
         parts = [
-            f"{values[f'{what}_token_per_sec']:.0f} tokens/s {name}"
-            for what, name in _SPEEDS
-            if values.get(f"{what}_token_per_sec")
+            f"{values[f'{phase}_token_per_sec']:.0f} tokens/s {of}"
+            for phase, of in _SPEEDS
+            if values.get(f"{phase}_token_per_sec")
         ]
     except ValueError:
         return b""
     return f"[{', '.join(parts)}]\n".encode() if parts else b""
 
 
-def _serve(asked: Chat, prompts: Iterable[str], writing: int, words: int) -> NoReturn:
-    """The forked process: it never returns."""
-    code = 1
-    faulthandler.disable()  # where the process that this one was forked from has it write a traceback of its own
+def _converse(settings: Chat, prompts: Iterable[str]) -> int:
+    """In the child process; returns its exit code."""
     try:
-        os.dup2(writing, 1)
-        os.dup2(words, 2)  # the runner tells there what it does
-        _converse(asked, prompts)
-        code = 0
+        _answer(settings, prompts)
     except KeyboardInterrupt:
-        code = 0
+        pass  # Ctrl-C ends the conversation
     except Exception as error:
         os.write(2, f"{error}\n".encode())
+        return 1
     finally:
         sys.stdout.flush()
-        os._exit(code)
+    return 0
 
 
-def _converse(asked: Chat, prompts: Iterable[str]) -> None:
+def _answer(settings: Chat, prompts: Iterable[str]) -> None:
     from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 
-    runner = TextLLMRunner(str(asked.program), str(asked.tokenizer))
-    config = GenerationConfig(max_new_tokens=asked.most, temperature=asked.temperature, echo=False)
+    runner = TextLLMRunner(str(settings.program), str(settings.tokenizer))
+    config = GenerationConfig(max_new_tokens=settings.most, temperature=settings.temperature, echo=False)
     for prompt in prompts:
         if prompt == RESET:
             runner.reset()

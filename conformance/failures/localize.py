@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import faulthandler
 import json
 import os
-import pickle
 import signal
-from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 
@@ -29,6 +27,7 @@ from conformance.failures.divergence import (
 )
 from conformance.failures.operator_diff import OperatorReport
 from conformance.pipeline.backends import Backend
+from conformance.process.fork import collect, ending
 
 #: The most seconds that a failure may cost beside its check. Lowering twice takes 30 on a free core; cores are not.
 LIMIT_S = scaled(90)
@@ -186,51 +185,18 @@ def _some(names: Iterable[str], most: int = 6) -> str:
 
 def _apart(work: Callable[[], Iterable[Any]], seconds: int) -> tuple[list[Any], str | None]:
     """What `work` yields in a forked process within `seconds`, and why it yielded no more, if that was not its end."""
-    ours, theirs = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(ours)
-        _work(work, theirs, seconds)
-    os.close(theirs)
-    found: list[Any] = []
-    with os.fdopen(ours, "rb") as results:
-        try:
-            while True:
-                found.append(pickle.load(results))
-        except (EOFError, pickle.UnpicklingError):
-            pass
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    failed = [each for each in found if isinstance(each, str)]
-    if failed:
-        return [each for each in found if not isinstance(each, str)], failed[0]
-    if status == -signal.SIGALRM:
-        return found, f"given up after {seconds} s"
-    return found, None if status == 0 else f"looking further ended with {_ending(status)}"
 
-
-def _ending(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else f"exit code {status}"
-
-
-def _work(work: Callable[[], Iterable[Any]], results: int, seconds: int) -> NoReturn:
-    """In the forked process: never back into pytest, whatever happens."""
-    status = 1
-    try:
-        # It ends by itself, even where its parent is killed meanwhile.
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(seconds)
-        # A dump of its traceback would pass for the parent's last words.
-        faulthandler.disable()
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
+    def caught() -> Iterator[Any]:
         torch.set_num_threads(1)  # threads do not outlive a fork
-        with os.fdopen(results, "wb", buffering=0) as pipe:
-            try:
-                for each in work():
-                    pipe.write(pickle.dumps(each))
-            except Exception as error:
-                pipe.write(pickle.dumps(f"{type(error).__name__}: {error}"))
-        status = 0
-    finally:
-        os._exit(status)
+        try:
+            yield from work()
+        except Exception as error:
+            yield f"{type(error).__name__}: {error}"
+
+    with open(os.devnull, "wb") as silence:
+        results, code = collect(caught, output=silence.fileno(), seconds=seconds)
+    if results and isinstance(results[-1], str):
+        return results[:-1], results[-1]
+    if code == -signal.SIGALRM:
+        return results, f"given up after {seconds} s"
+    return results, f"the locating process {ending(code)}" if code else None

@@ -1,16 +1,15 @@
-"""Each architecture in a process of its own, forked from one that has imported everything, and held to limits.
+"""Each architecture in a forked child of a process that has imported everything, within limits.
 
 A crash, a hang or a leak inside torch, a delegate or the runtime then costs the cell it happened in and nothing else:
 the next cell gets a new process. Forking costs 50 ms, importing torch, Transformers and ExecuTorch 13 s.
 
-What a lost process was doing is told by what it leaves behind: the stage, in memory that it shares, however it ended;
-and the Python frames, which faulthandler writes down if there is time to.
+A process that died leaves behind the stage it was at, in memory that it shares, however it ended; and the Python
+frames, which faulthandler writes to a file if there is time to.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import mmap
 import multiprocessing
@@ -27,13 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from conformance.core.verdicts import STAGE_BYTE, STAGES, Stage, Verdict
+from conformance.process.fork import end_with, ending
 
 _POLL_S = 0.2
-#: How long a process that is over its limit gets to write down where it was.
-_LAST_WORDS_S = 1.0
+#: How long a process that exceeded a limit gets to write its traceback.
+_TRACEBACK_S = 1.0
+#: Innermost frames that a message names.
+_FRAMES = 6
 _MIB = 1 << 20
-#: Of Linux's prctl: the signal that this process gets when its parent ends.
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,12 @@ class Limits:
 
 
 class WorkerDiedError(Exception):
-    """The process that judged a cell is gone.
+    """The process that judged a cell died, or was ended because it exceeded a limit.
 
     Args:
         verdict: crash, timeout or out-of-memory.
-        stage: Where it was, as far as that can be told.
-        message: What happened and the last words.
+        stage: The stage it was at; None if it was at none.
+        message: How it ended, at which stage, and its innermost frames.
     """
 
     def __init__(self, verdict: Verdict, stage: Stage | None, message: str) -> None:
@@ -60,17 +60,17 @@ class WorkerDiedError(Exception):
 
 
 class IsolatedWorker:
-    """Runs the jobs of one architecture after the other in a forked process, which a job may take down.
+    """Runs the jobs of one architecture after the other in a forked process, which a job may crash.
 
-    An architecture's subjects have processes of their own, since one may leave something behind that others meet:
-    `ExecutorchExporter` tells torch, for good, how to take caches apart, and the reference cannot be traced after that.
+    An architecture's exporters have separate processes, since one may change torch for all that follow:
+    `ExecutorchExporter` registers, for good, how torch flattens caches, and the reference cannot be traced after that.
 
     Args:
-        judge: Does a job in the forked process; the job and what it returns have to be picklable.
+        judge: Does a job in the forked process; the job and its result have to be picklable.
         limits: What each architecture may use.
 
-    Time is counted by program, the exported one too: however many backends there are, a slow one takes nothing from
-    the others, and one that hangs ends as soon.
+    Time is counted by program, the exported one too: a slow backend takes no time from the others, and one that hangs
+    is ended as soon, however many there are.
     """
 
     def __init__(self, judge: Callable[[Any], Any], limits: Limits) -> None:
@@ -83,13 +83,19 @@ class IsolatedWorker:
         self._process: ForkProcess | None = None
         self._connection: Connection | None = None
         self._stage = mmap.mmap(-1, 1)
-        self._diary = tempfile.NamedTemporaryFile(prefix="conformance-", suffix=".trace")  # noqa: SIM115 - see close
+        self._traceback_file = tempfile.NamedTemporaryFile(prefix="conformance-", suffix=".trace")  # noqa: SIM115 - see close
 
     def run(self, architecture: str, program: str, job: Any, subject: str | None = None) -> Any:
-        """The result of `job`, which is about `program`, such as "xnnpack decode", and about `subject`, if any.
+        """The result of `job`.
+
+        Args:
+            architecture: The architecture that the job is about.
+            program: Its program, such as "xnnpack decode", whose time limit the job counts towards.
+            job: The argument for `judge`.
+            subject: The exporter of the program, if there is one.
 
         Raises:
-            ArchitectureLostError: The process died over it, or used up the program's time or the memory.
+            WorkerDiedError: The process died, or used up the program's time or the memory.
         """
         if architecture != self._architecture or (subject and self._subject and subject != self._subject):
             self._end()
@@ -98,8 +104,8 @@ class IsolatedWorker:
         if program != self._program:
             self._program, self._spent = program, 0.0
         if self._spent >= self._limits.seconds:
-            told = f"{architecture}, {program}, had used up its {self._limits.seconds:.0f} s before this cell"
-            raise WorkerDiedError(Verdict.TIMEOUT, None, told)
+            message = f"{architecture} used up the {self._limits.seconds:.0f} s limit for {program} before this cell"
+            raise WorkerDiedError(Verdict.TIMEOUT, None, message)
         if self._process is None or not self._process.is_alive():
             self._end()
             self._start()
@@ -112,7 +118,7 @@ class IsolatedWorker:
     def close(self) -> None:
         """End the process."""
         self._end()
-        self._diary.close()
+        self._traceback_file.close()
         self._stage.close()
 
     def _wait(self, job: Any, began: float) -> Any:
@@ -125,46 +131,48 @@ class IsolatedWorker:
                 if self._connection.poll(_POLL_S):
                     return self._connection.recv()
             except (EOFError, OSError):
-                raise self._lost(Verdict.CRASH) from None
-            except Exception as error:  # something else than the answer was written into the pipe
-                told = f"answered with what cannot be read ({type(error).__name__})"
-                raise self._lost(Verdict.CRASH, told) from None
+                raise self._died(Verdict.CRASH) from None
+            except Exception as error:  # something else than a result was written into the pipe
+                how = f"sent an unreadable result ({type(error).__name__})"
+                raise self._died(Verdict.CRASH, how) from None
             if self._spent + time.monotonic() - began > self._limits.seconds:
-                raise self._lost(Verdict.TIMEOUT, f"was over the {self._limits.seconds:.0f} s of {self._program}")
+                how = f"exceeded the {self._limits.seconds:.0f} s limit for {self._program}"
+                raise self._died(Verdict.TIMEOUT, how)
             used = _resident_mebibytes(self._process.pid)
             if used > self._limits.mebibytes:
-                told = f"held {used} MiB, over its limit of {self._limits.mebibytes} MiB"
-                raise self._lost(Verdict.OUT_OF_MEMORY, told)
+                how = f"used {used} MiB, over its limit of {self._limits.mebibytes} MiB"
+                raise self._died(Verdict.OUT_OF_MEMORY, how)
 
-    def _lost(self, verdict: Verdict, what: str | None = None) -> WorkerDiedError:
-        """End what is left of the process, and tell what it was doing; `what` became of it, if it did not just end."""
+    def _died(self, verdict: Verdict, how: str | None = None) -> WorkerDiedError:
+        """End the process if it still runs; `how` says what it did, if it did not end by itself."""
         assert self._process is not None
         process = self._process
         if verdict is not Verdict.CRASH and process.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGUSR1)  # faulthandler writes the traceback
-            process.join(_LAST_WORDS_S)
-        if what is None:
-            process.join(_LAST_WORDS_S)  # the pipe closes a moment before the process has ended
-            what = _ending(process.exitcode)
+            process.join(_TRACEBACK_S)
+        if how is None:
+            process.join(_TRACEBACK_S)  # the pipe closes a moment before the process has ended
+            how = ending(process.exitcode)
         stage = STAGES[self._stage[0] - 1] if self._stage[0] else None
         self._end()
-        trace = Path(self._diary.name).read_text(errors="replace")
-        frames = re.findall(r'File "(.+?)", line (\d+) in (.+)', trace)
-        where = " < ".join(f"{Path(file).name}:{line} {function}" for file, line, function in frames[:6])
-        at = f"at stage {stage}, " if stage else ""
-        told = f"the process that judged it {what}; it was {at}at {where or 'a place it left no trace of'}"
-        return WorkerDiedError(verdict, stage, told)
+        frames = re.findall(
+            r'File "(.+?)", line (\d+) in (.+)', Path(self._traceback_file.name).read_text(errors="replace")
+        )
+        trace = " < ".join(f"{Path(file).name}:{line} {function}" for file, line, function in frames[:_FRAMES])
+        at = f" at stage {stage}" if stage else ""
+        message = f"worker process {how}{at}; {f'traceback: {trace}' if trace else 'no traceback available'}"
+        return WorkerDiedError(verdict, stage, message)
 
     def _start(self) -> None:
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
-        self._diary.truncate(0)
+        self._traceback_file.truncate(0)
         self._stage[0] = 0
         self._connection = ours
-        left = (self._stage, self._diary.name)
+        shared = (self._stage, self._traceback_file.name)
         self._process = context.Process(
-            target=_serve, args=(theirs, ours, self._judge, os.getpid(), *left), daemon=True
+            target=_serve, args=(theirs, ours, self._judge, os.getpid(), *shared), daemon=True
         )
         self._process.start()
         theirs.close()  # or the end of the process would not be seen
@@ -172,7 +180,7 @@ class IsolatedWorker:
     def _end(self) -> None:
         if self._process is not None and self._process.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # with whatever it has started
+                os.killpg(self._process.pid, signal.SIGKILL)  # with the processes that it has started
             self._process.kill()
             self._process.join()
         if self._connection is not None:
@@ -181,44 +189,31 @@ class IsolatedWorker:
 
 
 def _serve(
-    connection: Connection, parents: Connection, judge: Callable[[Any], Any], parent: int, stage: mmap.mmap, diary: str
+    connection: Connection,
+    parents: Connection,
+    judge: Callable[[Any], Any],
+    parent: int,
+    stage: mmap.mmap,
+    traceback_file: str,
 ) -> None:
     """The forked process: one job after the other, until the parent hangs up."""
     parents.close()
     os.setpgid(0, 0)
     end_with(parent)
     STAGE_BYTE.set(stage)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    with open(diary, "w") as trace:
-        faulthandler.enable(file=trace)
-        faulthandler.register(signal.SIGUSR1, file=trace, all_threads=False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    with open(traceback_file, "w") as file:
+        faulthandler.enable(file=file)
+        faulthandler.register(signal.SIGUSR1, file=file, all_threads=False)
         with contextlib.suppress(EOFError, BrokenPipeError):
             while True:
                 connection.send(judge(connection.recv()))
     os._exit(0)  # not through pytest's and xdist's own clean-up, which belongs to the parent
 
 
-def end_with(parent: int) -> None:
-    """Have this process killed when its `parent` has ended, by Linux: one that was killed itself can end nothing."""
-    with contextlib.suppress(OSError, AttributeError):  # elsewhere there is no such call
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was killed before
-        os._exit(0)
-
-
-def _ending(code: int | None) -> str:
-    if code is None:
-        return "closed the pipe to its parent"
-    if code >= 0:
-        return f"died with exit code {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    sender = ", which the kernel sends where memory has run out" if -code == signal.SIGKILL else ""
-    return f"died of {name}{sender}"
-
-
 def _resident_mebibytes(pid: int | None) -> int:
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError):
-        return 0  # it has just ended, or this is no Linux
+        return 0  # it has just ended, or this is not Linux
     return pages * os.sysconf("SC_PAGE_SIZE") // _MIB

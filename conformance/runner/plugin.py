@@ -16,7 +16,7 @@ from conformance.core.gc_tuning import gc_paused
 from conformance.core.verdicts import CellFailedError, Verdict
 from conformance.failures.transport import packed
 from conformance.matrix.schema import Expectation
-from conformance.process.worker import end_with
+from conformance.process.fork import end_with
 from conformance.records import environment
 from conformance.records.bundle import write_bundle
 from conformance.records.run import CellRecord, ExpectedFailure, cell_to_json

@@ -109,7 +109,7 @@ def test_fault_is_caught_with_the_runner(subject: Exporter, mode: Mode, clause: 
     if isinstance(caught.value, ChildDiedError):
         assert signature is None
         assert caught.value.verdict is Verdict.CRASH
-        assert "last words" in str(caught.value)
+        assert "runner output: " in str(caught.value)
     else:
         assert isinstance(caught.value, CellFailedError)
         assert signature is not None

@@ -55,7 +55,7 @@ def test_subject_brings_the_metadata_of_its_module_or_none() -> None:
 
 
 def test_what_is_no_program_is_not_loaded() -> None:
-    with pytest.raises(StageError, match="It said: ") as caught:
+    with pytest.raises(StageError, match="Runner output: ") as caught:
         converse(b"no program at all", _LETTERS, [Turn((1,), _LETTERS.encode_to_text((1,)))])
     assert caught.value.signature == "load:RuntimeError:Failed to create text llm runner with model: model.pte"
 
@@ -64,7 +64,7 @@ def test_what_is_no_program_is_not_loaded() -> None:
     ("end", "verdict", "told"),
     [
         (lambda: os.kill(os.getpid(), signal.SIGABRT), Verdict.CRASH, "died of SIGABRT at turn 2"),
-        (lambda: os.kill(os.getpid(), signal.SIGALRM), Verdict.TIMEOUT, "was over its 120 s at turn 2"),
+        (lambda: os.kill(os.getpid(), signal.SIGALRM), Verdict.TIMEOUT, "exceeded its limit of 120 s at turn 2"),
         (lambda: 1 // 0, Verdict.CRASH, "died with exit code 1 at turn 2"),
     ],
 )

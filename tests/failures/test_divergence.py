@@ -137,7 +137,7 @@ def _hangs(*_: object) -> Iterator[Any]:
     ("work", "told"),
     [
         (_raises, "ZeroDivisionError: not like this"),
-        (_dies, "looking further ended with SIGSEGV"),
+        (_dies, "the locating process died of SIGSEGV"),
         (_hangs, "given up after 1 s"),
     ],
 )

@@ -103,11 +103,11 @@ def _lost(job: Callable[..., object], seconds: float = scaled(60)) -> WorkerDied
     [
         (_segfaults, Verdict.CRASH, "died of SIGSEGV"),
         (_aborts, Verdict.CRASH, "died of SIGABRT"),
-        (_is_killed, Verdict.CRASH, "died of SIGKILL, which the kernel sends where memory has run out"),
+        (_is_killed, Verdict.CRASH, "died of SIGKILL, which the kernel sends when memory runs out"),
         (_exits, Verdict.CRASH, "died with exit code 3"),
-        (_answers_nonsense, Verdict.CRASH, "answered with what cannot be read (ValueError)"),
-        (_hangs, Verdict.TIMEOUT, "was over the 2 s of exported decode"),
-        (_hangs_in_c, Verdict.TIMEOUT, "was over the 2 s of exported decode"),
+        (_answers_nonsense, Verdict.CRASH, "sent an unreadable result (ValueError)"),
+        (_hangs, Verdict.TIMEOUT, "exceeded the 2 s limit for exported decode"),
+        (_hangs_in_c, Verdict.TIMEOUT, "exceeded the 2 s limit for exported decode"),
         (_allocates, Verdict.OUT_OF_MEMORY, "over its limit of 1500 MiB"),
     ],
 )
@@ -139,7 +139,7 @@ def test_used_up_time_is_told_for_the_cells_that_follow() -> None:
     try:
         with pytest.raises(WorkerDiedError):
             worker.run("llama", "exported decode", "lost")
-        with pytest.raises(WorkerDiedError, match="llama, exported decode, had used up its 2 s") as lost:
+        with pytest.raises(WorkerDiedError, match="llama used up the 2 s limit for exported decode") as lost:
             worker.run("llama", "exported decode", "fine")
         assert lost.value.verdict is Verdict.TIMEOUT
         assert worker.run("llama", "exported dynamic", "fine") == "fine"
@@ -219,13 +219,13 @@ def test_what_a_lost_process_has_started_ends_with_it(tmp_path: Path) -> None:
 
 _PARENT = """
 import os, sys, time
-from conformance.process.worker import Keeper, Limits
+from conformance.process.worker import IsolatedWorker, Limits
 
 def hang():
     print(os.getpid(), flush=True)
     time.sleep(600)
 
-Keeper(lambda job: job(), Limits(600, 1000)).run("llama", "exported decode", hang)
+IsolatedWorker(lambda job: job(), Limits(600, 1000)).run("llama", "exported decode", hang)
 """
 
 
@@ -242,8 +242,8 @@ _BEHAVIOURS = {
     "gpt2 EXP-1": ("segfaults", Verdict.CRASH, "died of SIGSEGV"),
     "gpt2 EXP-2": ("exits", Verdict.CRASH, "died with exit code 3"),
     "gpt2 EXP-3": ("takes_all_memory", Verdict.OUT_OF_MEMORY, "over its limit of 1000 MiB"),
-    "llama EXP-2": ("aborts", Verdict.CRASH, f"last words  {MINIATURE_LAST_WORDS}"),
-    "llama EXP-3": ("hangs", Verdict.TIMEOUT, "was over the 8 s of reference exported decode"),
+    "llama EXP-2": ("aborts", Verdict.CRASH, f"output    {MINIATURE_LAST_WORDS}"),
+    "llama EXP-3": ("hangs", Verdict.TIMEOUT, "exceeded the 8 s limit for reference exported decode"),
 }
 
 
@@ -267,12 +267,12 @@ _LIMIT_S = scaled(30)
 #: The verdict of each subject in EXP-1, and a part of its message.
 _SUBJECTS = {
     "tests.faults.processes:segfaults": (Verdict.CRASH, "died of SIGSEGV"),
-    "tests.faults.processes:aborts": (Verdict.CRASH, f"last words  {LAST_WORDS}"),
+    "tests.faults.processes:aborts": (Verdict.CRASH, f"output    {LAST_WORDS}"),
     "tests.faults.processes:exits": (Verdict.CRASH, "died with exit code 3"),
     "tests.faults.processes:leaves": (Verdict.FAIL, "SystemExit"),
     "tests.faults.programs:hangs": (
         Verdict.TIMEOUT,
-        f"was over the {_LIMIT_S} s of tests.faults.programs:hangs exported decode",
+        f"exceeded the {_LIMIT_S} s limit for tests.faults.programs:hangs exported decode",
     ),
     "tests.faults.programs:takes_all_memory": (Verdict.OUT_OF_MEMORY, "over its limit of 3000 MiB"),
 }
