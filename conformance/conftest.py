@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pytest
 
-from conformance.runner.hosts import add_hosts, require_alike
+from conformance.runner import hosts
 from conformance.runner.options import add_options, read_options
 from conformance.runner.plugin import ConformancePlugin
 from conformance.runner.recorder import Recorder
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """The suite's own options."""
     add_options(parser)
+    pluginmanager.register(hosts, "conformance-hosts")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,18 +25,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(ConformancePlugin(config, options, recorder), "conformance")
     if recorder is not None:
         config.pluginmanager.register(recorder, "conformance-recorder")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Before xdist decides where its workers are."""
-    add_hosts(config)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_newgateway(gateway: Any) -> None:
-    """Before anything is copied to another machine."""
-    require_alike(gateway)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,75 +1,129 @@
-"""Workers on other machines, by xdist's own gateways: what they are told, and what they have to have.
+"""A pytest plugin for `--host`: xdist workers on other machines, each in a checkout of its own, equal to this one.
 
-xdist copies the checkout to them and the reports back. Nothing is shared but the connection.
+Nothing is copied to them, and no file system is shared: reports and failure bundles come back over the connection.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import os
-from collections.abc import Collection, Iterable
-from pathlib import Path
+import shlex
+import sys
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
+import execnet
 import pytest
 
 from conformance.core.paths import ROOT
-from conformance.records.environment import versions
+from conformance.records.environment import commit, versions
+from conformance.records.run import DIRTY
 
-#: Left behind: what a run writes. Hidden folders, such as tox's and git's, xdist leaves behind by itself.
-_IGNORED = ("build", "__pycache__")
 #: Decides in which order models of several kinds of layers make their masks, and so which program is exported.
 _HASH_SEED = "PYTHONHASHSEED"
-#: Runs over there, where nothing of the suite can be imported yet.
-_ASK = f"""
-import os
-from importlib import metadata
+#: Holds options of this machine's workers that the others would not get.
+_PYTEST_OPTIONS = "PYTEST_ADDOPTS"
+#: Without a worker on this machine, xdist would not distribute at all. This one is replaced before it is started.
+_NO_WORKER = "popen//id=none"
+_USAGE = "write socket=HOST:PORT//chdir=CHECKOUT or ssh=HOST//python=PYTHON//chdir=CHECKOUT"
+_HOSTS = pytest.StashKey[list[Any]]()
+#: Runs on the other machine, where nothing of the suite can be imported yet.
+_ASK = """
+import os, sys
 
-found = {{}}
-for name in channel.receive():
-    try:
-        found[name] = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        pass
-channel.send((found, os.environ.get("{_HASH_SEED}")))
+checkout = channel.receive()
+try:
+    if checkout:
+        os.chdir(checkout)
+    sys.path.insert(0, os.getcwd())
+    from conformance.runner.hosts import facts
+
+    answer = facts()
+except (ImportError, OSError) as error:
+    answer = f"{type(error).__name__}: {error}"
+channel.send((os.getcwd(), answer))
 """
 
 
-def add_hosts(config: pytest.Config) -> None:
-    """Put the machines of `--host` beside the workers here."""
-    hosts = config.getoption("--host")
-    if not hosts or hasattr(config, "workerinput"):
-        return
-    option = config.option
-    local = option.numprocesses
-    if local in ("auto", "logical"):
-        local = config.hook.pytest_xdist_auto_num_workers(config=config)
-    option.tx = ["popen"] * (local or 0) + hosts
-    option.numprocesses = None  # or xdist would replace what was just said
-    option.dist = "load"
-    config.invocation_params = dataclasses.replace(
-        config.invocation_params, args=_for_elsewhere(config.invocation_params.args, config.args)
-    )
-    option.rsyncdir = [*option.rsyncdir, str(ROOT)]
-    option.rsyncignore = [*option.rsyncignore, *_IGNORED]
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Before xdist decides where its workers are: have it distribute, and send the command line as it is.
 
-
-def _for_elsewhere(arguments: Iterable[object], paths: Collection[str]) -> tuple[str, ...]:
-    """The command line, so that xdist can make of it that of a worker on another machine.
-
-    It looks for each argument that is a path here below what it has copied, by its absolute path, and refuses all
-    others. So paths become absolute, and an option's value becomes a part of the option.
+    Raises:
+        pytest.UsageError: An option that does not go with `--host`, or a path that another checkout does not have.
     """
-    told: list[str] = []
-    for argument in map(str, arguments):
-        if argument in paths:
-            path, separator, rest = argument.partition("::")
-            told.append(f"{Path(path).resolve()}{separator}{rest}")
-        elif told and told[-1].startswith("--") and "=" not in told[-1] and not argument.startswith("-"):
-            told[-1] += f"={argument}"
-        else:
-            told.append(argument)
-    return tuple(told)
+    if not config.getoption("--host") or hasattr(config, "workerinput"):
+        return
+    specs = [spec for text in config.getoption("--host") for spec in _specs(text)]
+    for number, spec in enumerate(specs):
+        spec.id = spec.id or f"host{number}"
+    config.stash[_HOSTS] = specs
+    _require_paths_of_the_checkout(config)
+    option = config.option
+    workers = option.numprocesses or 0
+    if workers in ("auto", "logical"):
+        workers = config.hook.pytest_xdist_auto_num_workers(config=config)
+    option.tx = ["popen"] * workers or [_NO_WORKER]
+    option.numprocesses = None  # or xdist would replace `tx`
+    option.dist = "load"
+    # xdist 3.8 looks for each argument that is a path in what it has copied, and refuses the run if it is not there.
+    # An option that holds the whole command line is not a path.
+    arguments = shlex.join([*config.getini("addopts"), *map(str, config.invocation_params.args)])
+    config.invocation_params = replace(config.invocation_params, args=(f"--override-ini=addopts={arguments}",))
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """Add the other machines: not by `--tx`, since xdist 3.8 copies folders to each machine that it finds there.
+
+    They come first, so that one that is refused ends the run before a worker here begins to import torch.
+    """
+    hosts = config.stash.get(_HOSTS, None)
+    if hosts is not None:
+        specs[:] = [*hosts, *(spec for spec in specs if not str(spec).endswith(_NO_WORKER))]
+        config.option.tx = list(map(str, specs))  # its length is the number of workers that the scheduler waits for
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart(session: pytest.Session) -> Generator[None, object, object]:
+    """While xdist starts its workers: name the machines, if one of them cannot be reached."""
+    try:
+        return (yield)
+    except (execnet.HostNotFound, ConnectionError, TimeoutError) as error:
+        hosts = session.config.stash.get(_HOSTS, None)
+        if hosts is None:
+            raise
+        named = ", ".join(map(str, hosts))
+        raise pytest.UsageError(f"--host {named}: cannot connect ({type(error).__name__}: {error})") from error
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_newgateway(gateway: Any) -> None:
+    """Before a worker begins on another machine: compare what verdicts depend on.
+
+    Raises:
+        pytest.UsageError: The other machine has no checkout of the suite, or it differs.
+    """
+    if gateway.spec.popen:
+        return
+    try:
+        channel = gateway.remote_exec(_ASK)
+        channel.send(gateway.spec.checkout)
+        directory, there = channel.receive()
+        channel.waitclose()
+    except (EOFError, OSError, execnet.RemoteError) as error:
+        reason = str(error).strip().rpartition("\n")[2] or type(error).__name__  # without the traceback there
+        raise pytest.UsageError(f"--host {gateway.spec}: no Python answers there ({reason})") from error
+    if isinstance(there, str) or there["checkout"] != directory:
+        reason = there if isinstance(there, str) else f"it has imported the one in {there['checkout']}"
+        raise pytest.UsageError(
+            f"--host {gateway.spec}: cannot run the suite in {directory} ({reason}); "
+            "add //chdir=/path/of/a/checkout/there of the same commit"
+        )
+    if differing := list(differences(facts(), there)):
+        raise pytest.UsageError(f"--host {gateway.spec}: {'; '.join(differing)}")
 
 
 def is_remote(node: Any) -> bool:
@@ -77,22 +131,89 @@ def is_remote(node: Any) -> bool:
     return not node.gateway.spec.popen
 
 
-def require_alike(gateway: Any) -> None:
-    """Raises `pytest.UsageError` unless the other end of a new gateway has what verdicts here depend on."""
-    if gateway.spec.popen:
-        return
-    channel = gateway.remote_exec(_ASK)
-    here = versions()
-    channel.send(list(here))
-    found, hash_seed = channel.receive()
-    channel.waitclose()
-    differing = [
-        f"{name} {found.get(name, '–')} and not {here[name]}" for name in here if found.get(name) != here[name]
+def facts() -> dict[str, Any]:
+    """What verdicts depend on in this process, as plain values: the checkout, versions and settings."""
+    return {
+        "checkout": str(ROOT),
+        "commit": commit(ROOT),
+        "imported": _imported_commit(),
+        "versions": {"Python": f"{sys.version_info.major}.{sys.version_info.minor}", **versions()},
+        "hash": str(hash(_HASH_SEED)),  # execnet sends no integer below -2**31
+        "settings": {name: os.environ.get(name) for name in (_HASH_SEED, _PYTEST_OPTIONS)},
+    }
+
+
+@functools.cache
+def _imported_commit() -> str | None:
+    """The commit when this process first looked: a socket server keeps its imported modules from run to run."""
+    return commit(ROOT)
+
+
+def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[str]:
+    """In what the `facts` of another machine differ from those of this one, and what to do about it."""
+    if problem := _commit_problem(here, there):
+        yield problem
+        return  # the facts of another commit may have another form
+    other = [
+        f"{name} is {there['versions'].get(name, 'missing')} there, {here['versions'].get(name, 'missing')} here"
+        for name in dict.fromkeys([*here["versions"], *there["versions"]])
+        if there["versions"].get(name) != here["versions"].get(name)
     ]
-    if differing:
-        raise pytest.UsageError(f"--host {gateway.spec}: it has {', '.join(differing)}, as here")
-    if hash_seed != os.environ.get(_HASH_SEED):
-        wanted = os.environ.get(_HASH_SEED, "unset")
-        raise pytest.UsageError(
-            f"--host {gateway.spec}: {_HASH_SEED} is {hash_seed or 'unset'} there and {wanted} here"
-        )
+    if other:
+        yield f"{', '.join(other)}; versions must match"
+    seed, options = (
+        f"{name} is {there['settings'][name] or 'unset'} there, {here['settings'][name] or 'unset'} here"
+        for name in (_HASH_SEED, _PYTEST_OPTIONS)
+    )
+    if there["hash"] != here["hash"]:
+        yield f"{seed}; start Python with the same number on both machines"
+    if there["settings"][_PYTEST_OPTIONS] != here["settings"][_PYTEST_OPTIONS]:
+        yield f"{options}; write these options on the command line"
+
+
+def _commit_problem(here: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
+    ours, theirs = here["commit"], there["commit"]
+    if ours is None:
+        return "this checkout is not a git repository, so that its commit cannot be compared"
+    if ours.endswith(DIRTY):
+        return "this checkout has uncommitted changes; commit them, and check that commit out there"
+    if theirs is None:
+        return f"{there['checkout']} there is not a git repository, so that its commit cannot be compared"
+    if theirs.endswith(DIRTY):
+        return f"{there['checkout']} there has uncommitted changes; commit or discard them"
+    if theirs != ours:
+        return f"the commit is {theirs[:12]} there, {ours[:12]} here; check out the same commit"
+    if there["imported"] != theirs:
+        return "its server has imported another commit in an earlier run; start it again"
+    return None
+
+
+def _specs(text: str) -> Iterator[Any]:
+    """execnet's specifications of the workers that a `--host` asks for, such as `2*ssh=HOST`."""
+    count, star, single = text.partition("*")
+    if not (star and count.isdigit()):
+        count, single = "1", text
+    for number in range(int(count)):
+        try:
+            spec: Any = execnet.XSpec(single)
+        except (AttributeError, IndexError, ValueError) as error:
+            raise pytest.UsageError(f"--host {text}: {_USAGE}") from error
+        if spec.popen or not (spec.ssh or spec.socket):
+            raise pytest.UsageError(f"--host {text}: {_USAGE}")
+        if spec.socket and number:
+            raise pytest.UsageError(f"--host {text}: a socket server runs one worker; start one on another port too")
+        # execnet would make a directory that is missing, and xdist one of its own where none is named.
+        spec.checkout, spec.chdir = spec.chdir, None
+        spec.execmodel = "main_thread_only"  # xdist would otherwise make another specification of it
+        yield spec
+
+
+def _require_paths_of_the_checkout(config: pytest.Config) -> None:
+    if config.getoption("--checkpoint"):
+        raise pytest.UsageError("--host cannot be used with --checkpoint, whose directory is on this machine only")
+    if config.invocation_params.dir != ROOT:
+        raise pytest.UsageError(f"--host: start the run in the checkout, {ROOT}")
+    for argument in config.args:
+        path = PurePath(argument.partition("::")[0])
+        if path.is_absolute() or ".." in path.parts:
+            raise pytest.UsageError(f"--host: {argument} has to be a path relative to the checkout")

@@ -125,7 +125,8 @@ def add_options(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="SPEC",
-        help="a worker on another machine, as execnet takes it: ssh=HOST//python=PYTHON; may be given several times",
+        help="a worker in a checkout of the same commit on another machine: socket=HOST:PORT//chdir=CHECKOUT or "
+        "ssh=HOST//python=PYTHON//chdir=CHECKOUT; may be given several times",
     )
     group.addoption(
         "--in-process",

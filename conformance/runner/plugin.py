@@ -1,4 +1,4 @@
-"""The pytest side: cells become tests, and how these end becomes verdicts."""
+"""The pytest plugin: cells become tests, and how these end becomes verdicts."""
 
 from __future__ import annotations
 
@@ -23,39 +23,44 @@ from conformance.records.run import CellRecord, ExpectedFailure, cell_to_json
 from conformance.runner.hosts import is_remote
 from conformance.runner.isolation import Isolation
 from conformance.runner.judge import bare_record, judge
-from conformance.runner.options import Options, resolve_exporters
+from conformance.runner.options import DEFAULT_BUNDLES, Options, resolve_exporters
 from conformance.runner.pytest_reports import BUNDLE, RECORD, cell_named, item_cell, properties
 from conformance.runner.recorder import Recorder, relative_to
 
-_UNASKED = "conformance_unasked"
-_REMOTE = "conformance_remote"
-#: What to do about a worker that somebody killed.
-_AGAIN = "--resume judges the cell again"
+#: Keys of xdist's `workerinput`: ids of the cells that are not to be judged, and whether the worker is remote.
+_ALREADY_DONE, _REMOTE = "conformance_already_done", "conformance_remote"
 _CELL = pytest.StashKey[Cell]()
 _CASE = pytest.StashKey[Any]()
-#: How pytest counts a verdict, for its own exit code.
+#: pytest's outcome for a verdict, which decides its own exit code.
 _OUTCOMES = {Verdict.EXPECTED_FAILURE: "skipped", Verdict.NOT_APPLICABLE: "skipped", Verdict.PASS: "passed"}
 
 
 class ConformancePlugin:
-    """One per pytest process, xdist's workers among them."""
+    """One per pytest process, xdist's workers among them.
+
+    Args:
+        config: pytest's.
+        options: What the run was asked for.
+        recorder: The run's recorder, in the process that has it; None in xdist's workers.
+    """
 
     def __init__(self, config: pytest.Config, options: Options, recorder: Recorder | None) -> None:
-        """With the recorder of this run, where this process is the one that has it."""
         self.config = config
         self.options = options
         self.versions = environment.versions()
-        told = getattr(config, "workerinput", {})
-        self.is_remote = bool(told.get(_REMOTE))
+        workerinput = getattr(config, "workerinput", {})
+        self.is_remote = bool(workerinput.get(_REMOTE))
+        if self.is_remote:  # bundles are sent to the controller; its --bundles may be a path that exists only there
+            self.options = dataclasses.replace(options, bundles=config.rootpath / DEFAULT_BUNDLES)
         if hasattr(config, "workerinput"):
             end_with(os.getppid())  # xdist would let it go on for up to 15 s
         self.plan = {cell.id: cell for cell in options.cells}
-        #: Cells that are not to be judged. Workers are told by the controller.
-        self.unasked = recorder.already_done if recorder else frozenset(told.get(_UNASKED, ()))
+        #: Ids of the cells that are not to be judged. Workers get them from the controller.
+        self.already_done = recorder.already_done if recorder else frozenset(workerinput.get(_ALREADY_DONE, ()))
         #: The processes of xdist's workers.
         self._workers: list[subprocess.Popen[bytes]] = []
         self.isolation = Isolation(config, options.limits, options.exploring, self._warm_up) if options.limits else None
-        #: The program whose cells were judged last, and the seconds it has used.
+        #: The program whose cells were judged last, and the seconds that they took.
         self._program: tuple[str | None, ...] = ()
         self._seconds = 0.0
         # A typo in a dotted path should end the run, not fail each of its cells. Known names need no import here.
@@ -67,7 +72,7 @@ class ConformancePlugin:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self) -> Generator[None, object, object]:
-        """Import torch, Transformers and ExecuTorch, which the checks begin with."""
+        """Import torch, Transformers and ExecuTorch, as the checks do, without the garbage collector running."""
         with gc_paused():
             return (yield)
 
@@ -81,36 +86,36 @@ class ConformancePlugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """In the plan's order, so that artifacts are built once and then let go."""
+        """Sort by the plan, so that artifacts are built once and dropped after their last cell."""
         order = {cell_id: index for index, cell_id in enumerate(self.plan)}
-        chosen: list[pytest.Item] = []
+        selected: list[pytest.Item] = []
         # Done before, or a check none of whose cells were selected: pytest would show that as skipped.
         unselected: list[pytest.Item] = []
         for item in items:
             cell = item_cell(item)
-            if cell is None or cell.id in self.unasked:
+            if cell is None or cell.id in self.already_done:
                 unselected.append(item)
             else:
                 item.stash[_CELL] = cell
-                chosen.append(item)
+                selected.append(item)
         config.hook.pytest_deselected(items=unselected)
-        items[:] = sorted(chosen, key=lambda item: order[item.stash[_CELL].id])
+        items[:] = sorted(selected, key=lambda item: order[item.stash[_CELL].id])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """With xdist: tell a new worker what is done. It cannot read that off the record, which grows meanwhile."""
-        node.workerinput[_UNASKED] = sorted(self.unasked)
+        """With xdist: send a new worker what is done. It cannot read that off the record, which grows meanwhile."""
+        node.workerinput[_ALREADY_DONE] = sorted(self.already_done)
         node.workerinput[_REMOTE] = is_remote(node)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodeready(self, node: Any) -> None:
-        """With xdist: a worker has begun."""
-        process = getattr(node.gateway._io, "popen", None)  # of one on this machine
+        """With xdist: a worker has started."""
+        process = getattr(node.gateway._io, "popen", None)  # None for a worker behind a socket
         if process is not None:
             self._workers.append(process)
 
     def pytest_keyboard_interrupt(self) -> None:
-        """End the workers, which xdist would wait for up to 15 s. What they have measured is here already."""
+        """Kill the workers, which xdist would wait for up to 15 s. Their verdicts so far have arrived."""
         for process in self._workers:
             process.kill()
 
@@ -147,7 +152,7 @@ class ConformancePlugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-        """Judge a cell in its architecture's own process."""
+        """Judge a cell in its architecture's worker process."""
         cell = item.stash.get(_CELL, None)
         if cell is None or self.isolation is None:
             return None
@@ -183,7 +188,7 @@ class ConformancePlugin:
 
     @pytest.fixture
     def case(self, request: pytest.FixtureRequest, cell: Cell, builder: Any) -> Any:
-        """What a check is given."""
+        """The case that a check is called with."""
         from conformance.checks.case import Case, require_undecodable
 
         row = self.options.matrix.architectures.get(cell.architecture)
@@ -247,29 +252,29 @@ class ConformancePlugin:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: object) -> None:
-        """A worker died: the cell it was at has crashed."""
+        """An xdist worker died: give the cell that it was judging a record."""
         cell = cell_named(crashitem, self.plan)
         if cell is not None:
-            # With a process for each architecture, nothing that is under test runs in the worker itself.
-            alone = self.options.limits is None
-            told = f"the process died while it judged {cell.id}" if alone else f"its xdist worker was killed; {_AGAIN}"
-            verdict = Verdict.CRASH if alone else Verdict.NOT_RUN
-            record = bare_record(cell, verdict, told, self.options.exploring)
+            if self.options.limits is None:
+                verdict, message = Verdict.CRASH, f"the process died while it judged {cell.id}"
+            else:  # with a process for each architecture, nothing that is under test runs in xdist's worker
+                verdict, message = Verdict.NOT_RUN, "the xdist worker was killed; --resume judges this cell again"
+            record = bare_record(cell, verdict, message, self.options.exploring)
             setattr(report, RECORD, cell_to_json(record))
 
     def pytest_sessionfinish(self) -> None:
-        """End the process of the last architecture."""
+        """End the last architecture's worker process."""
         if self.isolation is not None:
             self.isolation.close()
 
     def _warm_up(self) -> None:
-        """Before the first fork, so that no architecture pays for what can be shared."""
+        """Before the first fork: do what all architectures share, so that none of them is charged for it."""
         from conformance.pipeline.backends import BACKENDS
         from conformance.pipeline.warmup import warm_up
 
-        lowered = dict.fromkeys(cell.backend for cell in self.plan.values() if cell.backend in BACKENDS)
+        backends = dict.fromkeys(cell.backend for cell in self.plan.values() if cell.backend in BACKENDS)
         # Those of ExecuTorch itself. Other libraries may begin threads, or read the environment, when first used.
-        warm_up(BACKENDS[name] for name in lowered if not BACKENDS[name].requires)
+        warm_up(BACKENDS[name] for name in backends if not BACKENDS[name].requires)
 
     def _spent(self, cell: Cell, duration_s: float) -> float:
         """Seconds that this process has used on the cell's program, with the `duration_s` of its own."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from conformance.runner import hosts
 from conformance.runner.options import add_options, read_options
 from conformance.runner.plugin import ConformancePlugin
 from conformance.runner.recorder import Recorder
@@ -17,9 +18,10 @@ class _Miniature(ConformancePlugin):
         """Nothing is lowered."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """The suite's options."""
     add_options(parser)
+    pluginmanager.register(hosts, "conformance-hosts")
 
 
 def pytest_configure(config: pytest.Config) -> None:

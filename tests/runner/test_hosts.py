@@ -1,18 +1,19 @@
-"""A run shared with another machine: nothing but the connection between them, and all that was found comes back."""
+"""A run shared with another machine: each has a checkout, which must be equal, and only the connection is shared."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, NamedTuple
 
-import execnet
 import pytest
 
 from conformance.core.cells import Cell
@@ -22,29 +23,54 @@ from conformance.failures.transport import packed, unpack
 from conformance.records.bundle import read_bundle
 from conformance.records.environment import versions
 from conformance.records.run import load_run
-from conformance.runner.hosts import _for_elsewhere, require_alike
-from tests.support.harness import suite
+from conformance.runner.hosts import differences
+from tests.support.harness import copied_suite, python_module, suite
 
 pytestmark = pytest.mark.process
 
 _NAMESPACE = "conformance-test"
 _CELL = Cell("llama", "reference", "exported", Mode.DECODE, "PAR-1")
+#: Cells that need no torch: what is refused is refused before any is judged.
+_FEW = ("--arch", "gpt2,llama", "--clause", "SEN-2", "--backend", "exported")
+_COMMIT = ("-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "--allow-empty", "-m")
+
+
+class _Checkouts(NamedTuple):
+    """A checkout of the suite for each machine, at the same commit."""
+
+    here: Path
+    there: Path
+
+
+def _git(checkout: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-C", str(checkout), *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkouts(tmp_path: Path) -> _Checkouts:
+    here, there = tmp_path / "here", tmp_path / "there"
+    copied_suite(here)
+    shutil.copytree(ROOT / "tests", here / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for command in (("init", "--quiet"), ("add", "."), (*_COMMIT, "all")):
+        _git(here, *command)
+    _git(here, "clone", "--quiet", str(here), str(there))
+    return _Checkouts(here, there)
 
 
 @contextlib.contextmanager
-def _server(where: Path, address: str, prefix: Sequence[str] = (), hash_seed: str = "0") -> Iterator[str]:
-    """An execnet server with a directory of its own, as it would be begun on another machine; gives its port."""
-    where.mkdir()
+def _server(address: str, prefix: Sequence[str] = (), **environment: str) -> Iterator[str]:
+    """An execnet server outside of any checkout, started as on another machine; gives its `--host`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+        port = free.getsockname()[1]
     command = [*prefix, sys.executable, "-u", "-m", "execnet.script.socketserver", f"{address}:{port}"]
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-    with subprocess.Popen(command, cwd=where, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command, cwd="/", env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
+    ) as server:
         try:
             assert server.stdout
             assert "Entering Accept loop" in server.stdout.readline()
-            yield port
+            yield f"socket={address}:{port}"
         finally:
             server.kill()
 
@@ -72,41 +98,122 @@ def _namespace() -> Iterator[str]:
         subprocess.run(["ip", "netns", "del", _NAMESPACE], capture_output=True, check=False)
 
 
-def _shared(tmp_path: Path, host: str) -> None:
+def _changed(checkout: Path) -> list[str]:
+    """Files in a checkout that were not cloned, but for what Python and a run write."""
+    listed = subprocess.run(
+        ["git", "-C", str(checkout), "status", "--porcelain", "--untracked-files=all"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return [line for line in listed.splitlines() if "__pycache__" not in line and not line.startswith("?? build/")]
+
+
+def test_a_run_is_shared_between_network_namespaces(tmp_path: Path, checkouts: _Checkouts) -> None:
     record, bundles = tmp_path / "run.json", tmp_path / "failures"
-    ended = suite(
-        *("--arch", "gpt2,llama", "--clause", "PAR-1", "--backend", "exported", "--mode", "decode"),
-        *("--subject", "reference,tests.faults.programs:zeroes_cache", "-n1", "--host", host),
-        *("--record", str(record), "--bundles", str(bundles), "--store", str(tmp_path / "store")),
-    )
+    with _namespace() as address, _server(address, ("ip", "netns", "exec", _NAMESPACE)) as host:
+        ended = suite(
+            *("--arch", "gpt2,llama", "--clause", "PAR-1", "--backend", "exported", "--mode", "decode"),
+            *("--subject", "reference,tests.faults.programs:zeroes_cache"),
+            *("-n1", "--host", f"{host}//chdir={checkouts.there}", "--record", str(record), "--bundles", str(bundles)),
+            cwd=checkouts.here,
+        )
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout + ended.stderr
     run = load_run(record)
-    found = {(cell.architecture, cell.subject): cell for cell in run.cells}
+    cells = {(cell.architecture, cell.subject): cell for cell in run.cells}
     assert run.run.complete
     for name in ("gpt2", "llama"):
-        assert found[name, "reference"].verdict == "pass"
-        failed = found[name, "tests.faults.programs:zeroes_cache"]
+        assert cells[name, "reference"].verdict == "pass"
+        failed = cells[name, "tests.faults.programs:zeroes_cache"]
         assert failed.verdict == "fail"
         assert failed.bundle
         assert Path(failed.bundle).parent == bundles
         assert read_bundle(Path(failed.bundle)).architecture == name
-    # What the other machine judged it judged in a copy of the checkout, where xdist had put it.
-    copies = list((tmp_path / "other").rglob("models_matrix.yaml"))
-    assert [path.parent.name for path in copies] == [ROOT.name]
-    assert not list((tmp_path / "other").rglob("build/ci"))
+    # The other machine judged one of the two in its own checkout, to which nothing was copied.
+    assert len(list((checkouts.there / "build/conformance/failures").iterdir())) == 1
+    assert _changed(checkouts.there) == []
+    assert "rsync" not in ended.stdout + ended.stderr
 
 
-def test_a_run_is_shared_between_network_namespaces(tmp_path: Path) -> None:
-    prefix = ("ip", "netns", "exec", _NAMESPACE)
-    with _namespace() as address, _server(tmp_path / "other", address, prefix) as port:
-        _shared(tmp_path, f"socket={address}:{port}")
+def test_a_run_may_have_workers_by_ssh_alone(
+    tmp_path: Path, checkouts: _Checkouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ssh").write_text('#!/bin/sh\nshift 2  # -C and the host\ncd /\nexec sh -c "$*"\n')
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    record = tmp_path / "run.json"
+    ended = python_module(
+        *("pytest", "-p", "tests.faults.miniature", "tests/faults/miniature_checks.py", "-v", "-n0", *_FEW),
+        *("--host", f"2*ssh=other//python={sys.executable}//chdir={checkouts.there}", "--record", str(record)),
+        cwd=checkouts.here,
+    )
+    assert ended.returncode == pytest.ExitCode.OK, ended.stdout + ended.stderr
+    assert load_run(record).run.complete
+    assert "[host0]" in ended.stdout
+    assert "[host1]" in ended.stdout
+    assert _changed(checkouts.there) == []
 
 
-def test_a_machine_with_another_hash_seed_is_refused(tmp_path: Path) -> None:
-    with _server(tmp_path / "other", "127.0.0.1", hash_seed="7") as port:
-        ended = suite("--arch", "llama", "--clause", "SEN-2", "-n1", "--host", f"socket=127.0.0.1:{port}")
+def _commit(checkout: Path) -> None:
+    _git(checkout, *_COMMIT, "another")
+
+
+def _edit(checkout: Path) -> None:
+    (checkout / "models_matrix.yaml").open("a").write("\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda checkouts: _commit(checkouts.there), r"the commit is \w{12} there, \w{12} here; check out the same"),
+        (lambda checkouts: _edit(checkouts.there), "there there has uncommitted changes; commit or discard them"),
+        (lambda checkouts: _edit(checkouts.here), "this checkout has uncommitted changes; commit them, and check"),
+        (lambda checkouts: shutil.rmtree(checkouts.there / ".git"), "there there is not a git repository"),
+        (lambda checkouts: shutil.rmtree(checkouts.there), r"No such file or directory.*; add //chdir=/path"),
+        (lambda checkouts: shutil.rmtree(checkouts.there / "conformance"), r"No module named.*; add //chdir=/path"),
+    ],
+)
+def test_another_checkout_is_refused(
+    checkouts: _Checkouts, change: Callable[[_Checkouts], object], message: str
+) -> None:
+    change(checkouts)
+    with _server("127.0.0.1") as host:
+        _refused(checkouts, host, message)
+
+
+def test_other_versions_are_refused(checkouts: _Checkouts, tmp_path: Path) -> None:
+    metadata = tmp_path / "older" / "torch-2.0.0.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.0.0\n")
+    with _server("127.0.0.1", PYTHONPATH=str(tmp_path / "older")) as host:
+        message = f": torch is 2.0.0 there, {versions()['torch']} here; versions must match"
+        _refused(checkouts, host, re.escape(message))
+
+
+def test_another_hash_seed_is_refused(checkouts: _Checkouts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    with _server("127.0.0.1", PYTHONHASHSEED="7") as host:
+        _refused(checkouts, host, "PYTHONHASHSEED is 7 there, 0 here")
+        # What execnet sets is set when Python has hashed its strings.
+        _refused(checkouts, host, "PYTHONHASHSEED is 0 there, 0 here; start Python with", "//env:PYTHONHASHSEED=0")
+
+
+def test_a_server_that_has_imported_another_commit_is_refused(checkouts: _Checkouts) -> None:
+    with _server("127.0.0.1") as host:
+        _edit(checkouts.there)
+        _refused(checkouts, host, "uncommitted changes")
+        _git(checkouts.there, "checkout", "--quiet", ".")
+        _refused(checkouts, host, "imported another commit in an earlier run; start it again")
+
+
+def _refused(checkouts: _Checkouts, host: str, message: str, more: str = "") -> None:
+    spec = f"{host}//chdir={checkouts.there}{more}"
+    ended = suite(*_FEW, "-n1", "--host", spec, cwd=checkouts.here)
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR, ended.stdout + ended.stderr
-    assert "PYTHONHASHSEED is 7 there and 0 here" in ended.stderr + ended.stdout
+    lines = [line for line in ended.stderr.splitlines() if line.startswith(f"ERROR: --host {spec}: ")]
+    assert len(lines) == 1, ended.stdout + ended.stderr
+    assert re.search(message, lines[0]), lines[0]
+    assert "Traceback" not in ended.stderr + ended.stdout
 
 
 def test_a_bundle_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -127,51 +234,65 @@ def test_a_bundle_cannot_write_elsewhere(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "failures").exists()
 
 
-class _Gateway:
-    """The other end of a connection, which answers with what it has."""
-
-    def __init__(self, spec: str, found: dict[str, str]) -> None:
-        self.spec = execnet.XSpec(spec)
-        self._found = found
-
-    def remote_exec(self, _: str) -> Self:
-        return self
-
-    def send(self, _: object) -> None: ...
-
-    def receive(self) -> tuple[dict[str, str], str | None]:
-        return self._found, os.environ.get("PYTHONHASHSEED")
-
-    def waitclose(self) -> None: ...
+_FACTS = {
+    "checkout": "/suite",
+    "commit": "0" * 40,
+    "imported": "0" * 40,
+    "versions": {"Python": "3.11", "torch": "2.13.0", "torchao": "0.17.0"},
+    "hash": "1",
+    "settings": {"PYTHONHASHSEED": "0", "PYTEST_ADDOPTS": None},
+}
 
 
-def test_a_machine_with_other_versions_is_refused() -> None:
-    require_alike(_Gateway("socket=host:1", versions()))
-    require_alike(_Gateway("popen", {}))  # this machine has what it has
-    older = {**versions(), "torch": "2.12.0"}
-    del older["torchao"]
-    with pytest.raises(pytest.UsageError) as caught:
-        require_alike(_Gateway("socket=host:1", older))
-    here = versions()
-    told = f"it has torch 2.12.0 and not {here['torch']}, torchao – and not {here['torchao']}, as here"
-    assert str(caught.value) == f"--host socket=host:1: {told}"
+@pytest.mark.parametrize(
+    ("changed", "sentences"),
+    [
+        ({}, []),
+        ({"checkout": "/elsewhere"}, []),
+        (
+            {"versions": {"Python": "3.12", "torch": "2.12.0"}},
+            [
+                "Python is 3.12 there, 3.11 here, torch is 2.12.0 there, 2.13.0 here, torchao is missing there, 0.17.0 "
+                "here; versions must match"
+            ],
+        ),
+        (
+            {"settings": {"PYTHONHASHSEED": "0", "PYTEST_ADDOPTS": "--examples 1"}},
+            ["PYTEST_ADDOPTS is --examples 1 there, unset here; write these options on the command line"],
+        ),
+        (
+            {"hash": "2", "settings": {"PYTHONHASHSEED": None, "PYTEST_ADDOPTS": None}},
+            ["PYTHONHASHSEED is unset there, 0 here; start Python with the same number on both machines"],
+        ),
+        # Of another commit, nothing else is known to mean the same.
+        (
+            {"commit": "1" * 40, "versions": {}, "settings": {}},
+            ["the commit is 111111111111 there, 000000000000 here; check out the same commit"],
+        ),
+    ],
+)
+def test_each_difference_is_one_sentence(changed: Mapping[str, Any], sentences: list[str]) -> None:
+    assert list(differences(_FACTS, {**_FACTS, **changed})) == sentences
 
 
-def test_paths_become_absolute_and_values_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    given = (
-        "suite",
-        "suite/test_a.py::test_b",
-        "--record",
-        "old.json",
-        "-n1",
-        "--resume",
-        "--store=x",
-        "--clause",
-        "PAR",
-    )
-    expected = (
-        *(f"{tmp_path}/suite", f"{tmp_path}/suite/test_a.py::test_b", "--record=old.json", "-n1", "--resume"),
-        *("--store=x", "--clause=PAR"),
-    )
-    assert _for_elsewhere(given, given[:2]) == expected
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("conformance", "--host", "somewhere"), "--host somewhere: write socket=HOST:PORT//chdir=CHECKOUT or ssh="),
+        (("conformance", "--host", "popen"), "--host popen: write socket=HOST:PORT//chdir=CHECKOUT or ssh="),
+        (("conformance", "--host", "2*socket=a:1"), "--host 2*socket=a:1: a socket server runs one worker"),
+        (("conformance", "--host", "socket=a:1", "--checkpoint", "x"), "--host cannot be used with --checkpoint"),
+        ((f"{ROOT}/conformance", "--host", "socket=a:1"), f"{ROOT}/conformance has to be a path relative to the"),
+        (("conformance", "--host", "socket=127.0.0.1:1"), "--host socket=127.0.0.1:1: cannot connect (Connection"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_in_a_sentence(arguments: tuple[str, ...], message: str) -> None:
+    ended = python_module("pytest", *arguments, *_FEW, "-n1")
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR, ended.stdout + ended.stderr
+    assert message in ended.stderr
+
+
+def test_a_shared_run_starts_in_the_checkout(tmp_path: Path) -> None:
+    ended = python_module("pytest", str(ROOT / "conformance"), *_FEW, "-n1", "--host", "socket=a:1", cwd=tmp_path)
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR, ended.stdout + ended.stderr
+    assert f"--host: start the run in the checkout, {ROOT}" in ended.stderr

@@ -114,7 +114,7 @@ def test_a_killed_worker_costs_no_verdict(tmp_path: Path) -> None:
     cells = load_run(record).cells
     assert {cell.verdict for cell in cells} == {Verdict.PASS, Verdict.NOT_RUN}, told
     lost = [cell for cell in cells if cell.verdict is Verdict.NOT_RUN]
-    assert "its xdist worker was killed; --resume judges the cell again" in {cell.message for cell in lost}
+    assert "the xdist worker was killed; --resume judges this cell again" in {cell.message for cell in lost}
     assert "8 cells: " in told
     _goes_on(record, "-n2", 8 - len(lost))
 
