@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import time
@@ -168,9 +169,9 @@ class ConformancePlugin:
         cell: Cell = request.param
         return cell
 
-    @pytest.fixture(scope="session")
-    def builder(self) -> Any:
-        """Models and programs, built once."""
+    @functools.cached_property
+    def _builder(self) -> Any:
+        """Models and programs, built once in the process that judges."""
         import torch
 
         from conformance.pipeline import stages
@@ -187,14 +188,14 @@ class ConformancePlugin:
         return Builder(subjects, store=store)
 
     @pytest.fixture
-    def case(self, request: pytest.FixtureRequest, cell: Cell, builder: Any) -> Any:
+    def case(self, request: pytest.FixtureRequest, cell: Cell) -> Any:
         """The case that a check is called with."""
         from conformance.checks.case import Case, require_undecodable
 
         row = self.options.matrix.architectures.get(cell.architecture)
         case = Case(
             cell,
-            builder,
+            self._builder,
             self.options.examples,
             derandomize=self.options.seed is None,
             caches=row.caches if row else None,

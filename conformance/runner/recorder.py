@@ -121,7 +121,7 @@ class Recorder:
             if self.config.option.tbstyle == "auto":
                 # The summary has each failure once, by cause; pytest would print each cell again, twice.
                 self.config.option.tbstyle = "no"
-                reporter.reportchars = ""
+                reporter.reportchars = "w" if reporter.hasopt("w") else ""  # warnings are summed up all the same
 
             def write_line(line: str) -> None:
                 reporter.write_line(line)
