@@ -1,4 +1,4 @@
-"""`python -m conformance doctor`: what is installed, what goes with what, and what is wrong."""
+"""`python -m conformance doctor`: what is installed, which versions need which, and what is wrong."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from conformance.core.versions import (
     untested,
 )
 from conformance.pipeline.backends import BACKENDS
+from conformance.process.fork import ending
 from conformance.records.environment import environment, versions
 
 CONSTRAINTS = ROOT / "constraints.txt"
 #: Loading takes 5 s, and several times that on a cold disk.
 _LOAD_LIMIT_S = 180
-#: What shows that native code fits the torch beside it: the runtime's library loads, and has kernels to offer.
+#: Shows that native code fits the installed torch: the runtime's library loads, and has kernels.
 _LOAD = "from executorch.runtime import Runtime; print(len(Runtime.get().operator_registry.operator_names))"
-#: What tox.ini sets, and why a run without it may come to other programs or take longer.
+#: What tox.ini sets, and the effect on a run without it.
 _SETTINGS = {
-    "PYTHONHASHSEED": "models of several kinds of layers may export as other programs in each process",
-    "OMP_NUM_THREADS": "workers take each other's cores",
+    "PYTHONHASHSEED": "models with several kinds of layers may export as a different program in each process",
+    "OMP_NUM_THREADS": "workers compete for cores",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was found. `problems` make runs impossible or worthless; `notes` only have to be known."""
+    """The state of an environment. `problems` make runs impossible or worthless; `notes` do not."""
 
     installed: Mapping[str, str]
     pinned: Mapping[str, str]
@@ -50,11 +51,11 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at this environment. The runtime is loaded in a process of its own, which may die of it."""
+    """Examine this environment. The runtime is loaded in a child process, which may crash."""
     installed = versions()
     problems = incompatible()
-    if "executorch" in installed and (told := _cannot_load()):
-        problems.append(told)
+    if "executorch" in installed and (problem := _load_problem()):
+        problems.append(problem)
     return Diagnosis(
         installed,
         pinned(CONSTRAINTS.read_text(encoding="utf-8")),
@@ -65,7 +66,7 @@ def diagnose() -> Diagnosis:
 
 
 def page(diagnosis: Diagnosis) -> RenderableType:
-    """The diagnosis for a terminal, what is wrong at the end."""
+    """The diagnosis for a terminal, problems at the end."""
     here = environment()
     return Group(
         f"Python {here.python}, {here.platform}\n",
@@ -75,20 +76,20 @@ def page(diagnosis: Diagnosis) -> RenderableType:
         f"The reference needs transformers{TRANSFORMERS_FOR_REFERENCE}.\n",
         _backends(diagnosis.backends),
         "",
-        *(f"note: {each}" for each in diagnosis.notes),
-        *([f"wrong: {each}" for each in diagnosis.problems] or ["nothing is wrong"]),
+        *(f"note: {note}" for note in diagnosis.notes),
+        *([f"problem: {problem}" for problem in diagnosis.problems] or ["no problems found"]),
     )
 
 
 def show(diagnosis: Diagnosis) -> None:
-    """Print it, as wide as the terminal is."""
+    """Print the diagnosis, as wide as the terminal."""
     Console(highlight=False, markup=False).print(page(diagnosis), soft_wrap=True)
 
 
 def pinned(constraints: str) -> dict[str, str]:
     """The versions that a constraints file pins, by the package's name in lower case."""
-    found = re.findall(r"^([\w.-]+)==(\S+)$", constraints, re.MULTILINE)
-    return {name.lower().replace("_", "-"): version for name, version in found}
+    pins = re.findall(r"^([\w.-]+)==(\S+)$", constraints, re.MULTILINE)
+    return {name.lower().replace("_", "-"): version for name, version in pins}
 
 
 def _packages(diagnosis: Diagnosis) -> Table:
@@ -99,22 +100,21 @@ def _packages(diagnosis: Diagnosis) -> Table:
 
 
 def _pairs(installed: Mapping[str, str]) -> Table:
-    table = Table("ExecuTorch", "goes with torch", "", box=None, pad_edge=False)
-    found = installed.get("executorch", "")
+    table = Table("ExecuTorch", "needs torch", "", box=None, pad_edge=False)
+    executorch = installed.get("executorch", "")
     for release, torch in TORCH_FOR_EXECUTORCH.items():
-        table.add_row(release, torch, "installed" if f"{found}.".startswith(f"{release}.") else "")
+        table.add_row(release, torch, "installed" if f"{executorch}.".startswith(f"{release}.") else "")
     return table
 
 
 def _backends(obstacles: Mapping[str, str]) -> Table:
     table = Table("backend", "here", box=None, pad_edge=False)
     for name, obstacle in obstacles.items():
-        usual = "lowers and runs" if BACKENDS[name].runs else "lowers, and does not run"
-        table.add_row(name, obstacle or usual)
+        table.add_row(name, obstacle or ("lowers and runs" if BACKENDS[name].runs else "lowers only"))
     return table
 
 
-def _cannot_load() -> str:
+def _load_problem() -> str:
     """Why ExecuTorch's runtime does not load; empty if it does."""
     try:
         ended = subprocess.run(
@@ -129,12 +129,11 @@ def _cannot_load() -> str:
         return f"ExecuTorch's runtime did not load within {_LOAD_LIMIT_S} s"
     if ended.returncode == 0 and ended.stdout.strip().isdigit():
         return ""
-    said = [line for line in ended.stderr.splitlines() if line.strip()]
-    how = f"signal {-ended.returncode}" if ended.returncode < 0 else f"exit code {ended.returncode}"
-    return f"ExecuTorch's runtime does not load ({how}): {said[-1] if said else 'it said nothing'}"
+    lines = [line for line in ended.stderr.splitlines() if line.strip()]
+    return f"ExecuTorch's runtime does not load ({ending(ended.returncode)}): {lines[-1] if lines else 'no output'}"
 
 
 def _unset(environ: Mapping[str, str]) -> Iterator[str]:
     for name, effect in _SETTINGS.items():
         if name not in environ:
-            yield f"{name} is not set, as tox sets it: {effect}"
+            yield f"{name} is not set, and tox sets it: without it, {effect}"
