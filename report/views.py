@@ -12,7 +12,7 @@ from itertools import islice
 from conformance.core.cells import EAGER, EXPORTED
 from conformance.core.contract import CLAUSES
 from conformance.core.verdicts import ACCEPTABLE, Verdict
-from conformance.matrix.schema import Matrix, Row
+from conformance.matrix.schema import Expectation, Matrix, Row
 from conformance.records.run import CellRecord, RunRecord
 from report.causes import Cause, causes
 from report.grouping import unrun
@@ -151,6 +151,7 @@ class Architecture:
     name: str
     cells: tuple[CellRecord, ...]
     row: Row | None
+    undecodable: Expectation | None
     columns: Columns
     states: tuple[VariantState, ...]
 
@@ -196,7 +197,8 @@ def architectures(history: History, matrix: Matrix) -> tuple[Architecture, ...]:
             VariantState(variant, variant_status(columns, variant), history.since(name, variant), variant in columns)
             for variant in (*shown, *others)
         )
-        return Architecture(name, cells, matrix.architectures.get(name), columns, states)
+        undecodable = matrix.undecodable(name, history.head.environment.packages)
+        return Architecture(name, cells, matrix.architectures.get(name), undecodable, columns, states)
 
     return tuple(architecture(*each) for each in sorted(by_architecture(history.head.cells).items()))
 

@@ -184,5 +184,5 @@ def test_shards_leave_out_together() -> None:
     assert merged.run.since
     assert merged.run.since.run == "base"
     assert sorted(merged.run.since.left_out) == sorted(each.id for each in _plan())
-    with pytest.raises(ReportError, match="since different runs: base, other"):
+    with pytest.raises(ReportError, match="--since of different runs: base, other"):
         merge([Named("a", parts[0]), Named("b", _partial("PAR-10", left_out="llama", since="other"))])
