@@ -53,7 +53,7 @@ def _shares(version: Version, architectures: tuple[str, ...], backends: list[str
         "## Share of operators delegated",
         "",
         f"By the baselines of ExecuTorch {version}, subject `{_SUBJECT}`: mode decode / dynamic. “–” is a program that "
-        "nobody has listed yet, or that is not made; then `models_matrix.yaml` says why.",
+        "is not listed yet, or that cannot be made; `known_failures/` says why.",
         "",
         f"| architecture | {' | '.join(f'`{name}`' for name in backends)} |",
         f"| --- |{' --- |' * len(backends)}",

@@ -10,6 +10,8 @@ import pytest
 
 from conformance.core.files import atomic_write, replace_folder
 
+pytestmark = pytest.mark.unit
+
 
 def test_a_file_is_replaced_and_its_folder_made(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"

@@ -389,7 +389,7 @@ def _judged(matrix: Matrix, ends: Iterable[tuple[Stage, str] | None]) -> list[Ce
 
 
 @given(ends=_outcomes(), share=st.sampled_from([1, 2]))
-@settings(derandomize=True, deadline=None, max_examples=50)
+@settings(derandomize=True, deadline=None, max_examples=25)
 def test_updated_matrix_covers_exactly_what_fails(ends: list[tuple[Stage, str] | None], share: int) -> None:
     _check(_SHARED, ends[: len(ends) // share])  # a run may have been of a part of the cells
 

@@ -17,6 +17,8 @@ from conformance.core.paths import ROOT
 from conformance.process.fork import collect, ending
 from tests.support.processes import is_gone
 
+pytestmark = pytest.mark.unit
+
 
 def _collect(tmp_path: Path, work: Callable[[], Iterator[object]], seconds: int = 60) -> tuple[list[object], int, str]:
     """What came back, the exit code, and what was printed."""

@@ -13,6 +13,8 @@ from report.markdown import code, link, prose
 from tests.report.samples import HOSTILE
 from tests.support.markdown import shape, text
 
+pytestmark = pytest.mark.unit
+
 _PLACES = ("before {} after", "| a | b |\n| --- | --- |\n| c | {} |", "| a |\n| --- |\n| {} |")
 _MARKUP = (
     *HOSTILE,
