@@ -1,6 +1,6 @@
 """What a verdict depends on, each part as a hash of its sources or as a version. Nothing here imports what it reads.
 
-Two runs with the same fingerprints of a cell's parts should come to the same verdict on it.
+Two runs with the same fingerprints of a cell's parts should give the cell the same verdict.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def fingerprints(matrix: Matrix, architectures: Iterable[str], subjects: Iterabl
         subjects: Their names, known or `package.module:callable`.
     """
     found = {"python": platform.python_version(), "the suite": _suite(), "transformers' shared modules": _shared()}
-    # Transformers itself is told by its sources, of which a checkout has others under the same version.
+    # Hash Transformers' sources, not its version: checkouts share versions.
     found |= {f"package {name}": version for name, version in versions().items() if name != "transformers"}
     for name in architectures:
         found[f"modeling code of {name}"] = _modeling(name)

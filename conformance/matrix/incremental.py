@@ -1,4 +1,4 @@
-"""What of a plan could come to another verdict than in an earlier run, and why."""
+"""Incremental runs: the cells whose verdict may differ from an earlier run's, and why."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _SHOWN = 8
 
 
 class NotComparableError(ValueError):
-    """There is no run there, or one that does not say what its verdicts depended on."""
+    """The earlier run cannot be read, or has no fingerprints."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A plan, parted in two.
+class IncrementalPlan:
+    """What to run again.
 
     Args:
         run: The id of the earlier run.
-        reasons: By the id of a cell that is to be judged, why.
-        left_out: The cells that are not.
+        reasons: By the id of a cell that is judged again, why.
+        reused: The cells that are not.
     """
 
     run: str
     reasons: Mapping[str, str]
-    left_out: tuple[Cell, ...]
+    reused: tuple[Cell, ...]
 
 
 def earlier_run(path: Path) -> RunRecord:
     """The run recorded at `path`.
 
     Raises:
-        NotComparableError: There is none, or it is of a suite that noted no fingerprints.
+        NotComparableError: The file is not a run record, or has no fingerprints.
     """
     try:
         run = load_run(path)
@@ -49,49 +49,50 @@ def earlier_run(path: Path) -> RunRecord:
     except OSError as error:
         raise NotComparableError(f"{path}: {error.strerror or error}") from error
     if not run.run.fingerprints:
-        raise NotComparableError(f"{path} does not say what its verdicts depended on: it is of an older suite")
+        raise NotComparableError(f"{path} has no fingerprints: an older version of the suite wrote it")
     return run
 
 
-def choose(run: RunRecord, plan: Iterable[Cell], found: Mapping[str, str], otherwise: str = "") -> Choice:
+def plan_incremental(
+    run: RunRecord, plan: Iterable[Cell], fingerprints: Mapping[str, str], other_scripts: str = ""
+) -> IncrementalPlan:
     """Which cells of `plan` to judge again.
 
     Args:
         run: The earlier run.
-        plan: All cells that were asked for.
-        found: The fingerprints of today.
-        otherwise: How the scripts that are tried now differ from those of the earlier run; empty if they do not.
+        plan: All cells that were selected.
+        fingerprints: Those of this run.
+        other_scripts: How the decode scripts differ from those of the earlier run; empty if they do not.
     """
     before = run.run.fingerprints or {}
     known = {cell.id: cell for cell in run.cells}
     reasons: dict[str, str] = {}
-    left_out = []
+    reused = []
     for cell in plan:
-        changed = [name for name in parts(cell, found) if before.get(name) != found[name]]
+        changed = [name for name in parts(cell, fingerprints) if before.get(name) != fingerprints[name]]
         if cell.id not in known:
             reasons[cell.id] = "not judged in that run"
         elif known[cell.id].verdict not in ACCEPTABLE:
             reasons[cell.id] = f"{known[cell.id].verdict} in that run"
-        elif otherwise:
-            reasons[cell.id] = f"other scripts: {otherwise}"
+        elif other_scripts:
+            reasons[cell.id] = f"other scripts: {other_scripts}"
         elif changed:
             reasons[cell.id] = f"changed: {', '.join(changed)}"
         else:
-            left_out.append(cell)
-    return Choice(run.run.id, reasons, tuple(left_out))
+            reused.append(cell)
+    return IncrementalPlan(run.run.id, reasons, tuple(reused))
 
 
-def explained(choice: Choice) -> Sequence[str]:
-    """The choice in lines: why what is judged is judged, the most frequent reason first, and what is left out."""
-    reasons = Counter(choice.reasons.values()).most_common()
-    lines = [f"{plural(count, 'cell')} judged again since run {choice.run}: {reason}" for reason, count in reasons]
-    return [*lines, left_out(choice)] if choice.left_out else lines
+def plan_lines(plan: IncrementalPlan) -> Sequence[str]:
+    """Why cells are judged again, the most frequent reason first, and which are not."""
+    reasons = Counter(plan.reasons.values()).most_common()
+    lines = [f"{plural(count, 'cell')} judged again since run {plan.run}: {reason}" for reason, count in reasons]
+    return [*lines, reused_line(plan)] if plan.reused else lines
 
 
-def left_out(choice: Choice) -> str:
-    """What was not judged, and why, in one line."""
-    names = list(dict.fromkeys(cell.architecture for cell in choice.left_out))
-    cells = plural(len(choice.left_out), "cell")
-    return (
-        f"{cells} left out: as in run {choice.run}, nothing that they depend on has changed: {first_few(names, _SHOWN)}"
-    )
+def reused_line(plan: IncrementalPlan) -> str:
+    """Which cells are not judged again, in one line."""
+    names = list(dict.fromkeys(cell.architecture for cell in plan.reused))
+    cells = plural(len(plan.reused), "cell")
+    unchanged = f"nothing that they depend on has changed since run {plan.run}"
+    return f"{cells} not run again: {unchanged}: {first_few(names, _SHOWN)}"

@@ -36,7 +36,7 @@ def read_shard(text: str) -> Shard:
     """
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError(f"{text!r} is no shard: write such as 3/8, the third of eight")
+        raise ValueError(f"{text!r} is not a valid shard; write 3/8 for the third of eight")
     return Shard(int(found[1]), int(found[2]))
 
 
@@ -75,12 +75,12 @@ def durations(path: Path = DURATIONS) -> dict[str, float]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path.name} is no JSON: {error}") from error
+        raise ValueError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path.name}: not an object of seconds by architecture")
     for name, value in found.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise ValueError(f"{path.name}: {name}: {value!r} is no number of seconds")
+            raise ValueError(f"{path.name}: {name}: {value!r} is not a number of seconds")
     return {name: float(value) for name, value in found.items()}
 
 

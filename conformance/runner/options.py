@@ -49,8 +49,8 @@ DEFAULT_STORE_LIMIT_MIB = 2048
 
 #: Positions in the cache of a checkpoint that is judged, in tokens. Each costs a step of eager decoding for each text.
 DEFAULT_CACHE_LENGTH = 64
-#: About fixtures, or about the subject whatever the model: nobody's own checkpoint can change what they come to. LOW-8
-#: is about ExecuTorch, and lowers a second time.
+#: Independent of the model, so skipped for checkpoints: they are about fixtures or the exporter. LOW-8 is about
+#: ExecuTorch, and lowers a second time.
 NOT_OF_CHECKPOINTS = ("SEN-2", "EXP-4", "EXP-6", "EXP-9", "LOW-8")
 
 
@@ -68,7 +68,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--subject",
         metavar="NAMES",
         default="reference",
-        help=f"what to put under test: {', '.join(KNOWN)} or package.module:callable (default: reference)",
+        help=f"exporters to test: {', '.join(KNOWN)} or package.module:callable (default: reference)",
     )
     group.addoption(
         "--backend",
@@ -131,7 +131,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--in-process",
         action="store_true",
-        help="judge in pytest's own process, without limits and unprotected from crashes: for debuggers",
+        help="run in the pytest process (no isolation or limits); for debugging",
     )
     group.addoption("--record", default=DEFAULT_RECORD, metavar="PATH", help=f"default: {DEFAULT_RECORD}")
     group.addoption(
@@ -142,7 +142,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--since",
         metavar="RUN.json",
-        help="judge only what could come to another verdict than in that run, and say what is left out and why",
+        help="rerun only cells whose verdict may have changed since that run",
     )
     group.addoption(
         "--store",
@@ -154,7 +154,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--bundles",
         default=DEFAULT_BUNDLES,
         metavar="PATH",
-        help=f"where each failing cell gets a folder with all there is to know of it (default: {DEFAULT_BUNDLES})",
+        help=f"where failure bundles are written (default: {DEFAULT_BUNDLES})",
     )
     group.addoption(
         "--store-limit",

@@ -18,7 +18,14 @@ from conformance.core.text import first_few
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.failures.transport import unpack
 from conformance.matrix.fingerprints import fingerprints
-from conformance.matrix.incremental import Choice, NotComparableError, choose, earlier_run, explained, left_out
+from conformance.matrix.incremental import (
+    IncrementalPlan,
+    NotComparableError,
+    earlier_run,
+    plan_incremental,
+    plan_lines,
+    reused_line,
+)
 from conformance.records import environment
 from conformance.records.resume import NotResumableError, RecordTakenError, claim, judged_so_far
 from conformance.records.run import (
@@ -60,14 +67,14 @@ class Recorder:
         self.collected: dict[str, Cell] = {}
         self.fingerprints = self._fingerprints()
         #: The cells that `--since` leaves out.
-        self.choice = self._choice()
+        self.incremental = self._incremental()
         earlier = self._earlier()
         self.started = earlier.run.started if earlier else _now()
         self.run_id = earlier.run.id if earlier else uuid.uuid4().hex[:12]
         self.records: dict[str, CellRecord] = {cell.id: cell for cell in earlier.cells} if earlier else {}
         self.done = frozenset(self.records)
-        left_out = {cell.id for cell in self.choice.left_out} if self.choice else set()
-        self.already_done = self.done | left_out
+        reused = {cell.id for cell in self.incremental.reused} if self.incremental else set()
+        self.already_done = self.done | reused
         self.writer: RunWriter | None = None
         self.progress: Progress | None = None
         self._session: pytest.Session | None = None
@@ -85,7 +92,7 @@ class Recorder:
         done = f"{len(self.done)} of {len(self.plan)} cells done"
         return [
             *([f"conformance: resuming the run of {self.started}: {done}"] if self.done else []),
-            *(f"conformance: {line}" for line in (explained(self.choice) if self.choice else [])),
+            *(f"conformance: {line}" for line in (plan_lines(self.incremental) if self.incremental else [])),
             f"conformance: {', '.join(selection.subjects)}; {versions}",
             f"conformance: {len(self.plan)} cells of {first_few(selection.architectures, _SHOWN)}; "
             f"{self.options.examples} generated scripts per parity check ({seed}); record {self.options.record}",
@@ -172,8 +179,8 @@ class Recorder:
         """The grid, the failures by cause, the counts, and the path of the record."""
         if self.writer is None:
             return
-        if self.choice and self.choice.left_out:
-            terminalreporter.write_line(left_out(self.choice))
+        if self.incremental and self.incremental.reused:
+            terminalreporter.write_line(reused_line(self.incremental))
         # Errors in collecting the checks, such as a failing import, once each: most modules have the same.
         for cause, reports in _by_cause(terminalreporter.getreports("error")).items():
             terminalreporter.write_sep("_", f"checks that cannot be imported: {len(reports)}, by {cause}", red=True)
@@ -214,14 +221,14 @@ class Recorder:
         selection = self.options.selection
         return fingerprints(self.options.matrix, selection.architectures, selection.subjects)
 
-    def _choice(self) -> Choice | None:
+    def _incremental(self) -> IncrementalPlan | None:
         if self.options.since is None:
             return None
         try:
             run = earlier_run(self.options.since)
         except NotComparableError as error:
             raise pytest.UsageError(f"--since: {error}") from error
-        return choose(run, self.options.cells, self.fingerprints, other_scripts(run.run, self.options))
+        return plan_incremental(run, self.options.cells, self.fingerprints, other_scripts(run.run, self.options))
 
     def _earlier(self) -> RunRecord | None:
         if not self.options.resume:
@@ -250,7 +257,9 @@ class Recorder:
             seed=self.options.seed,
             commit=self.commit,
             fingerprints=self.fingerprints,
-            since=Since(self.choice.run, tuple(cell.id for cell in self.choice.left_out)) if self.choice else None,
+            since=Since(self.incremental.run, tuple(cell.id for cell in self.incremental.reused))
+            if self.incremental
+            else None,
         )
 
 

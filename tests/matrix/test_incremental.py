@@ -12,7 +12,7 @@ from conformance.core.cells import Cell
 from conformance.core.contract import Mode
 from conformance.core.verdicts import Verdict
 from conformance.matrix import fingerprints as prints
-from conformance.matrix.incremental import NotComparableError, choose, earlier_run, explained
+from conformance.matrix.incremental import NotComparableError, earlier_run, plan_incremental, plan_lines
 from conformance.matrix.schema import load_matrix
 from conformance.records.run import RunRecord, RunWriter, Since
 from report.errors import ReportError
@@ -116,10 +116,10 @@ def _earlier(verdict: Verdict = Verdict.PASS, changed: str | None = None) -> Run
 
 
 def test_nothing_changed_leaves_all_out() -> None:
-    choice = choose(_earlier(), _plan(), _FOUND)
+    choice = plan_incremental(_earlier(), _plan(), _FOUND)
     assert not choice.reasons
-    assert explained(choice) == [
-        "2 cells left out: as in run base, nothing that they depend on has changed: llama, gpt2"
+    assert plan_lines(choice) == [
+        "2 cells not run again: nothing that they depend on has changed since run base: llama, gpt2"
     ]
 
 
@@ -133,9 +133,9 @@ def test_nothing_changed_leaves_all_out() -> None:
     ],
 )
 def test_one_reason_concerns_one_architecture(earlier: RunRecord, reason: str) -> None:
-    choice = choose(earlier, _plan(), _FOUND)
+    choice = plan_incremental(earlier, _plan(), _FOUND)
     assert dict(choice.reasons) == {_plan()[0].id: reason}
-    assert [each.architecture for each in choice.left_out] == ["gpt2"]
+    assert [each.architecture for each in choice.reused] == ["gpt2"]
 
 
 @pytest.mark.parametrize(
@@ -147,9 +147,9 @@ def test_one_reason_concerns_one_architecture(earlier: RunRecord, reason: str) -
     ],
 )
 def test_what_concerns_all_leaves_nothing_out(earlier: RunRecord, otherwise: str, reason: str) -> None:
-    choice = choose(earlier, _plan(), _FOUND, otherwise)
+    choice = plan_incremental(earlier, _plan(), _FOUND, otherwise)
     assert set(choice.reasons.values()) == {reason}
-    assert not choice.left_out
+    assert not choice.reused
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_what_concerns_all_leaves_nothing_out(earlier: RunRecord, otherwise: str
     [
         (lambda path: None, "No such file"),
         (lambda path: path.write_text("{}"), "is not a run record"),
-        (lambda path: _write(path, run(cell())), "does not say what its verdicts depended on"),
+        (lambda path: _write(path, run(cell())), "has no fingerprints"),
     ],
 )
 def test_what_cannot_be_gone_by_is_told(tmp_path: Path, write: Callable[[Path], object], told: str) -> None:

@@ -47,7 +47,7 @@ def _junit(path: Path) -> dict[str, tuple[str, str | None]]:
         (["--subject", "referense"], "no subject 'referense'; did you mean 'reference'?"),
         (["--subject", "tests.faults.programs:off_by_on"], "no callable 'off_by_on'; did you mean 'off_by_one'?"),
         (["--hypothesis-seed", "any"], "--hypothesis-seed: 'any' is not a whole number"),
-        (["--shard", "3/2"], "'3/2' is no shard: write such as 3/8, the third of eight"),
+        (["--shard", "3/2"], "'3/2' is not a valid shard; write 3/8 for the third of eight"),
         (["--arch", "llama", "--shard", "1/2"], "--shard 1/2: more shards than architectures, of which there are 1"),
         (["--examples", "none"], "'none' is not a whole number above 0"),
     ],
