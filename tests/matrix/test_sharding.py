@@ -42,7 +42,7 @@ def test_an_untimed_one_counts_as_the_median() -> None:
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "1/0", "a/b", "-1/2", "1/2/3", "", "²/3"])
 def test_what_is_no_shard_is_told(text: str) -> None:
-    with pytest.raises(ValueError, match="write such as 3/8, the third of eight"):
+    with pytest.raises(ValueError, match="write 3/8 for the third of eight"):
         read_shard(text)
 
 
@@ -55,10 +55,10 @@ def test_more_shards_than_architectures_are_refused() -> None:
     ("text", "told"),
     [
         ("[1]", "not an object of seconds by architecture"),
-        ('{"llama": "long"}', "llama: 'long' is no number of seconds"),
-        ('{"llama": -1}', "llama: -1 is no number of seconds"),
-        ('{"llama": NaN}', "llama: nan is no number of seconds"),
-        ('{"llama"', "is no JSON"),
+        ('{"llama": "long"}', "llama: 'long' is not a number of seconds"),
+        ('{"llama": -1}', "llama: -1 is not a number of seconds"),
+        ('{"llama": NaN}', "llama: nan is not a number of seconds"),
+        ('{"llama"', "is not JSON"),
     ],
 )
 def test_bad_durations_are_told(tmp_path: Path, text: str, told: str) -> None:
