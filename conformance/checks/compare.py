@@ -19,13 +19,13 @@ from conformance.pipeline.backends.base import Precision
 _EQUAL_DB = 300.0
 
 
-def follow_all(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: DecodeScript) -> None:
+def run_scripts(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: DecodeScript) -> None:
     """Judge the pinned scripts and those of `strategy` against the oracle.
 
     A script that only begins as one that was followed to its end would come to the same logits again, which is PAR-9's
     to say; of those that go token by token through the same text, the longest is enough.
     """
-    case.try_scripts(strategy, once(lambda script: follow(case, script)), pinned)
+    case.try_scripts(strategy, once(lambda script: run_script(case, script)), pinned)
 
 
 def once(judge: Callable[[DecodeScript], object]) -> Callable[[DecodeScript], None]:
@@ -40,7 +40,7 @@ def once(judge: Callable[[DecodeScript], object]) -> Callable[[DecodeScript], No
     return judge_unless_judged
 
 
-def follow(case: Case, script: DecodeScript, session: Session | None = None) -> Decoding:
+def run_script(case: Case, script: DecodeScript, session: Session | None = None) -> Decoding:
     """One script on a new session, or on the one given, each call compared with the oracle; it may go on from there."""
     __tracebackhide__ = True
     decoding = Decoding(case, session)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conformance.checks.case import Case, clause
-from conformance.checks.compare import assert_close, follow_all
+from conformance.checks.compare import assert_close, run_scripts
 from conformance.core.verdicts import NotApplicableError, Stage
 from conformance.decoding.scripts import DecodeScript, in_chunks, joined, text, token_by_token
 from conformance.reference.transformers_api import sliding_windows
@@ -17,7 +17,7 @@ _SCAN_TOLERANCE = 5e-4
 def test_token_by_token(case: Case) -> None:
     """From position 0 on, one token a call."""
     full = text(0, case.space.length, case.space.vocab)
-    follow_all(case, case.space.singles(), token_by_token(full[:1]), token_by_token(full))
+    run_scripts(case, case.space.singles(), token_by_token(full[:1]), token_by_token(full))
 
 
 @clause("PAR-2")
@@ -26,7 +26,7 @@ def test_chunks(case: Case) -> None:
     length = case.space.length
     full = text(0, length, case.space.vocab)
     pinned = [in_chunks(full, lengths) for lengths in ((length,), (1, length - 1), (length - 1, 1), (2, 3, 5))]
-    follow_all(case, case.space.prefills(), token_by_token(full[:1]), *pinned)
+    run_scripts(case, case.space.prefills(), token_by_token(full[:1]), *pinned)
 
 
 @clause("PAR-3")
@@ -37,14 +37,14 @@ def test_rewinds(case: Case) -> None:
         raise NotApplicableError(f"{recurrent} sums up the past, which cannot be rewound but to 0")
     first, second = (text(seed, case.space.length, case.space.vocab) for seed in (0, 1))
     pinned = joined(token_by_token(first[:12]), token_by_token(second[:3], start=1))
-    follow_all(case, case.space.rewinds(), pinned)
+    run_scripts(case, case.space.rewinds(), pinned)
 
 
 @clause("PAR-4")
 def test_restarts(case: Case) -> None:
     """Again from position 0, with other tokens."""
     first, second = (text(seed, case.space.length, case.space.vocab) for seed in (0, 1))
-    follow_all(case, case.space.restarts(), joined(token_by_token(first[:4]), token_by_token(second[:4])))
+    run_scripts(case, case.space.restarts(), joined(token_by_token(first[:4]), token_by_token(second[:4])))
 
 
 @clause("PAR-5")
@@ -59,7 +59,7 @@ def test_past_the_window(case: Case) -> None:
     full = text(0, length, case.space.vocab)
     firsts = (window - 1, window, window + 1) if case.space.chunk > 1 else ()
     pinned = [in_chunks(full[: 2 * window + 1], (first,)) for first in firsts if first]  # a window of 1 has none before
-    follow_all(case, case.space.prefills(least=window + 1), token_by_token(full[: 2 * window + 1]), *pinned)
+    run_scripts(case, case.space.prefills(least=window + 1), token_by_token(full[: 2 * window + 1]), *pinned)
 
 
 @clause("PAR-6")
@@ -69,7 +69,7 @@ def test_last_slot(case: Case) -> None:
     full = text(0, length, case.space.vocab)
     chunks = ((length,), (length - 1,)) if case.space.chunk > 1 else ()
     pinned = [in_chunks(full, lengths) for lengths in chunks]
-    follow_all(case, case.space.prefills(least=length), token_by_token(full), *pinned)
+    run_scripts(case, case.space.prefills(least=length), token_by_token(full), *pinned)
 
 
 @clause("PAR-8")

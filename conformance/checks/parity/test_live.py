@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from conformance.checks.case import Case, clause
-from conformance.checks.compare import Decoding, follow
+from conformance.checks.compare import Decoding, run_script
 from conformance.decoding.scripts import Call, DecodeScript, text
 
 #: What is done in one session. Enough to fill the cache, go back, and start again.
@@ -19,7 +19,7 @@ _TEXTS = st.integers(0, 2)
 def test_any_calls(case: Case) -> None:
     """Prefills, continuations, rewinds, restarts and repeats, until one of them differs."""
     if case.only is not None:
-        follow(case, case.only)
+        run_script(case, case.only)
         return
 
     class Session(LiveSession):

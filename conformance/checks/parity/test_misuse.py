@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from conformance.checks.case import Case, clause, tensors
-from conformance.checks.compare import Decoding, assert_matches, follow
+from conformance.checks.compare import Decoding, assert_matches, run_script
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, Stage, StageError
 from conformance.decoding.scripts import Call, DecodeScript, text, token_by_token
@@ -43,7 +43,7 @@ def test_misuse(case: Case) -> None:
     session, accepted = case.new_session(), []
     misuses = _misuses(case, tokens)
     for misuse in misuses:
-        decoding = follow(case, token_by_token(tokens[:_BEFORE]), session)
+        decoding = run_script(case, token_by_token(tokens[:_BEFORE]), session)
         if not _refused(decoding, misuse):
             accepted.append(misuse.name)
         following = token_by_token(tokens[:_AFTER]) if recurrent else token_by_token(tokens[_BEFORE:][:_AFTER], _BEFORE)
