@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     search.add_argument("--mode", default="decode,dynamic", metavar="NAMES", help="default: decode,dynamic")
     search.add_argument("--seed", type=int, metavar="N", help="try the variations of another search; default: new ones")
     search.set_defaults(do=_explore)
-    pin = commands.add_parser("pin", help="judge finds of explore again, and add them to fixtures/variations")
-    pin.add_argument("finds", nargs="+", type=Path, metavar="FIND.json")
+    pin = commands.add_parser("pin", help="judge findings of explore again, and add them to fixtures/variations")
+    pin.add_argument("findings", nargs="+", type=Path, metavar="FINDING.json")
     _trust(pin)
     pin.set_defaults(do=_pin)
     again = commands.add_parser("replay", help="judge a failure bundle's cell again: FIXED, STILL FAILING, CANNOT RUN")
@@ -261,9 +261,9 @@ def _explore(arguments: argparse.Namespace) -> int:
     found = 0
     for result in explore(architectures, question, subject, arguments.minutes * 60):
         print(result, flush=True)
-        found += len(result.found)
+        found += len(result.findings)
     if found:
-        print(f"{found} found: read them, then keep them with  python -m conformance pin FIND.json")
+        print(f"{found} found: read them, then keep them with  python -m conformance pin FINDING.json")
     return 1 if found else 0
 
 
@@ -272,36 +272,37 @@ def _pin(arguments: argparse.Namespace) -> None:
     from conformance.core.contract import CHECKED
     from conformance.core.exporter_names import is_own
     from conformance.core.suggest import unknown
-    from conformance.explore.findings import pinned, read_find, read_pins, write_pins
+    from conformance.explore.findings import pinned, read_finding, read_pins, write_pins
     from conformance.matrix.discovery import registered
     from conformance.pipeline.backends import BACKENDS
 
-    finds = [read_find(path) for path in arguments.finds]
-    for find in finds:
+    findings = [read_finding(path) for path in arguments.findings]
+    for finding in findings:
         for kind, name, known in (
-            ("architecture", find.architecture, registered()),
-            ("backend", find.backend, [EXPORTED, *BACKENDS]),
-            ("checked clause", find.clause, [clause.id for clause in CHECKED]),
+            ("architecture", finding.architecture, registered()),
+            ("backend", finding.backend, [EXPORTED, *BACKENDS]),
+            ("checked clause", finding.clause, [clause.id for clause in CHECKED]),
         ):
             if name not in known:
                 raise ValueError(unknown(kind, name, known))
-        if not is_own(find.subject) and not arguments.trust_subject:
-            raise ValueError(f"its exporter {find.subject} is code; if you trust it, add {CONSENT}")
+        if not is_own(finding.subject) and not arguments.trust_subject:
+            raise ValueError(f"its exporter {finding.subject} is code; if you trust it, add {CONSENT}")
     from conformance.explore.search import Isolated
     from conformance.exporters.resolve import resolve
 
-    subjects = dict.fromkeys(find.subject for find in finds)
+    subjects = dict.fromkeys(finding.subject for finding in findings)
     judge = Isolated([resolve(name) for name in subjects])
     try:
-        outcomes = [judge(find.architecture, find.variation, find.cell) for find in finds]
+        judgements = [judge(finding.architecture, finding.variation, finding.cell) for finding in findings]
     finally:
         judge.close()
-    for find, outcome in zip(finds, outcomes, strict=True):
-        if outcome.discarded:
-            raise ValueError(f"{find.architecture} with {find.variation} is no candidate here: {outcome.discarded}")
-        path = write_pins(find.architecture, pinned(read_pins(find.architecture), find, outcome.signature or None))
-        told = f"fails as {outcome.signature}: fill in its reason and link" if outcome.signature else "has to pass"
-        print(f"{path}: {find.clause} with {find.variation} {told}")
+    for finding, judgement in zip(findings, judgements, strict=True):
+        name, signature = finding.architecture, judgement.signature
+        if judgement.discarded:
+            raise ValueError(f"{name} with {finding.variation} is not a candidate here: {judgement.discarded}")
+        path = write_pins(name, pinned(read_pins(name), finding, signature or None))
+        result = f"fails as {signature}: fill in its reason and link" if signature else "has to pass"
+        print(f"{path}: {finding.clause} with {finding.variation} {result}")
 
 
 def _minutes(text: str) -> float:

@@ -374,8 +374,8 @@ def _find(path: Path, **changes: object) -> Path:
         ({"backend": "quantum"}, "no backend"),
         ({"clause": "PAR-99"}, "no checked clause"),
         ({"subject": "trap_to_import:export"}, "add --trust-subject"),
-        ({"max_cache_len": 10**12}, "is no find"),
-        ({"stray": 1}, "is no find"),
+        ({"max_cache_len": 10**12}, "is not a finding"),
+        ({"stray": 1}, "is not a finding"),
     ],
 )
 def test_a_hostile_find_is_not_pinned(

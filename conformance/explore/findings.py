@@ -1,4 +1,4 @@
-"""Variations that fail: as they are found, and as a person has reviewed and pinned them."""
+"""Variations that fail: as the search finds them, and as a person has reviewed and pinned them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from conformance.core.paths import PINS, ROOT
 from conformance.core.validation import first_problem
 from conformance.models.variations import Variation
 
-FINDS = ROOT / "build" / "conformance" / "finds"
+FINDINGS = ROOT / "build" / "conformance" / "findings"
 
-#: Largest file that is read; a find has 1 kB.
+#: Largest file that is read; a finding has 1 kB.
 _MOST_BYTES = 4 << 20
 
-#: Positions that a find's cache may have; `explore` tries up to 48.
+#: Positions that a finding's cache may have; `explore` tries up to 48.
 _LONGEST = 4096
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class _Varied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Find(_Varied):
+class Finding(_Varied):
     """A variation that fails, with the fewest changes that Hypothesis could find.
 
     Args:
@@ -83,35 +83,35 @@ class Pinned(_Varied):
     link: str = ""
 
 
-_FIND = TypeAdapter(Find)
+_FINDING = TypeAdapter(Finding)
 _PINS = TypeAdapter(tuple[Pinned, ...])
 
 
-def write_find(directory: Path, find: Find, place: Path | None = None) -> Path:
-    """Put `find` into a file of its own, whole or not at all; one that holds the same is used again.
+def write_finding(directory: Path, finding: Finding, path: Path | None = None) -> Path:
+    """Put `finding` into a file of its own, whole or not at all; one that holds the same is used again.
 
     Args:
-        directory: Where finds are kept; it need not exist.
-        find: What was found.
-        place: A file that holds an earlier form of it, and is replaced.
+        directory: Where findings are kept; it need not exist.
+        finding: What to write.
+        path: A file that holds an earlier form of it, and is replaced.
     """
     number = 1
-    while place is None:
-        candidate = directory / f"{find.architecture}-{number}.json"
-        if not candidate.exists() or _same(candidate, find):
-            place = candidate
+    while path is None:
+        candidate = directory / f"{finding.architecture}-{number}.json"
+        if not candidate.exists() or _same(candidate, finding):
+            path = candidate
         number += 1
-    atomic_write(place, _FIND.dump_json(find, indent=2) + b"\n")
-    return place
+    atomic_write(path, _FINDING.dump_json(finding, indent=2) + b"\n")
+    return path
 
 
-def read_find(path: Path) -> Find:
-    """The find in `path`.
+def read_finding(path: Path) -> Finding:
+    """The finding in `path`.
 
     Raises:
-        ValueError: It is not what `write_find` writes.
+        ValueError: It is not what `write_finding` writes.
     """
-    return _read(_FIND, path, "find")
+    return _read(_FINDING, path, "finding")
 
 
 def read_pins(architecture: str, directory: Path = PINS) -> tuple[Pinned, ...]:
@@ -127,38 +127,38 @@ def read_pins(architecture: str, directory: Path = PINS) -> tuple[Pinned, ...]:
 def write_pins(architecture: str, pins: Iterable[Pinned], directory: Path = PINS) -> Path:
     """Write the architecture's pinned variations, sorted, so that a change of one is a change of its lines only."""
     path = architecture_file(directory, architecture)
-    ordered = tuple(sorted(pins, key=_place))
+    ordered = tuple(sorted(pins, key=_key))
     atomic_write(path, json.dumps(_PINS.dump_python(ordered, mode="json"), indent=2).encode() + b"\n")
     return path
 
 
-def pinned(pins: Iterable[Pinned], find: Find, signature: str | None) -> tuple[Pinned, ...]:
-    """`pins` with `find` among them, as it ended when it was judged again: with a signature, or well."""
+def pinned(pins: Iterable[Pinned], finding: Finding, signature: str | None) -> tuple[Pinned, ...]:
+    """`pins` with `finding` among them, with the `signature` that it now fails with; None where it passes."""
     new = Pinned(
-        subject=find.subject,
-        backend=find.backend,
-        mode=find.mode,
-        clause=find.clause,
-        overrides=find.overrides,
-        max_cache_len=find.max_cache_len,
+        subject=finding.subject,
+        backend=finding.backend,
+        mode=finding.mode,
+        clause=finding.clause,
+        overrides=finding.overrides,
+        max_cache_len=finding.max_cache_len,
         signature=signature,
     )
-    kept = tuple(pins)
-    if any(_place(pin) == _place(new) for pin in kept):
-        raise ValueError(f"{find.architecture}: {new.variation} is pinned already for {find.cell.id}")
-    return (*kept, new)
+    known = tuple(pins)
+    if any(_key(pin) == _key(new) for pin in known):
+        raise ValueError(f"{finding.architecture}: {new.variation} is pinned already for {finding.cell.id}")
+    return (*known, new)
 
 
-def _place(varied: _Varied) -> tuple[str, ...]:
+def _key(varied: _Varied) -> tuple[str, ...]:
     return varied.subject, varied.backend, varied.mode, varied.clause, varied.variation.key
 
 
-def _same(path: Path, find: Find) -> bool:
+def _same(path: Path, finding: Finding) -> bool:
     try:
-        other = read_find(path)
+        other = read_finding(path)
     except ValueError:
         return False
-    return (_place(other), other.signature) == (_place(find), find.signature)
+    return (_key(other), other.signature) == (_key(finding), finding.signature)
 
 
 def _read(adapter: TypeAdapter[T], path: Path, kind: str) -> T:
@@ -167,4 +167,4 @@ def _read(adapter: TypeAdapter[T], path: Path, kind: str) -> T:
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
-        raise ValueError(f"{path} is no {kind}: {first_problem(error)}") from error
+        raise ValueError(f"{path} is not a {kind}: {first_problem(error)}") from error

@@ -22,7 +22,7 @@ from conformance.core.cells import EXPORTED, Cell
 from conformance.core.contract import BOTH_MODES, CLAUSES, Mode
 from conformance.core.text import one_line
 from conformance.core.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, NotRunError, Stage
-from conformance.explore.findings import FINDS, Find, Pinned, read_pins, write_find
+from conformance.explore.findings import FINDINGS, Finding, Pinned, read_pins, write_finding
 from conformance.exporters.resolve import Exporter
 from conformance.models.variations import Variation, build, variations
 from conformance.pipeline.builder import Builder
@@ -47,13 +47,13 @@ _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What judging one variation in one cell came to; a pass, or nothing to say, where both texts are empty.
+class Judgement:
+    """The result of judging one variation in one cell. Empty signature and message: passed or not applicable.
 
     Args:
-        signature: Of the failure.
+        signature: The failure's.
         message: What was observed and expected.
-        discarded: Why it is no find: the config class or the model refuses it, or eager decoding is wrong too.
+        discarded: Why it cannot be a finding: the config class or the model refuses it, or eager decoding is wrong too.
     """
 
     signature: str = ""
@@ -61,15 +61,15 @@ class Outcome:
     discarded: str = ""
 
 
-Judge = Callable[[str, Variation, Cell], Outcome]
+Judge = Callable[[str, Variation, Cell], Judgement]
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What variations are tried for.
+    """What variations are judged for.
 
     Args:
-        subject: The exporter under test.
+        subject: The exporter under test, by name.
         backend: A backend's name, or "exported".
         modes: The modes to export in.
         seed: The same seed tries the same variations.
@@ -94,16 +94,16 @@ class Question:
 
 @dataclass(slots=True)
 class Exploration:
-    """What exploring one architecture came to.
+    """The result of exploring one architecture.
 
     Args:
-        architecture: Which.
-        tried: Variations that the checks have judged.
-        discarded: How many were no candidates, by reason.
-        known: Failing variations that a pinned one explains.
-        again: Failing variations like a find of this run.
-        fixture: What the fixture itself fails at: no find.
-        found: The finds, each with its file.
+        architecture: The architecture.
+        tried: Number of variations that the checks have judged.
+        discarded: Number of variations that were discarded, by reason.
+        known: Number of failing variations that a pinned one explains.
+        again: Number of failing variations like a finding of this run.
+        fixture: The fixture's own failures, which are not findings.
+        findings: The findings, each with its file.
     """
 
     architecture: str
@@ -112,24 +112,24 @@ class Exploration:
     known: int = 0
     again: int = 0
     fixture: list[str] = field(default_factory=list)
-    found: list[tuple[Find, Path]] = field(default_factory=list)
+    findings: list[tuple[Finding, Path]] = field(default_factory=list)
 
     @property
     def progress(self) -> str:
         """So far, in a few words."""
-        return f"{self.tried} tried, {self.discarded.total()} discarded, {len(self.found)} found"
+        return f"{self.tried} tried, {self.discarded.total()} discarded, {len(self.findings)} found"
 
     def __str__(self) -> str:
         lines = [f"{self.architecture}: {self.progress}"]
         lines += [f"  discarded  {count} × {reason}" for reason, count in self.discarded.most_common()]
         lines += [f"  known      {self.known}, by fixtures/variations/{self.architecture}.json"] * bool(self.known)
-        lines += [f"  alike      {self.again} fail like a find below"] * bool(self.again)
+        lines += [f"  alike      {self.again} fail like a finding below"] * bool(self.again)
         lines += [f"  fixture    fails by itself: {failure}" for failure in self.fixture]
-        for find, path in self.found:
+        for finding, path in self.findings:
             lines += [
-                f"  found      {find.clause} {find.cell.column}: {find.signature}",
-                f"    with     {find.variation}",
-                f"    told     {find.message}",
+                f"  found      {finding.clause} {finding.cell.column}: {finding.signature}",
+                f"    with     {finding.variation}",
+                f"    message  {finding.message}",
                 f"    file     {path}",
             ]
         return "\n".join(lines)
@@ -147,12 +147,12 @@ class Explorer:
     """Looks for variations of one architecture that fail, each with another clause or signature.
 
     Args:
-        architecture: Whose fixture is varied.
-        question: What variations are tried for.
+        architecture: The architecture whose fixture is varied.
+        question: What variations are judged for.
         judge: Judges one variation in one cell.
-        pins: What is known to fail.
-        finds: Where finds are written.
-        tell: Called with the exploration as it goes on.
+        pins: Variations that are known to fail.
+        directory: Where findings are written.
+        progress: Called with the exploration as it goes on.
     """
 
     def __init__(
@@ -161,19 +161,19 @@ class Explorer:
         question: Question,
         judge: Judge,
         pins: Sequence[Pinned] = (),
-        finds: Path = FINDS,
-        tell: Callable[[Exploration], None] = lambda _: None,
+        directory: Path = FINDINGS,
+        progress: Callable[[Exploration], None] = lambda _: None,
     ) -> None:
         self.result = Exploration(architecture)
         self._architecture = architecture
         self._question = question
         self._judge = judge
         self._pins = pins
-        self._finds = finds
-        self._tell = tell
+        self._directory = directory
+        self._progress = progress
         self._cells = list(question.cells(architecture))
         self._deadline = 0.0
-        self._outcomes: dict[tuple[str, Cell], Outcome] = {}
+        self._judgements: dict[tuple[str, Cell], Judgement] = {}
         self._counted: set[str] = set()
         self._of_fixture: set[tuple[str, str, str]] = set()
 
@@ -184,11 +184,11 @@ class Explorer:
         try:
             if not self._fixture_can_be_judged():
                 return self.result
-            while idle < _IDLE and (most is None or len(self.result.found) < most):
+            while idle < _IDLE and (most is None or len(self.result.findings) < most):
                 before = len(self._counted)
-                found = self._search(number)
+                failed = self._search(number)
                 number += 1
-                idle = 0 if found or len(self._counted) > before else idle + 1
+                idle = 0 if failed or len(self._counted) > before else idle + 1
         except _TimeIsUpError:
             pass
         return self.result
@@ -196,19 +196,19 @@ class Explorer:
     def _fixture_can_be_judged(self) -> bool:
         self._counted.add(Variation().key)
         for cell in self._cells:
-            outcome = self._outcome(Variation(), cell)
-            if outcome.discarded:
-                self.result.fixture.append(outcome.discarded)
+            judgement = self._judged(Variation(), cell)
+            if judgement.discarded:
+                self.result.fixture.append(judgement.discarded)
                 return False
-            if outcome.signature:
-                self._of_fixture.add((cell.column, cell.clause, outcome.signature))
-                self.result.fixture.append(f"{cell.clause} {cell.column}: {outcome.signature}")
+            if judgement.signature:
+                self._of_fixture.add((cell.column, cell.clause, judgement.signature))
+                self.result.fixture.append(f"{cell.clause} {cell.column}: {judgement.signature}")
         return True
 
     def _search(self, number: int) -> bool:
-        """One Hypothesis search; whether it has found something."""
-        target: Find | None = None
-        place: Path | None = None
+        """One Hypothesis search; whether it has found a failure."""
+        target: Finding | None = None
+        path: Path | None = None
 
         # Seeded by a checksum: Python's own hash of a text differs from process to process.
         @seed(zlib.crc32(f"{self._question.seed}/{self._architecture}/{number}".encode()))
@@ -224,17 +224,17 @@ class Explorer:
         )
         @given(variation=variations(self._architecture))
         def judged(variation: Variation) -> None:
-            nonlocal target, place
-            find = self._failure(variation, target)
-            if find is None:
+            nonlocal target, path
+            finding = self._failure(variation, target)
+            if finding is None:
                 return
-            if find != target:  # smaller than the one before, which has been kept in case that the time is up
-                if place is not None:
-                    self.result.found.pop()
-                place = write_find(self._finds, find, place)
-                self.result.found.append((find, place))
-                target = find
-                self._tell(self.result)
+            if finding != target:  # smaller than the one before, which has been kept in case that the time is up
+                if path is not None:
+                    self.result.findings.pop()
+                path = write_finding(self._directory, finding, path)
+                self.result.findings.append((finding, path))
+                target = finding
+                self._progress(self.result)
             raise _FoundError
 
         try:
@@ -243,49 +243,50 @@ class Explorer:
             return True
         return False
 
-    def _failure(self, variation: Variation, target: Find | None) -> Find | None:
-        """How `variation` fails, if that is new; once something has been found, only whether it fails in that way."""
+    def _failure(self, variation: Variation, target: Finding | None) -> Finding | None:
+        """How `variation` fails, if that is new; with a `target`, only if it fails in the same way."""
         for cell in self._cells if target is None else [target.cell]:
-            outcome = self._outcome(variation, cell)
-            self._count(variation, outcome)
-            if outcome.discarded:
+            judgement = self._judged(variation, cell)
+            self._count(variation, judgement)
+            if judgement.discarded:
                 reject()
-            if not outcome.signature or (cell.column, cell.clause, outcome.signature) in self._of_fixture:
+            if not judgement.signature or (cell.column, cell.clause, judgement.signature) in self._of_fixture:
                 continue
-            find = self._find(variation, cell, outcome)
+            finding = self._finding(variation, cell, judgement)
             if target is not None:
-                return find if find.signature == target.signature else None
-            if any((each.clause, each.signature) == (find.clause, find.signature) for each, _ in self.result.found):
+                return finding if finding.signature == target.signature else None
+            failures = {(earlier.clause, earlier.signature) for earlier, _ in self.result.findings}
+            if (finding.clause, finding.signature) in failures:
                 self.result.again += 1
                 return None
-            if any(_explains(pin, find) for pin in self._pins):
+            if any(_explains(pin, finding) for pin in self._pins):
                 self.result.known += 1
                 return None
-            return find
+            return finding
         return None
 
-    def _outcome(self, variation: Variation, cell: Cell) -> Outcome:
+    def _judged(self, variation: Variation, cell: Cell) -> Judgement:
         key = (variation.key, cell)
-        if key not in self._outcomes:
+        if key not in self._judgements:
             if time.monotonic() > self._deadline:
                 raise _TimeIsUpError
-            self._outcomes[key] = self._judge(self._architecture, variation, cell)
-        return self._outcomes[key]
+            self._judgements[key] = self._judge(self._architecture, variation, cell)
+        return self._judgements[key]
 
-    def _count(self, variation: Variation, outcome: Outcome) -> None:
+    def _count(self, variation: Variation, judgement: Judgement) -> None:
         if variation.key in self._counted:
             return
         self._counted.add(variation.key)
-        if outcome.discarded:
-            self.result.discarded[outcome.discarded] += 1
+        if judgement.discarded:
+            self.result.discarded[judgement.discarded] += 1
         else:
             self.result.tried += 1
-        self._tell(self.result)
+        self._progress(self.result)
 
-    def _find(self, variation: Variation, cell: Cell, outcome: Outcome) -> Find:
+    def _finding(self, variation: Variation, cell: Cell, judgement: Judgement) -> Finding:
         assert cell.subject is not None
         assert cell.mode is not None
-        return Find(
+        return Finding(
             subject=cell.subject,
             backend=cell.backend,
             mode=cell.mode,
@@ -293,30 +294,30 @@ class Explorer:
             overrides=dict(variation.overrides),
             max_cache_len=variation.max_cache_len,
             architecture=self._architecture,
-            signature=outcome.signature,
-            message=outcome.message,
+            signature=judgement.signature,
+            message=judgement.message,
             versions=versions(),
             seed=self._question.seed,
         )
 
 
 def explore(
-    architectures: Sequence[str], question: Question, subject: Exporter, seconds: float
+    architectures: Sequence[str], question: Question, exporter: Exporter, seconds: float
 ) -> Iterator[Exploration]:
-    """Explore one architecture after the other, each with an equal share of what is left of the time."""
+    """Explore one architecture after the other, each with an equal share of the remaining time."""
     end = time.monotonic() + seconds
-    judge = Isolated([subject])
+    judge = Isolated([exporter])
     try:
         for index, architecture in enumerate(architectures):
             share = (end - time.monotonic()) / (len(architectures) - index)
             with tqdm(total=round(share), desc=architecture, bar_format=_BAR, leave=False) as bar:
                 began = time.monotonic()
 
-                def tell(result: Exploration, bar: Any = bar, began: float = began) -> None:
+                def progress(result: Exploration, bar: Any = bar, began: float = began) -> None:
                     bar.n = min(bar.total, round(time.monotonic() - began))
                     bar.set_postfix_str(result.progress)
 
-                yield Explorer(architecture, question, judge, read_pins(architecture), tell=tell).explore(share)
+                yield Explorer(architecture, question, judge, read_pins(architecture), progress=progress).explore(share)
     finally:
         judge.close()
 
@@ -325,33 +326,33 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} s{postfix}"
 
 
 class Isolated:
-    """Judges variations in a process of its own, which one that crashes, hangs or eats the memory may take down."""
+    """Judges variations in a child process, which one that crashes, hangs or takes all memory may end."""
 
-    def __init__(self, subjects: Sequence[Exporter], limits: Limits = LIMITS) -> None:
-        named = {subject.name: subject for subject in subjects}
-        benches: dict[tuple[str, str], Builder] = {}
+    def __init__(self, exporters: Sequence[Exporter], limits: Limits = LIMITS) -> None:
+        named = {exporter.name: exporter for exporter in exporters}
+        builders: dict[tuple[str, str], Builder] = {}
 
-        def judge(job: tuple[str, Variation, Cell]) -> Outcome:
-            if not benches:
+        def judge(job: tuple[str, Variation, Cell]) -> Judgement:
+            if not builders:
                 _silence()
             architecture, variation, cell = job
-            place = architecture, variation.key
-            if place not in benches:
-                benches.clear()  # of one variation only: it has some 100 MB
-                benches[place] = Builder(named, build=lambda name: build(name, variation))
-            return judged(benches[place], cell)
+            key = architecture, variation.key
+            if key not in builders:
+                builders.clear()  # of one variation only: it has some 100 MB
+                builders[key] = Builder(named, build=lambda name: build(name, variation))
+            return judged(builders[key], cell)
 
         self._worker = IsolatedWorker(judge, limits)
 
-    def __call__(self, architecture: str, variation: Variation, cell: Cell) -> Outcome:
-        """See `judged`; a lost process is a failure too."""
+    def __call__(self, architecture: str, variation: Variation, cell: Cell) -> Judgement:
+        """See `judged`; a process that ends is a failure too."""
         try:
-            outcome: Outcome = self._worker.run(architecture, variation.key, (architecture, variation, cell))
+            judgement: Judgement = self._worker.run(architecture, variation.key, (architecture, variation, cell))
         except WorkerDiedError as error:
             if error.stage in (Stage.BUILD, Stage.EAGER):
-                return Outcome(discarded=f"{error.stage}: {error.verdict}")
-            return Outcome(f"{error.stage or 'unknown'}:{error.verdict}", str(error))
-        return outcome
+                return Judgement(discarded=f"{error.stage}: {error.verdict}")
+            return Judgement(f"{error.stage or 'unknown'}:{error.verdict}", str(error))
+        return judgement
 
     def close(self) -> None:
         """End the process."""
@@ -366,21 +367,23 @@ def _silence() -> None:
     os.close(nowhere)
 
 
-def judged(builder: Builder, cell: Cell) -> Outcome:
-    """Judge what is on the workbench in one cell, if eager decoding with its config can be trusted."""
+def judged(builder: Builder, cell: Cell) -> Judgement:
+    """Judge the builder's model in one cell, if eager decoding with its config can be trusted."""
+    case = Case(cell, builder, _EXAMPLES)
     try:
-        builder.trusted_oracle(cell.architecture)
-        checks()[cell.clause](Case(cell, builder, _EXAMPLES))
+        case.oracle  # noqa: B018 - raises where it cannot be trusted
+        checks()[cell.clause](case)
     except (CellFailedError, NotRunError) as error:
         if isinstance(error, NotRunError) or error.stage in (Stage.BUILD, Stage.EAGER):
-            return Outcome(discarded=_reason(error))
+            return Judgement(discarded=_reason(error))
         script = getattr(error, "script", None)
-        return Outcome(error.signature, one_line(f"{error}; script {script}" if script else str(error), _LONGEST))
+        message = f"{error}; script {script}" if script else str(error)
+        return Judgement(error.signature, one_line(message, _LONGEST))
     except NotApplicableError:
-        return Outcome()
-    except Exception as error:  # the suite's own check is at fault, which is worth knowing too
-        return Outcome(f"harness-error:{type(error).__name__}", one_line(str(error), _LONGEST))
-    return Outcome()
+        return Judgement()
+    except Exception as error:  # the check itself is at fault, which is worth knowing too
+        return Judgement(f"harness-error:{type(error).__name__}", one_line(str(error), _LONGEST))
+    return Judgement()
 
 
 def _reason(error: CellFailedError | NotRunError) -> str:
@@ -391,8 +394,9 @@ def _reason(error: CellFailedError | NotRunError) -> str:
     return stage + _NUMBER.sub("#", " ".join(str(error).split()))[:_MOST_CHARACTERS]
 
 
-def _explains(pin: Pinned, find: Find) -> bool:
-    """Whether `find` is the failure that `pin` tells of, perhaps with more changes than it takes."""
-    ours, theirs = dataclasses.asdict(pin), dataclasses.asdict(find)
-    alike = all(ours[name] == theirs[name] for name in ("subject", "backend", "mode", "clause", "signature"))
-    return alike and find.variation.includes(pin.variation)
+def _explains(pin: Pinned, finding: Finding) -> bool:
+    """Whether `finding` is the failure of `pin`, perhaps with more changes than it takes."""
+    pin_fields, finding_fields = dataclasses.asdict(pin), dataclasses.asdict(finding)
+    names = ("subject", "backend", "mode", "clause", "signature")
+    alike = all(pin_fields[name] == finding_fields[name] for name in names)
+    return alike and finding.variation.includes(pin.variation)

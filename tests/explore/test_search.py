@@ -16,8 +16,8 @@ from transformers import AutoConfig
 from conformance.core.cells import Cell
 from conformance.core.contract import Mode
 from conformance.core.time_scale import scaled
-from conformance.explore.findings import Pinned, pinned, read_find, read_pins, write_find, write_pins
-from conformance.explore.search import Explorer, Isolated, Outcome, Question
+from conformance.explore.findings import Pinned, pinned, read_finding, read_pins, write_finding, write_pins
+from conformance.explore.search import Explorer, Isolated, Judgement, Question
 from conformance.exporters.resolve import Exporter
 from conformance.models.fixtures import MAX_CACHE_LEN, cache_length, config_values
 from conformance.models.variations import Space, Variation, build, variations
@@ -68,12 +68,12 @@ def isolated(request: pytest.FixtureRequest) -> Iterator[Isolated]:
 def test_fault_of_some_configs_is_found_and_shrunk(
     isolated: Isolated, name: str, values: list[int], signature: str, tmp_path: Path
 ) -> None:
-    result = Explorer("llama", DECODE, isolated, finds=tmp_path).explore(SECONDS, most=1)
-    ((find, path),) = result.found
-    assert list(find.variation.changes) == [name], str(result)
-    assert find.variation.changes[name] in values
-    assert (find.clause, find.signature) == ("PAR-1", signature)
-    assert read_find(path) == find
+    result = Explorer("llama", DECODE, isolated, directory=tmp_path).explore(SECONDS, most=1)
+    ((finding, path),) = result.findings
+    assert list(finding.variation.changes) == [name], str(result)
+    assert finding.variation.changes[name] in values
+    assert (finding.clause, finding.signature) == ("PAR-1", signature)
+    assert read_finding(path) == finding
     assert path.name == "llama-1.json"
 
 
@@ -84,21 +84,22 @@ class Pretended:
         self.discards = discards
         self.seen: list[str] = []
 
-    def __call__(self, architecture: str, variation: Variation, cell: Cell) -> Outcome:
+    def __call__(self, architecture: str, variation: Variation, cell: Cell) -> Judgement:
         self.seen.append(str(variation))
         if self.discards in variation.changes:
-            return Outcome(discarded=f"refused: {self.discards}")
+            return Judgement(discarded=f"refused: {self.discards}")
         if cell.clause == "PAR-1" and variation.changes.get("num_key_value_heads") == 1:
-            return Outcome("execute:logits-differ", "one head")
+            return Judgement("execute:logits-differ", "one head")
         if cell.clause == "PAR-6" and variation.max_cache_len > MAX_CACHE_LEN:
-            return Outcome("execute:not-finite", "a long cache")
-        return Outcome()
+            return Judgement("execute:not-finite", "a long cache")
+        return Judgement()
 
 
 def test_goes_on_for_other_signatures_until_nothing_is_left(tmp_path: Path) -> None:
     judge = Pretended(discards="mlp_bias")
-    result = Explorer("llama", Question("reference", seed=3), judge, finds=tmp_path).explore(scaled(20))
-    assert sorted((find.clause, tuple(find.variation.changes.items())) for find, _ in result.found) == [
+    result = Explorer("llama", Question("reference", seed=3), judge, directory=tmp_path).explore(scaled(20))
+    changes = ((finding.clause, tuple(finding.variation.changes.items())) for finding, _ in result.findings)
+    assert sorted(changes) == [
         ("PAR-1", (("num_key_value_heads", 1),)),
         ("PAR-6", (("max_cache_len", 33),)),
     ]
@@ -111,12 +112,12 @@ def test_seed_repeats_the_variations(tmp_path: Path) -> None:
     seen = []
     for seed in (5, 5, 6):
         judge = Pretended()
-        Explorer("llama", Question("reference", seed=seed), judge, finds=tmp_path).explore(SECONDS, most=1)
+        Explorer("llama", Question("reference", seed=seed), judge, directory=tmp_path).explore(SECONDS, most=1)
         seen.append(judge.seen)
     assert seen[0] == seen[1] != seen[2]
 
 
-def test_what_is_pinned_is_no_find(tmp_path: Path) -> None:
+def test_what_is_pinned_is_not_a_finding(tmp_path: Path) -> None:
     pin = Pinned(
         subject="reference",
         backend="exported",
@@ -129,30 +130,30 @@ def test_what_is_pinned_is_no_find(tmp_path: Path) -> None:
     )
     question = Question("reference", modes=[Mode.DECODE], seed=3, clauses=["PAR-1"])
     result = Explorer("llama", question, Pretended(), [pin], tmp_path).explore(5)
-    assert not result.found
+    assert not result.findings
     assert result.known > 0
 
 
-def test_what_the_fixture_fails_at_is_no_find(tmp_path: Path) -> None:
-    def judge(_: str, variation: Variation, cell: Cell) -> Outcome:
-        return Outcome("execute:logits-differ") if cell.clause == "PAR-1" else Outcome()
+def test_what_the_fixture_fails_at_is_not_a_finding(tmp_path: Path) -> None:
+    def judge(_: str, variation: Variation, cell: Cell) -> Judgement:
+        return Judgement("execute:logits-differ") if cell.clause == "PAR-1" else Judgement()
 
-    result = Explorer("llama", DECODE, judge, finds=tmp_path).explore(5)
+    result = Explorer("llama", DECODE, judge, directory=tmp_path).explore(5)
     assert result.fixture == ["PAR-1 exported decode: execute:logits-differ"]
-    assert not result.found
+    assert not result.findings
 
 
 def test_time_that_is_up_keeps_the_best_so_far(tmp_path: Path) -> None:
     explorer: Explorer
 
-    def judge(_: str, variation: Variation, cell: Cell) -> Outcome:
+    def judge(_: str, variation: Variation, cell: Cell) -> Judgement:
         if variation.changes:
             explorer._deadline = 0.0  # now
-        return Outcome("execute:logits-differ") if variation.changes else Outcome()
+        return Judgement("execute:logits-differ") if variation.changes else Judgement()
 
-    explorer = Explorer("llama", DECODE, judge, finds=tmp_path)
+    explorer = Explorer("llama", DECODE, judge, directory=tmp_path)
     result = explorer.explore(SECONDS)
-    assert len(result.found) == 1
+    assert len(result.findings) == 1
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -184,18 +185,18 @@ def test_everything_asked_for_varies() -> None:
     assert varied >= {"tie_word_embeddings", "attention_bias", "vocab_size", "cache length", "activation"}
 
 
-def test_find_becomes_a_pinned_variation(tmp_path: Path) -> None:
-    result = Explorer("llama", Question("reference", seed=3), Pretended(), finds=tmp_path).explore(SECONDS, most=1)
-    ((find, path),) = result.found
-    assert write_find(tmp_path, find) == path, "the same find has one file"
-    other = dataclasses.replace(find, signature="execute:not-finite")
-    assert write_find(tmp_path, other).name == "llama-2.json"
-    pins = pinned((), find, find.signature)
+def test_finding_becomes_a_pinned_variation(tmp_path: Path) -> None:
+    result = Explorer("llama", Question("reference", seed=3), Pretended(), directory=tmp_path).explore(SECONDS, most=1)
+    ((finding, path),) = result.findings
+    assert write_finding(tmp_path, finding) == path, "the same finding has one file"
+    other = dataclasses.replace(finding, signature="execute:not-finite")
+    assert write_finding(tmp_path, other).name == "llama-2.json"
+    pins = pinned((), finding, finding.signature)
     write_pins("llama", pins, tmp_path / "pins")
     assert read_pins("llama", tmp_path / "pins") == pins
-    assert pins[0].variation == find.variation
+    assert pins[0].variation == finding.variation
     with pytest.raises(ValueError, match="pinned already"):
-        pinned(pins, find, None)
+        pinned(pins, finding, None)
 
 
 @pytest.mark.parametrize(
@@ -220,10 +221,10 @@ def test_minutes_have_to_be_a_time() -> None:
     assert "'-1' is not a number of minutes above 0" in ended.stderr
 
 
-def test_file_that_is_no_find_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_a_finding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "llama-1.json"
     path.write_text('{"schema_version": 1}')
-    with pytest.raises(ValueError, match=r"llama-1\.json is no find: "):
-        read_find(path)
+    with pytest.raises(ValueError, match=r"llama-1\.json is not a finding: "):
+        read_finding(path)
     with pytest.raises(ValueError, match="cannot read"):
-        read_find(tmp_path / "none.json")
+        read_finding(tmp_path / "none.json")
