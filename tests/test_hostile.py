@@ -161,7 +161,7 @@ def test_a_damaged_matrix_is_read_or_refused(tmp_path: Path, damaged: int, at: i
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("{", "is no JSON"), ("[1]", "expected an object"), ("[" * 100_000, "is no JSON"), ('{"model_type": 7}', "7")],
+    [("{", "is not JSON"), ("[1]", "expected an object"), ("[" * 100_000, "is not JSON"), ('{"model_type": 7}', "7")],
 )
 def test_a_damaged_fixture_is_refused(tmp_path: Path, content: str, told: str) -> None:
     (tmp_path / "llama.json").write_text(content)

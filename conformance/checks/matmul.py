@@ -1,4 +1,4 @@
-"""Multiplying by matrices: where a language model spends its time, and what most of its weights are for."""
+"""Matrix products in a graph: a language model spends most of its time and weights on them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ PRODUCTS = frozenset(
 
 
 def multiplies_by(program: ExportedProgram, name: str) -> bool:
-    """Whether a product takes the weight `name`, as it is or as a view of it, and it is more than a vector.
+    """Whether the weight `name`, or a view of it, is an operand of a matrix product, and is more than a vector.
 
-    What is multiplied elementwise is not meant, whatever its shape: XNNPACK takes it as input, and packs nothing.
+    Operands of elementwise products do not count, whatever their shape: XNNPACK has them as inputs, and packs nothing.
     """
     held = program.state_dict.get(name, program.constants.get(name))
     if not isinstance(held, torch.Tensor) or sum(size > 1 for size in held.shape) < 2:
         return False
     specs = program.graph_signature.input_specs
     names = {spec.arg.name for spec in specs if spec.target == name and not isinstance(spec.arg, ConstantArgument)}
-    found = [node for node in program.graph.nodes if node.name in names]
-    for node in found:
+    views = [node for node in program.graph.nodes if node.name in names]
+    for node in views:
         for user in node.users:
             if _operator(user) in PRODUCTS:
                 return True
-            if user.all_input_nodes == [node] and user not in found:
-                found.append(user)  # made of the weight alone: a view, a slice, a copy
+            if user.all_input_nodes == [node] and user not in views:
+                views.append(user)  # made of the weight alone: a view, a slice, a copy
     return False
 
 

@@ -12,12 +12,12 @@ from conformance.checks.case import Case
 
 def checks() -> dict[str, Callable[[Case], None]]:
     """Each checked clause's check, by the clause's id: what pytest collects as well."""
-    found: dict[str, Callable[[Case], None]] = {}
+    by_clause: dict[str, Callable[[Case], None]] = {}
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not module.name.rpartition(".")[2].startswith("test_"):
             continue
         for value in vars(import_module(module.name)).values():
             for mark in getattr(value, "pytestmark", []):
                 if mark.name == "clause":
-                    found[mark.args[0]] = value
-    return found
+                    by_clause[mark.args[0]] = value
+    return by_clause

@@ -1,4 +1,4 @@
-"""Decode scripts: the sequences of calls that parity is judged on, and Hypothesis strategies that make them."""
+"""Decode scripts, the sequences of calls that parity is judged on, and Hypothesis strategies for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Call:
         return f"{list(self.tokens)} at {self.position}"
 
     def prefixes(self, held: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """What each of its tokens' logits depend on, where `held` is in the cache before it or after it."""
+        """For each of its tokens, what its logits depend on; `held` is in the cache before the call or after it."""
         return [held[: self.position] + self.tokens[: end + 1] for end in range(len(self.tokens))]
 
 
@@ -51,7 +51,7 @@ def text(seed: int, length: int, vocab: int) -> tuple[int, ...]:
 
 
 def in_chunks(tokens: Sequence[int], lengths: Sequence[int], start: int = 0) -> DecodeScript:
-    """`tokens` fed in chunks of these lengths; what the lengths leave over goes token by token."""
+    """`tokens` fed in chunks of these lengths, and the remaining ones token by token."""
     calls, offset = [], 0
     lengths = (*lengths, *[1] * (len(tokens) - sum(lengths)))
     for length in lengths:
@@ -72,7 +72,7 @@ def joined(*scripts: DecodeScript) -> DecodeScript:
 
 @dataclass(frozen=True, slots=True)
 class ScriptSpace:
-    """What scripts a program can be asked to follow.
+    """The scripts that a program can run.
 
     Args:
         vocab: Number of token ids.

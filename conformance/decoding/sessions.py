@@ -26,21 +26,21 @@ class Session(Protocol):
 
 
 class Startable(Protocol):
-    """A program that can be started."""
+    """A program that sessions can be started of."""
 
     def new_session(self) -> Session:
-        """A session with fresh caches. Only the newest session of a program is sure to be valid."""
+        """A session with fresh caches. It may invalidate earlier sessions of the program."""
 
 
 class Driver(Protocol):
-    """How the programs of a subject are called."""
+    """How an exporter's programs are called."""
 
     @property
     def by_contract(self) -> bool:
         """Whether they take token ids and cache position, and keep their caches to themselves (EXP-1, EXP-3)."""
 
     def exported(self, program: ExportedProgram) -> Startable:
-        """The exported program, to be run by torch."""
+        """The exported program as a module that torch runs."""
 
     def runtime(self, program: ExportedProgram, method: Method) -> Session:
         """A session of `method`, which was lowered from `program` and newly loaded into ExecuTorch's runtime."""
@@ -48,7 +48,7 @@ class Driver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BufferDriver:
-    """Of programs as the contract has them: their caches are buffers, which a call finds as the last one left them."""
+    """The driver of programs that follow the contract: their caches are buffers, which last from call to call."""
 
     @property
     def by_contract(self) -> bool:
@@ -75,7 +75,7 @@ class ExportedModule:
             self._initial = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
 
     def new_session(self) -> ExportedSession:
-        """A session with fresh caches. Only the newest session of a program is valid: they share the buffers."""
+        """A session with fresh caches. It invalidates earlier sessions of the program: they share the buffers."""
         with torch.no_grad():
             for name, buffer in self._module.named_buffers():
                 buffer.copy_(self._initial[name])

@@ -1,7 +1,7 @@
 """optimum-executorch's exporter of causal language models, up to where its recipes would lower the program.
 
 It takes the model and how long its cache is, and makes its own example inputs and dynamic shapes. Without custom
-attention and a custom cache, which are ExecuTorch's own operators, a program of its is one that any backend takes.
+attention and a custom cache, which are ExecuTorch's own operators, any backend can lower its programs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ def export(
 
     Args:
         model: The model. `generation_config.cache_config` says how long a cache is.
-        example_input_ids: Plays no part: the module makes its own.
-        example_cache_position: Likewise.
-        dynamic_shapes: Whether there are any says which kind of program is asked for; the bounds are the module's own.
+        example_input_ids: Ignored: the module makes its own.
+        example_cache_position: Ignored likewise.
+        dynamic_shapes: None for a program with a fixed length, anything else for a dynamic one, within the module's own
+            bounds.
     """
     program: ExportedProgram = _module(model, dynamic=dynamic_shapes is not None).export()["model"]
     return program

@@ -1,4 +1,4 @@
-"""From a subject's name to something that exports."""
+"""From an exporter's name to the exporter."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from conformance.decoding.sessions import BufferDriver, Driver
 _SHOWN = 300
 
 ExportFunction = Callable[..., ExportedProgram]
-#: What a module offers beside its exporter for programs to run in ExecuTorch's LLM runner; see `Subject.metadata`.
+#: What a module offers beside its exporter for programs to run in ExecuTorch's LLM runner; see `Exporter.metadata`.
 METADATA = "runner_methods"
 
 
 class UnknownExporterError(ValueError):
-    """There is no such subject; the message says what there is."""
+    """No exporter has this name; the message lists the known ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Exporter:
         export: With the signature of `convert_and_export_with_cache(model, example_input_ids=None,
             example_cache_position=None, *, dynamic_shapes=None, strict=...)`; the last two are optional.
         driver: How its programs are called.
-        inapplicable: Clauses that cannot be asked of it, and why, by id.
+        inapplicable: By id, the clauses that do not apply to it, and why.
         metadata: `metadata(model, *, dynamic: bool)` gives the constant methods that a program of that model is lowered
-            with, by name; None where the subject has none.
+            with, by name; None where the exporter has none.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Exporter:
     metadata: Callable[..., Mapping[str, Any]] | None = None
 
     def require(self, mode: Mode) -> None:
-        """Raises `NotApplicableError` where the exporter has no way to be asked for `mode`."""
+        """Raises `NotApplicableError` where the exporter cannot export in `mode`."""
         parameters = inspect.signature(self.export).parameters.values()
         takes = any(p.name == "dynamic_shapes" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
         if mode is Mode.DYNAMIC and not takes:
             raise NotApplicableError(f"{self.name} takes no dynamic_shapes")
 
     def require_clause(self, clause: str) -> None:
-        """Raises `NotApplicableError` where the clause with this id cannot be asked of the exporter."""
+        """Raises `NotApplicableError` where the clause with this id does not apply to the exporter."""
         if clause in self.inapplicable:
             raise NotApplicableError(f"{self.name} {self.inapplicable[clause]}")
 
@@ -72,12 +72,12 @@ class Exporter:
 
 
 def resolve(name: str) -> Exporter:
-    """The subject called `name`: a known name, or `package.module:callable`, where a `Subject` may stand as well.
+    """The exporter called `name`: a known name, or `package.module:callable`, where the callable may be an `Exporter`.
 
-    Where the module has a callable `runner_methods` too, that is the subject's metadata.
+    Where the module has a callable `runner_methods` too, that is the exporter's metadata.
 
     Raises:
-        UnknownSubjectError: No such name, module or callable.
+        UnknownExporterError: No such name, module or callable.
     """
     target = KNOWN.get(name, name)
     module_name, colon, attribute = target.partition(":")
@@ -89,8 +89,8 @@ def resolve(name: str) -> Exporter:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a module may do anything when it is imported
         kind = "" if isinstance(error, ImportError) else f"importing it failed: {type(error).__name__}: "
-        where = f"; it is in the environment of `{ENVIRONMENTS[name]}`" if name in ENVIRONMENTS else ""
-        raise UnknownExporterError(f"no subject {name!r}: {kind}{one_line(str(error), _SHOWN)}{where}") from error
+        hint = f"; it is in the environment of `{ENVIRONMENTS[name]}`" if name in ENVIRONMENTS else ""
+        raise UnknownExporterError(f"no subject {name!r}: {kind}{one_line(str(error), _SHOWN)}{hint}") from error
     export: Any = getattr(module, attribute, None)
     if isinstance(export, Exporter):
         return dataclasses.replace(export, name=name)

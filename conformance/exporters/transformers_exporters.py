@@ -38,8 +38,8 @@ def export(
     Args:
         model: The model, which the exporter may change. `generation_config.cache_config` says how long a cache is.
         example_input_ids: Example token ids, int64, shape [batch_size, seq]. Without them the exporter is given none.
-        example_cache_position: Plays no part: positions are counted from the cache's length.
-        dynamic_shapes: By input name; those of the cache position play no part.
+        example_cache_position: Ignored: positions are counted from the cache's length.
+        dynamic_shapes: By input name; those of the cache position are ignored.
         strict: As in the exporter's config, whose default it is.
     """
     cache = _as_a_decode_step_finds_it(model, 1 if example_input_ids is None else len(example_input_ids))

@@ -4,8 +4,8 @@ The reference is the lowered program itself, delegates in place, run by torch no
 instruction for each of its nodes, in the same order. Both sides make every call of a script, so that each call starts
 from the state that its own side has.
 
-ExecuTorch's `Inspector` cannot be asked. It merges the executions of a method and refuses those whose values differ,
-as those of a program with state do; and it takes the last debug handles of a delegate for those of its outputs.
+ExecuTorch's `Inspector` does not serve for this. It merges the executions of a method and refuses those whose values
+differ, as those of a program with state do; and it takes the last debug handles of a delegate for those of its outputs.
 """
 
 from __future__ import annotations
@@ -160,40 +160,40 @@ def _instructions(emitted: ExecutorchProgramManager) -> list[_Instruction]:
     plan = emitted.executorch_program.execution_plan[0]
     handles = emitted.debug_handle_map or {}
     by_index = {int(index): handle for index, handle in handles.get("forward", handles).items()}
-    found = []
+    instructions = []
     for index, instruction in enumerate(plan.chains[0].instructions):
         arguments = instruction.instr_args
         handle = by_index.get(index)
         if isinstance(arguments, KernelCall):
             name = plan.operators[arguments.op_index].name
-            found.append(_Instruction(index, name, handle if isinstance(handle, int) else None, delegate=False))
+            instructions.append(_Instruction(index, name, handle if isinstance(handle, int) else None, delegate=False))
         elif isinstance(arguments, DelegateCall):
-            count = sum(known.delegate for known in found)
+            count = sum(earlier.delegate for earlier in instructions)
             name = f"{plan.delegates[arguments.delegate_index].id} delegate {count}"
-            found.append(_Instruction(index, name, None, delegate=True))
-    return found
+            instructions.append(_Instruction(index, name, None, delegate=True))
+    return instructions
 
 
 def _mapped(instructions: Sequence[_Instruction], nodes: Sequence[Node]) -> dict[int, Node]:
     """By instruction index, the node that it was emitted from.
 
-    Both are in the same order. The debug handle tells operators of the same name apart; updates in place have lost
-    theirs, and are told by what stands before and after.
+    Both are in the same order. The debug handle distinguishes operators of the same name; updates in place have none,
+    and are matched by their neighbours.
     """
     nodes = [node for node in nodes if node.target is not operator.getitem]
-    ours = [(each.delegate, _plain(each.name), each.handle) for each in instructions]
+    ours = [(one.delegate, _plain(one.name), one.handle) for one in instructions]
     theirs = [_token(node, nodes) for node in nodes]
-    found: dict[int, Node] = {}
+    by_index: dict[int, Node] = {}
     for kind, start, end, begin, stop in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
         if kind == "equal":
             pairs = list(zip(range(start, end), range(begin, stop), strict=True))
         else:
-            names = [each[1] for each in ours[start:end]], [each[1] for each in theirs[begin:stop]]
+            names = [token[1] for token in ours[start:end]], [token[1] for token in theirs[begin:stop]]
             blocks = SequenceMatcher(None, *names, autojunk=False).get_matching_blocks()
             together = [(start + one + i, begin + other + i) for one, other, size in blocks for i in range(size)]
             pairs = [(mine, their) for mine, their in together if ours[mine][2] is None]
-        found |= {instructions[mine].index: nodes[their] for mine, their in pairs}
-    return found
+        by_index |= {instructions[mine].index: nodes[their] for mine, their in pairs}
+    return by_index
 
 
 def _token(node: Node, nodes: Sequence[Node]) -> tuple[bool, str, int | None]:
@@ -239,14 +239,14 @@ def _logged(program: bytes, calls: Sequence[Inputs], expected_bytes: int) -> lis
 
 
 def _by_instruction(events: Iterable[Any], buffer: bytearray) -> dict[int, list[Any]]:
-    found: dict[int, list[Any]] = {}
+    values: dict[int, list[Any]] = {}
     for event in events:
         debug = event.debug_event
         # What a delegate logs of its inside has an id of the delegate's own; the whole run's outputs have no chain.
         if debug is None or debug.chain_index != 0 or debug.debug_entry.output or _inner(debug):
             continue
-        found.setdefault(debug.instruction_id, []).extend(_inflated(debug.debug_entry, buffer))
-    return found
+        values.setdefault(debug.instruction_id, []).extend(_inflated(debug.debug_entry, buffer))
+    return values
 
 
 def _inner(debug: Any) -> bool:
@@ -272,8 +272,8 @@ def _compared(
     logged: Mapping[int, list[Any]],
 ) -> Iterator[OperatorError]:
     """A row for each instruction that has a value of the same shape and type on both sides, in order."""
-    for each in instructions:
-        node, values = nodes.get(each.index), logged.get(each.index, [])
+    for instruction in instructions:
+        node, values = nodes.get(instruction.index), logged.get(instruction.index, [])
         wanted = expected[node.name] if node is not None else []
         # A delegate logs its inputs too; outputs come last.
         pairs = [
@@ -287,8 +287,8 @@ def _compared(
         (error, observed, known), output = max(off, key=lambda one: one[0][0])
         inside = _delegate(node)
         yield OperatorError(
-            index=each.index,
-            name=each.name,
+            index=instruction.index,
+            name=instruction.name,
             inside=tuple(_names(inside)) if inside else (),
             error=error,
             observed=observed,
@@ -316,12 +316,12 @@ def _error(expected: torch.Tensor, observed: torch.Tensor) -> tuple[float, float
     wanted, seen = expected.flatten().double(), observed.flatten().double()
     same = (wanted == seen) | (wanted.isnan() & seen.isnan())
     difference = torch.where(same, 0.0, (wanted - seen).abs()).nan_to_num(nan=math.inf)
-    where = int(difference.argmax())
+    index = int(difference.argmax())
     finite = wanted[wanted.isfinite()]
     # The lowest number masks attention, and would make every error there none at all.
     usual = finite[finite.abs() < 1e30]
     peak = max(_LEAST_PEAK, float(usual.abs().max()) if usual.numel() else 0.0)
-    return float(difference[where]) / peak, float(seen[where]), float(wanted[where])
+    return float(difference[index]) / peak, float(seen[index]), float(wanted[index])
 
 
 def _names(lowered: Any) -> Iterator[str]:
@@ -334,8 +334,8 @@ def _names(lowered: Any) -> Iterator[str]:
 def _output(lowered: Any, index: int) -> Node | None:
     """The node inside that the delegate's output of this number comes from."""
     outputs = tree_leaves(lowered.original_module.graph.output_node().args[0])
-    found = outputs[index] if index < len(outputs) else None
-    return found if isinstance(found, Node) else None
+    output = outputs[index] if index < len(outputs) else None
+    return output if isinstance(output, Node) else None
 
 
 def _source(node: Node | None) -> str | None:

@@ -1,7 +1,7 @@
-"""Show a failure that the ExecuTorch conformance suite has found, with torch, transformers and executorch alone.
+"""Reproduce a failure of the ExecuTorch conformance suite, with torch, transformers and executorch alone.
 
 It lies in a failure bundle, beside what it reads: `bundle.json` (the model's config, the calls), `weights.pt`, and
-`program.pt2`, the exported program, if there is one. `python reproduce.py` does again what failed.
+`program.pt2`, the exported program, if there is one. Run `python reproduce.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Sta
 
 HERE = Path(__file__).parent
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-#: Subjects whose programs take their caches and give them back.
-THREADED = ("transformers-exporters",)
+#: Exporters whose programs have their caches as inputs and outputs.
+EXPLICIT_CACHE = ("transformers-exporters",)
 
 
 def main() -> None:
@@ -49,13 +49,13 @@ def main() -> None:
 def exported(model: Any, facts: dict[str, Any]) -> Any:
     """The exported program out of the bundle; without one, exporting is what failed, and is done again."""
     if (HERE / "program.pt2").exists():
-        if facts["subject"] in THREADED:
+        if facts["subject"] in EXPLICIT_CACHE:
             from transformers.exporters.exporter_dynamo import register_cache_pytrees_for_model
 
             register_cache_pytrees_for_model(model)  # a cache is among the program's inputs
         return torch.export.load(HERE / "program.pt2")
     if facts["subject"] not in ("transformers", "transformers-hybrid"):
-        raise SystemExit(f"exporting failed: call {facts['subject']} on this model to see it")
+        raise SystemExit(f"exporting failed: call {facts['subject']} on this model to reproduce it")
     from transformers.integrations import executorch
 
     most = facts["max_cache_len"]
@@ -75,13 +75,13 @@ def exported(model: Any, facts: dict[str, Any]) -> Any:
 
 def step_of(program: Any, facts: dict[str, Any]) -> Step:
     """One call of the program, run by torch or lowered and on the ExecuTorch runtime."""
-    threaded = facts["subject"] in THREADED
+    explicit = facts["subject"] in EXPLICIT_CACHE
     if facts["backend"] != "exported":
         method = loaded(program, facts["backend"])
-        if threaded:
-            return threaded_step(program, lambda ids, cache: method.execute((ids, *cache)))
+        if explicit:
+            return explicit_cache_step(program, lambda ids, cache: method.execute((ids, *cache)))
         return lambda input_ids, cache_position: method.execute((input_ids, cache_position))[0].clone()
-    if not threaded:
+    if not explicit:
         return exported_step(program)
     module = program.module()
     name, spec, _ = example_cache(program)
@@ -89,18 +89,18 @@ def step_of(program: Any, facts: dict[str, Any]) -> Step:
     def call(ids: torch.Tensor, cache: list[torch.Tensor]) -> list[torch.Tensor]:
         return tree_leaves(module(input_ids=ids, **{name: tree_unflatten(cache, spec)}))
 
-    return threaded_step(program, call)
+    return explicit_cache_step(program, call)
 
 
 def example_cache(program: Any) -> tuple[str, Any, list[torch.Tensor]]:
-    """The program's cache as it was exported with: its name, how its tensors make it up, and these."""
-    (found,) = ((name, value) for name, value in program.example_inputs[1].items() if name != "input_ids")
-    tensors, spec = tree_flatten(found[1])
-    return found[0], spec, tensors
+    """The cache that the program was exported with: its input's name, its structure and its tensors."""
+    ((name, cache),) = ((name, value) for name, value in program.example_inputs[1].items() if name != "input_ids")
+    tensors, spec = tree_flatten(cache)
+    return name, spec, tensors
 
 
-def threaded_step(program: Any, call: Callable[[torch.Tensor, list[torch.Tensor]], Any]) -> Step:
-    """One call of a program that takes its cache, and returns it after the logits, each tensor by itself."""
+def explicit_cache_step(program: Any, call: Callable[[torch.Tensor, list[torch.Tensor]], Any]) -> Step:
+    """One call of a program whose cache is an input and, after the logits, an output, each tensor by itself."""
     _, spec, examples = example_cache(program)
     held, end = list[torch.Tensor](), 0
 
@@ -131,7 +131,7 @@ def exported_step(program: Any) -> Step:
 
 
 def partitioners(backend: str) -> list[Any]:
-    """What the backend lowers with."""
+    """The backend's partitioners."""
     if backend == "portable":
         return []
     if backend.startswith("xnnpack"):
@@ -144,7 +144,7 @@ def partitioners(backend: str) -> list[Any]:
         from executorch.exir.backend.compile_spec_schema import CompileSpec
 
         return [OpenvinoPartitioner([CompileSpec("device", b"CPU")])]
-    raise SystemExit(f"{backend} does not run here: lower program.pt2 with its own partitioner to see it")
+    raise SystemExit(f"{backend} does not run here: lower program.pt2 with its own partitioner to reproduce it")
 
 
 def loaded(program: Any, backend: str) -> Any:

@@ -1,6 +1,7 @@
-"""Checkpoints: models of somebody's own, in directories as `save_pretrained` writes them. Looking imports no torch.
+"""Checkpoints: models in directories as `save_pretrained` writes them. Reading a config imports no torch.
 
-Nothing in it is run or fetched: weights are read from safetensors alone, and a model is made by Transformers' own code.
+Nothing in a directory is run, and nothing is fetched: weights are read from safetensors alone, and the model is made by
+Transformers' own code.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ WINDOWS = ("sliding_window", "attention_chunk_size", "sliding_window_size", "att
 
 
 class CheckpointError(ValueError):
-    """A directory holds no checkpoint that can be used; says why, and what would do."""
+    """A directory holds no checkpoint that can be exported; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +55,17 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The directory's name, with nothing in it that would part a cell's id."""
+        """The directory's name, without characters that separate the parts of a cell's id."""
         return re.sub(r"[^A-Za-z0-9_.-]+", "-", self.directory.name).lstrip(".-")[:100] or "checkpoint"
 
     @property
     def tokenizer(self) -> Path | None:
-        """The directory with the model's own tokenizer, if there is one that ExecuTorch's runner and the suite read."""
+        """The directory with the model's tokenizer, if there is one that ExecuTorch's runner can read."""
         return self.directory if (self.directory / _TOKENIZER).is_file() else None
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """How far its layers look back, where they do not see all of the past, in tokens."""
+        """The lengths of its sliding or chunked layers' windows, in tokens, ascending."""
         if self.config.get("use_sliding_window") is False:  # Qwen2 names a window that it does not use
             return ()
         return tuple(sorted({size for name in WINDOWS if isinstance(size := self.config.get(name), int) and size > 0}))
@@ -76,7 +77,7 @@ class Checkpoint:
 
     @property
     def context(self) -> int | None:
-        """The longest text that the model was made for, in tokens, if it says so."""
+        """The longest text that the model was made for, in tokens; None where its config does not say."""
         longest = self.config.get("max_position_embeddings")
         return longest if isinstance(longest, int) and longest > 0 else None
 
@@ -87,10 +88,10 @@ class Checkpoint:
 
 
 def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto") -> Checkpoint:
-    """What is in `directory`, looked at and not loaded.
+    """The checkpoint in `directory`, of which only the config is read.
 
     Raises:
-        CheckpointError: It holds no model that can be exported; says what is wrong and where.
+        CheckpointError: It holds no model that can be exported, or `max_cache_len` is longer than the model allows.
     """
     directory = directory.absolute()
     values = _object(directory)
@@ -98,11 +99,11 @@ def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto") ->
     if model_type not in registered():
         raise CheckpointError(f"{directory / _CONFIG}: {unknown('model_type', str(model_type), registered())}")
     if values.get("quantization_config"):
-        raise CheckpointError(f"{directory / _CONFIG}: it is quantised already; a backend quantises a model of floats")
+        raise CheckpointError(f"{directory / _CONFIG}: the model is quantised already; backends need one of floats")
     if not any(directory.glob("*.safetensors")):
         pickled = next(iter(sorted(directory.glob("*.bin"))), None)
-        found = f"{pickled.name} is a pickle, which is code; " if pickled else ""
-        raise CheckpointError(f"{directory}: no *.safetensors; {found}save it with `model.save_pretrained(...)`")
+        reason = f"{pickled.name} is a pickle, which is code; " if pickled else ""
+        raise CheckpointError(f"{directory}: no *.safetensors; {reason}save it with `model.save_pretrained(...)`")
     text = next((values[part] for part in _TEXT_PARTS if isinstance(values.get(part), dict)), values)
     checkpoint = Checkpoint(directory, str(model_type), max_cache_len, dtype, text)
     if checkpoint.context is not None and max_cache_len > checkpoint.context:
@@ -114,7 +115,7 @@ def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto") ->
 
 
 def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The model with its weights, in evaluation mode, asking for a static cache of one row.
+    """The model with its weights, in evaluation mode; its generation config asks for a static cache of one row.
 
     Raises:
         CheckpointError: Weights are missing or do not fit, or the config is not one of its class.
@@ -124,10 +125,10 @@ def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
 
     dtype = "auto" if checkpoint.dtype == "auto" else getattr(torch, checkpoint.dtype)
     load: Any = AutoModelForCausalLM.from_pretrained
-    trusting_nobody = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
+    untrusted = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     try:
-        model, info = load(str(checkpoint.directory), dtype=dtype, output_loading_info=True, **trusting_nobody)
-    except Exception as error:  # whatever a config class, safetensors or torch has against it
+        model, info = load(str(checkpoint.directory), dtype=dtype, output_loading_info=True, **untrusted)
+    except Exception as error:  # whatever a config class, safetensors or torch raises
         raise CheckpointError(f"{checkpoint.directory}: {type(error).__name__}: {error}") from error
     lacking = sorted(info["missing_keys"])
     if lacking or info["mismatched_keys"]:
@@ -161,7 +162,7 @@ def _object(directory: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}; a checkpoint has one") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no JSON: {error}") from error
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected an object with the keys of a config")
     return values

@@ -42,7 +42,7 @@ _CODE_SUFFIXES = ("_implementation", "_implementation_internal")
 
 
 class UnknownKeyError(ValueError):
-    """A fixture has a key that its config class does not know, and would keep and ignore; says which."""
+    """A fixture has a key that its config class does not know, and would keep and ignore; the message names it."""
 
 
 def fixture_config(architecture: str, directory: Path = CONFIGS) -> PreTrainedConfig:
@@ -149,7 +149,7 @@ def _values(architecture: str, directory: Path) -> dict[str, Any]:
     try:
         values = json.loads(read_regular_file(path, _MOST_BYTES))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected an object with the keys of a config")
     if values.get("model_type") != architecture:

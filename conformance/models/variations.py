@@ -90,8 +90,8 @@ class Variation:
         return other.changes.items() <= self.changes.items()
 
     def __str__(self) -> str:
-        told = (f"{name}={json.dumps(value)}" for name, value in self.changes.items())
-        return ", ".join(told) or "the fixture as it is"
+        changes = (f"{name}={json.dumps(value)}" for name, value in self.changes.items())
+        return ", ".join(changes) or "the unchanged fixture"
 
 
 def build(architecture: str, variation: Variation) -> PreTrainedModel:
@@ -184,14 +184,14 @@ class Space:
         if not name:
             return []
         present, width = int(self.present[name]), int(self.present.get(hidden, 0))
-        found: list[dict[str, Any]] = []
+        changes: list[dict[str, Any]] = []
         for heads in (1, 2, 3, 6, 8):
             if heads != present:
                 # Config classes ask for whole shares, also of a hidden size that is not made up of heads.
-                own = width // present if self._hidden_by_head() else 8
+                size = width // present if self._hidden_by_head() else 8
                 whole = width % heads == 0 and not self._hidden_by_head()
-                found.append({name: heads} if whole or not hidden else {name: heads, hidden: heads * own})
-        return found
+                changes.append({name: heads} if whole or not hidden else {name: heads, hidden: heads * size})
+        return changes
 
     def _head_size(self, changes: Changes) -> list[dict[str, Any]]:
         hidden, heads = self._hidden_by_head(), self._number(_HEADS, changes)
@@ -210,15 +210,15 @@ class Space:
         return [{name: size} for size in (24, 48, 64) if size % heads == 0]
 
     def _windows(self, _: Changes) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = [
+        changes: list[dict[str, Any]] = [
             {name: window}
             for name in _WINDOWS
             if _is_number(self.present.get(name))
             for window in (4, 2, 1, 7, 16, 31, 32, 33, 64, None)
         ]
         if self.present.get("use_sliding_window") is False:
-            found.append({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1})
-        return found
+            changes.append({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1})
+        return changes
 
     def _experts(self, _: Changes) -> list[dict[str, Any]]:
         name = self._name(_EXPERTS)

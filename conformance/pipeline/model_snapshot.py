@@ -1,4 +1,4 @@
-"""What there is of a model and around it that exporting must leave alone, and what has changed of it."""
+"""The state of a model and of torch that exporting must leave alone (EXP-8), and what has changed of it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from conformance.reference.transformers_api import PreTrainedConfig, experts_of
 
 
 def footprint(model: PreTrainedModel) -> dict[str, object]:
-    """Everything that EXP-8 names, by what a reader would call it; two of them compare with `changes`."""
+    """Everything that EXP-8 names, by a name for readers; `changes` compares two of them."""
     return dict(_facts(model))
 
 
 def changes(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """A phrase for each fact that is not as it was."""
+    """A phrase for each fact that differs."""
     names = [*before, *(name for name in after if name not in before)]
-    return [_told(name, before, after) for name in names if before.get(name, _GONE) != after.get(name, _GONE)]
+    return [_change(name, before, after) for name in names if before.get(name, _GONE) != after.get(name, _GONE)]
 
 
 _GONE = "absent"
@@ -48,7 +48,7 @@ def _facts(model: PreTrainedModel) -> Iterator[tuple[str, object]]:
 
 
 def _replaced(module: nn.Module) -> Iterator[tuple[str, object]]:
-    """Functions that stand in the module itself, where they hide those of its class or choose an activation."""
+    """Functions among the module's own attributes, where they hide those of its class or choose an activation."""
     for name, value in vars(module).items():
         if callable(value) and not isinstance(value, nn.Module | type):
             yield name, id(value)
@@ -58,7 +58,7 @@ def _digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def _told(name: str, before: Mapping[str, object], after: Mapping[str, object]) -> str:
+def _change(name: str, before: Mapping[str, object], after: Mapping[str, object]) -> str:
     was, now = before.get(name, _GONE), after.get(name, _GONE)
     if isinstance(was, dict) and isinstance(now, dict):
         keys = [key for key in {**was, **now} if was.get(key, _GONE) != now.get(key, _GONE)]

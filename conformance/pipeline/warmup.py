@@ -1,4 +1,4 @@
-"""What torch and ExecuTorch work out once a process, worked out before other processes are forked off."""
+"""Let torch and ExecuTorch do once, before processes are forked, what each process would have to do."""
 
 from __future__ import annotations
 

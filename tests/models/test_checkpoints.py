@@ -48,7 +48,7 @@ def test_dtype_is_the_one_that_was_asked_for(saved: Path) -> None:
     [
         ({"model_type": "lama"}, "no model_type 'lama'; did you mean 'llama'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised already"),
-        (None, "no JSON"),
+        (None, "not JSON"),
     ],
 )
 def test_what_is_wrong_is_said(saved: Path, tmp_path: Path, change: dict[str, object] | None, told: str) -> None:

@@ -33,7 +33,7 @@ def _listed() -> frozenset[str]:
 
     specification = TosaSpecification.create_from_string(_SPECIFICATION)
     checked = [target for check in get_registered_tosa_support_checks(specification) for target in check.targets]
-    names = (str(getattr(each, "__name__", each)) for each in (*TOSA_PRO_FP_SupportList, *checked))
+    names = (str(getattr(target, "__name__", target)) for target in (*TOSA_PRO_FP_SupportList, *checked))
     return frozenset(".".join(name.split(".")[-2:]) for name in names)
 
 
