@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.pairs import BASE, OURS, note
+from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.exporters.resolve import resolve
 from conformance.pipeline import stages
@@ -35,7 +36,7 @@ def builder() -> Builder:
 
 
 def test_export(benchmark: Any, builder: Builder, architecture: str, subject: str) -> None:
-    exporter = builder.subject(subject)
+    exporter = builder.exporter(subject)
     note(benchmark, f"{architecture}: export", SIDES[subject], BOUND)
 
     def fresh() -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -47,8 +48,8 @@ def test_export(benchmark: Any, builder: Builder, architecture: str, subject: st
 @pytest.mark.parametrize("mode", list(Mode))
 def test_call(benchmark: Any, builder: Builder, architecture: str, subject: str, mode: Mode) -> None:
     """One token in the middle of the cache, or a prompt of half of it."""
-    artifact = builder.artifact(architecture, subject, mode, BACKEND)
-    session = builder.runtime_session(architecture, subject, mode, BACKEND)
+    built = builder.program(Program(architecture, subject, mode, BACKEND))
+    artifact, session = built.artifact, built.new_session()
     length = 1 if mode is Mode.DECODE else PROMPT
     ids = torch.ones((1, length), dtype=torch.long)
     position = torch.tensor([PROMPT]) if mode is Mode.DECODE else torch.arange(length)

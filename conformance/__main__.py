@@ -183,7 +183,7 @@ def _new(arguments: argparse.Namespace) -> None:
 
 def _partition(arguments: argparse.Namespace) -> int:
     """Exit code 1 where the program cannot be had, with the failure."""
-    from conformance.core.cells import Cell
+    from conformance.core.cells import Program
     from conformance.core.contract import Mode
     from conformance.core.exporter_names import canonical
     from conformance.core.suggest import unknown
@@ -206,16 +206,15 @@ def _partition(arguments: argparse.Namespace) -> int:
     from conformance.pipeline.store import Store
     from conformance.runner.options import DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB
 
-    where = (arguments.architecture, canonical(arguments.subject), Mode(arguments.mode), arguments.backend)
+    program = Program(arguments.architecture, canonical(arguments.subject), Mode(arguments.mode), arguments.backend)
     builder = Builder(store=Store(ROOT / DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB))
     try:
-        artifact = builder.artifact(*where)
+        artifact = builder.program(program).artifact
     except CellFailedError as error:
         raise ValueError(f"it fails at stage {error.stage}: {error}") from error
     except (NotApplicableError, NotRunError) as error:
         raise ValueError(str(error)) from error
-    architecture, subject, mode, backend = where
-    show(partition_page(Cell(architecture, subject, backend, mode, "LOW-1"), artifact))
+    show(partition_page(program, artifact))
     return 0
 
 

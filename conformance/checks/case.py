@@ -1,4 +1,4 @@
-"""What a check is given: a cell, the workbench to build what it needs, and where to put what it measured."""
+"""What a check is given: a cell, the builder of what it needs, and where to put what it measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
-from conformance.core.cells import EXPORTED, Cell
+from conformance.core.cells import Cell
 from conformance.core.contract import Mode
 from conformance.core.paths import PARTITIONS
 from conformance.core.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Stage
@@ -26,7 +26,8 @@ from conformance.exporters.resolve import Exporter
 from conformance.matrix.schema import Expectation
 from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends.base import Precision
-from conformance.pipeline.builder import Builder
+from conformance.pipeline.builder import Builder, BuiltArchitecture, BuiltProgram
+from conformance.pipeline.lowering import Artifact
 from conformance.records.run import PartitionRecord
 
 
@@ -36,16 +37,17 @@ class Case:
 
     Args:
         cell: The cell.
-        workbench: Builds and keeps models and programs.
+        builder: Builds and keeps models and programs.
         examples: How many scripts Hypothesis may try, beside the pinned ones.
         derandomize: Try the same scripts in every run.
         caches: The kinds of cache layers that the architecture's row declares; None where it has no row.
         only: The one script to try, in place of pinned and generated ones.
         shrink: Look for the shortest script that shows a failure.
         baselines: Where it is listed what backends leave to portable kernels.
-        own: Whether the model is somebody's own checkpoint. It was not made to show faults, and its tokens cost time.
+        is_checkpoint: Whether the model is a user's checkpoint. It was not made to show faults, and its tokens cost
+            time.
         metrics: Filled in by the check; goes into the record.
-        measured: The same, for what is no number.
+        measured: The same, for what is not a number.
     """
 
     cell: Cell
@@ -56,42 +58,55 @@ class Case:
     only: DecodeScript | None = None
     shrink: bool = True
     baselines: Path = PARTITIONS
-    own: bool = False
+    is_checkpoint: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
     measured: dict[Literal["partition"], PartitionRecord] = field(default_factory=dict)
 
     @property
+    def architecture(self) -> BuiltArchitecture:
+        """The fixture model, and what it is judged by."""
+        return self.builder.architecture(self.cell.architecture)
+
+    @property
+    def built(self) -> BuiltProgram:
+        """The program under test; raises `NotApplicableError` where the clause does not apply to its exporter."""
+        assert self.cell.program is not None, "eager cells have no program"
+        built = self.builder.program(self.cell.program)
+        built.exporter.require_clause(self.cell.clause)
+        return built
+
+    @property
     def model(self) -> PreTrainedModel:
         """The fixture model."""
-        return self.builder.model(self.cell.architecture)
+        return self.architecture.model
 
     def model_to_export(self) -> PreTrainedModel:
-        """The fixture model, newly built: whoever exports it may change it."""
-        return self.builder.model_to_export(self.cell.architecture)
+        """The fixture model, newly built: an exporter may change it."""
+        return self.architecture.model_to_export()
 
     @property
     def oracle(self) -> Oracle:
         """The oracle of the fixture model, which has been seen to agree with a forward pass without cache."""
-        return self.builder.trusted_oracle(self.cell.architecture)
-
-    @property
-    def expected(self) -> Oracle | ProgramOracle:
-        """What the cell's program is judged by: the oracle, or that of the model which its backend has rounded."""
-        where = (self.cell.architecture, self.subject.name, self.mode)
-        return self.builder.expected(*where, self.cell.backend)
+        return self.architecture.trusted_oracle
 
     @property
     def untried_oracle(self) -> Oracle:
         """The oracle, for checks of the oracle itself."""
-        return self.builder.oracle(self.cell.architecture)
+        return self.architecture.oracle
 
     @property
-    def subject(self) -> Exporter:
-        """The subject under test; raises `NotApplicableError` where the cell's clause cannot be asked of it."""
-        assert self.cell.subject is not None, "eager cells have no subject"
-        subject = self.builder.subject(self.cell.subject)
-        subject.require_clause(self.cell.clause)
-        return subject
+    def expected(self) -> Oracle | ProgramOracle:
+        """What the cell's program is judged by: the oracle, or that of the model which its backend has rounded."""
+        return self.built.expected
+
+    def perturbed_oracles(self) -> Iterator[Oracle | ProgramOracle]:
+        """Oracles as good as the expected one, with other ties."""
+        return self.built.perturbed_oracles()
+
+    @property
+    def exporter(self) -> Exporter:
+        """The exporter under test; raises `NotApplicableError` where the clause does not apply to it."""
+        return self.built.exporter
 
     @property
     def mode(self) -> Mode:
@@ -101,8 +116,13 @@ class Case:
 
     @property
     def program(self) -> ExportedProgram:
-        """The subject's exported program."""
-        return self.builder.exported(self.cell.architecture, self.subject.name, self.mode, self.cell.backend)
+        """The exporter's program, not lowered."""
+        return self.built.exported
+
+    @property
+    def artifact(self) -> Artifact:
+        """The program, lowered and emitted."""
+        return self.built.artifact
 
     @property
     def backend(self) -> Backend:
@@ -115,47 +135,36 @@ class Case:
         backend = self.builder.backends.get(self.cell.backend)
         return backend.precision if backend else None
 
-    def disturbed(self) -> Iterator[Oracle | ProgramOracle]:
-        """Oracles as good as the expected one, with other ties."""
-        where = (self.cell.architecture, self.subject.name, self.mode, self.cell.backend)
-        seed = 0
-        while (oracle := self.builder.disturbed(*where, seed)) is not None:
-            yield oracle
-            seed += 1
-
     @property
     def tolerance(self) -> float:
         """The largest error that counts as equal, as a share of the logits' scale."""
         backend = self.builder.backends.get(self.cell.backend)
         least = backend.tolerance if backend else FLOAT32_TOLERANCE
         # Fixtures are of float32, and a bundle asks for their tolerance even where no model could be built.
-        return max(least, ROUNDINGS * self.builder.oracle(self.cell.architecture).rounding) if self.own else least
+        return max(least, ROUNDINGS * self.untried_oracle.rounding) if self.is_checkpoint else least
 
     @property
     def runner_tokenizer(self) -> RunnerTokenizer:
         """The LLM runner's tokenizer: the checkpoint's own, or one with a character for each id."""
-        return self.builder.runner_tokenizer(self.cell.architecture)
+        return self.architecture.runner_tokenizer
 
     @property
     def space(self) -> ScriptSpace:
         """The scripts this cell's program can be asked to follow."""
         vocab = int(self.model.config.get_text_config().vocab_size)
-        length = self.builder.cache_length(self.cell.architecture)
+        length = self.architecture.cache_length
         return ScriptSpace(vocab, length, 1 if self.cell.mode is Mode.DECODE else length)
 
     def new_session(self) -> Session:
         """A decoder with fresh caches: the exported program's or the runtime's, as the cell says."""
-        where = (self.cell.architecture, self.subject.name, self.mode)
-        if self.cell.backend == EXPORTED:
-            return self.builder.exported_session(*where)
-        return self.builder.runtime_session(*where, self.cell.backend)
+        return self.built.new_session()
 
     def session_of(self, program: ExportedProgram) -> Session:
-        """A decoder with fresh caches of another exported program of the subject's."""
-        return self.subject.driver.exported(program).new_session()
+        """A decoder with fresh caches of another exported program of the exporter's."""
+        return self.exporter.driver.exported(program).new_session()
 
     def settings(self, **more: Any) -> settings:
-        """How Hypothesis goes about this cell."""
+        """Hypothesis' settings for this cell."""
         return settings(
             max_examples=self.examples,
             derandomize=self.derandomize,
@@ -190,7 +199,7 @@ class Case:
             return
         if not self.shrink:
             raise shown
-        # Hypothesis shrinks only what it has generated, so it looks for a shorter one that shows the same.
+        # Hypothesis shrinks only what it has generated, so it looks for a shorter one with the same failure.
         try:
             judged()
         except ClauseViolationError as shorter:
@@ -225,11 +234,11 @@ def require_undecodable(case: Case, known: Expectation) -> None:
     """Try to decode eagerly, which has to fail as the architecture's row says.
 
     Raises:
-        NotApplicableError: It does; no clause applies.
-        CellFailedError: It fails otherwise, or decodes after all.
+        NotApplicableError: It fails so; no clause applies.
+        CellFailedError: It fails in another way, or decodes after all.
     """
     try:
-        case.builder.trusted_oracle(case.cell.architecture)
+        case.architecture.trusted_oracle  # noqa: B018 - raises where it cannot decode
     except CellFailedError as error:
         if error.signature != known.signature:
             raise

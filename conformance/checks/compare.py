@@ -1,4 +1,4 @@
-"""Following decode scripts: each call of a session compared with what the oracle says of its effective prefix."""
+"""Run decode scripts: compare each call of a session with the oracle's logits for the call's effective prefix."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _EQUAL_DB = 300.0
 def run_scripts(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: DecodeScript) -> None:
     """Judge the pinned scripts and those of `strategy` against the oracle.
 
-    A script that only begins as one that was followed to its end would come to the same logits again, which is PAR-9's
-    to say; of those that go token by token through the same text, the longest is enough.
+    A script that is the beginning of one that passed is not run: PAR-9 checks that it gives the same logits again. Of
+    those that go token by token through the same text, the longest is enough.
     """
     case.try_scripts(strategy, once(lambda script: run_script(case, script)), pinned)
 
 
 def once(judge: Callable[[DecodeScript], object]) -> Callable[[DecodeScript], None]:
-    """`judge`, but not of scripts that are the beginning of one that it has found nothing wrong with."""
+    """`judge`, but not of scripts that are the beginning of one that passed."""
     judged: set[tuple[Call, ...]] = set()
 
     def judge_unless_judged(script: DecodeScript) -> None:
@@ -50,11 +50,11 @@ def run_script(case: Case, script: DecodeScript, session: Session | None = None)
 
 
 class Decoding:
-    """A session, and an oracle beside it that is given the same calls.
+    """A session, each call of which is compared with the oracle.
 
     Args:
         case: The cell being judged.
-        session: The session, at position 0 or to be started again there; a new one if not given.
+        session: The session, whose first call is at position 0; a new one if not given.
     """
 
     def __init__(self, case: Case, session: Session | None = None) -> None:
@@ -65,7 +65,7 @@ class Decoding:
         self.held: tuple[int, ...] = ()
 
     def call(self, call: Call) -> None:
-        """Make one more call, and raise `ClauseViolationError` unless both come to the same logits."""
+        """Make one more call, and raise `ClauseViolationError` unless its logits are the oracle's."""
         __tracebackhide__ = True
         observed = self.session.step(*tensors(call.tokens, call.position))
         self.script = DecodeScript((*self.script.calls, call))
@@ -76,12 +76,21 @@ class Decoding:
 def assert_matches(
     case: Case, observed: torch.Tensor, prefixes: Sequence[tuple[int, ...]], script: DecodeScript
 ) -> None:
-    """Compare the logits of a script's last call, [1, seq, vocab], with those that the oracle has for `prefixes`."""
+    """Compare the logits of a script's last call, [1, seq, vocab], with those that the oracle has for `prefixes`.
+
+    Raises:
+        ClauseViolationError: They differ in shape, or by more than the cell's tolerance.
+    """
     __tracebackhide__ = True
-    wanted = [1, len(prefixes), case.space.vocab]
-    if list(observed.shape) != wanted:
-        shape = f"logits {list(observed.shape)}"
-        raise ClauseViolationError(Stage.EXECUTE, "wrong-shape", observed=shape, expected=str(wanted), script=script)
+    shape = [1, len(prefixes), case.space.vocab]
+    if list(observed.shape) != shape:
+        raise ClauseViolationError(
+            Stage.EXECUTE,
+            "wrong-shape",
+            observed=f"logits {list(observed.shape)}",
+            expected=str(shape),
+            script=script,
+        )
     if case.precision is not None:
         assert_precise(case, case.precision, observed[0], prefixes, script)
     elif prefixes:
@@ -97,7 +106,11 @@ def assert_close(
     stage: Stage,
     tolerance: float,
 ) -> None:
-    """Compare the logits of a script's last call; the script is all that led to it."""
+    """Compare the logits of a script's last call, [seq, vocab] or [vocab]; the script is all that led to it.
+
+    Raises:
+        ClauseViolationError: A logit is off by more than `tolerance`, a share of the oracle's scale, or not finite.
+    """
     __tracebackhide__ = True
     call = script.calls[-1]
     difference = (observed - expected).abs() / case.untried_oracle.scale
@@ -106,12 +119,12 @@ def assert_close(
     case.measure("max_relative_error", error)
     case.metrics["tolerance"] = tolerance
     if error > tolerance:
-        where = int(difference.argmax())
+        index = int(difference.argmax())
         raise ClauseViolationError(
             stage,
             "logits-differ",
-            observed=f"{float(observed.flatten()[where]):.6g} for logit {where} of the call {call}",
-            expected=f"{float(expected.flatten()[where]):.6g}; off by {error:.1e} of the logits' scale "
+            observed=f"{float(observed.flatten()[index]):.6g} for logit {index} of the call {call}",
+            expected=f"{float(expected.flatten()[index]):.6g}; off by {error:.1e} of the logits' scale "
             f"{case.untried_oracle.scale:.3g}, tolerance {tolerance:.0e}",
             script=script,
             relative_error=error,
@@ -122,8 +135,8 @@ def assert_close(
 
 def _assert_finite(observed: torch.Tensor, script: DecodeScript, stage: Stage) -> None:
     if not bool(torch.isfinite(observed).all()):
-        told = f"nan or inf in call {script.calls[-1]}"
-        raise ClauseViolationError(stage, "not-finite", observed=told, expected="finite logits", script=script)
+        nan = f"nan or inf in call {script.calls[-1]}"
+        raise ClauseViolationError(stage, "not-finite", observed=nan, expected="finite logits", script=script)
 
 
 def assert_precise(
@@ -133,27 +146,31 @@ def assert_precise(
     prefixes: Sequence[tuple[int, ...]],
     script: DecodeScript,
 ) -> None:
-    """Compare the logits of a script's last call with an oracle that rounds as they do: see `Precision`."""
+    """Compare the logits of a script's last call, [seq, vocab], with an oracle that rounds as they do: see `Precision`.
+
+    Raises:
+        ClauseViolationError: A position is too noisy, its best token is another, or a logit is not finite.
+    """
     __tracebackhide__ = True
     _assert_finite(observed, script, Stage.EXECUTE)
-    ours = case.expected
+    first = case.expected
     for row, prefix in zip(observed, prefixes, strict=True):
-        expected, found = ours.logits(prefix), -math.inf
-        for oracle in chain([ours], case.disturbed()):
+        expected, best_ratio = first.logits(prefix), -math.inf
+        for oracle in chain([first], case.perturbed_oracles()):
             candidate = oracle.logits(prefix)
             ratio = sqnr(candidate, row)
-            if ratio > found:
-                expected, found = candidate, ratio
-            if found >= precision.least_sqnr:
+            if ratio > best_ratio:
+                expected, best_ratio = candidate, ratio
+            if best_ratio >= precision.least_sqnr:
                 break
-        case.metrics["sqnr_db"] = round(min(case.metrics.get("sqnr_db", _EQUAL_DB), found), 1)
+        case.metrics["sqnr_db"] = round(min(case.metrics.get("sqnr_db", _EQUAL_DB), best_ratio), 1)
         case.metrics["least_sqnr_db"] = precision.least_sqnr
         best, chosen = int(expected.argmax()), int(row.argmax())
-        behind = float(expected[best] - expected[chosen]) / ours.scale
-        if found < precision.least_sqnr:
-            code, seen = "logits-differ", f"{found:.1f} dB of signal over noise"
-            wanted = f"at least {precision.least_sqnr:.0f} dB against the rounded model, whatever way ties go"
-        elif behind > precision.tie:
+        behind = float(expected[best] - expected[chosen]) / first.scale
+        if best_ratio < precision.least_sqnr:
+            code, seen = "logits-differ", f"{best_ratio:.1f} dB of signal over noise"
+            wanted = f"at least {precision.least_sqnr:.0f} dB against the rounded model, whichever way ties go"
+        elif behind > precision.tie_margin:
             code, seen = "greedy-differs", f"token {chosen} is the best"
             wanted = f"token {best}, ahead by {behind:.1e} of the logits' scale"
         else:
@@ -170,6 +187,6 @@ def assert_precise(
 
 
 def sqnr(expected: torch.Tensor, observed: torch.Tensor) -> float:
-    """Signal to quantisation noise in dB; infinite where both are equal."""
+    """Signal to quantisation noise of logits of equal shape, in dB; infinite where both are equal."""
     signal, noise = expected.double(), expected.double() - observed.double()
     return float(10 * torch.log10(signal.square().sum() / noise.square().sum()))

@@ -102,15 +102,15 @@ def test_cache_is_buffers(case: Case) -> None:
 @clause("EXP-4")
 def test_strict_or_not(case: Case) -> None:
     """Traced by TorchDynamo or by the Python interpreter."""
-    strict = inspect.signature(case.subject.export).parameters.get("strict")
+    strict = inspect.signature(case.exporter.export).parameters.get("strict")
     if strict is None:
-        raise NotApplicableError(f"{case.subject.name} takes no `strict`")
+        raise NotApplicableError(f"{case.exporter.name} takes no `strict`")
     for choice in (True, False):
         if choice is strict.default:
             program = case.program
         else:
             with at(Stage.EXPORT):
-                program = case.subject.export(case.model_to_export(), *example_inputs(1), strict=choice)
+                program = case.exporter.export(case.model_to_export(), *example_inputs(1), strict=choice)
         run_script(case, token_by_token(text(0, 4, case.space.vocab)), case.session_of(program))
 
 
@@ -121,8 +121,7 @@ def test_dynamic_length(case: Case) -> None:
     if isinstance(length, int):
         raise _violation("length-fixed", f"input_ids has a sequence length of {length}", "a dynamic one")
     for tokens in (1, 2, case.space.length - 1, case.space.length):
-        where = (case.cell.architecture, case.subject.name, case.mode)
-        session = case.builder.exported_session(*where)
+        session = case.new_session()
         try:
             session.step(*tensors(text(0, tokens, case.space.vocab), 0))
         except StageError as error:
@@ -133,7 +132,7 @@ def test_dynamic_length(case: Case) -> None:
 def test_no_examples(case: Case) -> None:
     """From the model alone."""
     with at(Stage.EXPORT):
-        program = case.subject.export(case.model_to_export())
+        program = case.exporter.export(case.model_to_export())
     run_script(case, token_by_token(text(0, 3, case.space.vocab)), case.session_of(program))
 
 
@@ -156,42 +155,44 @@ def test_saved_and_loaded(case: Case) -> None:
 @clause("EXP-8")
 def test_model_is_left_alone(case: Case) -> None:
     """The model and torch's own settings, after the export whose program the other clauses judge."""
-    left = case.builder.side_effects(case.cell.architecture, case.subject.name, case.mode)
-    if left:
-        more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
-        raise _violation("model-changed", f"changed: {'; '.join(left[:_SHOWN])}{more}", "the model as it was")
+    changes = case.built.side_effects
+    if changes:
+        more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+        raise _violation("model-changed", f"changed: {'; '.join(changes[:_SHOWN])}{more}", "an unchanged model")
 
 
 class _TracingBegan(BaseException):
-    """Not an `Exception`, so that no subject catches it."""
+    """Not an `Exception`, so that no exporter catches it."""
 
 
 @clause("EXP-9")
 def test_misconfigured(case: Case) -> None:
     """Refused before tracing, by an error that names what is wrong."""
-    subject, model, refused = case.subject, case.model_to_export(), 0
-    kept = model.generation_config
+    exporter, model, refused = case.exporter, case.model_to_export(), 0
+    valid = model.generation_config
     for what, words, misconfigure in _MISCONFIGURATIONS:
-        model.generation_config = copy.deepcopy(kept)
+        model.generation_config = copy.deepcopy(valid)
         misconfigure(model)
-        _assert_refused(subject, model, what, words)
+        _assert_refused(exporter, model, what, words)
         refused += 1
     case.metrics["misconfigurations"] = refused
 
 
-def _assert_refused(subject: Exporter, model: PreTrainedModel, what: str, words: tuple[str, ...]) -> None:
+def _assert_refused(exporter: Exporter, model: PreTrainedModel, what: str, words: tuple[str, ...]) -> None:
     with mock.patch("torch.export.export", side_effect=_TracingBegan):
         try:
-            # With examples: a subject that has none of its own is EXP-6's affair, and would refuse everything here.
-            subject.export(model, *example_inputs(1))
+            # With examples: missing ones are covered by EXP-6, and an exporter without its own would refuse everything.
+            exporter.export(model, *example_inputs(1))
         except _TracingBegan:
-            raise _violation("misconfiguration-traced", f"with {what} it began to trace", "an error before") from None
+            raise _violation(
+                "misconfiguration-traced", f"started tracing with {what}", "an error before tracing"
+            ) from None
         except Exception as error:
             if not any(word in str(error) for word in words):
-                told = f"with {what}: {type(error).__name__}: {error}"
-                raise _violation("misconfiguration-unclear", told, f"an error that speaks of {words[0]}") from error
+                observed = f"with {what}: {type(error).__name__}: {error}"
+                raise _violation("misconfiguration-unclear", observed, f"an error that names {words[0]}") from error
             return
-    raise _violation("misconfiguration-accepted", f"with {what} it exported", "an error")
+    raise _violation("misconfiguration-accepted", f"exported with {what}", "an error")
 
 
 def _without_generation_config(model: Any) -> None:

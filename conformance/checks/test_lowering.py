@@ -1,4 +1,4 @@
-"""Lowering: the program fits the edge dialect, the backend takes what it should, the runtime can take the rest."""
+"""Lowering: the program fits the edge dialect, all of it has kernels, and it takes no more memory than it has to."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from conformance.checks.matmul import PRODUCTS, multiplies_by
 from conformance.checks.test_export import mutated_buffers
 from conformance.core.verdicts import ClauseViolationError, Stage
 from conformance.matrix.delegation import Baseline, baseline
-from conformance.pipeline.lowering import Artifact
-from conformance.pipeline.partition import LeftOut
+from conformance.pipeline.partition import UndelegatedNode
 from conformance.records import environment
 from conformance.records.run import PartitionRecord
 
 #: Names shown before "and N more".
 _SHOWN = 5
-#: Operators that cost as much as all others together: a backend that leaves one out is no use for a language model.
+#: Operators that cost as much as all others together: a backend without them is of no use for a language model.
 _HEAVY = frozenset(f"aten.{name}.default" for name in PRODUCTS)
 #: Activations may take this many times what is alive of them at once: ExecuTorch's greedy planner leaves gaps. They
 #: take 1.0 to 1.6 times as much over the core architectures on portable and XNNPACK, 12 to 14 times without any reuse.
@@ -27,12 +26,12 @@ _ACTIVATIONS_BOUND = 2
 @clause("LOW-1")
 def test_lowers(case: Case) -> None:
     """To the edge dialect with IR validity checks on, and on to the bytes of a program."""
-    artifact = _artifact(case)
-    left = artifact.partition.undelegated
+    artifact = case.artifact
+    undelegated = artifact.partition.undelegated
     case.measured["partition"] = PartitionRecord(
         delegates=dict(artifact.partition.delegates),
         delegated=dict(artifact.partition.delegated),
-        undelegated=dict(left),
+        undelegated=dict(undelegated),
         program_bytes=len(artifact.program),
         constant_bytes=artifact.emission.constant_bytes,
         planned_bytes=artifact.emission.planned_bytes,
@@ -43,7 +42,7 @@ def test_lowers(case: Case) -> None:
     case.metrics.update(
         delegates=sum(artifact.partition.delegates.values()),
         delegated_operators=sum(artifact.partition.delegated.values()),
-        undelegated_operators=sum(left.values()),
+        undelegated_operators=sum(undelegated.values()),
         lower_s=round(artifact.lower_s, 3),
         emit_s=round(artifact.emit_s, 3),
         program_bytes=len(artifact.program),
@@ -53,46 +52,47 @@ def test_lowers(case: Case) -> None:
 @clause("LOW-2")
 def test_partition_is_complete(case: Case) -> None:
     """Asked again, the partitioner finds nothing more."""
-    partitioner_would_take = _artifact(case).partition.partitioner_would_take
+    partitioner_would_take = case.artifact.partition.partitioner_would_take
     case.metrics["leftover"] = len(partitioner_would_take)
     if partitioner_would_take:
         raise _violation(
             "partition-incomplete",
-            f"{len(partitioner_would_take)} more: {_some(partitioner_would_take)}",
-            "nothing left that the partitioner would take",
+            f"{len(partitioner_would_take)} nodes that the partitioner takes when asked again: "
+            f"{_some(partitioner_would_take)}",
+            "no such node",
         )
 
 
 @clause("LOW-3")
 def test_partition_covers(case: Case) -> None:
-    """No heavy operator is left out, and of the others exactly those that the baseline lists."""
-    partition = _artifact(case).partition
+    """Every heavy operator is delegated, and of the others all but those that the baseline lists."""
+    partition = case.artifact.partition
     delegated = sum(partition.delegated.values())
-    case.metrics["delegated_share"] = round(_share(delegated, len(partition.left)), 4)
-    heavy = [each for each in partition.left if each.operator in _HEAVY]
+    case.metrics["delegated_share"] = round(_share(delegated, len(partition.undelegated_nodes)), 4)
+    heavy = [node for node in partition.undelegated_nodes if node.operator in _HEAVY]
     if heavy:
         raise _violation(
             f"heavy-operator-left-out:{heavy[0].operator}", _some(heavy), "every matrix product inside a delegate"
         )
-    known = baseline(case.cell, environment.versions(), case.baselines)
+    known = baseline(case.built.program, environment.versions(), case.baselines)
     if known is not None:
-        assert_as_listed(partition.left, delegated, known)
+        assert_as_listed(partition.undelegated_nodes, delegated, known)
 
 
 @clause("LOW-4")
 def test_weights_live_once(case: Case) -> None:
     """A delegate owns the matrices that it multiplies by, and the program holds no constant twice."""
-    artifact = _artifact(case)
+    artifact = case.artifact
     emission = artifact.emission
     case.metrics.update(constant_bytes=emission.constant_bytes, exported_constant_bytes=emission.exported_bytes)
     matrices = [name for name in artifact.partition.weights_as_inputs if multiplies_by(case.program, name)]
     if matrices:
-        told = f"a delegate is given {_some(matrices)} at each call"
-        raise _violation("weights-handed-in", told, "weights that the delegate owns")
+        observed = f"{_some(matrices)} passed to a delegate at each call"
+        raise _violation("weights-handed-in", observed, "weights that the delegate owns")
     if emission.stored_twice:
         raise _violation(
             "stored-twice",
-            f"{_some(emission.stored_twice)} more often in the program than in the exported one",
+            f"{_some(emission.stored_twice)} more often in the emitted program than in the exported one",
             "each constant once",
         )
 
@@ -102,7 +102,7 @@ def test_kernels_exist(case: Case) -> None:
     """Known before loading: whatever is called has been registered with the runtime."""
     from executorch.runtime import Runtime
 
-    operators = _artifact(case).emission.operators
+    operators = case.artifact.emission.operators
     case.metrics["kernels"] = len(operators)
     missing = sorted(set(operators) - set(Runtime.get().operator_registry.operator_names))
     if missing:
@@ -117,27 +117,27 @@ def test_kernels_exist(case: Case) -> None:
 @clause("LOW-6")
 def test_caches_stay_in_place(case: Case) -> None:
     """Each cache of the exported program is planned memory that an update writes into."""
-    emission = _artifact(case).emission
-    held = len(mutated_buffers(case.program))
+    emission = case.artifact.emission
+    exported = len(mutated_buffers(case.program))
     case.metrics["caches"] = len(emission.caches)
-    buffers_owned_by_delegate = _artifact(case).partition.buffers_owned_by_delegate if case.backend.owns_state else ()
-    for code, names, told in (
+    buffers_owned_by_delegate = case.artifact.partition.buffers_owned_by_delegate if case.backend.owns_state else ()
+    for code, names, fault in (
         ("cache-returned", emission.returned, "among the program's outputs"),
-        ("cache-unplanned", emission.unplanned, "without a place in planned memory"),
+        ("cache-unplanned", emission.unplanned, "not in planned memory"),
         ("cache-copied", emission.copied, "copied as a whole by an update"),
     ):
         if names:
-            raise _emission_violation(code, f"{_some(names)} {told}", "planned memory, updated in place")
-    if len(emission.caches) + len(buffers_owned_by_delegate) < held:
+            raise _emission_violation(code, f"{_some(names)} {fault}", "planned memory, updated in place")
+    if len(emission.caches) + len(buffers_owned_by_delegate) < exported:
         raise _emission_violation(
-            "cache-lost", f"{len(emission.caches)} mutable buffers", f"{held}, as in the exported program"
+            "cache-lost", f"{len(emission.caches)} mutable buffers", f"{exported}, as in the exported program"
         )
 
 
 @clause("LOW-7")
 def test_planned_memory_is_bounded(case: Case) -> None:
     """Caches, and little more than the activations that are alive at once."""
-    emission = _artifact(case).emission
+    emission = case.artifact.emission
     activations = emission.planned_bytes - emission.cache_bytes
     alive = emission.alive_bytes - emission.cache_bytes
     case.metrics.update(
@@ -154,31 +154,31 @@ def test_planned_memory_is_bounded(case: Case) -> None:
 @clause("LOW-8")
 def test_lowers_the_same_again(case: Case) -> None:
     """To the same bytes."""
-    again = case.builder.repeated(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
-    if again:
-        raise _emission_violation("bytes-differ", again, "the same bytes as the first time")
+    difference = case.built.bytes_if_lowered_again
+    if difference:
+        raise _emission_violation("bytes-differ", difference, "the same bytes as the first time")
 
 
 @clause("LOW-9")
 def test_passes_are_applied(case: Case) -> None:
     """Every operator, inside delegates and out, carries the mark that a user's pass left on it before partitioning."""
-    nodes_missing_pass_mark = _artifact(case).partition.nodes_missing_pass_mark
+    nodes_missing_pass_mark = case.artifact.partition.nodes_missing_pass_mark
     if nodes_missing_pass_mark:
         raise _violation(
             "pass-without-effect",
-            f"no mark of it on {_some(nodes_missing_pass_mark)}",
-            "the result of the pass in the program",
+            f"operators without the pass's mark: {_some(nodes_missing_pass_mark)}",
+            "the mark on each operator",
         )
 
 
 @clause("LOW-10")
 def test_partition_is_sound(case: Case) -> None:
-    """A delegate holds nothing that its backend does not speak of, and no cache."""
-    partition = _artifact(case).partition
-    if partition.undeclared:
+    """A delegate holds only operators that its backend declares, and no cache."""
+    partition = case.artifact.partition
+    if partition.undeclared_ops:
         raise _violation(
-            f"undeclared-operator:{partition.undeclared[0]}",
-            f"{_some(partition.undeclared)} inside a delegate",
+            f"undeclared-operator:{partition.undeclared_ops[0]}",
+            f"{_some(partition.undeclared_ops)} inside a delegate",
             f"operators that {case.cell.backend} declares",
         )
     if case.backend.owns_state:
@@ -189,31 +189,28 @@ def test_partition_is_sound(case: Case) -> None:
             f"{_some(partition.buffers_owned_by_delegate)} mutated inside a delegate",
             "cache updates outside",
         )
-    if partition.written:
-        operator = min(partition.written.values())
+    updates = partition.cache_updates_in_delegate
+    if updates:
+        operator = min(updates.values())
         raise _violation(
             f"cache-update-in-delegate:{operator}",
-            f"{operator} inside a delegate, which gets {_some(partition.written)} and gives back another",
+            f"{operator} inside a delegate, whose input is {_some(updates)} and whose output is its next value",
             "cache updates outside",
         )
 
 
-def _artifact(case: Case) -> Artifact:
-    return case.builder.artifact(case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
-
-
-def assert_as_listed(left: Sequence[LeftOut], delegated: int, known: Baseline) -> None:
-    """What is left out against the baseline: more is worse, and less is news that has to be listed too.
+def assert_as_listed(undelegated: Sequence[UndelegatedNode], delegated: int, known: Baseline) -> None:
+    """Compare what is not delegated with the baseline: more is worse, and less has to be listed too.
 
     The latter only where the baseline was made with what is installed; a newer release may do better.
     """
     __tracebackhide__ = True
-    share = _share(delegated, len(left))
-    found, listed = Counter(each.operator for each in left), Counter(known.left)
-    more = found - listed
+    share = _share(delegated, len(undelegated))
+    observed, listed = Counter(node.operator for node in undelegated), Counter(known.left)
+    more = observed - listed
     if more:
         names = [name for name in more if not listed[name]] or list(more)
-        shown = [each for each in left if each.operator in more]
+        shown = [node for node in undelegated if node.operator in more]
         raise _violation(
             f"left-out:{names[0]}",
             f"{_counted(more)} more than listed: {_some(shown)}",
@@ -223,17 +220,17 @@ def assert_as_listed(left: Sequence[LeftOut], delegated: int, known: Baseline) -
         raise _violation(
             "lower-share", f"a share of {share:.2%} delegated", f"{known.share:.2%}, as {known.source} lists"
         )
-    fewer = listed - found
+    fewer = listed - observed
     if known.exact and (fewer or round(share, 4) > round(known.share, 4)):
         raise _violation(
             "better-than-listed",
-            f"{_counted(fewer) or 'nothing'} no longer left out, a share of {share:.2%} delegated",
+            f"{_counted(fewer) or 'nothing'} more delegated than listed, a share of {share:.2%} delegated",
             f"{known.share:.2%}, as {known.source} lists: run python -m conformance update-partitions on the record",
         )
 
 
-def _share(delegated: int, left: int) -> float:
-    return delegated / (delegated + left) if delegated + left else 1.0
+def _share(delegated: int, undelegated: int) -> float:
+    return delegated / (delegated + undelegated) if delegated + undelegated else 1.0
 
 
 def _counted(operators: Counter[str]) -> str:
@@ -241,8 +238,8 @@ def _counted(operators: Counter[str]) -> str:
 
 
 def _some(names: Iterable[object]) -> str:
-    told = list(map(str, names))
-    return ", ".join(told[:_SHOWN]) + (f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else "")
+    texts = list(map(str, names))
+    return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
 
 
 def _violation(code: str, observed: str, expected: str) -> ClauseViolationError:

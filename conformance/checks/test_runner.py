@@ -1,4 +1,4 @@
-"""The runner: what a program tells ExecuTorch's LLM runner about itself, and what the runner makes of it."""
+"""The runner: a program's metadata for ExecuTorch's LLM runner, and the answers that the runner gives with it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from conformance.reference.metadata import eos_ids
 
 #: Prompts that are tried until the answer of one ends before the cache does.
 _SEARCHED = 16
-#: The same, and seconds for a conversation, for a model of realistic size, whose tokens cost a hundred times as much.
-_SEARCHED_OWN, _OWN_SECONDS = 2, 3600
+#: The same, and seconds for a conversation, for a checkpoint, whose tokens cost a hundred times as much.
+_SEARCHED_CHECKPOINT, _CHECKPOINT_SECONDS = 2, 3600
 #: Tokens of an answer after which a conversation goes on.
 _FEW = 4
 
@@ -26,14 +26,14 @@ Values = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What one metadata method says of a program.
+    """One metadata method of a program.
 
     Args:
         name: The method.
-        truth: What it should say, for a reader.
-        holds: Whether its values are true.
-        default: What the runner takes without it; None where it takes nothing.
-        without: What the runner does then.
+        truth: The right values, for a reader.
+        holds: Whether its values are right.
+        default: The values that the runner uses without it; None where it uses none.
+        without: What the runner does without it.
     """
 
     name: str
@@ -55,20 +55,20 @@ class Conversation:
 
 @clause("RUN-1")
 def test_metadata(case: Case) -> None:
-    """Each method, or what the runner takes in its place, against the program."""
-    told = stages.constants(_program(case))
+    """Each method, or the runner's default in its place, against the program."""
+    metadata = stages.constants(case.artifact.program)
     missing: list[Fact] = []
     untrue: list[Fact] = []
-    for fact in _facts(case, told):
-        values = told.get(fact.name, fact.default)
+    for fact in _facts(case, metadata):
+        values = metadata.get(fact.name, fact.default)
         if values is not None and fact.holds(values):
             continue
-        (untrue if fact.name in told else missing).append(fact)
-    case.metrics["metadata_methods"] = len(told)
+        (untrue if fact.name in metadata else missing).append(fact)
+    case.metrics["metadata_methods"] = len(metadata)
     if missing or untrue:
         codes = [f"{kind}:{'+'.join(f.name for f in group)}" for kind, group in _kinds(missing, untrue) if group]
         seen = [f"{fact.name} is missing, so the runner {fact.without}" for fact in missing]
-        seen += [f"{fact.name} is {_shown(told[fact.name])}" for fact in untrue]
+        seen += [f"{fact.name} is {_shown(metadata[fact.name])}" for fact in untrue]
         raise ClauseViolationError(
             Stage.LOAD,
             ",".join(codes),
@@ -79,10 +79,10 @@ def test_metadata(case: Case) -> None:
 
 @clause("RUN-2")
 def test_answers(case: Case) -> None:
-    """Prompts of every telling length, each with a runner of its own, until the context is full or the text ends."""
+    """Prompts of every boundary length, each with a new runner, until the context is full or the text ends."""
     turns = [_turn(case, 0, size) for size in sorted(_sizes(case))]
     turns += [_turn(case, 0, 3, most=1), _turn(case, 0, 3, most=_FEW)]
-    ending, endless = _telling_prompts(case)
+    ending, endless = _ending_and_endless(case)
     turns += [turn for turn in (ending, endless) if turn is not None]
     for turn in turns:
         _hold(case, Conversation((turn,)))
@@ -93,7 +93,7 @@ def test_answers(case: Case) -> None:
 
 @clause("RUN-3")
 def test_further_answers(case: Case) -> None:
-    """The conversation goes on, starts again, is refused what has no room, and goes on as if that had not been."""
+    """The conversation goes on, starts again, has a prompt without room refused, and goes on regardless of that."""
     turns = (
         _turn(case, 0, 5, most=_FEW),
         _turn(case, 1, 3, most=_FEW),
@@ -109,9 +109,9 @@ def test_further_answers(case: Case) -> None:
 def _turn(case: Case, seed: int, size: int, *, most: int = -1, again: bool = False) -> Turn:
     """A turn with a prompt of `size` tokens, or of a token less or two where the tokenizer writes no such prompt."""
     for fewer in range(min(3, size)):
-        found = case.runner_tokenizer.prompt(seed, size - fewer)
-        if found is not None:
-            return Turn(found[1], found[0], most, again)
+        prompt = case.runner_tokenizer.prompt(seed, size - fewer)
+        if prompt is not None:
+            return Turn(prompt[1], prompt[0], most, again)
     raise NotApplicableError(f"no prompt of {size} tokens was found that the tokenizer reads back as it was written")
 
 
@@ -119,11 +119,11 @@ def _kinds(missing: list[Fact], untrue: list[Fact]) -> tuple[tuple[str, list[Fac
     return ("missing", missing), ("untrue", untrue)
 
 
-def _facts(case: Case, told: dict[str, Values]) -> Iterator[Fact]:
-    """Everything that the runner, or an app around it, reads of a program."""
+def _facts(case: Case, metadata: dict[str, Values]) -> Iterator[Fact]:
+    """Every metadata method that the runner, or an app around it, reads."""
     length, dynamic = case.space.length, case.mode is Mode.DYNAMIC
     ends = set(eos_ids(case.model))
-    longest = "from 1 to the cache's length" if "get_max_context_len" in told else "the cache's length"
+    longest = "from 1 to the cache's length" if "get_max_context_len" in metadata else "the cache's length"
     yield Fact(
         "get_max_seq_len",
         f"{longest}, {length}",
@@ -131,7 +131,7 @@ def _facts(case: Case, told: dict[str, Values]) -> Iterator[Fact]:
         None,
         "refuses to load the program",
     )
-    context = told.get("get_max_seq_len", (length,))
+    context = metadata.get("get_max_seq_len", (length,))
     yield _exactly("get_max_context_len", length, context, f"takes get_max_seq_len, {_shown(context)}, for it")
     yield _exactly("use_kv_cache", True, (True,), "takes it that there is a cache")
     yield _exactly("enable_dynamic_shape", dynamic, (False,), "feeds prompts token by token")
@@ -154,17 +154,12 @@ def _shown(values: Values) -> str:
     return str(values[0]) if len(values) == 1 else str(list(values))
 
 
-def _program(case: Case) -> bytes:
-    where = (case.cell.architecture, case.subject.name, case.mode, case.cell.backend)
-    return case.builder.artifact(*where).program
-
-
 def _sizes(case: Case) -> set[int]:
     """Lengths of prompts: one token, both sides of where the runner splits, and up to the last that leaves any room."""
     length = case.space.length
-    split = stages.constants(_program(case)).get("get_max_seq_len", (length,))[0]
+    split = stages.constants(case.artifact.program).get("get_max_seq_len", (length,))[0]
     sizes = (1, 2, split - 1, split, split + 1, length // 2, length - 2, length - 1)
-    # A program may boast of calls that are longer than its cache: what fills that is the longest that is tried.
+    # A program's metadata may allow calls longer than its cache: one that fills it is the longest that is tried.
     return {min(size, length) for size in sizes if size > 0}
 
 
@@ -175,13 +170,13 @@ def _ends(case: Case) -> tuple[int, ...]:
     return (end, *(token for token in named if token != end)) if end in named or not named else named
 
 
-def _telling_prompts(case: Case) -> tuple[Turn | None, Turn | None]:
+def _ending_and_endless(case: Case) -> tuple[Turn | None, Turn | None]:
     """A prompt whose answer ends before the cache does, and one whose answer does not; None where none was found."""
     ending = endless = None
     known, *others = _ends(case)
-    for seed in range(_SEARCHED_OWN if case.own else _SEARCHED):
+    for seed in range(_SEARCHED_CHECKPOINT if case.is_checkpoint else _SEARCHED):
         turn = _turn(case, seed, 1 + seed % 3)
-        if seed % 2 and others:  # a model that repeats what it was told, as with tied embeddings, comes to no other end
+        if seed % 2 and others:  # a model that repeats its prompt, as with tied embeddings, has no other end
             prompt = (*turn.prompt, others[seed % len(others)])
             written = case.runner_tokenizer.encode_to_text(prompt)
             turn = turn if written is None else Turn(prompt, written)
@@ -207,8 +202,8 @@ def _last_of_answer(case: Case, prompt: tuple[int, ...]) -> int | None:
 
 def _hold(case: Case, conversation: Conversation) -> None:
     """Hold the conversation, and compare each answer with what eager greedy decoding gives."""
-    seconds = _OWN_SECONDS if case.own else DEFAULT_SECONDS
-    answers = converse(_program(case), case.runner_tokenizer, conversation.turns, seconds)
+    seconds = _CHECKPOINT_SECONDS if case.is_checkpoint else DEFAULT_SECONDS
+    answers = converse(case.artifact.program, case.runner_tokenizer, conversation.turns, seconds)
     held: tuple[int, ...] | None = ()
     for number, (turn, answer) in enumerate(zip(conversation.turns, answers, strict=True), 1):
         before = () if turn.again else held
@@ -277,9 +272,9 @@ def _behind(case: Case, prefix: tuple[int, ...], token: int) -> tuple[float, int
     """
     if not 0 <= token < case.space.vocab:
         return float("inf"), int(case.expected.logits(prefix).argmax())
-    tie = 2 * case.tolerance if case.precision is None else case.precision.tie
+    tie = 2 * case.tolerance if case.precision is None else case.precision.tie_margin
     least, best = float("inf"), token
-    for oracle in chain([case.expected], case.disturbed() if case.precision else ()):
+    for oracle in chain([case.expected], case.perturbed_oracles() if case.precision else ()):
         logits = oracle.logits(prefix)
         behind = float(logits.max() - logits[token]) / case.expected.scale
         if behind <= tie:

@@ -1,4 +1,4 @@
-"""Sensitivity: would the suite have noticed? The fixture shows faults, and has all that its architecture is made of."""
+"""Sensitivity: would the checks notice a fault? The fixture shows faults, and has all parts of its architecture."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from conformance.reference.transformers_api import cache_argument, layer_types, 
 
 #: A fault must move the logits by this many tolerances, or the parity checks could miss a fainter one of its kind.
 LEAST_EFFECT = 100
-#: Somebody's own model is what it is; but where a fault hides below the tolerance, parity proves nothing.
-_LEAST_EFFECT_OWN = 1
+#: A checkpoint was not made to show faults; but where one hides below the tolerance, parity proves nothing.
+_LEAST_EFFECT_CHECKPOINT = 1
 #: Layers of each kind in a fixture: with one alone, no two could be mixed up.
 _LEAST_LAYERS = 2
 
@@ -46,7 +46,7 @@ def test_faults_show(case: Case) -> None:
         effects["dropped_window"] = _window_effect(oracle, tokens) / case.tolerance
     case.metrics.update({f"effect_{name}": round(effect, 1) for name, effect in effects.items()})
     name, least = min(effects.items(), key=lambda item: item[1])
-    enough = _LEAST_EFFECT_OWN if case.own else LEAST_EFFECT
+    enough = _LEAST_EFFECT_CHECKPOINT if case.is_checkpoint else LEAST_EFFECT
     if least < enough:
         raise ClauseViolationError(
             Stage.EAGER,
@@ -65,7 +65,7 @@ def test_fixture_is_whole(case: Case) -> None:
             Stage.BUILD,
             "unlisted",
             observed=f"{architecture} is registered by Transformers and has no row in models_matrix.yaml",
-            expected=f"one: python -m conformance new-architecture {architecture}",
+            expected=f"a row: python -m conformance new-architecture {architecture}",
         )
     kinds = Counter(layer_types(case.model.config.get_text_config(decoder=True)))
     if set(kinds) != set(case.caches) or min(kinds.values()) < _LEAST_LAYERS:
@@ -165,8 +165,9 @@ def _published_parts(architecture: str, max_cache_len: int) -> Counter[str]:
             model = AutoModelForCausalLM.from_config(config)
             cache = StaticCache(config, max_cache_len)
         except Exception as error:
-            told = f"layers are as its row says; {type(config).__name__}() builds no model to compare with: {error!r}"
-            raise NotApplicableError(told) from error
+            raise NotApplicableError(
+                f"layers are as its row says; {type(config).__name__}() builds no model to compare with: {error!r}"
+            ) from error
         if lets_choose_experts(model):
             model.set_experts_implementation("batched_mm")  # `grouped_mm` computes no shapes on the meta device
         return _parts(model, cache)
@@ -178,8 +179,8 @@ def _parts(model: PreTrainedModel, cache: StaticCache) -> Counter[str]:
     A forward pass allocates the state. Some fail with a published config on the meta device, where their code path
     depends on the data, or with defaults that nobody publishes. Then the cache shows its layers only.
     """
-    own = type(model).__module__
-    modules = {type(part).__name__ for part in model.modules() if type(part).__module__ == own}
+    source = type(model).__module__
+    modules = {type(part).__name__ for part in model.modules() if type(part).__module__ == source}
     with torch.no_grad(), contextlib.suppress(Exception):
         model(input_ids=torch.zeros((1, 1), dtype=torch.long), use_cache=True, **{cache_argument(model): cache})
     layers = Counter(f"cache layer {type(layer).__name__}" for layer in cache.layers)

@@ -1,21 +1,20 @@
-"""From a model to the `.pte` file that ExecuTorch's LLM runner takes, by the reference exporter."""
+"""From a model to a `.pte` file for ExecuTorch's LLM runner, with the reference exporter."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.core.files import atomic_write
-from conformance.core.verdicts import NotRunError, Stage, at
-from conformance.exporters.resolve import resolve
-from conformance.pipeline import lowering, stages
+from conformance.core.verdicts import NotRunError
+from conformance.pipeline import lowering
 from conformance.pipeline.backends import Backend
+from conformance.pipeline.builder import Builder
 from conformance.pipeline.lowering import Artifact
-from conformance.reference import runner_methods
 
 #: What `export_for_runner` goes through, in order.
 STEPS = ("exporting", "lowering", "emitting")
@@ -31,29 +30,25 @@ def export_for_runner(
             quantises, a copy of the model is quantised, and this one stays as it is.
         backend: One of `conformance.pipeline.backends.BACKENDS`.
         mode: `Mode.DYNAMIC` for prompts in chunks of any length, `Mode.DECODE` for one token a call.
-        announce: Told each of `STEPS` when it begins.
+        announce: Called with each of `STEPS` when it begins.
 
     Returns:
-        The program as the bytes of a `.pte` file, and what became of it on the way.
+        The program as the bytes of a `.pte` file, with its partition and its memory.
 
     Raises:
-        NotRunError: The backend lacks a package, or cannot be given a model of one's own.
-        StageError: A step failed; says which.
+        NotRunError: The backend lacks a package, or has to be calibrated.
+        CellFailedError: A step failed; says which.
     """
     if backend.obstacle:
         raise NotRunError(backend.obstacle)
     if backend.requantise:
         raise NotRunError(f"{backend.name} is calibrated, and the suite has texts for fixtures only")
-    for name, value in backend.environment:
-        os.environ.setdefault(name, value)
+    program = Program(model.config.model_type, "reference", mode, backend.name)
+    built = Builder(backends={backend.name: backend}, build=lambda _: model, single_use=True).program(program)
     announce(STEPS[0])
-    if backend.prepare:
-        with at(Stage.BUILD):
-            model = backend.prepare(model)
-    program = stages.export(resolve("reference"), model, mode)
-    methods = runner_methods(model, dynamic=mode is Mode.DYNAMIC)
+    built.exported  # noqa: B018 - so that each step is announced
     announce(STEPS[1])
-    lowered = lowering.lower(program, backend, methods)
+    lowered = built.lower()
     announce(STEPS[2])
     return lowering.emit(lowered, backend)
 

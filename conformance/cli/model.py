@@ -1,8 +1,9 @@
-"""The commands for a model of one's own: `export` it, `check` whether it may be shipped, and `chat` with it."""
+"""The commands for a checkpoint: `export` it, `check` whether it may be shipped, and `chat` with it."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -35,19 +36,19 @@ _OFFLINE = {
 
 def add_commands(commands: Any) -> None:
     """Add them to the parser of `python -m conformance`."""
-    export = commands.add_parser("export", help="make the .pte file of a checkpoint that ExecuTorch's LLM runner takes")
-    _own(export)
+    export = commands.add_parser("export", help="make a checkpoint's .pte file for ExecuTorch's LLM runner")
+    _checkpoint_options(export)
     export.add_argument(
         "-o", "--output", type=Path, default=Path("model.pte"), metavar="PATH", help="default: model.pte"
     )
-    _mode(export)
+    _mode_option(export)
     export.set_defaults(do=_export)
     check = commands.add_parser(
         "check", help="may this checkpoint be shipped? Judge it by the clauses that apply to it"
     )
-    _own(check)
-    _mode(check)
-    check.add_argument("--clause", metavar="IDS", help="as of the suite; default: all that are about the model")
+    _checkpoint_options(check)
+    _mode_option(check)
+    check.add_argument("--clause", metavar="IDS", help="as in a run; default: all that depend on the model")
     check.add_argument("--examples", type=int, default=_EXAMPLES, metavar="N", help=f"default: {_EXAMPLES}")
     check.add_argument("--memory-limit", type=int, metavar="MIB", help="default: four fifths of the machine's")
     check.add_argument("--record", type=Path, default=Path(_RECORD), metavar="PATH", help=f"default: {_RECORD}")
@@ -59,14 +60,14 @@ def add_commands(commands: Any) -> None:
         "--prompt",
         action="append",
         metavar="TEXT",
-        help="may be given several times, each going on from the one before; without it, prompts are read line by line",
+        help="may be given several times, each continuing the conversation; without it, prompts are read line by line",
     )
     chat.add_argument("--max-new-tokens", type=int, default=-1, metavar="N", help="default: until the cache is full")
     chat.add_argument("--temperature", type=float, default=0.0, metavar="T", help="default: 0, the likeliest token")
     chat.set_defaults(do=_chat)
 
 
-def _own(command: argparse.ArgumentParser) -> None:
+def _checkpoint_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("checkpoint", type=Path, metavar="MODEL_DIR", help="as `save_pretrained` writes it")
     command.add_argument("--backend", default=XNNPACK.name, metavar="NAME", help=f"default: {XNNPACK.name}")
     command.add_argument("--cache-length", type=int, metavar="N", help="positions in the static cache, in tokens")
@@ -78,7 +79,7 @@ def _own(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _mode(command: argparse.ArgumentParser) -> None:
+def _mode_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--mode", default=Mode.DYNAMIC.value, choices=[mode.value for mode in Mode], help="default: dynamic"
     )
@@ -105,15 +106,15 @@ def _export(arguments: argparse.Namespace) -> None:
     write_program(artifact, arguments.output)
     steps.end()
     partition, emission = artifact.partition, artifact.emission
-    delegated, left = sum(partition.delegated.values()), len(partition.left)
-    names = sorted(partition.undelegated.items(), key=lambda each: -each[1])
+    delegated, undelegated = sum(partition.delegated.values()), len(partition.undelegated_nodes)
+    names = sorted(partition.undelegated.items(), key=lambda item: -item[1])
     print(f"wrote {arguments.output}: {len(artifact.program) / _MIB:.1f} MiB")
     print(f"  cache     {checkpoint.max_cache_len} tokens, {emission.cache_bytes / _MIB:.1f} MiB of memory")
     print(f"  planned   {emission.planned_bytes / _MIB:.1f} MiB of memory, the cache included")
     if backend.delegating:
-        print(f"  {backend.name:<9} {delegated} of {delegated + left} operators delegated")
+        print(f"  {backend.name:<9} {delegated} of {delegated + undelegated} operators delegated")
         if names:
-            print(f"  left out  {', '.join(f'{count} {name}' for name, count in names[:6])}")
+            print(f"  portable  {', '.join(f'{count} {name}' for name, count in names[:6])}")
     print(
         f"  try it    python -m conformance chat {arguments.output} --tokenizer {arguments.checkpoint} --prompt '...'"
     )
@@ -121,7 +122,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    """Exit code 0 for yes, 1 for no, 2 where it is not known."""
+    """Exit code 0 for yes, 1 for no, 2 where not everything was judged."""
     backend = _backend(arguments)
     checkpoint = _checkpoint(arguments, DEFAULT_CACHE_LENGTH, backend)
     record = arguments.record.absolute()
@@ -177,12 +178,13 @@ def _checkpoint(arguments: argparse.Namespace, usual: int, backend: Backend) -> 
     computes = checkpoint.saved_dtype if checkpoint.dtype == "auto" else checkpoint.dtype
     if (backend.prepare or backend.requantise) and computes != "float32":
         raise ValueError(f"{backend.name} quantises a model of float32; leave out --dtype {arguments.dtype}")
-    length = arguments.cache_length or min(usual, checkpoint.context or usual)
-    return read_checkpoint(arguments.checkpoint, length, arguments.dtype)
+    if arguments.cache_length is None:
+        return dataclasses.replace(checkpoint, max_cache_len=min(usual, checkpoint.context or usual))
+    return checkpoint
 
 
 class _Steps:
-    """Says what is being done, and how long the step before took."""
+    """Prints each step when it begins, and how long it took when it ends."""
 
     def __init__(self, count: int) -> None:
         self._count = count

@@ -14,6 +14,19 @@ _BY_ID = {clause.id: clause for clause in CLAUSES}
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """architecture x exporter x mode x backend: what is exported, lowered and run, and what most cells judge.
+
+    `backend` is a backend's name, or "exported" for the program before lowering.
+    """
+
+    architecture: str
+    exporter: str
+    mode: Mode
+    backend: str = EXPORTED
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """architecture x subject x backend x mode x clause; `subject` and `mode` are None where they play no part.
 
@@ -32,6 +45,13 @@ class Cell:
         return "/".join(
             part for part in (self.architecture, self.subject, self.backend, self.mode, self.clause) if part
         )
+
+    @property
+    def program(self) -> Program | None:
+        """The program that it judges; None where it judges the fixture alone."""
+        if self.subject is None or self.mode is None:
+            return None
+        return Program(self.architecture, self.subject, self.mode, self.backend)
 
     @property
     def column(self) -> str:

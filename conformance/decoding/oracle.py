@@ -79,7 +79,7 @@ class Oracle:
         tokens = text(0, self.max_cache_len, self.vocab)
         decoded = torch.stack([self.logits(tokens[: length + 1]) for length in range(len(tokens))])
         error = float((decoded - self.without_cache(tokens)).abs().max()) / self.scale
-        if not error < max(_GROSS, ROUNDINGS * self.rounding):  # nan is no agreement either
+        if not error < max(_GROSS, ROUNDINGS * self.rounding):  # nan does not agree either
             raise ClauseViolationError(
                 Stage.EAGER,
                 "static-cache-decoding-differs",
@@ -91,7 +91,7 @@ class Oracle:
     def rounding(self) -> float:
         """How far rounding to the model's dtype moves its logits, as a share of their scale; 0 for float32.
 
-        It is seen over one text that fills the cache, against the same weights computed with in float32.
+        Measured over one text that fills the cache, against the same weights in float32.
         """
         if self.model.dtype is torch.float32:
             return 0.0
@@ -178,15 +178,15 @@ def _largest(oracle: Oracle | ProgramOracle, length: int, vocab: int) -> float:
     return max(float(oracle.logits(tokens[: end + 1]).abs().max()) for end in range(length))
 
 
-def disturbed(model: PreTrainedModel, relative: float, seed: int) -> PreTrainedModel:
-    """A copy whose embeddings are off by `relative`: as good an oracle as the model itself, with other ties."""
+def perturbed_model(model: PreTrainedModel, std: float, seed: int) -> PreTrainedModel:
+    """A copy with relative noise of standard deviation `std` on its embeddings: as good an oracle, with other ties."""
     copied: PreTrainedModel = copy.deepcopy(model)
     embedding: Any = copied.get_input_embeddings()
-    embedding.weight = torch.nn.Parameter(_off_by(embedding.weight, relative, seed))
+    embedding.weight = torch.nn.Parameter(_with_noise(embedding.weight, std, seed))
     return copied
 
 
-def disturbed_program(program: ExportedProgram, relative: float, seed: int) -> ExportedProgram:
+def perturbed_program(program: ExportedProgram, std: float, seed: int) -> ExportedProgram:
     """The same of an exported program."""
     copied = copy.deepcopy(program)
     targets = {spec.arg.name: spec.target for spec in copied.graph_signature.input_specs if spec.target}
@@ -194,14 +194,14 @@ def disturbed_program(program: ExportedProgram, relative: float, seed: int) -> E
         if node.op == "call_function" and node.target == torch.ops.aten.embedding.default:
             target = targets[node.args[0].name]
             weight = copied.state_dict[target]
-            moved = _off_by(weight, relative, seed)
+            moved = _with_noise(weight, std, seed)
             copied.state_dict[target] = torch.nn.Parameter(moved) if isinstance(weight, torch.nn.Parameter) else moved
     return copied
 
 
-def _off_by(weight: torch.Tensor, relative: float, seed: int) -> torch.Tensor:
+def _with_noise(weight: torch.Tensor, std: float, seed: int) -> torch.Tensor:
     noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
-    return (weight.detach().float() * (1 + relative * noise)).to(weight.dtype)
+    return (weight.detach().float() * (1 + std * noise)).to(weight.dtype)
 
 
 def cache_states(cache: Any) -> Iterator[tuple[int, str, torch.Tensor]]:

@@ -76,12 +76,13 @@ def _scale(case: Case) -> float | None:
 
 
 def _files(case: Case, error: CellFailedError) -> dict[str, bytes]:
-    """What can be had without building anything that has not been built."""
+    """All that has been built already."""
     files = {"reproduce.py": Path(str(reproduce.__file__)).read_bytes()}
-    found = case.builder.evidence(case.cell)
+    program = case.cell.program
+    built = case.builder.program(program) if program else case.architecture
     logits = {name: getattr(error, name, None) for name in ("observed_logits", "expected_logits")}
     if all(isinstance(tensor, torch.Tensor) for tensor in logits.values()):
         held = io.BytesIO()
         torch.save({name.partition("_")[0]: tensor for name, tensor in logits.items()}, held)
         files["logits.pt"] = held.getvalue()
-    return {**files, **found}
+    return {**files, **built.evidence}

@@ -11,11 +11,11 @@ from enum import StrEnum
 
 import torch
 
-from conformance.core.contract import Mode
+from conformance.core.cells import Program
 from conformance.decoding.sessions import Session
 from conformance.failures.operator_diff import Inputs, OperatorReport, compare_operators
 from conformance.pipeline import lowering, stages
-from conformance.pipeline.builder import Builder
+from conformance.pipeline.builder import Builder, BuiltProgram
 from conformance.reference import TorchExportableModuleWithStaticCache
 from conformance.reference.tracing import ready_to_trace
 
@@ -72,31 +72,27 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What failed, and how to tell.
+    """A program that a script shows to be wrong, and how to judge its logits.
 
     Args:
-        architecture, subject, mode, backend: The program; see `conformance.core.cells.Cell`.
+        program: The program.
         calls: Token ids, int64 [1, seq], and cache positions, int64 [seq], on empty caches.
         judge: Whether the last call's logits, [1, seq, vocab], are right, and how far off they are.
         tolerance: The largest error of an operator that counts as equal, as a share of its largest value.
     """
 
-    architecture: str
-    subject: str
-    mode: Mode
-    backend: str
+    program: Program
     calls: Sequence[Inputs]
     judge: Callable[[torch.Tensor], tuple[bool, float]]
     tolerance: float
 
 
 def before_lowering(builder: Builder, failure: Failure) -> Iterator[StepOutcome]:
-    """The wrapper, where it is ours, and the exported program: milliseconds, since both are there."""
-    backend = builder.backends.get(failure.backend)
-    if failure.subject == _REFERENCE and not (backend and backend.requantise):
-        yield _outcome(Step.WRAPPER, failure, lambda: _WrapperSession(builder, failure))
-    program = (failure.architecture, failure.subject, failure.mode, failure.backend)
-    yield _outcome(Step.EXPORTED, failure, lambda: builder.started(*program).new_session())
+    """The wrapper of the reference, and the exported program: milliseconds, since both have been built."""
+    built = builder.program(failure.program)
+    if failure.program.exporter == _REFERENCE and not (built.backend and built.backend.requantise):
+        yield _outcome(Step.WRAPPER, failure, lambda: _WrapperSession(built))
+    yield _outcome(Step.EXPORTED, failure, lambda: built.loaded().new_session())
 
 
 def after_lowering(builder: Builder, failure: Failure) -> Iterator[StepOutcome | OperatorReport]:
@@ -104,10 +100,9 @@ def after_lowering(builder: Builder, failure: Failure) -> Iterator[StepOutcome |
 
     It lowers without delegates (7 s for the llama fixture), and where that is right, with them (20 to 25 s on XNNPACK).
     """
-    backend = builder.backends[failure.backend]
-    program = (failure.architecture, failure.subject, failure.mode, failure.backend)
+    built, backend = builder.program(failure.program), builder.backends[failure.program.backend]
     alone = dataclasses.replace(backend, partitioners=list, delegating=False, declares=None)
-    exported, driver = builder.exported(*program), builder.subject(failure.subject).driver
+    exported, driver = built.exported, built.exporter.driver
 
     edge = lowering.lower(copy.deepcopy(exported), alone)
     first = _outcome(Step.EDGE, failure, lambda: driver.exported(edge.edge.exported_program()).new_session())
@@ -126,10 +121,10 @@ def after_lowering(builder: Builder, failure: Failure) -> Iterator[StepOutcome |
         return
     if not backend.partitioners():
         return
-    yield _outcome(Step.DELEGATED, failure, lambda: builder.runtime_session(*program))
+    yield _outcome(Step.DELEGATED, failure, built.new_session)
     if backend.owns_state:
         return  # run by torch, a delegate that owns the caches would start from empty ones at each call
-    whole = builder.lowered_again(*program)
+    whole = built.lower()
     third = _outcome(Step.PARTITIONED, failure, lambda: driver.exported(whole.edge.exported_program()).new_session())
     yield third
     if third.right and driver.by_contract:
@@ -139,8 +134,8 @@ def after_lowering(builder: Builder, failure: Failure) -> Iterator[StepOutcome |
 class _WrapperSession:
     """The reference wrapper, not exported."""
 
-    def __init__(self, builder: Builder, failure: Failure) -> None:
-        self._model = builder.prepared(failure.architecture, failure.backend)
+    def __init__(self, built: BuiltProgram) -> None:
+        self._model = built.architecture.prepared(built.backend)
         self._wrapper = TorchExportableModuleWithStaticCache(self._model)
 
     def step(self, input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:

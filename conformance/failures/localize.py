@@ -108,10 +108,7 @@ def _located(case: Case, error: ClauseViolationError, seconds: int | None) -> Di
     script = error.script
     assert isinstance(script, DecodeScript)
     failure = Failure(
-        case.cell.architecture,
-        case.subject.name,
-        case.mode,
-        case.cell.backend,
+        case.built.program,
         calls=[tensors(call.tokens, call.position) for call in script.calls],
         judge=_judge(case, script),
         tolerance=_operator_tolerance(case.builder.backends.get(case.cell.backend)),
@@ -123,7 +120,7 @@ def _located(case: Case, error: ClauseViolationError, seconds: int | None) -> Di
         return Divergence(tuple(steps), obstacle="`python -m conformance locate BUNDLE` looks further")
     if seconds < _LEAST_S:
         return Divergence(tuple(steps), obstacle="no time was left to look further")
-    first = case.builder.first_clause_to_ask(case.cell)
+    first = case.built.first_located(case.cell.clause)
     if first != case.cell.clause:
         return Divergence(tuple(steps), obstacle=f"further as in {first}")
     found, obstacle = _apart(lambda: after_lowering(case.builder, failure), seconds)

@@ -21,7 +21,7 @@ from packaging.version import InvalidVersion, Version
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
-from conformance.core.cells import Cell
+from conformance.core.cells import Program
 from conformance.core.files import architecture_file, read_regular_file
 from conformance.core.paths import PARTITIONS
 from conformance.core.validation import VersionText, first_problem
@@ -76,20 +76,20 @@ class BaselineError(ValueError):
     """A file of baselines is damaged; says which and where."""
 
 
-def baseline(cell: Cell, versions: Mapping[str, str], directory: Path = PARTITIONS) -> Baseline | None:
-    """What is listed for the program of `cell`; None if no release has it."""
+def baseline(program: Program, versions: Mapping[str, str], directory: Path = PARTITIONS) -> Baseline | None:
+    """What is listed for `program`; None if no release has it."""
     for version in _nearest(releases(directory), versions.get("executorch")):
         found: dict[Version, tuple[Listed, Path]] = {}
-        for path in _files(cell.architecture, version, directory):
-            program = _read(path).get(str(cell.subject), {}).get(cell.backend, {}).get(str(cell.mode))
-            if program is not None:
-                found[Version(program.made_with.get("transformers", "0"))] = program, path
+        for path in _files(program.architecture, version, directory):
+            entry = _read(path).get(program.exporter, {}).get(program.backend, {}).get(program.mode)
+            if entry is not None:
+                found[Version(entry.made_with.get("transformers", "0"))] = entry, path
         if found:
-            program, path = found[_nearest(sorted(found, reverse=True), versions.get("transformers"))[0]]
-            same = all(program.made_with.get(name) == _public(versions.get(name)) for name in _MADE_WITH)
+            entry, path = found[_nearest(sorted(found, reverse=True), versions.get("transformers"))[0]]
+            same = all(entry.made_with.get(name) == _public(versions.get(name)) for name in _MADE_WITH)
             return Baseline(
-                program.left,
-                program.share,
+                entry.left,
+                entry.share,
                 str(path.relative_to(directory.parent.parent)),
                 exact=same and str(version) == versions.get("executorch"),
             )

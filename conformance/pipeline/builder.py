@@ -1,4 +1,4 @@
-"""The workbench: everything a cell needs, built when first asked for, once, and let go with its architecture."""
+"""Builds and caches the models and programs of one architecture."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import copy
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar, overload
 
 import torch
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
-from conformance.core.cells import EXPORTED, Cell
-from conformance.core.contract import Mode
+from conformance.core.cells import EXPORTED, Program
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, at
-from conformance.decoding.oracle import Oracle, ProgramOracle, disturbed, disturbed_program
+from conformance.decoding.oracle import Oracle, ProgramOracle, perturbed_model, perturbed_program
 from conformance.decoding.scripts import text
 from conformance.decoding.sessions import Session, Startable
 from conformance.decoding.tokenizers import CharTokenizer, RunnerTokenizer, tokenizer_of
@@ -34,320 +33,414 @@ from conformance.reference.metadata import eos_ids
 _CALIBRATION_TEXTS = 4
 
 T = TypeVar("T")
+S = TypeVar("S", bound="_Built")
 
 
-class Builder:
-    """Builds the artifacts of one architecture at a time and keeps them, failures included.
+class _Built:
+    """Something whose parts are built when first asked for, and kept.
 
-    A stage that failed once is not tried again for the next clause: it fails there in the same way, at no cost.
-
-    Args:
-        subjects: Subjects that have been resolved already; others are resolved by name.
-        backends: The backends by name.
-        build: Makes an architecture's model; tests give others than the fixtures.
-        store: Where artifacts are kept from run to run.
-        tokenizer: The directory of the model's own tokenizer; without it, each token id is a letter.
+    A failure is kept too: a stage that failed once is not tried again for the next clause, and fails there in the same
+    way at no cost.
     """
 
-    def __init__(
-        self,
-        subjects: Mapping[str, Exporter] | None = None,
-        backends: Mapping[str, Backend] = BACKENDS,
-        build: Callable[[str], PreTrainedModel] = stages.build,
-        store: Store | None = None,
-        tokenizer: Path | None = None,
-    ) -> None:
-        self.backends = backends
-        self._subjects = dict(subjects or {})
-        self.build = build
-        self._store = store
-        self._tokenizer = tokenizer
-        self._architecture: str | None = None
-        self._kept: dict[tuple[object, ...], Any] = {}
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Any] = {}
 
-    def model(self, architecture: str) -> PreTrainedModel:
-        """The fixture model."""
-        return self._cached(architecture, ("model",), lambda: self.build(architecture))
+    def let_go(self) -> None:
+        """Forget all parts, also where a kept failure's traceback refers to this object."""
+        self._kept.clear()
 
-    def cache_length(self, architecture: str) -> int:
-        """Positions in the cache, in tokens, as the model asks for them before anybody has exported it."""
-        return self._cached(architecture, ("cache_length",), lambda: cache_length(self.model(architecture)))
-
-    def oracle(self, architecture: str) -> Oracle:
-        """The oracle of the fixture model."""
-        length = self.cache_length(architecture)
-        return self._cached(architecture, ("oracle",), lambda: Oracle(self.model(architecture), length))
-
-    def runner_tokenizer(self, architecture: str) -> RunnerTokenizer:
-        """The LLM runner's tokenizer: the checkpoint's own, or one with a character for each id."""
-
-        def make() -> RunnerTokenizer:
-            vocab = self.oracle(architecture).vocab
-            if self._tokenizer is not None:
-                return tokenizer_of(self._tokenizer, vocab)
-            ends = (token for token in eos_ids(self.model(architecture)) if token < vocab)
-            return CharTokenizer(vocab, next(ends, vocab - 1))
-
-        return self._cached(architecture, ("runner_tokenizer",), make)
-
-    def trusted_oracle(self, architecture: str) -> Oracle:
-        """The oracle, tried: parity with an oracle that ignores its cache would prove nothing."""
-
-        def make() -> Oracle:
-            oracle = self.oracle(architecture)
-            oracle.agree_without_cache()
-            return oracle
-
-        return self._cached(architecture, ("trusted_oracle",), make)
-
-    def subject(self, name: str) -> Exporter:
-        """The subject called `name`."""
-        if name not in self._subjects:
-            self._subjects[name] = resolve(name)
-        return self._subjects[name]
-
-    def prepared(self, architecture: str, backend: str) -> PreTrainedModel:
-        """The model that the programs of `backend` are exported from: the fixture, or a rounded copy of it."""
-        known = self.backends.get(backend)
-        prepare = known.prepare if known else None
-        if known is None or prepare is None:
-            return self.model(architecture)
-        self._require(known)
-
-        def make() -> PreTrainedModel:
-            with at(Stage.BUILD):
-                model: PreTrainedModel = prepare(self.model(architecture))
-                return model
-
-        return self._cached(architecture, ("prepared", backend), make)
-
-    def model_to_export(self, architecture: str, backend: str = EXPORTED) -> PreTrainedModel:
-        """A newly built one, equal to `prepared`: an exporter that changes its model (EXP-8) changes no other's."""
-        model = self.build(architecture)
-        known = self.backends.get(backend)
-        if known is None or known.prepare is None:
-            return model
-        self._require(known)
-        with at(Stage.BUILD):
-            prepared: PreTrainedModel = known.prepare(model)
-            return prepared
-
-    def expected(self, architecture: str, subject: str, mode: Mode, backend: str) -> Oracle | ProgramOracle:
-        """What the program of `backend` is judged by; the fixture's oracle has been tried in any case."""
-        trusted = self.trusted_oracle(architecture)
-        known = self.backends.get(backend)
-        if known is None or known.variant is None:
-            return trusted
-        if known.prepare is not None:
-            model = self.prepared(architecture, backend)
-            length = self.cache_length(architecture)
-            return self._cached(architecture, ("expected", backend), lambda: Oracle(model, length))
-
-        module = self.started(architecture, subject, mode, backend)
-        return self._cached(
-            architecture, ("expected", subject, mode, backend), lambda: self._program_oracle(module, architecture)
-        )
-
-    def disturbed(
-        self, architecture: str, subject: str, mode: Mode, backend: str, seed: int
-    ) -> Oracle | ProgramOracle | None:
-        """An oracle as good as the expected one, with other ties; None where there are no more, or none at all."""
-        known = self.backends[backend]
-        precision = known.precision
-        if precision is None or seed >= precision.disturbed:
-            return None
-        if known.prepare is not None:
-            model = self.prepared(architecture, backend)
-            return self._cached(
-                architecture,
-                ("disturbed", backend, seed),
-                lambda: Oracle(disturbed(model, precision.disturbance, seed), self.cache_length(architecture)),
-            )
-        program = self.exported(architecture, subject, mode, backend)
-        return self._cached(
-            architecture,
-            ("disturbed", subject, mode, backend, seed),
-            lambda: self._program_oracle(
-                self.subject(subject).driver.exported(disturbed_program(program, precision.disturbance, seed)),
-                architecture,
-            ),
-        )
-
-    def _program_oracle(self, module: Startable, architecture: str) -> ProgramOracle:
-        length = self.cache_length(architecture)
-        return ProgramOracle(module.new_session, length, self.oracle(architecture).vocab)
-
-    def exported(self, architecture: str, subject: str, mode: Mode, backend: str = EXPORTED) -> ExportedProgram:
-        """The subject's exported program: of the fixture, or of what `backend` makes of it first."""
-        known = self.backends.get(backend)
-        if known is None or known.variant is None:
-            return self._cached(
-                architecture,
-                ("exported", subject, mode, None),
-                lambda: self._exporting(architecture, subject, mode)[0],
-            )
-
-        self._require(known)
-
-        def make() -> ExportedProgram:
-            length, vocab = self.cache_length(architecture), self.oracle(architecture).vocab
-            if known.requantise and not self.subject(subject).driver.by_contract:
-                told = f"{backend} is calibrated by calls with token ids and cache position, as EXP-1 has them"
-                raise NotApplicableError(f"{told}, and {subject} takes others")
-            program = stages.export(self.subject(subject), self.model_to_export(architecture, backend), mode)
-            texts = [text(seed, length, vocab) for seed in range(_CALIBRATION_TEXTS)]
-            return stages.requantise(known.requantise, program, mode, texts) if known.requantise else program
-
-        return self._cached(architecture, ("exported", subject, mode, known.variant), make)
-
-    def methods(self, architecture: str, subject: str, mode: Mode, backend: str) -> dict[str, Any]:
-        """The constant methods that the subject's program is lowered with, by name."""
-
-        def make() -> dict[str, Any]:
-            return self.subject(subject).methods(self.prepared(architecture, backend), mode)
-
-        return self._cached(architecture, ("methods", subject, mode, backend), make)
-
-    def side_effects(self, architecture: str, subject: str, mode: Mode) -> list[str]:
-        """What exporting the fixture changed of it and around it."""
-        return self._exporting(architecture, subject, mode)[1]
-
-    def artifact(self, architecture: str, subject: str, mode: Mode, backend: str) -> Artifact:
-        """The program, lowered by `backend` and emitted: out of the store, or made and put there."""
-
-        self._require(self.backends[backend])
-
-        def make() -> Artifact:
-            made = lowering.emit(self._lower(architecture, subject, mode, backend), self.backends[backend])
-            if self._store is not None:
-                self._store.put(self._key(architecture, subject, mode, backend), made)
-            return made
-
-        stored = self._stored(architecture, subject, mode, backend)
-        return stored or self._cached(architecture, ("artifact", subject, mode, backend), make)
-
-    def repeated(self, architecture: str, subject: str, mode: Mode, backend: str) -> str:
-        """How another lowering of the same program differs from the artifact; empty if it gave the same bytes.
-
-        It lowers once more, unless somebody has done so before and the store has the answer.
-        """
-
-        def make() -> str:
-            artifact = self.artifact(architecture, subject, mode, backend)
-            if artifact.again is not None:
-                return artifact.again
-            lowered = self._lower(architecture, subject, mode, backend)
-            other = lowering.emit(lowered, self.backends[backend]).program
-            again = _difference(artifact.program, other)
-            if self._store is not None:
-                key = self._key(architecture, subject, mode, backend)
-                self._store.put(key, dataclasses.replace(artifact, again=again))
-            return again
-
-        return self._cached(architecture, ("repeated", subject, mode, backend), make)
-
-    def lowered_again(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
-        """The program, lowered once more: emitting uses a lowered program up."""
-        return self._lower(architecture, subject, mode, backend)
-
-    def first_clause_to_ask(self, cell: Cell) -> str:
-        """The clause of the first cell of this program for which it was asked where the program goes wrong."""
-        key = ("first to ask", cell.subject, cell.mode, cell.backend)
-        return self._cached(cell.architecture, key, lambda: cell.clause)
-
-    def _require(self, backend: Backend) -> None:
-        """Raises `NotRunError` where the backend lacks a package; else makes the environment what it needs."""
-        if backend.obstacle:
-            raise NotRunError(backend.obstacle)
-        for name, value in backend.environment:
-            os.environ.setdefault(name, value)
-
-    def exported_session(self, architecture: str, subject: str, mode: Mode) -> Session:
-        """A new session of the exported program; it ends the one before."""
-        module = self._cached(
-            architecture, ("module", subject, mode), lambda: self.started(architecture, subject, mode)
-        )
-        return module.new_session()
-
-    def started(self, architecture: str, subject: str, mode: Mode, backend: str = EXPORTED) -> Startable:
-        """The exported program as a module of its own, whose sessions end no other's."""
-        return self.subject(subject).driver.exported(self.exported(architecture, subject, mode, backend))
-
-    def runtime_session(self, architecture: str, subject: str, mode: Mode, backend: str) -> Session:
-        """A new session of the emitted program."""
-        method = stages.load(self.artifact(architecture, subject, mode, backend).program)
-        return self.subject(subject).driver.runtime(self.exported(architecture, subject, mode, backend), method)
-
-    def evidence(self, cell: Cell) -> dict[str, bytes]:
-        """By file name, what has been built for `cell` so far: weights, exported program, emitted program."""
-        if cell.architecture != self._architecture:
-            return {}
-        found: dict[str, bytes] = {}
-        model = self._kept.get(("model",))
-        if isinstance(model, PreTrainedModel):
-            found["weights.pt"] = self._cached(cell.architecture, ("weights",), lambda: _weights(model))
-        backend = self.backends.get(cell.backend)
-        variant = backend.variant if backend else None
-        program = self._kept.get(("exported", cell.subject, cell.mode, variant))
-        if isinstance(program, ExportedProgram):
-            key = ("saved", cell.subject, cell.mode, variant)
-            found |= self._cached(cell.architecture, key, lambda: _saved(program))
-        for kind in ("stored", "artifact"):
-            artifact = self._kept.get((kind, cell.subject, cell.mode, cell.backend))
-            if isinstance(artifact, Artifact):
-                found["program.pte"] = artifact.program
-        return found
-
-    def _exporting(self, architecture: str, subject: str, mode: Mode) -> tuple[ExportedProgram, list[str]]:
-        def make() -> tuple[ExportedProgram, list[str]]:
-            self.model(architecture)  # for the evidence, should this fail
-            model = self.model_to_export(architecture)
-            before = footprint(model)
-            program = stages.export(self.subject(subject), model, mode)
-            return program, changes(before, footprint(model))
-
-        return self._cached(architecture, ("exporting", subject, mode), make)
-
-    def _lower(self, architecture: str, subject: str, mode: Mode, backend: str) -> Lowered:
-        # ExecuTorch marks the program's nodes while it lowers. A copy takes 0.02 s, exporting again 1 s.
-        program = copy.deepcopy(self.exported(architecture, subject, mode, backend))
-        methods = self.methods(architecture, subject, mode, backend)
-        return lowering.lower(program, self.backends[backend], methods)
-
-    def _stored(self, architecture: str, subject: str, mode: Mode, backend: str) -> Artifact | None:
-        """What the store had when it was first asked."""
-        store = self._store
-        if store is None:
-            return None
-
-        def find() -> Artifact | None:
-            return store.get(self._key(architecture, subject, mode, backend))
-
-        return self._cached(architecture, ("stored", subject, mode, backend), find)
-
-    def _key(self, architecture: str, subject: str, mode: Mode, backend: str) -> str:
-        def make() -> str:
-            program = self.exported(architecture, subject, mode, backend)
-            methods = self.methods(architecture, subject, mode, backend)
-            return key_of(program, self.backends[backend], methods)
-
-        return self._cached(architecture, ("key", subject, mode, backend), make)
-
-    def _cached(self, architecture: str, key: tuple[object, ...], make: Callable[[], T]) -> T:
-        if architecture != self._architecture:
-            self._architecture = architecture
-            self._kept.clear()
+    def _cached(self, key: Hashable, build: Callable[[], T]) -> T:
         if key not in self._kept:
             try:
-                self._kept[key] = make()
+                self._kept[key] = build()
             except (CellFailedError, NotApplicableError) as error:
                 self._kept[key] = error
         kept = self._kept[key]
         if isinstance(kept, CellFailedError | NotApplicableError):
             # Without its traceback, which grows each time it is raised, and which pytest formats each time.
             raise kept.with_traceback(None) from None
-        result: T = kept
-        return result
+        part: T = kept
+        return part
+
+
+class _Part(Generic[S, T]):
+    """Makes a method a property that is built when first read, and kept."""
+
+    def __init__(self, build: Callable[[S], T]) -> None:
+        self._build = build
+        self.__doc__ = build.__doc__
+
+    @overload
+    def __get__(self, built: None, owner: type[S]) -> Self: ...
+
+    @overload
+    def __get__(self, built: S, owner: type[S]) -> T: ...
+
+    def __get__(self, built: S | None, owner: type[S]) -> Self | T:
+        return self if built is None else built._cached(self, lambda: self._build(built))
+
+    def so_far(self, built: S) -> T | None:
+        """The property's value, if it has been built; None where building it failed or nobody has asked."""
+        kept = built._kept.get(self)
+        return None if isinstance(kept, Exception) else kept
+
+
+class Builder:
+    """Builds the models and programs of one architecture at a time; asked for another, it lets go of them.
+
+    Args:
+        exporters: Exporters that have been resolved already; others are resolved by name.
+        backends: The backends by name.
+        build: Makes an architecture's model; tests give others than the fixtures.
+        store: Where artifacts are kept from run to run.
+        tokenizer: The directory of the model's own tokenizer; without it, each token id is a character.
+        single_use: Export the model itself and not a newly built one, lower its program and not a copy, and do not
+            look for side effects. For a checkpoint that is exported once and is too large for copies.
+    """
+
+    def __init__(
+        self,
+        exporters: Mapping[str, Exporter] | None = None,
+        backends: Mapping[str, Backend] = BACKENDS,
+        build: Callable[[str], PreTrainedModel] = stages.build,
+        store: Store | None = None,
+        tokenizer: Path | None = None,
+        *,
+        single_use: bool = False,
+    ) -> None:
+        self.backends = backends
+        self.build = build
+        self.store = store
+        self.tokenizer = tokenizer
+        self.single_use = single_use
+        self._exporters = dict(exporters or {})
+        self._current: BuiltArchitecture | None = None
+
+    def architecture(self, name: str) -> BuiltArchitecture:
+        """The architecture called `name`; those asked for before are let go."""
+        if self._current is None or self._current.name != name:
+            if self._current is not None:
+                self._current.let_go()
+            self._current = BuiltArchitecture(name, self)
+        return self._current
+
+    def program(self, program: Program) -> BuiltProgram:
+        """What there is, or can be, of `program`. Asking for it builds nothing yet."""
+        return self.architecture(program.architecture).program(program)
+
+    def exporter(self, name: str) -> Exporter:
+        """The exporter called `name`."""
+        if name not in self._exporters:
+            self._exporters[name] = resolve(name)
+        return self._exporters[name]
+
+
+class BuiltArchitecture(_Built):
+    """An architecture's model, what it is judged by, and its programs.
+
+    Every property raises `CellFailedError` or `NotApplicableError` where it cannot be built.
+    """
+
+    def __init__(self, name: str, builder: Builder) -> None:
+        super().__init__()
+        self.name = name
+        self._builder = builder
+        self._programs: dict[Program, BuiltProgram] = {}
+
+    def let_go(self) -> None:
+        """Forget all parts, and those of the programs."""
+        super().let_go()
+        for program in self._programs.values():
+            program.let_go()
+        self._programs.clear()
+
+    def program(self, program: Program) -> BuiltProgram:
+        """One of its programs."""
+        if program not in self._programs:
+            self._programs[program] = BuiltProgram(program, self, self._builder)
+        return self._programs[program]
+
+    @_Part
+    def model(self) -> PreTrainedModel:
+        """The fixture model."""
+        return self._builder.build(self.name)
+
+    @_Part
+    def cache_length(self) -> int:
+        """Positions in the cache, in tokens, as the model asks for them before anybody has exported it."""
+        return cache_length(self.model)
+
+    @_Part
+    def oracle(self) -> Oracle:
+        """The oracle of the fixture model."""
+        length = self.cache_length
+        return Oracle(self.model, length)
+
+    @_Part
+    def trusted_oracle(self) -> Oracle:
+        """The oracle, tried: parity with an oracle that ignores its cache would prove nothing."""
+        oracle = self.oracle
+        oracle.agree_without_cache()
+        return oracle
+
+    @_Part
+    def runner_tokenizer(self) -> RunnerTokenizer:
+        """The LLM runner's tokenizer: the checkpoint's own, or one with a character for each id."""
+        vocab = self.oracle.vocab
+        if self._builder.tokenizer is not None:
+            return tokenizer_of(self._builder.tokenizer, vocab)
+        ends = (token for token in eos_ids(self.model) if token < vocab)
+        return CharTokenizer(vocab, next(ends, vocab - 1))
+
+    def prepared(self, backend: Backend | None) -> PreTrainedModel:
+        """The model that the programs of `backend` are exported from: the fixture, or a rounded copy of it."""
+        if backend is None or backend.prepare is None:
+            return self.model
+        _require(backend)
+        return self._cached(("prepared", backend.name), lambda: _prepared(backend, self.model))
+
+    def model_to_export(self, backend: Backend | None = None) -> PreTrainedModel:
+        """A newly built one, equal to `prepared`: an exporter that changes its model (EXP-8) changes no other's."""
+        if self._builder.single_use:
+            return self.prepared(backend)
+        model = self._builder.build(self.name)
+        if backend is None or backend.prepare is None:
+            return model
+        _require(backend)
+        return _prepared(backend, model)
+
+    def prepared_oracle(self, backend: Backend) -> Oracle:
+        """The oracle of the model that `backend` has rounded."""
+        return self._cached(
+            ("prepared oracle", backend.name), lambda: Oracle(self.prepared(backend), self.cache_length)
+        )
+
+    def perturbed_oracle(self, backend: Backend, std: float, seed: int) -> Oracle:
+        """The same of a model whose embeddings are off by noise with the standard deviation `std`, as a share."""
+        return self._cached(
+            ("perturbed oracle", backend.name, seed),
+            lambda: Oracle(perturbed_model(self.prepared(backend), std, seed), self.cache_length),
+        )
+
+    @property
+    def evidence(self) -> dict[str, bytes]:
+        """By file name, what has been built so far."""
+        built = BuiltArchitecture.model.so_far(self) is not None
+        return {"weights.pt": self._weights} if built else {}
+
+    @_Part
+    def _weights(self) -> bytes:
+        held = io.BytesIO()
+        torch.save(self.model.state_dict(), held)
+        return held.getvalue()
+
+
+class BuiltProgram(_Built):
+    """A program at each stage, and what it is judged by.
+
+    Every property raises `CellFailedError` or `NotApplicableError` where it cannot be built, and `NotRunError` where
+    the backend lacks a package.
+    """
+
+    def __init__(self, program: Program, architecture: BuiltArchitecture, builder: Builder) -> None:
+        super().__init__()
+        self.program = program
+        self.architecture = architecture
+        #: None before lowering.
+        self.backend = None if program.backend == EXPORTED else builder.backends[program.backend]
+        self._builder = builder
+
+    @property
+    def exporter(self) -> Exporter:
+        """The exporter that makes it."""
+        return self._builder.exporter(self.program.exporter)
+
+    @property
+    def exported(self) -> ExportedProgram:
+        """The exported program: of the fixture, or of what its backend makes of that first."""
+        return self._source._exported
+
+    @property
+    def side_effects(self) -> list[str]:
+        """What exporting the fixture changed of it and around it."""
+        return self._before_lowering._exporting[1]
+
+    @_Part
+    def methods(self) -> dict[str, Any]:
+        """The constant methods that the program is lowered with, by name."""
+        return self.exporter.methods(self.architecture.prepared(self.backend), self.program.mode)
+
+    @_Part
+    def artifact(self) -> Artifact:
+        """The program, lowered and emitted: out of the store, or made and put there."""
+        _require(self._lowering)
+        store = self._builder.store
+        stored = store.get(self._store_key) if store is not None else None
+        if stored is not None:
+            return stored
+        artifact = lowering.emit(self.lower(), self._lowering)
+        if store is not None:
+            store.put(self._store_key, artifact)
+        return artifact
+
+    @_Part
+    def bytes_if_lowered_again(self) -> str:
+        """How another lowering of the same program differs from the artifact; empty if it gave the same bytes.
+
+        It lowers once more, unless the artifact comes from a store and says what came of that before.
+        """
+        artifact = self.artifact
+        if artifact.again is not None:
+            return artifact.again
+        again = _difference(artifact.program, lowering.emit(self.lower(), self._lowering).program)
+        if self._builder.store is not None:
+            self._builder.store.put(self._store_key, dataclasses.replace(artifact, again=again))
+        return again
+
+    def lower(self) -> Lowered:
+        """The program, lowered anew each time: emitting uses a lowered program up."""
+        # ExecuTorch marks the program's nodes while it lowers. A copy takes 0.02 s, exporting again 1 s.
+        program = self.exported if self._builder.single_use else copy.deepcopy(self.exported)
+        return lowering.lower(program, self._lowering, self.methods)
+
+    def loaded(self) -> Startable:
+        """The exported program as a module of its own, whose sessions end no other's."""
+        return self.exporter.driver.exported(self.exported)
+
+    def new_session(self) -> Session:
+        """A session with fresh caches, of the emitted program.
+
+        Before lowering, it is one of the exported program, and ends the one before.
+        """
+        if self.backend is None:
+            return self._module.new_session()
+        method = stages.load(self.artifact.program)
+        return self.exporter.driver.runtime(self.exported, method)
+
+    @property
+    def expected(self) -> Oracle | ProgramOracle:
+        """What the program is judged by; the fixture's oracle has been tried in any case."""
+        trusted = self.architecture.trusted_oracle
+        if self.backend is None or self.backend.variant is None:
+            return trusted
+        return self.architecture.prepared_oracle(self.backend) if self.backend.prepare else self._program_oracle
+
+    def perturbed_oracles(self) -> Iterator[Oracle | ProgramOracle]:
+        """Oracles as good as the expected one, with other ties; none where the backend does not round."""
+        backend, precision = self._lowering, self._lowering.precision
+        if precision is None:
+            return
+        for seed in range(precision.max_perturbed_oracles):
+            if backend.prepare:
+                yield self.architecture.perturbed_oracle(backend, precision.perturbation_std, seed)
+            else:
+                yield self._perturbed_program_oracle(precision.perturbation_std, seed)
+
+    def first_located(self, clause: str) -> str:
+        """The clause of the first cell that asked where this program goes wrong; `clause`, if none has."""
+        return self._cached("first located", lambda: clause)
+
+    @property
+    def evidence(self) -> dict[str, bytes]:
+        """By file name, what has been built so far: weights, exported program, emitted program."""
+        files = self.architecture.evidence
+        if BuiltProgram._exported.so_far(self._source) is not None:
+            files |= self._source._saved
+        artifact = BuiltProgram.artifact.so_far(self)
+        if artifact is not None:
+            files["program.pte"] = artifact.program
+        return files
+
+    @property
+    def _before_lowering(self) -> BuiltProgram:
+        """The exported program of the fixture itself."""
+        return self.architecture.program(dataclasses.replace(self.program, backend=EXPORTED))
+
+    @property
+    def _source(self) -> BuiltProgram:
+        """The one whose exported program this one is lowered from."""
+        return self if self.backend is not None and self.backend.variant else self._before_lowering
+
+    @property
+    def _lowering(self) -> Backend:
+        if self.backend is None:
+            raise ValueError(f"{self.program} is not lowered")
+        return self.backend
+
+    @_Part
+    def _exported(self) -> ExportedProgram:
+        if self.backend is None:
+            return self._exporting[0]
+        _require(self.backend)
+        length, vocab = self.architecture.cache_length, self.architecture.oracle.vocab
+        if self.backend.requantise and not self.exporter.driver.by_contract:
+            raise NotApplicableError(
+                f"{self.backend.name} is calibrated by calls with token ids and cache position, as EXP-1 has them, "
+                f"and {self.exporter.name} takes others"
+            )
+        program = stages.export(self.exporter, self.architecture.model_to_export(self.backend), self.program.mode)
+        if not self.backend.requantise:
+            return program
+        texts = [text(seed, length, vocab) for seed in range(_CALIBRATION_TEXTS)]
+        return stages.requantise(self.backend.requantise, program, self.program.mode, texts)
+
+    @_Part
+    def _exporting(self) -> tuple[ExportedProgram, list[str]]:
+        """The fixture's exported program, and what exporting it changed."""
+        self.architecture.model  # noqa: B018 - for the evidence, should this fail
+        model = self.architecture.model_to_export()
+        before = {} if self._builder.single_use else footprint(model)
+        program = stages.export(self.exporter, model, self.program.mode)
+        return program, (changes(before, footprint(model)) if before else [])
+
+    @_Part
+    def _saved(self) -> dict[str, bytes]:
+        held = io.BytesIO()
+        try:
+            torch.export.save(self.exported, held)
+        except Exception:  # whatever torch's serialiser does not know (EXP-7 says so); the rest of the evidence stands
+            return {}
+        return {"program.pt2": held.getvalue()}
+
+    @_Part
+    def _module(self) -> Startable:
+        return self.loaded()
+
+    @_Part
+    def _store_key(self) -> str:
+        program = self.exported
+        return key_of(program, self._lowering, self.methods)
+
+    @_Part
+    def _program_oracle(self) -> ProgramOracle:
+        return self._oracle_of(self.loaded())
+
+    def _perturbed_program_oracle(self, std: float, seed: int) -> ProgramOracle:
+        program = self.exported
+        return self._cached(
+            ("perturbed oracle", seed),
+            lambda: self._oracle_of(self.exporter.driver.exported(perturbed_program(program, std, seed))),
+        )
+
+    def _oracle_of(self, module: Startable) -> ProgramOracle:
+        return ProgramOracle(module.new_session, self.architecture.cache_length, self.architecture.oracle.vocab)
+
+
+def _require(backend: Backend) -> None:
+    """Raises `NotRunError` where the backend lacks a package; else makes the environment what it needs."""
+    if backend.obstacle:
+        raise NotRunError(backend.obstacle)
+    for name, value in backend.environment:
+        os.environ.setdefault(name, value)
+
+
+def _prepared(backend: Backend, model: PreTrainedModel) -> PreTrainedModel:
+    """What `backend`, which has a `prepare`, makes of the model."""
+    assert backend.prepare is not None
+    with at(Stage.BUILD):
+        prepared: PreTrainedModel = backend.prepare(model)
+        return prepared
 
 
 def _difference(first: bytes, second: bytes) -> str:
@@ -357,18 +450,3 @@ def _difference(first: bytes, second: bytes) -> str:
         return f"{len(second)} bytes after {len(first)}"
     differing = [index for index, (one, other) in enumerate(zip(first, second, strict=True)) if one != other]
     return f"{len(differing)} of {len(first)} bytes, the first at {differing[0]}"
-
-
-def _weights(model: PreTrainedModel) -> bytes:
-    held = io.BytesIO()
-    torch.save(model.state_dict(), held)
-    return held.getvalue()
-
-
-def _saved(program: ExportedProgram) -> dict[str, bytes]:
-    held = io.BytesIO()
-    try:
-        torch.export.save(program, held)
-    except Exception:  # whatever torch's serialiser does not know (EXP-7 says so); the rest of the evidence stands
-        return {}
-    return {"program.pt2": held.getvalue()}

@@ -32,7 +32,7 @@ class EmissionReport:
         constant_bytes: Constants of the program and those that delegates store beside their own data.
         exported_bytes: The constants of the exported program, tied ones once.
         caches: The mutable buffers that the lowered program still has.
-        unplanned: Those of them that have no place in planned memory.
+        unplanned: Those of them that are not in planned memory.
         copied: Those that an update copies as a whole.
         returned: Those that are among the outputs.
         stored_twice: Constants whose bytes are in the program more often than in the exported one.
@@ -74,10 +74,12 @@ def emission_report(
     mutated = set(signature.buffers_to_mutate.values())
     caches = {name: nodes[name] for name, target in signature.inputs_to_buffers.items() if target in mutated}
     known = {name: value for name, value in held.items() if name not in mutated}
-    outputs = {_place(spec) for node in graph_module.graph.output_node().all_input_nodes for spec in _node_specs(node)}
+    outputs = {
+        _address(spec) for node in graph_module.graph.output_node().all_input_nodes for spec in _node_specs(node)
+    }
     plan = emitted.executorch_program.execution_plan[0]
     return EmissionReport(
-        operators=tuple(f"{each.name}.{each.overload}" if each.overload else each.name for each in plan.operators),
+        operators=tuple(f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators),
         planned_bytes=sum(plan.non_const_buffer_sizes),
         alive_bytes=_most_alive(graph_module),
         cache_bytes=sum(_size(node.meta["spec"]) for node in caches.values()),
@@ -86,7 +88,7 @@ def emission_report(
         caches=tuple(caches),
         unplanned=tuple(name for name, node in caches.items() if not _planned(node.meta["spec"])),
         copied=tuple(name for name, node in caches.items() if any(_copies(node, user) for user in node.users)),
-        returned=tuple(name for name, node in caches.items() if _place(node.meta["spec"]) in outputs),
+        returned=tuple(name for name, node in caches.items() if _address(node.meta["spec"]) in outputs),
         stored_twice=tuple(_stored_twice(bytes(emitted.buffer), known)),
     )
 
@@ -105,38 +107,38 @@ def _size(spec: TensorSpec) -> int:
 
 
 def _most_alive(graph_module: GraphModule) -> int:
-    """By ExecuTorch's own lifetimes; tensors in one place at one time, such as views, count once."""
+    """By ExecuTorch's own lifetimes; tensors at one address at one time, such as views, count once."""
     specs = {id(spec): spec for node in graph_module.graph.nodes for spec in _node_specs(node)}
     planned = [spec for spec in specs.values() if _planned(spec) and spec.lifetime[0] is not None]
     most = 0
     for time in sorted({spec.lifetime[0] for spec in planned}):
-        places: dict[tuple[int, int], int] = {}
+        sizes: dict[tuple[int, int], int] = {}
         for spec in planned:
             if spec.lifetime[0] <= time <= spec.lifetime[1]:
-                places[_place(spec)] = max(places.get(_place(spec), 0), _size(spec))
-        most = max(most, sum(places.values()))
+                sizes[_address(spec)] = max(sizes.get(_address(spec), 0), _size(spec))
+        most = max(most, sum(sizes.values()))
     return most
 
 
-def _place(spec: TensorSpec) -> tuple[int, int]:
+def _address(spec: TensorSpec) -> tuple[int, int]:
     return spec.mem_id, spec.mem_offset
 
 
 def _node_specs(node: Node) -> Iterator[TensorSpec]:
     value: Any = node.meta.get("spec")
-    for each in value if isinstance(value, tuple | list) else (value,):
-        if isinstance(each, TensorSpec):
-            yield each
+    for spec in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(spec, TensorSpec):
+            yield spec
 
 
 def _constant_bytes(lowered: ExportedProgram, emitted: ExecutorchProgramManager) -> int:
-    own = sum(len(buffer.storage) for buffer in emitted.executorch_program.constant_buffer)
+    constants = sum(len(buffer.storage) for buffer in emitted.executorch_program.constant_buffer)
     named: dict[str, int] = {}
     for module in lowered.graph_module.modules():
         data = module.named_data_store_output if isinstance(module, LoweredBackendModule) else None
         if data is not None:
             named |= {key: len(data.buffers[entry.buffer_index]) for key, entry in data.pte_data.items()}
-    return own + sum(named.values())
+    return constants + sum(named.values())
 
 
 def _stored_twice(program: bytes, known: Mapping[str, torch.Tensor]) -> Iterator[str]:
@@ -147,8 +149,8 @@ def _stored_twice(program: bytes, known: Mapping[str, torch.Tensor]) -> Iterator
             _, storages, _ = by_content.setdefault(_bytes(value), (name, set(), value))
             storages.add(value.untyped_storage().data_ptr())
     for content, (name, storages, value) in by_content.items():
-        found = sum(program.count(each) for each in {content, *_transposed(value)})
-        if found > len(storages):
+        copies = sum(program.count(layout) for layout in {content, *_transposed(value)})
+        if copies > len(storages):
             yield name
 
 

@@ -37,8 +37,8 @@ class Lowered:
 class Artifact:
     """An ExecuTorch program, as the bytes of a `.pte` file, and how it came about. Times are in seconds.
 
-    `again` says, once somebody has asked, whether lowering the same program again gave the same bytes: nothing if it
-    did, and otherwise what differed.
+    `again` is what lowering the same program again gave, where that was tried: empty for the same bytes, and otherwise
+    what differed.
     """
 
     program: bytes
@@ -52,9 +52,9 @@ class Artifact:
 def lower(program: ExportedProgram, backend: Backend, methods: Mapping[str, Any] | None = None) -> Lowered:
     """The program in the edge dialect, validity checks on, with a user's pass applied and the backend's delegates.
 
-    `methods` are constant methods that go with it, by name, which tell a runner about the program.
+    `methods` are constant methods that go with it, by name, which a runner reads.
 
-    ExecuTorch marks the exported program's own nodes while it lowers, so give each backend a program of its own.
+    ExecuTorch marks the exported program's own nodes while it lowers, so each backend needs a copy of the program.
     """
     with at(Stage.LOWER), torch.no_grad():
         held = held_tensors(program)

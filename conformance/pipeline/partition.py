@@ -1,4 +1,4 @@
-"""What a backend's partitioners took of a lowered program, what they left and why, and whether they had a right to."""
+"""Which operators of a lowered program are delegated, which are not and why, and what delegates must not hold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
 
-#: Where the pass below leaves its mark on a node.
+#: The key in a node's `meta` under which the pass below puts its mark.
 _STAMP = "conformance_stamp"
 #: Not operators: what picks one of several results, and the call of a delegate.
 _NO_OPERATORS = ("getitem", "executorch_call_delegate")
@@ -34,20 +34,20 @@ _ELSEWHERE = re.compile(r"^.*/(?:site-packages/|(?=conformance/))")
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
-    """An operator that no delegate took.
+class UndelegatedNode:
+    """An operator outside all delegates.
 
     Args:
         operator: Its name, such as ``aten.mean.dim``.
         values: What it computes, such as ``float32 [1, 1, 64]``.
         source: The line of the model that made it; empty where that is not known.
-        why: What the partitioner said when it was asked; empty where it said nothing.
+        reason: The partitioner's, as it logged it; empty where it logged none.
     """
 
     operator: str
     values: str
     source: str
-    why: str
+    reason: str
 
     def __str__(self) -> str:
         return f"{self.operator} ({self.values}{f'; {self.source}' if self.source else ''})"
@@ -61,33 +61,33 @@ class PartitionReport:
     operator, and knows operators by the names of their nodes; a test holds the two together.
 
     Args:
-        delegates: Delegated subgraphs, by the id of the backend that took them.
-        delegated: The operators inside them, by name.
-        left: Those left to portable kernels.
-        leftover: The nodes that the partitioners, asked again, would take.
-        undeclared: Operators inside delegates that the backend does not declare.
-        handed_in: Weight matrices that a delegate is given from outside at each call, and does not own.
-        absorbed: Buffers that the program mutates and a delegate has taken over.
-        written: Buffers that the program mutates and a delegate writes into, of which it is given one value and gives
-            back the next; with the operator that writes. Not those whose next value is computed whole, like the state
-            of a recurrence.
-        unstamped: Operators that a user-defined pass, applied before partitioning, has left no mark on.
+        delegates: Number of delegated subgraphs, by the id of the backend that they are for.
+        delegated: Number of operators inside them, by name.
+        undelegated_nodes: The operators outside, which portable kernels run.
+        partitioner_would_take: The nodes that the partitioners take when they are asked again.
+        undeclared_ops: Operators inside delegates that the backend does not declare.
+        weights_as_inputs: Weight matrices that are inputs of a delegate at each call, which does not own them.
+        buffers_owned_by_delegate: Buffers that the program mutates and a delegate holds.
+        cache_updates_in_delegate: Buffers that the program mutates inside a delegate, which has one value as an input
+            and the next as an output; with the operator that writes. Not those whose next value is computed whole, like
+            the state of a recurrence.
+        nodes_missing_pass_mark: Operators without the mark of a user-defined pass that ran before partitioning.
     """
 
     delegates: Mapping[str, int]
     delegated: Mapping[str, int]
-    left: tuple[LeftOut, ...]
+    undelegated_nodes: tuple[UndelegatedNode, ...]
     partitioner_would_take: tuple[str, ...]
-    undeclared: tuple[str, ...]
+    undeclared_ops: tuple[str, ...]
     weights_as_inputs: tuple[str, ...]
     buffers_owned_by_delegate: tuple[str, ...]
-    written: Mapping[str, str]
+    cache_updates_in_delegate: Mapping[str, str]
     nodes_missing_pass_mark: tuple[str, ...]
 
     @property
     def undelegated(self) -> Mapping[str, int]:
-        """The operators left to portable kernels, by name."""
-        return dict(sorted(Counter(each.operator for each in self.left).items()))
+        """Number of operators outside all delegates, by name."""
+        return dict(sorted(Counter(node.operator for node in self.undelegated_nodes).items()))
 
 
 def stamp(graph_module: GraphModule) -> PassResult:
@@ -102,7 +102,7 @@ def stamp(graph_module: GraphModule) -> PassResult:
 def partition_report(
     edge: EdgeProgramManager, partitioners: Sequence[Any], declares: Callable[[str], bool] | None
 ) -> PartitionReport:
-    """Inspect a lowered program, which is left as it was.
+    """Inspect a lowered program, without changing it.
 
     Args:
         edge: The program.
@@ -118,12 +118,14 @@ def partition_report(
     return PartitionReport(
         delegates=dict(sorted(Counter(delegate.backend_id for delegate in delegates).items())),
         delegated=dict(sorted(delegated.items())),
-        left=tuple(LeftOut(_name(node), _values(node), _source(node), reasons.get(node.name, "")) for node in outside),
+        undelegated_nodes=tuple(
+            UndelegatedNode(_name(node), _values(node), _source(node), reasons.get(node.name, "")) for node in outside
+        ),
         partitioner_would_take=partitioner_would_take,
-        undeclared=tuple(name for name in sorted(delegated) if declares and not declares(_short(name))),
-        weights_as_inputs=tuple(sorted(_handed_in(program))),
-        buffers_owned_by_delegate=tuple(sorted(_absorbed(delegates))),
-        written=dict(sorted(_written(program))),
+        undeclared_ops=tuple(name for name in sorted(delegated) if declares and not declares(_short(name))),
+        weights_as_inputs=tuple(sorted(_weights_as_inputs(program))),
+        buffers_owned_by_delegate=tuple(sorted(_buffers_owned(delegates))),
+        cache_updates_in_delegate=dict(sorted(_cache_updates(program))),
         nodes_missing_pass_mark=tuple(sorted({_name(node) for node in (*inside, *outside) if _STAMP not in node.meta})),
     )
 
@@ -147,8 +149,8 @@ def _values(node: Node) -> str:
     value = node.meta.get("val")
     tensors = value if isinstance(value, tuple | list) else (value,)
     return ", ".join(
-        f"{str(each.dtype).removeprefix('torch.')} {list(each.shape)}" if isinstance(each, torch.Tensor) else str(each)
-        for each in tensors
+        f"{str(item.dtype).removeprefix('torch.')} {list(item.shape)}" if isinstance(item, torch.Tensor) else str(item)
+        for item in tensors
     )
 
 
@@ -163,9 +165,9 @@ def _source(node: Node) -> str:
 
 
 def _asked_again(program: ExportedProgram, partitioners: Sequence[Any]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The nodes that would be taken now, and by node what the partitioners said against the others."""
+    """The nodes that would be taken now, and by node the partitioners' reasons against the others."""
     partitioner_would_take: list[str] = []
-    with _heard() as reasons:
+    with _logged_reasons() as reasons:
         for partitioner in partitioners:
             nodes = [node for node in program.graph.nodes if node.op == "call_function"]
             before = [node.meta.pop("delegation_tag", None) for node in nodes]
@@ -179,8 +181,8 @@ def _asked_again(program: ExportedProgram, partitioners: Sequence[Any]) -> tuple
 
 
 @contextmanager
-def _heard() -> Iterator[dict[str, str]]:
-    """What ExecuTorch's partitioners log of nodes that they do not take: the first reason by the node's name."""
+def _logged_reasons() -> Iterator[dict[str, str]]:
+    """The first reason that ExecuTorch's partitioners log for not taking a node, by the node's name."""
     reasons: dict[str, str] = {}
 
     class Listener(logging.Handler):
@@ -206,10 +208,10 @@ def _short(name: str) -> str:
     return ".".join(name.split(".")[-2:])
 
 
-def _handed_in(program: ExportedProgram) -> Iterator[str]:
+def _weights_as_inputs(program: ExportedProgram) -> Iterator[str]:
     """Weight matrices, other than mutated buffers, that are arguments of a delegate's call.
 
-    Vectors and numbers are left out: XNNPACK takes those of elementwise operators as inputs, and nothing is packed.
+    Vectors and numbers do not count: XNNPACK takes those of elementwise operators as inputs, and nothing is packed.
     """
     mutated = set(program.graph_signature.buffers_to_mutate.values())
     held = {**program.state_dict, **program.constants}
@@ -225,12 +227,12 @@ def _handed_in(program: ExportedProgram) -> Iterator[str]:
             yield from (constant[arg.name] for arg in node.args if isinstance(arg, Node) and arg.name in constant)
 
 
-def _absorbed(delegates: Sequence[LoweredBackendModule]) -> Iterator[str]:
+def _buffers_owned(delegates: Sequence[LoweredBackendModule]) -> Iterator[str]:
     for delegate in delegates:
         yield from map(str, delegate.original_module.graph_signature.buffers_to_mutate.values())
 
 
-def _written(program: ExportedProgram) -> Iterator[tuple[str, str]]:
+def _cache_updates(program: ExportedProgram) -> Iterator[tuple[str, str]]:
     """Goes by what reaches a buffer: DeepSeek V3, for one, also writes keys together that it has never cached."""
     nodes = {node.name: node for node in program.graph.nodes}
     for output, buffer in program.graph_signature.buffers_to_mutate.items():

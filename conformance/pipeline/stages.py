@@ -1,6 +1,6 @@
 """The stages, one function each: build, export, load. Lower and emit are in `lowering`; executing is a session's step.
 
-Each names itself in whatever it raises (`StageError`), and none keeps anything: the workbench does.
+Each names itself in whatever it raises (`StageError`), and none keeps anything: the builder does.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ def _fixture_config(architecture: str) -> Any:
         ) from None
 
 
-def export(subject: Exporter, model: PreTrainedModel, mode: Mode) -> ExportedProgram:
-    """The subject's program for `model`, with example inputs of the suite's choice."""
-    subject.require(mode)
+def export(exporter: Exporter, model: PreTrainedModel, mode: Mode) -> ExportedProgram:
+    """The exporter's program for `model`, with example inputs of the suite's choice."""
+    exporter.require(mode)
     with at(Stage.EXPORT):
         if mode is Mode.DECODE:
-            program: Any = subject.export(model, *example_inputs(1))
+            program: Any = exporter.export(model, *example_inputs(1))
         else:
             shapes = _dynamic_shapes(cache_length(model))
-            program = subject.export(model, *example_inputs(_DYNAMIC_EXAMPLE_LENGTH), dynamic_shapes=shapes)
+            program = exporter.export(model, *example_inputs(_DYNAMIC_EXAMPLE_LENGTH), dynamic_shapes=shapes)
         if not isinstance(program, ExportedProgram):
             raise TypeError(f"the exporter returned {type(program).__name__}, not an ExportedProgram")
         return program
@@ -86,10 +86,10 @@ def requantise(
     """What `quantise` makes of an exported program, which it exports again in the same way.
 
     Args:
-        quantise: Of a backend: see `Backend.requantise`.
-        program: What it quantises.
+        quantise: A backend's `requantise`.
+        program: The program to quantise.
         mode: The mode of both programs.
-        texts: What the ranges are measured on; each of them fills the cache.
+        texts: Token ids that ranges are measured on; each text fills the cache.
     """
     with at(Stage.EXPORT):
         if mode is Mode.DECODE:
@@ -112,11 +112,11 @@ def load(program: bytes) -> Method:
 
 
 def constants(program: bytes) -> dict[str, tuple[Any, ...]]:
-    """The values of the program's methods that take no inputs, by name: what it tells a runner about itself."""
+    """The values of the program's methods that take no inputs, by name: its metadata for a runner."""
     with at(Stage.LOAD):
         loaded: Any = Runtime.get().load_program(program)
         methods = {name: loaded.load_method(name) for name in sorted(loaded.method_names)}
-        return {name: tuple(each.execute(())) for name, each in methods.items() if not each.metadata.num_inputs()}
+        return {name: tuple(method.execute(())) for name, method in methods.items() if not method.metadata.num_inputs()}
 
 
 def example_inputs(length: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,7 @@
 """The artifact store: emitted programs by the content of what they were made from, so that no run lowers one twice.
 
 What is made from it decides: the exported program itself, the backend, the installed torch and ExecuTorch, and the
-code here that lowers. A subject whose source changes but exports the same program is not lowered again; one that
+code here that lowers. An exporter whose source changes but exports the same program is not lowered again; one that
 exports another is, whatever its name and version say.
 """
 
@@ -42,7 +42,7 @@ _ENTRY = ".artifact"
 #: Writing an entry takes milliseconds: what is not an entry after so many seconds will never be one.
 _ABANDONED_S = 3600
 #: To be raised when the layout of an entry or the way of hashing changes.
-_FORMAT = "3"
+_FORMAT = "4"
 _ARTIFACT = TypeAdapter(Artifact)
 
 
@@ -73,7 +73,7 @@ class Store:
         try:
             return _ARTIFACT.validate_python({**json.loads(head), "program": program})
         except (ValidationError, ValueError, TypeError):
-            return None  # from a suite of other days
+            return None  # written by an older version
 
     def put(self, key: str, artifact: Artifact) -> None:
         """Keep `artifact` under `key`. A full disk costs the artifact, not the verdict."""
@@ -86,7 +86,7 @@ class Store:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Take away what was not used for longest, and what writers that were killed have left."""
+        """Remove what was not used for longest, and the partial files of writers that were killed."""
         entries = sorted(_entries(self.directory.glob(f"*{_ENTRY}")))
         taken = sum(size for _, size, _ in entries)
         for _, size, entry in entries:
@@ -106,15 +106,15 @@ def _entries(paths: Iterable[Path]) -> Iterator[tuple[float, int, Path]]:
     """When each was written or used last, in seconds, its size in bytes, and itself."""
     for path in paths:
         with contextlib.suppress(OSError):  # another process has just taken it away
-            found = path.stat()
-            yield found.st_mtime, found.st_size, path
+            stat = path.stat()
+            yield stat.st_mtime, stat.st_size, path
 
 
 def key_of(program: ExportedProgram, backend: Backend, methods: Mapping[str, Any] | None = None) -> str:
     """What `program` lowered by `backend`, with these constant methods, is kept under."""
     digest = hashlib.sha256()
-    told = repr(sorted((methods or {}).items()))
-    for part in (_FORMAT, *_surroundings(backend), backend.name, told, *_graphs(program), *_interface(program)):
+    constants = repr(sorted((methods or {}).items()))
+    for part in (_FORMAT, *_surroundings(backend), backend.name, constants, *_graphs(program), *_interface(program)):
         digest.update(_ADDRESS.sub("", part).encode() + b"\0")
     for name, tensor in _tensors(program):
         digest.update(f"{name} {_described(tensor)}".encode())
@@ -127,10 +127,11 @@ def _surroundings(backend: Backend) -> Iterator[str]:
     yield platform.python_version()
     for package in _LOWERING_PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found = metadata.distribution(package)
-            yield found.version
+            distribution = metadata.distribution(package)
+            yield distribution.version
             # Every file with its digest, but for the scripts, whose first line says where the environment is.
-            yield from (line for line in (found.read_text("RECORD") or "").splitlines() if not line.startswith(".."))
+            lines = (distribution.read_text("RECORD") or "").splitlines()
+            yield from (line for line in lines if not line.startswith(".."))
     recipe = (backend.partitioners, backend.edge, backend.passes, backend.emission)
     names = (lowering.__name__, partition.__name__, emission.__name__, *(part.__module__ for part in recipe))
     for name in sorted(set(names)):

@@ -199,7 +199,7 @@ class ConformancePlugin:
             self.options.examples,
             derandomize=self.options.seed is None,
             caches=row.caches if row else None,
-            own=self.options.checkpoint is not None,
+            is_checkpoint=self.options.checkpoint is not None,
         )
         request.node.stash[_CASE] = case
         known = self.options.matrix.undecodable(cell.architecture, self.versions)

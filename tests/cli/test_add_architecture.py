@@ -145,7 +145,7 @@ def test_a_reason_that_is_still_todo_does_not_stop_the_next_command(checkout: Pa
 def test_architecture_that_transformers_lacks_is_not_applicable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("conformance.pipeline.stages.registered", lambda: ("llama",))
     with pytest.raises(NotApplicableError, match="not in transformers 5"):
-        Builder().model("gpt2")
+        _ = Builder().architecture("gpt2").model
 
 
 def test_undecodable_is_tried() -> None:

@@ -152,13 +152,13 @@ def _without_attention(architecture: str) -> PreTrainedModel:
 
 def test_model_that_no_fault_shows_in_proves_nothing() -> None:
     with pytest.raises(ClauseViolationError, match="at least 1 times") as caught:
-        judge("SEN-1", "llama", make_model=_without_attention, own=True)
+        judge("SEN-1", "llama", make_model=_without_attention, is_checkpoint=True)
     assert caught.value.signature.startswith("eager:insensitive-to-")
 
 
 def test_model_of_ones_own_need_not_be_made_to_show_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("conformance.checks.test_sensitivity.LEAST_EFFECT", 1e9)
-    judge("SEN-1", "llama", own=True)
+    judge("SEN-1", "llama", is_checkpoint=True)
     with pytest.raises(ClauseViolationError, match="at least 1000000000"):
         judge("SEN-1", "llama")
 

@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from conformance.cli.partition import partition_page
-from conformance.core.cells import Cell
+from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.pipeline.emission import EmissionReport
 from conformance.pipeline.lowering import Artifact
-from conformance.pipeline.partition import LeftOut, PartitionReport
+from conformance.pipeline.partition import PartitionReport, UndelegatedNode
 from tests.support.harness import python_module
 
 pytestmark = pytest.mark.process
@@ -34,16 +34,14 @@ def test_typo_is_answered(arguments: list[str], told: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_page_says_what_was_left_why_and_where_from() -> None:
-    left = [
-        LeftOut("aten.mean.dim", f"float32 [1, {size}]", "modeling.py:64 in forward: x.mean(-1)", "keep_dim required")
-        for size in (1, 2, 3)
-    ]
-    partition = PartitionReport({"XnnpackBackend": 2}, {"aten.mul.Tensor": 9}, tuple(left), (), (), (), (), {}, ())
+def test_page_names_undelegated_operators_with_reason_and_source() -> None:
+    source, reason = "modeling.py:64 in forward: x.mean(-1)", "keep_dim required"
+    nodes = tuple(UndelegatedNode("aten.mean.dim", f"float32 [1, {size}]", source, reason) for size in (1, 2, 3))
+    partition = PartitionReport({"XnnpackBackend": 2}, {"aten.mul.Tensor": 9}, nodes, (), (), (), (), {}, ())
     emission = EmissionReport((), 300, 280, 256, 1280, 1280, (), (), (), (), ())
     artifact = Artifact(bytes(4096), partition, emission, 12.5, 0.5)
     stream = io.StringIO()
-    page = partition_page(Cell("llama", "mine", "xnnpack", Mode.DECODE, "LOW-1"), artifact)
+    page = partition_page(Program("llama", "mine", Mode.DECODE, "xnnpack"), artifact)
     Console(file=stream, width=160, markup=False).print(page)
     text = stream.getvalue()
     assert "2 × XnnpackBackend; 9 of 12 operators (75.0%)" in text

@@ -8,9 +8,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from torch.export import ExportedProgram
 from torch.utils import _pytree
 from transformers.integrations import executorch as recipes
 
+from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.core.exporter_names import ENVIRONMENTS, KNOWN, canonical, is_own
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, StageError
@@ -147,9 +149,10 @@ def test_what_cannot_be_asked_of_it_is_not_applicable() -> None:
 
 def test_each_export_is_of_a_model_of_its_own() -> None:
     builder = Builder({SUBJECT.name: SUBJECT})
-    builder.exported("llama", SUBJECT.name, Mode.DECODE)
-    assert all(weight.requires_grad for weight in builder.model("llama").parameters())
-    assert builder.model_to_export("llama") is not builder.model_to_export("llama")
+    built = builder.program(Program("llama", SUBJECT.name, Mode.DECODE))
+    assert isinstance(built.exported, ExportedProgram)
+    assert all(weight.requires_grad for weight in built.architecture.model.parameters())
+    assert built.architecture.model_to_export() is not built.architecture.model_to_export()
 
 
 def test_program_that_takes_no_cache_cannot_be_threaded() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from conformance.checks.case import Case, tensors
 from conformance.checks.registry import checks
-from conformance.core.cells import EXPORTED, Cell
+from conformance.core.cells import EXPORTED, Cell, Program
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, Stage, Verdict
 from conformance.decoding.scripts import token_by_token
@@ -104,10 +104,9 @@ def test_fault_is_found_where_it_is(
 
 
 def test_no_operator_of_a_right_program_is_blamed() -> None:
-    builder = Builder()
-    where = ("llama", "reference", Mode.DECODE, PORTABLE.name)
-    calls = [tensors(each.tokens, each.position) for each in token_by_token((5, 9, 17, 3)).calls]
-    report = compare_operators(builder.lowered_again(*where), PORTABLE, calls, PORTABLE.tolerance)
+    built = Builder().program(Program("llama", "reference", Mode.DECODE, PORTABLE.name))
+    calls = [tensors(call.tokens, call.position) for call in token_by_token((5, 9, 17, 3)).calls]
+    report = compare_operators(built.lower(), PORTABLE, calls, PORTABLE.tolerance)
     assert report.first is None
     assert (report.call, report.unmapped) == (len(calls), 0)
     assert report.worst[0].error < PORTABLE.tolerance
@@ -166,7 +165,7 @@ def test_what_is_broken_before_that_is_one_line_too(
 
 def test_a_program_is_lowered_for_this_once(failed: tuple[Case, ClauseViolationError]) -> None:
     case, error = failed
-    case.builder.first_clause_to_ask(case.cell)
+    case.built.first_located(case.cell.clause)
     other = dataclasses.replace(case, cell=dataclasses.replace(case.cell, clause="PAR-2"))
     locate(other, error)
     assert error.diverged == ("  diverged  after exported program, which is right; further as in PAR-1",)

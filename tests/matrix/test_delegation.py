@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from conformance.checks.test_lowering import assert_as_listed
-from conformance.core.cells import Cell
+from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, Verdict
 from conformance.matrix.delegation import BaselineError, baseline, updated
-from conformance.pipeline.partition import LeftOut
+from conformance.pipeline.partition import UndelegatedNode
 from conformance.records.run import CellRecord, Environment, PartitionRecord, RunInfo, RunRecord
 
 pytestmark = pytest.mark.torch
 
 VERSIONS = {"executorch": "1.5.1", "torch": "2.13.0+cpu", "transformers": "5.23.0"}
-CELL = Cell("llama", "reference", "xnnpack", Mode.DECODE, "LOW-3")
+PROGRAM = Program("llama", "reference", Mode.DECODE, "xnnpack")
 
 
 def _run(
@@ -37,19 +37,19 @@ def _run(
     return RunRecord(1, info, Environment("3.11", "linux", "a cpu", versions), (cell,))
 
 
-def _left(**counts: int) -> list[LeftOut]:
+def _left(**counts: int) -> list[UndelegatedNode]:
     return [
-        LeftOut(f"aten.{name}", "float32 [1]", "modeling.py:7 in forward", "")
+        UndelegatedNode(f"aten.{name}", "float32 [1]", "modeling.py:7 in forward", "")
         for name, count in counts.items()
         for _ in range(count)
     ]
 
 
 def test_what_a_run_saw_is_listed(tmp_path: Path) -> None:
-    assert baseline(CELL, VERSIONS, tmp_path) is None
+    assert baseline(PROGRAM, VERSIONS, tmp_path) is None
     told = list(updated(_run({"aten.mean": 2}), tmp_path))
     assert told == ["llama reference xnnpack decode: 6 delegated, 2 left out"]
-    known = baseline(CELL, VERSIONS, tmp_path)
+    known = baseline(PROGRAM, VERSIONS, tmp_path)
     assert known is not None
     assert (known.left, known.share, known.exact) == ({"aten.mean": 2}, 0.75, True)
     assert known.source.endswith("executorch-1.5.1/llama.json")
@@ -65,8 +65,8 @@ def test_a_change_is_told_in_words_and_no_change_is_not(tmp_path: Path) -> None:
 def test_a_newer_release_is_held_to_the_one_before_it(tmp_path: Path) -> None:
     list(updated(_run({"aten.mean": 2}, executorch="1.4.1"), tmp_path))
     list(updated(_run({"aten.mean": 1}, executorch="1.5.1"), tmp_path))
-    newer = baseline(CELL, {**VERSIONS, "executorch": "1.6.0"}, tmp_path)
-    older = baseline(CELL, {**VERSIONS, "executorch": "1.4.1"}, tmp_path)
+    newer = baseline(PROGRAM, {**VERSIONS, "executorch": "1.6.0"}, tmp_path)
+    older = baseline(PROGRAM, {**VERSIONS, "executorch": "1.4.1"}, tmp_path)
     assert newer is not None
     assert (newer.left, newer.exact) == ({"aten.mean": 1}, False)
     assert older is not None
@@ -76,7 +76,7 @@ def test_a_newer_release_is_held_to_the_one_before_it(tmp_path: Path) -> None:
 def test_an_older_release_than_any_that_is_listed_is_held_to_the_oldest(tmp_path: Path) -> None:
     for release, left in (("1.4.1", 2), ("1.5.1", 1)):
         list(updated(_run({"aten.mean": left}, executorch=release), tmp_path))
-    oldest = baseline(CELL, {**VERSIONS, "executorch": "1.3.0"}, tmp_path)
+    oldest = baseline(PROGRAM, {**VERSIONS, "executorch": "1.3.0"}, tmp_path)
     assert oldest is not None
     assert (oldest.left, oldest.exact) == ({"aten.mean": 2}, False)
     assert_as_listed(_left(mean=1), 7, oldest)
@@ -87,7 +87,7 @@ def test_an_older_release_than_any_that_is_listed_is_held_to_the_oldest(tmp_path
 
 def test_another_transformers_is_no_exact_match(tmp_path: Path) -> None:
     list(updated(_run({"aten.mean": 2}), tmp_path))
-    other = baseline(CELL, {**VERSIONS, "transformers": "5.24.0"}, tmp_path)
+    other = baseline(PROGRAM, {**VERSIONS, "transformers": "5.24.0"}, tmp_path)
     assert other is not None
     assert not other.exact
 
@@ -96,7 +96,7 @@ def test_an_older_transformers_has_a_list_of_its_own(tmp_path: Path) -> None:
     for release, left in (("5.22.2", 3), ("5.23.0", 2), ("4.57.6", 5), ("5.10.4", 4)):
         list(updated(_run({"aten.mean": left}, transformers=release), tmp_path))
     found = {
-        release: baseline(CELL, {**VERSIONS, "transformers": release}, tmp_path)
+        release: baseline(PROGRAM, {**VERSIONS, "transformers": release}, tmp_path)
         for release in ("4.57.6", "5.10.4", "5.14.1", "5.22.2", "5.23.0", "5.24.0")
     }
     # 5.22.2 was there first, as the list of whatever is installed, and gave way to a newer one.
@@ -113,7 +113,7 @@ def test_an_older_transformers_has_a_list_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(ClauseViolationError):
         assert_as_listed(_left(mean=5), 6, older)
     # A release of ExecuTorch that nothing is listed for is held to the same Transformers under the nearest one.
-    before: Any = baseline(CELL, {**VERSIONS, "executorch": "1.4.1", "transformers": "4.57.6"}, tmp_path)
+    before: Any = baseline(PROGRAM, {**VERSIONS, "executorch": "1.4.1", "transformers": "4.57.6"}, tmp_path)
     assert (before.left["aten.mean"], before.exact) == (5, False)
 
 
@@ -134,13 +134,13 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     folder.mkdir()
     (folder / "llama.json").write_text(content)
     with pytest.raises(BaselineError, match=r"llama\.json: "):
-        baseline(CELL, VERSIONS, tmp_path)
+        baseline(PROGRAM, VERSIONS, tmp_path)
 
 
 def test_a_folder_without_a_version_is_named(tmp_path: Path) -> None:
     (tmp_path / "executorch-next-one").mkdir()
     with pytest.raises(BaselineError, match="names no version"):
-        baseline(CELL, VERSIONS, tmp_path)
+        baseline(PROGRAM, VERSIONS, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_folder_without_a_version_is_named(tmp_path: Path) -> None:
 )
 def test_a_difference_is_a_failure(tmp_path: Path, found: dict[str, int], delegated: int, signature: str) -> None:
     list(updated(_run({"aten.mean": 2}), tmp_path))
-    known = baseline(CELL, VERSIONS, tmp_path)
+    known = baseline(PROGRAM, VERSIONS, tmp_path)
     assert known is not None
     with pytest.raises(ClauseViolationError) as caught:
         assert_as_listed(_left(**found), delegated, known)
@@ -164,7 +164,7 @@ def test_a_difference_is_a_failure(tmp_path: Path, found: dict[str, int], delega
 
 def test_a_new_operator_is_named_with_its_place(tmp_path: Path) -> None:
     list(updated(_run({"aten.mean": 2}), tmp_path))
-    known: Any = baseline(CELL, VERSIONS, tmp_path)
+    known: Any = baseline(PROGRAM, VERSIONS, tmp_path)
     with pytest.raises(ClauseViolationError) as caught:
         assert_as_listed(_left(mean=2, sort=1), 6, known)
     assert caught.value.observed == ("1 aten.sort more than listed: aten.sort (float32 [1]; modeling.py:7 in forward)")
@@ -172,8 +172,8 @@ def test_a_new_operator_is_named_with_its_place(tmp_path: Path) -> None:
 
 def test_what_is_as_listed_or_better_than_an_older_release_passes(tmp_path: Path) -> None:
     list(updated(_run({"aten.mean": 2}), tmp_path))
-    assert_as_listed(_left(mean=2), 6, baseline(CELL, VERSIONS, tmp_path))  # type: ignore[arg-type]  # it is there
-    newer: Any = baseline(CELL, {**VERSIONS, "executorch": "1.6.0"}, tmp_path)
+    assert_as_listed(_left(mean=2), 6, baseline(PROGRAM, VERSIONS, tmp_path))  # type: ignore[arg-type]  # it is there
+    newer: Any = baseline(PROGRAM, {**VERSIONS, "executorch": "1.6.0"}, tmp_path)
     assert_as_listed(_left(mean=1), 7, newer)
 
 

@@ -12,7 +12,7 @@ from executorch.devtools.backend_debug import get_delegation_info
 from executorch.exir import to_edge_transform_and_lower
 from torch import nn
 
-from conformance.core.cells import BackendTraits, Selection, plan
+from conformance.core.cells import BackendTraits, Program, Selection, plan
 from conformance.core.contract import CHECKED, Mode
 from conformance.core.verdicts import NotRunError
 from conformance.exporters.resolve import Exporter
@@ -77,16 +77,16 @@ def test_operators_are_counted_as_devtools_counts_them(lowered: Lowered) -> None
     report = lowered.partition
     assert sum(report.delegates.values()) == info.num_delegated_subgraphs == 1
     assert sum(report.delegated.values()) == info.num_delegated_nodes
-    assert len(report.left) == info.num_non_delegated_nodes - (picks.non_delegated if picks else 0)
+    assert len(report.undelegated_nodes) == info.num_non_delegated_nodes - (picks.non_delegated if picks else 0)
 
 
-def test_what_is_left_says_what_why_and_where(lowered: Lowered) -> None:
-    (left,) = lowered.partition.left
-    assert left.operator == "aten.cumsum.default"
-    assert left.values == "float32 [1, 8]"
-    assert "test_partition.py" in left.source
-    assert "torch.cumsum(total, 1)" in left.source
-    assert str(left).startswith("aten.cumsum.default (float32 [1, 8]; ")
+def test_undelegated_operator_has_values_and_source(lowered: Lowered) -> None:
+    (node,) = lowered.partition.undelegated_nodes
+    assert node.operator == "aten.cumsum.default"
+    assert node.values == "float32 [1, 8]"
+    assert "test_partition.py" in node.source
+    assert "torch.cumsum(total, 1)" in node.source
+    assert str(node).startswith("aten.cumsum.default (float32 [1, 8]; ")
 
 
 def test_sound_partition_has_nothing_to_say(lowered: Lowered) -> None:
@@ -95,10 +95,10 @@ def test_sound_partition_has_nothing_to_say(lowered: Lowered) -> None:
     assert not any(
         (
             report.partitioner_would_take,
-            report.undeclared,
+            report.undeclared_ops,
             report.weights_as_inputs,
             report.buffers_owned_by_delegate,
-            report.written,
+            report.cache_updates_in_delegate,
             report.nodes_missing_pass_mark,
         )
     )
@@ -108,12 +108,12 @@ def test_keys_put_together_in_a_delegate_are_no_cache_update() -> None:
     report = _keys_lowered(lowerings.ALL_BUT_CACHE_UPDATES)
     assert report.delegated["aten.slice_scatter.default"] == 1
     assert "aten.index_put.default" in report.undelegated
-    assert not report.written
+    assert not report.cache_updates_in_delegate
 
 
 def test_cache_handed_through_a_delegate_is_named() -> None:
     report = _keys_lowered(lowerings.HANDS_CACHES_THROUGH)
-    assert report.written == {"cache": "aten.index_put.default"}
+    assert report.cache_updates_in_delegate == {"cache": "aten.index_put.default"}
     assert not report.buffers_owned_by_delegate
 
 
@@ -146,13 +146,14 @@ def test_missing_package_says_what_to_install() -> None:
     lacking = Backend("lacking", list, FLOAT32_TOLERANCE, delegating=True, requires=("torch", "no-such-package>=2"))
     told = "lacking needs no-such-package>=2: pip install -c constraints.txt no-such-package"
     assert lacking.obstacle == told
-    bench = Builder({"mine": Exporter("mine", convert_and_export_with_cache)}, {"lacking": lacking})
+    program = Program("llama", "mine", Mode.DECODE, "lacking")
+    built = Builder({"mine": Exporter("mine", convert_and_export_with_cache)}, {"lacking": lacking}).program(program)
     with pytest.raises(NotRunError, match="no-such-package>=2"):
-        bench.artifact("llama", "mine", Mode.DECODE, "lacking")
+        _ = built.artifact
     rounding = dataclasses.replace(lacking, prepare=copy.deepcopy)
-    bench = Builder({"mine": Exporter("mine", convert_and_export_with_cache)}, {"lacking": rounding})
+    built = Builder({"mine": Exporter("mine", convert_and_export_with_cache)}, {"lacking": rounding}).program(program)
     with pytest.raises(NotRunError, match="no-such-package>=2"):
-        bench.expected("llama", "mine", Mode.DECODE, "lacking")
+        _ = built.expected
 
 
 def test_a_version_that_does_not_fit_is_missing() -> None:

@@ -17,7 +17,7 @@ from conformance.checks.compare import assert_precise, sqnr
 from conformance.core.cells import EXPORTED, Cell
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError
-from conformance.decoding.oracle import disturbed
+from conformance.decoding.oracle import perturbed_model
 from conformance.decoding.scripts import token_by_token
 from conformance.models.fixtures import build_model, fixture_config
 from conformance.pipeline.backends import BACKENDS, FLOAT32_TOLERANCE
@@ -29,7 +29,7 @@ from tests.support.harness import judge
 
 pytestmark = pytest.mark.torch
 
-PRECISION = Precision(least_sqnr=40.0, disturbance=1e-6, disturbed=2, tie=0.05)
+PRECISION = Precision(least_sqnr=40.0, perturbation_std=1e-6, max_perturbed_oracles=2, tie_margin=0.05)
 RIGHT = torch.tensor([1.0, 3.0, -2.0])
 TIED = torch.tensor([1.0, 2.0, -2.0])
 
@@ -39,7 +39,7 @@ def _oracle(logits: torch.Tensor) -> Any:
 
 
 def _case(*others: torch.Tensor) -> Any:
-    return SimpleNamespace(expected=_oracle(RIGHT), disturbed=lambda: map(_oracle, others), metrics={})
+    return SimpleNamespace(expected=_oracle(RIGHT), perturbed_oracles=lambda: map(_oracle, others), metrics={})
 
 
 def _judge(observed: torch.Tensor, *others: torch.Tensor, precision: Precision = PRECISION) -> dict[str, float]:
@@ -75,10 +75,10 @@ def test_noise_is_not_taken_for_a_tie() -> None:
 
 
 def test_another_best_token_is_a_failure_unless_they_tie() -> None:
-    loose = Precision(least_sqnr=-math.inf, disturbance=1e-6, disturbed=0, tie=0.05)
+    loose = Precision(least_sqnr=-math.inf, perturbation_std=1e-6, max_perturbed_oracles=0, tie_margin=0.05)
     assert _caught(torch.tensor([3.0, 1.0, -2.0]), precision=loose) == "execute:greedy-differs"
     _judge(torch.tensor([1.0, 3.0, 2.99]), precision=loose)
-    even = Precision(least_sqnr=-math.inf, disturbance=1e-6, disturbed=0, tie=0.7)
+    even = Precision(least_sqnr=-math.inf, perturbation_std=1e-6, max_perturbed_oracles=0, tie_margin=0.7)
     _judge(torch.tensor([3.0, 1.0, -2.0]), precision=even)
 
 
@@ -86,9 +86,9 @@ def test_nan_is_a_failure() -> None:
     assert _caught(torch.tensor([1.0, math.nan, 0.0])) == "execute:not-finite"
 
 
-def test_a_disturbed_model_is_off_by_no_more_than_asked() -> None:
+def test_a_perturbed_model_is_off_by_no_more_than_asked() -> None:
     model = build_model(fixture_config("llama"))
-    other = disturbed(model, 1e-3, seed=0)
+    other = perturbed_model(model, 1e-3, seed=0)
     before, after = (each.state_dict()["model.embed_tokens.weight"] for each in (model, other))
     assert 0 < float(((after - before) / before).abs().max()) < 1e-2
     assert torch.equal(model.state_dict()["lm_head.weight"], other.state_dict()["lm_head.weight"])

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.exporters.resolve import Exporter
 from conformance.pipeline import lowering
@@ -26,7 +27,7 @@ from conformance.pipeline.backends import PORTABLE, XNNPACK
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.emission import EmissionReport
 from conformance.pipeline.lowering import Artifact
-from conformance.pipeline.partition import LeftOut, PartitionReport
+from conformance.pipeline.partition import PartitionReport, UndelegatedNode
 from conformance.pipeline.store import Store, key_of
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import programs
@@ -53,11 +54,11 @@ def _exported(module: nn.Module, length: int = 3, dim: Any = None) -> ExportedPr
 
 
 def _artifact(size: int = 10) -> Artifact:
-    left = LeftOut("aten.mean.dim", "float32 [1, 1, 64]", "modeling.py:1 in forward: x.mean(-1)", "")
+    node = UndelegatedNode("aten.mean.dim", "float32 [1, 1, 64]", "modeling.py:1 in forward: x.mean(-1)", "")
     partition = PartitionReport(
         {"XnnpackBackend": 2},
         {"aten.mul.Tensor": 7},
-        (left,),
+        (node,),
         ("aten_add (aten.add.Tensor)",),
         (),
         (),
@@ -250,8 +251,8 @@ def test_nothing_is_lowered_twice_and_a_changed_subject_is(tmp_path: Path, monke
     monkeypatch.setattr(lowering, "lower", lower)
 
     def program(export: Callable[..., Any]) -> bytes:
-        bench = Builder({"mine": Exporter("mine", export)}, store=Store(tmp_path, limit=10))
-        return bench.artifact("llama", "mine", Mode.DECODE, "portable").program
+        builder = Builder({"mine": Exporter("mine", export)}, store=Store(tmp_path, limit=10))
+        return builder.program(Program("llama", "mine", Mode.DECODE, "portable")).artifact.program
 
     first = program(convert_and_export_with_cache)
     assert lower.call_count == 1

@@ -1,4 +1,4 @@
-"""Judging one cell without pytest's collection: what the tests of checks and subjects call."""
+"""Judge one cell without pytest's collection."""
 
 from __future__ import annotations
 
@@ -36,22 +36,28 @@ def judge(
     make_model: Callable[[str], Any] = build,
     baselines: Path = PARTITIONS,
     shrink: bool = False,
-    own: bool = False,
+    is_checkpoint: bool = False,
     builder: Builder | None = None,
 ) -> Case:
-    """Run one clause's check on one subject; raises what the check raises.
+    """Run one clause's check on one exporter; raises what the check raises.
 
-    With the `workbench` of a case before, it is of the same subject, model and backends, and nothing is built again.
+    With the `builder` of a case before, it is of the same exporter, model and backends, and nothing is built again.
     """
-    subject = export if isinstance(export, Exporter) or export is None else Exporter("faulty", export)
-    subjects = {subject.name: subject} if subject else {}
-    if subject is None:
+    exporter = export if isinstance(export, Exporter) or export is None else Exporter("faulty", export)
+    if exporter is None:
         cell = Cell(architecture, None, EAGER, None, clause)
     else:
-        cell = Cell(architecture, subject.name, backend, mode, clause)
+        cell = Cell(architecture, exporter.name, backend, mode, clause)
     row = load_matrix().architectures[architecture]
-    bench = builder or Builder(subjects, backends, make_model)
-    case = Case(cell, bench, EXAMPLES, caches=row.caches, baselines=baselines, shrink=shrink, own=own)
+    case = Case(
+        cell,
+        builder or Builder({exporter.name: exporter} if exporter else {}, backends, make_model),
+        EXAMPLES,
+        caches=row.caches,
+        baselines=baselines,
+        shrink=shrink,
+        is_checkpoint=is_checkpoint,
+    )
     checks()[clause](case)
     return case
 

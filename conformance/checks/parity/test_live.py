@@ -9,9 +9,9 @@ from conformance.checks.case import Case, clause
 from conformance.checks.compare import Decoding, run_script
 from conformance.decoding.scripts import Call, DecodeScript, text
 
-#: What is done in one session. Enough to fill the cache, go back, and start again.
-_DEEDS = 8
-#: Texts that sessions draw from. Few, so that the oracle knows most of what they come to.
+#: Rules applied in one session. Enough to fill the cache, go back, and start again.
+_CALLS = 8
+#: Texts that sessions draw from. Few, so that the oracle has computed most of their logits before.
 _TEXTS = st.integers(0, 2)
 
 
@@ -26,7 +26,7 @@ def test_any_calls(case: Case) -> None:
         def __init__(self) -> None:
             super().__init__(case)
 
-    run_state_machine_as_test(Session, settings=case.settings(stateful_step_count=_DEEDS))
+    run_state_machine_as_test(Session, settings=case.settings(stateful_step_count=_CALLS))
 
 
 class LiveSession(RuleBasedStateMachine):

@@ -26,7 +26,7 @@ class Misuse:
     Args:
         name: What is wrong with it.
         input_ids, cache_position: Its inputs.
-        amounts_to: The tokens that it decodes for whoever does not mind, if that makes any sense.
+        equivalent_tokens: The tokens that it decodes for a program that accepts it; None if it makes no sense.
     """
 
     name: str
@@ -54,14 +54,14 @@ def test_misuse(case: Case) -> None:
             Stage.EXECUTE,
             f"accepted:{'+'.join(accepted)}",
             observed=f"logits for {', '.join(accepted)}",
-            expected="an error, or what the call amounts to",
+            expected="an error, or the logits of an equivalent valid call",
             script=token_by_token(tokens[:_BEFORE]),
         )
     case.metrics["misuses"] = len(misuses)
 
 
 def _refused(decoding: Decoding, misuse: Misuse) -> bool:
-    """Whether the session raises an error, or takes the call for the one that it amounts to."""
+    """Whether the session raises an error, or gives the logits of the equivalent valid call."""
     try:
         observed = decoding.session.step(misuse.input_ids, misuse.cache_position)
     except StageError:
@@ -112,12 +112,12 @@ def _single(case: Case, tokens: tuple[int, ...], positional: bool) -> Iterator[M
     one = tokens[_BEFORE : _BEFORE + 1]
     ids, position = tensors(one, _BEFORE)
     anywhere = None if positional else one
-    for name, where in (
+    for name, wrong in (
         ("position-after-the-cache", case.space.length),
         ("negative-position", -1),
         ("position-far-after", _FAR),
     ):
-        yield Misuse(name, ids, torch.full_like(position, where), anywhere)
+        yield Misuse(name, ids, torch.full_like(position, wrong), anywhere)
     yield Misuse("int32-ids", ids.int(), position, one)
     yield Misuse("float-ids", ids.float(), position, one)
     yield Misuse("int32-position", ids, position.int(), one)

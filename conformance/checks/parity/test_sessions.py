@@ -51,12 +51,12 @@ def test_greedy_generation(case: Case) -> None:
 def test_sessions_and_rows_keep_apart(case: Case) -> None:
     """Two sessions with other texts, call by call in turn; then two rows of a batch."""
     texts = [text(seed, _LENGTH, case.space.vocab) for seed in range(_BESIDE)]
-    sessions = [_session_of_its_own(case) for _ in texts]
+    sessions = [_independent_session(case) for _ in texts]
     for position in range(_LENGTH):
         for tokens, session in zip(texts, sessions, strict=True):
             logits = session.step(*tensors(tokens[position : position + 1], position))
             _assert_next(case, logits, tokens[: position + 1])
-    # Rows are the exporter's affair; lowering them as well would double the cost of a cell for little.
+    # Rows depend on the exporter alone; lowering them as well would double the cost of a cell for little.
     if case.cell.backend == EXPORTED and case.mode is Mode.DECODE:
         _assert_rows_apart(case, texts)
 
@@ -118,7 +118,7 @@ def _logits(session: Session, script: DecodeScript) -> list[torch.Tensor]:
     return [session.step(*tensors(call.tokens, call.position)) for call in script.calls]
 
 
-def _session_of_its_own(case: Case) -> Session:
+def _independent_session(case: Case) -> Session:
     """A session that stays valid when the next one begins."""
     if case.cell.backend == EXPORTED:
         return case.session_of(case.program)
@@ -126,7 +126,7 @@ def _session_of_its_own(case: Case) -> Session:
 
 
 def _batched_session(case: Case, rows: int) -> Session:
-    """A session of the subject's program for `rows` rows a call."""
+    """A session of the exporter's program for `rows` rows a call."""
     model = case.model_to_export()
     model.generation_config = GenerationConfig(
         use_cache=True,
@@ -135,4 +135,4 @@ def _batched_session(case: Case, rows: int) -> Session:
     )
     with at(Stage.EXPORT):
         examples = torch.zeros((rows, 1), dtype=torch.long), torch.zeros(1, dtype=torch.long)
-        return case.session_of(case.subject.export(model, *examples))
+        return case.session_of(case.exporter.export(model, *examples))

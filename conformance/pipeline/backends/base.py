@@ -23,20 +23,21 @@ class Precision:
 
     Rounding has ties. Where a value lies within float32's noise of the middle between two steps, two correct programs
     go different ways, and their logits are 30 to 50 dB apart in place of 120. So a position is right if it agrees with
-    the oracle, or with a disturbed one: the same model, its embeddings off by no more than that noise.
+    the oracle, or with a perturbed one: the same model, its embeddings off by no more than that noise.
 
     Args:
         least_sqnr: Signal to quantisation noise of each position's logits, in dB: ten times the logarithm of the sum of
             the expected ones' squares over that of the differences'.
-        disturbance: The standard deviation of a disturbed oracle's relative change of the embeddings.
-        disturbed: How many disturbed oracles may be asked, once the oracle itself disagrees.
-        tie: The best logit has to be the oracle's best, unless that is ahead by no more than this share of the scale.
+        perturbation_std: The standard deviation of a perturbed oracle's relative change of the embeddings.
+        max_perturbed_oracles: How many of them are tried, where the oracle itself disagrees.
+        tie_margin: The best logit has to be the oracle's best, unless that is ahead by no more than this share of the
+            scale.
     """
 
     least_sqnr: float
-    disturbance: float
-    disturbed: int
-    tie: float
+    perturbation_std: float
+    max_perturbed_oracles: int
+    tie_margin: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,10 @@ class Backend:
         tolerance: The largest error of a logit that still counts as equal, as a share of the logits' scale.
         delegating: Whether it has partitioners.
         prepare: Makes a quantised or rounded copy of a model, which is then exported, and is the oracle's model too.
-        requantise: Quantises the subject's exported program, given the examples and dynamic shapes that it was exported
-            with and texts to calibrate with. The oracle is what it returns, run by torch one token a call.
+        requantise: Quantises the exported program, given the examples and dynamic shapes that it was exported with and
+            texts to calibrate with. The oracle is what it returns, run by torch one token a call.
         precision: How near the logits must come, where that is not by `tolerance`.
-        runs: Whether its programs can be executed here. Those of others are lowered and emitted, and no more.
+        runs: Whether its programs can be executed here. Others are only lowered and emitted.
         requires: The packages it needs, as in a requirements file.
         install: The command that installs them; pip under the suite's constraints, unless they need another.
         environment: Environment variables that have to be set before its package is first used.

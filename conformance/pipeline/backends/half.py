@@ -9,10 +9,10 @@ from conformance.pipeline.backends import xnnpack
 from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend, Precision
 
 #: 11 bits of mantissa. Over 3,840 calls (5 architectures, 24 texts) correct programs are at 40.7 dB or above with at
-#: most 5 disturbed oracles; the oracle alone gives 37.9 dB, and 3.1 dB where mixtral's router ties. A zeroed, shifted
+#: most 5 perturbed oracles; the oracle alone gives 37.9 dB, and 3.1 dB where mixtral's router ties. A zeroed, shifted
 #: or swapped cache is at 13 dB or below. Fainter faults do not show: float32 is there for them. Two best logits that
 #: are nearer than 5 % of the scale tie: 2.7 % was seen to flip at mixtral's router.
-_ROUNDED = Precision(least_sqnr=30.0, disturbance=2**-10, disturbed=16, tie=0.05)
+_ROUNDED = Precision(least_sqnr=30.0, perturbation_std=2**-10, max_perturbed_oracles=16, tie_margin=0.05)
 
 
 def in_float16(model: Any) -> Any:

@@ -15,10 +15,10 @@ from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend, Preci
 #: XNNPACK takes 4-bit weights in groups of a multiple of 32 only.
 _GROUP_SIZE = 32
 #: Over 9,216 calls (6 architectures, 24 texts, both torchao recipes) correct programs are at 118 dB or above, and at
-#: most 7 disturbed oracles are needed; a script that rewinds three times (gemma3_text) holds more ties and needs more
+#: most 7 perturbed oracles are needed; a script that rewinds three times (gemma3_text) holds more ties and needs more
 #: than 16. The oracle alone gives 28.9 dB at a tie. Faults: a zeroed, shifted or swapped cache is at 13 dB or below, an
 #: exact GELU for a tanh one at 32 to 50 dB, and below 100 dB in 121 of 128 calls.
-_AS_TORCH_DOES = Precision(least_sqnr=100.0, disturbance=1e-6, disturbed=64, tie=1e-3)
+_AS_TORCH_DOES = Precision(least_sqnr=100.0, perturbation_std=1e-6, max_perturbed_oracles=64, tie_margin=1e-3)
 _TORCHAO = ("torchao>=0.17",)
 
 
@@ -71,7 +71,7 @@ def with_observed_ranges(program: Any, examples: Any, shapes: Any, texts: Iterab
     the graph then has one range for all tokens of a call, XNNPACK one for each token (`node_visitor.py`).
 
     Args:
-        program: The subject's program, which is left as it was.
+        program: The exporter's program, which is not changed.
         examples: Token ids and cache position to export with again, the same as the first time.
         shapes: Dynamic shapes, the same as the first time.
         texts: Token ids to decode for calibration, each from position 0.
