@@ -330,7 +330,7 @@ def _replay(arguments: argparse.Namespace, seconds: int | None = None) -> int:
         print(f"CANNOT RUN: {one_line(str(error), max_chars=1000)}")
         return 2
     from conformance.core.paths import ROOT
-    from conformance.failures.replay import Outcome, announcement, replay_within
+    from conformance.failures.replay import Result, announcement, replay_within
     from conformance.pipeline.store import Store
     from conformance.runner.options import (
         DEFAULT_MEMORY_LIMIT_MIB,
@@ -344,8 +344,8 @@ def _replay(arguments: argparse.Namespace, seconds: int | None = None) -> int:
     limits = Limits(DEFAULT_TIME_LIMIT_S + (seconds or 0), DEFAULT_MEMORY_LIMIT_MIB)
     store = Store(ROOT / DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB)
     done = replay_within(limits, bundle, store, seconds=seconds, trusted=arguments.trust_subject)
-    print(f"{done.outcome}: {done.told}")
-    return {Outcome.FIXED: 0, Outcome.STILL_FAILING: 1, Outcome.CANNOT_RUN: 2}[done.outcome]
+    print(f"{done.result}: {done.message}")
+    return {Result.FIXED: 0, Result.STILL_FAILING: 1, Result.CANNOT_RUN: 2}[done.result]
 
 
 if __name__ == "__main__":

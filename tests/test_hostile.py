@@ -24,7 +24,7 @@ from conformance.core.paths import CONFIGS
 from conformance.core.text import one_line
 from conformance.core.time_scale import scaled
 from conformance.exporters.resolve import UnknownExporterError, resolve
-from conformance.failures.replay import Outcome, announcement, replay, replay_within
+from conformance.failures.replay import Result, announcement, replay, replay_within
 from conformance.matrix import delegation as baselines
 from conformance.matrix.schema import load_matrix
 from conformance.matrix.update import updated_matrix
@@ -266,10 +266,10 @@ def test_no_exporter_of_a_bundle_is_imported_unasked(trap: Path) -> None:
     bundle = _bundle(subject="trap_to_import:export")
     assert "exporter  trap_to_import:export, code that is imported from here" in announcement(bundle)
     done = replay(bundle, None)
-    assert done.outcome is Outcome.CANNOT_RUN
-    assert f"add {CONSENT}" in done.told
+    assert done.result is Result.CANNOT_RUN
+    assert f"add {CONSENT}" in done.message
     assert not trap.exists()
-    assert replay(bundle, None, trusted=True).outcome is Outcome.STILL_FAILING
+    assert replay(bundle, None, trusted=True).result is Result.STILL_FAILING
     assert trap.exists()
 
 
@@ -297,8 +297,8 @@ def test_the_command_asks_for_consent(
 )
 def test_no_config_of_a_bundle_loads_code(config: dict[str, Any]) -> None:
     done = replay(_bundle(config={**config_values("llama"), **config}), None)
-    assert done.outcome is Outcome.CANNOT_RUN
-    assert "by which a model can load code" in done.told
+    assert done.result is Result.CANNOT_RUN
+    assert "by which a model can load code" in done.message
 
 
 def test_no_fixture_has_a_key_that_loads_code() -> None:
@@ -316,21 +316,21 @@ def test_no_fixture_has_a_key_that_loads_code() -> None:
 )
 def test_a_model_beyond_all_measure_is_not_waited_for(config: dict[str, Any], limits: Limits, told: str) -> None:
     done = replay_within(limits, _bundle(config={**config_values("llama"), **config}), None)
-    assert done.outcome is Outcome.CANNOT_RUN
-    assert told in done.told
+    assert done.result is Result.CANNOT_RUN
+    assert told in done.message
 
 
 def test_within_limits_a_bundle_comes_to_a_verdict() -> None:
     done = replay_within(Limits(scaled(300), 6000), _bundle(), None)
-    assert (done.outcome, done.told) == (Outcome.FIXED, "EXP-1 passes")
+    assert (done.result, done.message) == (Result.FIXED, "EXP-1 passes")
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_a_bundle_says_is_only_text(name: str) -> None:
     bundle = _bundle(architecture=name, clause=f"\x1b]0;{name}\a", versions={"\x1b[31m": name})
     done = replay(bundle, None)
-    assert done.outcome is Outcome.CANNOT_RUN
-    for told in (announcement(bundle), done.told):
+    assert done.result is Result.CANNOT_RUN
+    for told in (announcement(bundle), done.message):
         assert all(char.isprintable() or char == "\n" for char in told)
 
 

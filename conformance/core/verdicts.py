@@ -72,9 +72,6 @@ class ClauseViolationError(CellFailedError):
         script: The decode script that shows it, where there is one; its text is shown.
         relative_error: How far off, as a share of the logits' scale, where that is the difference.
         observed_logits, expected_logits: Those of the script's last call, where they are what differs.
-
-    Attributes:
-        diverged: Lines on where the program first goes wrong, once that has been looked for.
     """
 
     def __init__(
@@ -96,7 +93,6 @@ class ClauseViolationError(CellFailedError):
         self.relative_error = relative_error
         self.observed_logits = observed_logits
         self.expected_logits = expected_logits
-        self.diverged: tuple[str, ...] = ()
 
 
 class ChildDiedError(Exception):

@@ -13,30 +13,25 @@ from conformance.checks.case import Case
 from conformance.core.verdicts import CellFailedError, NotApplicableError
 from conformance.decoding.scripts import DecodeScript
 from conformance.failures import reproduce
-from conformance.failures.divergence import Divergence
 from conformance.failures.localize import DIVERGENCE, as_json
+from conformance.failures.outcome import Outcome
 from conformance.models.fixtures import MAX_CACHE_LEN, config_values
 from conformance.records.bundle import SCHEMA_VERSION, Bundle, BundledCall
 from conformance.records.run import CellRecord
 
 
 def bundle_of(
-    case: Case,
-    error: CellFailedError,
-    record: CellRecord,
-    versions: Mapping[str, str],
-    divergence: Divergence | None = None,
+    case: Case, outcome: Outcome, record: CellRecord, versions: Mapping[str, str]
 ) -> tuple[Bundle, dict[str, bytes]]:
     """The bundle of a cell that has failed, and by name the other files that belong into its folder.
 
     Args:
         case: The cell, with the models and programs that were built for it.
-        error: How it failed.
-        record: What the run record will say.
+        outcome: How its check ended.
+        record: Its entry in the run record.
         versions: Installed packages.
-        divergence: Where the program first goes wrong, if that was looked for.
     """
-    shown = getattr(error, "script", None)
+    shown, divergence = getattr(outcome.error, "script", None), outcome.divergence
     script = shown if isinstance(shown, DecodeScript) else None  # or a conversation, which the check holds anew
     bundle = Bundle(
         schema_version=SCHEMA_VERSION,
@@ -58,7 +53,7 @@ def bundle_of(
         diverged=divergence.first.step if divergence and divergence.first else None,
     )
     details = {DIVERGENCE: as_json(divergence)} if divergence else {}
-    return bundle, {**_files(case, error), **details}
+    return bundle, {**_files(case, outcome.error), **details}
 
 
 def _config(case: Case) -> dict[str, Any] | None:
@@ -75,7 +70,7 @@ def _scale(case: Case) -> float | None:
         return None
 
 
-def _files(case: Case, error: CellFailedError) -> dict[str, bytes]:
+def _files(case: Case, error: BaseException | None) -> dict[str, bytes]:
     """All that has been built already."""
     files = {"reproduce.py": Path(str(reproduce.__file__)).read_bytes()}
     program = case.cell.program

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,14 +19,14 @@ from conformance.pipeline.builder import Builder, BuiltProgram
 from conformance.reference import TorchExportableModuleWithStaticCache
 from conformance.reference.tracing import ready_to_trace
 
-#: Longest sentence on why a step could not be taken.
+#: Longest text on why a step could not be run.
 _MOST_CHARACTERS = 160
-#: The subject whose wrapper can be run without exporting it.
+#: The exporter whose wrapper can be run without exporting it.
 _REFERENCE = "reference"
 
 
 class Step(StrEnum):
-    """What a script is replayed on, in the order in which each is made from the one before."""
+    """What a script is replayed on, each made from the one before."""
 
     WRAPPER = "eager wrapper"
     EXPORTED = "exported program"
@@ -38,13 +38,13 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What came of a script's last call.
+    """The logits of a script's last call at one step.
 
     Args:
-        step: Where.
-        right: Whether the logits are the oracle's; None where they could not be had.
+        step: The step.
+        right: Whether the logits are the oracle's; None where the step could not be run.
         error: How far off, as a share of the logits' scale; None for nan and infinity.
-        obstacle: Why they could not be had.
+        obstacle: Why the step could not be run.
     """
 
     step: Step
@@ -55,9 +55,12 @@ class StepOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """All that was found: the steps that were taken, in order, and the operators of the first runtime that is wrong.
+    """Where a program first goes wrong.
 
-    `obstacle` says why nothing more was found, where more could be expected.
+    Args:
+        steps: The steps that were run, in order.
+        operators: The operators of the first runtime that is wrong, where they were compared.
+        obstacle: Why not all steps were run, where they were not.
     """
 
     steps: tuple[StepOutcome, ...]
@@ -67,7 +70,26 @@ class Divergence:
     @property
     def first(self) -> StepOutcome | None:
         """The first step that is wrong."""
-        return next((each for each in self.steps if each.right is False), None)
+        return next((step for step in self.steps if step.right is False), None)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The lines on it in a failure's message."""
+        first, report = self.first, self.operators
+        right = [step for step in self.steps if step.right]
+        obstacle = f"; {self.obstacle}" if self.obstacle else ""
+        if first is not None:
+            before = f"; {right[-1].step} {_share(right[-1])}" if right else ""
+            lines = [f"  diverged  {first.step}: off by {_share(first)} of the scale{before}{obstacle}"]
+        elif self.obstacle:
+            known = f"after {right[-1].step}, which is right" if right else "not located"
+            lines = [f"  diverged  {known}{obstacle}"]
+        else:
+            lines = ["  diverged  nowhere: by itself, the script gives right logits at every step"]
+        lines += [f"  not run   {step.step}: {step.obstacle}" for step in self.steps if step.right is None]
+        if report is not None:
+            lines.append(f"  operator  {_operator(report)}")
+        return tuple(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +173,28 @@ def _outcome(step: Step, failure: Failure, new_session: Callable[[], Session]) -
         logits = [session.step(*inputs) for inputs in failure.calls][-1]
         right, error = failure.judge(logits)
     except Exception as obstacle:
-        told = " ".join(f"{type(obstacle).__name__}: {obstacle}".split())
-        return StepOutcome(step, None, obstacle=told[:_MOST_CHARACTERS])
+        text = " ".join(f"{type(obstacle).__name__}: {obstacle}".split())
+        return StepOutcome(step, None, obstacle=text[:_MOST_CHARACTERS])
     return StepOutcome(step, right, error if math.isfinite(error) else None)
+
+
+def _share(outcome: StepOutcome) -> str:
+    return "nan or infinity" if outcome.error is None else f"{outcome.error:.1e}"
+
+
+def _operator(report: OperatorReport) -> str:
+    first = report.first
+    if first is None:
+        return f"none is off by itself, of {report.compared} compared ({report.unmapped} have no counterpart)"
+    inside = f" ({_some(first.inside)})" if first.inside else ""
+    return (
+        f"{first.name}{inside} in call {report.call}: {first.observed:.6g}, expected {first.expected:.6g}; "
+        f"{first.error / report.tolerance:.1e} times the tolerance {report.tolerance:.0e}"
+        + (f"; reads through {_some(first.unseen)}, which has no instruction" if first.unseen else "")
+        + (f"; {first.source}" if first.source else "")
+    )
+
+
+def _some(names: Iterable[str], most: int = 6) -> str:
+    different = list(dict.fromkeys(names))
+    return ", ".join(different[:most]) + (f" and {len(different) - most} more" if len(different) > most else "")

@@ -1,7 +1,7 @@
 """`python -m conformance replay`: judge a bundle's cell again, with what is installed now.
 
-A bundle may come from a stranger. It is said what will run before it runs; an exporter that the bundle names is code,
-and is imported only where the user said so; and the model that the bundle describes is built within limits.
+A bundle may come from anybody. `announcement` says what will run before it runs; an exporter that the bundle names is
+code, and is imported only with the user's consent; and the model that the bundle describes is built within limits.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRu
 from conformance.decoding.scripts import Call, DecodeScript
 from conformance.exporters.resolve import UnknownExporterError, resolve
 from conformance.failures.localize import locate
+from conformance.failures.outcome import Outcome
 from conformance.matrix.discovery import registered
 from conformance.matrix.schema import load_matrix
 from conformance.models.fixtures import MAX_CACHE_LEN, build_model, code_keys
@@ -35,8 +36,8 @@ from conformance.records.environment import versions
 _SHOWN = 1000
 
 
-class Outcome(StrEnum):
-    """What a replay comes to."""
+class Result(StrEnum):
+    """The result of a replay."""
 
     FIXED = "FIXED"
     STILL_FAILING = "STILL FAILING"
@@ -45,18 +46,18 @@ class Outcome(StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Replay:
-    """What came of it, and why."""
+    """The result, and why."""
 
-    outcome: Outcome
-    told: str
+    result: Result
+    message: str
 
 
 def announcement(bundle: Bundle) -> str:
-    """What a replay is going to do, and what has changed since the bundle was written."""
+    """What a replay is going to run, and the versions that have changed since the bundle was written."""
     lines = [f"replaying {one_line(bundle.cell.id)}"]
     if bundle.subject:
-        whose = "known here" if is_own(bundle.subject) else "code that is imported from here"
-        lines.append(f"  exporter  {one_line(bundle.subject)}, {whose}")
+        source = "part of the suite" if is_own(bundle.subject) else "code that is imported from here"
+        lines.append(f"  exporter  {one_line(bundle.subject)}, {source}")
     if bundle.calls:
         lines.append(f"  script    {one_line(str(script_of(bundle)))}")
     now = versions()
@@ -75,8 +76,8 @@ def replay_within(
     try:
         done: Replay = worker.run(bundle.architecture, "replay", None)
     except WorkerDiedError as lost:
-        outcome = Outcome.STILL_FAILING if lost.verdict is Verdict.CRASH else Outcome.CANNOT_RUN
-        return Replay(outcome, str(lost))
+        result = Result.STILL_FAILING if lost.verdict is Verdict.CRASH else Result.CANNOT_RUN
+        return Replay(result, str(lost))
     finally:
         worker.close()
     return done
@@ -85,12 +86,12 @@ def replay_within(
 def replay(bundle: Bundle, store: Store | None, *, seconds: int | None = None, trusted: bool = False) -> Replay:
     """Judge the bundle's cell again: its config, its script where it has one, the exporter and packages of today.
 
-    Where it still fails, it is said where the program first goes wrong, as far as `seconds` of lowering go: none at
-    all, if not given. An exporter that is not the suite's or Transformers' is imported only if `trusted`.
+    Where it still fails, the message has where the program first goes wrong, as far as `seconds` of lowering go; with
+    None, nothing is lowered for that. An exporter that is not part of the suite is imported only if `trusted`.
     """
     obstacle = next(_obstacles(bundle, trusted=trusted), None)
     if obstacle:
-        return Replay(Outcome.CANNOT_RUN, one_line(obstacle, _SHOWN))
+        return Replay(Result.CANNOT_RUN, one_line(obstacle, _SHOWN))
     row = load_matrix().architectures.get(bundle.architecture)
     case = Case(
         bundle.cell,
@@ -103,16 +104,16 @@ def replay(bundle: Bundle, store: Store | None, *, seconds: int | None = None, t
     try:
         checks()[bundle.clause](case)
     except CellFailedError as error:
-        locate(case, error, seconds)
-        told = "\n".join((str(error), *getattr(error, "diverged", ())))
+        outcome = Outcome(error, locate(case, error, seconds))
+        message = "\n".join((str(error), *outcome.diverged))
         if error.signature != bundle.signature:
-            told = f"otherwise: {error.signature}, was {bundle.signature}\n  {told}"
-        return Replay(Outcome.STILL_FAILING, sanitize(told))
+            message = f"another failure: expected {bundle.signature}, got {error.signature}\n  {message}"
+        return Replay(Result.STILL_FAILING, sanitize(message))
     except (NotApplicableError, NotRunError) as error:
-        return Replay(Outcome.CANNOT_RUN, str(error))
-    except Exception as error:  # the suite's own, or of a script that is none
-        return Replay(Outcome.CANNOT_RUN, one_line(f"judging it failed: {type(error).__name__}: {error}", _SHOWN))
-    return Replay(Outcome.FIXED, f"{bundle.clause} passes")
+        return Replay(Result.CANNOT_RUN, str(error))
+    except Exception as error:  # a fault of the suite, or an invalid script
+        return Replay(Result.CANNOT_RUN, one_line(f"the check itself failed: {type(error).__name__}: {error}", _SHOWN))
+    return Replay(Result.FIXED, f"{bundle.clause} passes")
 
 
 def script_of(bundle: Bundle) -> DecodeScript | None:
@@ -129,7 +130,7 @@ def _obstacles(bundle: Bundle, *, trusted: bool) -> Iterator[str]:
     if bundle.architecture not in registered():
         yield f"the installed Transformers has no architecture {bundle.architecture}"
     if bundle.config is None:
-        yield "the bundle holds no config"
+        yield "the bundle has no config"
     for key in code_keys(bundle.config or {}):
         yield f"its config has the key {key!r}, by which a model can load code"
     if bundle.backend not in (*BACKENDS, "eager", "exported"):
@@ -139,7 +140,7 @@ def _obstacles(bundle: Bundle, *, trusted: bool) -> Iterator[str]:
     if bundle.calls and max(call.position + len(call.tokens) for call in bundle.calls) > MAX_CACHE_LEN:
         yield f"its script goes beyond the {MAX_CACHE_LEN} cache positions"
     if bundle.subject and ":" in bundle.subject and not is_own(bundle.subject) and not trusted:
-        yield f"its exporter {bundle.subject} is code, and is not imported; if you trust it, add {CONSENT}"
+        yield f"{bundle.subject} is not part of the suite and was not imported. If you trust it, add {CONSENT}"
     elif bundle.subject:
         try:
             resolve(bundle.subject)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from conformance.core.cells import EAGER, EXPORTED, Cell
 from conformance.core.text import one_line
@@ -17,6 +17,7 @@ from conformance.core.verdicts import (
     NotRunError,
     Verdict,
 )
+from conformance.failures.outcome import Outcome
 from conformance.matrix.schema import Expectation
 from conformance.records.run import CellRecord, ExpectedFailure, PartitionRecord
 
@@ -54,7 +55,7 @@ def bare_record(cell: Cell, verdict: Verdict, message: str | None = None, explor
 
 def judge(
     cell: Cell,
-    error: BaseException | None,
+    outcome: Outcome,
     expectation: Expectation | None,
     *,
     versions: Mapping[str, str],
@@ -63,14 +64,15 @@ def judge(
     exploring: str = "",
     partition: PartitionRecord | None = None,
 ) -> CellRecord:
-    """The verdict on `cell`, whose check ended with `error`, or well."""
+    """The verdict on `cell`, whose check ended with `outcome`."""
     observed = dataclasses.replace(
         bare_record(cell, Verdict.PASS, exploring=exploring),
         metrics=dict(metrics) or None,
         partition=partition,
         duration_s=round(duration_s, 3),
+        bundle=outcome.bundle,
     )
-    match error:
+    match error := outcome.error:
         case None:
             pass
         case NotApplicableError():
@@ -85,16 +87,29 @@ def judge(
                 verdict=Verdict.FAIL,
                 stage=error.stage,
                 signature=error.signature,
-                message=explain(cell, error, versions, observed.replay),
+                message=explain(cell, error, versions, observed.replay, outcome.diverged),
             )
         case _:
             trace = "".join(traceback.format_exception(error)[-6:])
             told = f"the suite itself failed: {type(error).__name__}: {error}\n{trace}"
             return dataclasses.replace(observed, verdict=Verdict.HARNESS_ERROR, message=told)
-    return _against(observed, expectation, getattr(error, "relative_error", None))
+    if expectation is None:
+        return observed
+    return _against(observed, expectation, as_listed=is_listed(outcome.error, expectation))
 
 
-def explain(cell: Cell, error: CellFailedError, versions: Mapping[str, str], replay: str) -> str:
+def is_listed(error: BaseException | None, expectation: Expectation | None) -> bool:
+    """Whether a check that ended with `error` failed as the matrix expects it to."""
+    if expectation is None or not isinstance(error, CellFailedError):
+        return False
+    relative_error = getattr(error, "relative_error", None)
+    bounded = expectation.at_most is None or (relative_error is not None and relative_error <= expectation.at_most)
+    return bounded and error.signature == expectation.signature
+
+
+def explain(
+    cell: Cell, error: CellFailedError, versions: Mapping[str, str], replay: str, diverged: Sequence[str] = ()
+) -> str:
     """All that a reader needs to understand a failure and see it again."""
     where = " · ".join(part for part in (cell.architecture, cell.subject, cell.column) if part)
     lines = [f"{cell.clause} failed at stage {error.stage}: {where}"]
@@ -102,7 +117,7 @@ def explain(cell: Cell, error: CellFailedError, versions: Mapping[str, str], rep
         lines += [f"  observed  {error.observed}", f"  expected  {error.expected}"]
         if error.script:
             lines.append(f"  script    {error.script}")
-        lines += error.diverged
+        lines += diverged
     else:
         lines += [
             f"  observed  {one_line(_SITE_PACKAGES.sub('', str(error)), max_chars=600)}",
@@ -113,9 +128,7 @@ def explain(cell: Cell, error: CellFailedError, versions: Mapping[str, str], rep
     return "\n".join(lines)
 
 
-def _against(record: CellRecord, expectation: Expectation | None, relative_error: float | None) -> CellRecord:
-    if expectation is None:
-        return record
+def _against(record: CellRecord, expectation: Expectation, *, as_listed: bool) -> CellRecord:
     expected = ExpectedFailure(expectation.reason, expectation.link)
     if record.verdict is Verdict.PASS:
         if not expectation.required:
@@ -125,8 +138,7 @@ def _against(record: CellRecord, expectation: Expectation | None, relative_error
             f"or narrow it in known_failures/ ({expectation.reason})"
         )
         return dataclasses.replace(record, verdict=Verdict.UNEXPECTED_PASS, message=told, expected=expected)
-    bounded = expectation.at_most is None or (relative_error is not None and relative_error <= expectation.at_most)
-    if record.signature == expectation.signature and bounded:
+    if as_listed:
         return dataclasses.replace(record, verdict=Verdict.EXPECTED_FAILURE, expected=expected)
     bound = "" if expectation.at_most is None else f", error at most {expectation.at_most}"
     told = f"{record.message}\n  known as  {expectation.cause}: {expectation.signature}{bound}"

@@ -15,15 +15,16 @@ import pytest
 from conformance.core.cells import Cell
 from conformance.core.gc_tuning import gc_paused
 from conformance.core.verdicts import CellFailedError, Verdict
+from conformance.failures.outcome import Outcome
 from conformance.failures.transport import packed
 from conformance.matrix.schema import Expectation
 from conformance.process.fork import end_with
 from conformance.records import environment
-from conformance.records.bundle import write_bundle
+from conformance.records.bundle import folder_name, write_bundle
 from conformance.records.run import CellRecord, ExpectedFailure, cell_to_json
 from conformance.runner.hosts import is_remote
 from conformance.runner.isolation import Isolation
-from conformance.runner.judge import bare_record, judge
+from conformance.runner.judge import bare_record, is_listed, judge
 from conformance.runner.options import DEFAULT_BUNDLES, Options, resolve_exporters
 from conformance.runner.pytest_reports import BUNDLE, RECORD, cell_named, item_cell, properties
 from conformance.runner.recorder import Recorder, relative_to
@@ -31,7 +32,6 @@ from conformance.runner.recorder import Recorder, relative_to
 #: Keys of xdist's `workerinput`: ids of the cells that are not to be judged, and whether the worker is remote.
 _ALREADY_DONE, _REMOTE = "conformance_already_done", "conformance_remote"
 _CELL = pytest.StashKey[Cell]()
-_CASE = pytest.StashKey[Any]()
 #: pytest's outcome for a verdict, which decides its own exit code.
 _OUTCOMES = {Verdict.EXPECTED_FAILURE: "skipped", Verdict.NOT_APPLICABLE: "skipped", Verdict.PASS: "passed"}
 
@@ -188,7 +188,7 @@ class ConformancePlugin:
         return Builder(subjects, store=store)
 
     @pytest.fixture
-    def case(self, request: pytest.FixtureRequest, cell: Cell) -> Any:
+    def case(self, cell: Cell) -> Any:
         """The case that a check is called with."""
         from conformance.checks.case import Case, require_undecodable
 
@@ -201,7 +201,6 @@ class ConformancePlugin:
             caches=row.caches if row else None,
             is_checkpoint=self.options.checkpoint is not None,
         )
-        request.node.stash[_CASE] = case
         known = self.options.matrix.undecodable(cell.architecture, self.versions)
         if known is not None:
             require_undecodable(case, known)
@@ -210,33 +209,32 @@ class ConformancePlugin:
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
         """Judge the cell when its check has ended, and let pytest count it as the truth table says."""
-        outcome: Any = yield
-        report: pytest.TestReport = outcome.get_result()
+        result: Any = yield
+        report: pytest.TestReport = result.get_result()
         cell = item.stash.get(_CELL, None)
         ended = call.when == "call" or (call.when == "setup" and call.excinfo is not None)
         if cell is None or not ended or (call.excinfo and call.excinfo.errisinstance(KeyboardInterrupt)):
             return
-        case = item.stash.get(_CASE, None)
+        case = getattr(item, "funcargs", {}).get("case")
         error = call.excinfo.value if call.excinfo else None
-
-        def judged() -> CellRecord:
-            return judge(
-                cell,
-                error,
-                self._expectation(cell),
-                versions=self.versions,
-                metrics=case.metrics if case else {},
-                duration_s=call.duration,
-                exploring=self.options.exploring,
-                partition=case.measured.get("partition") if case else None,
-            )
-
-        record = self._limited(judged(), cell)
+        outcome, expectation = Outcome(error), self._expectation(cell)
         spent = self._spent(cell, call.duration)
-        # Of somebody's own model, the evidence would be its weights several times over.
-        if record.verdict is Verdict.FAIL and error is not None and self.options.checkpoint is None:
-            divergence = self._divergence(case, error, spent)
-            record = self._with_bundle(item, error, judged() if divergence else record, divergence)
+        unexpected = isinstance(error, CellFailedError) and not is_listed(error, expectation)
+        # Of a checkpoint, the evidence would be its weights several times over.
+        if unexpected and case is not None and self.options.checkpoint is None:
+            folder = relative_to(self.options.bundles / folder_name(cell), self.config.rootpath)
+            outcome = Outcome(error, self._divergence(case, error, spent), folder)
+        record = judge(
+            cell,
+            outcome,
+            expectation,
+            versions=self.versions,
+            metrics=case.metrics if case else {},
+            duration_s=call.duration,
+            exploring=self.options.exploring,
+            partition=case.measured.get("partition") if case else None,
+        )
+        record = self._with_bundle(case, outcome, self._limited(record, cell))
         setattr(report, RECORD, cell_to_json(record))
         if self.is_remote and record.bundle:
             setattr(report, BUNDLE, packed(self.config.rootpath / record.bundle))
@@ -285,32 +283,28 @@ class ConformancePlugin:
         self._seconds += duration_s
         return self._seconds
 
-    def _divergence(self, case: Any, error: BaseException, spent: float) -> Any:
-        """Where the program first goes wrong, which the error then tells; None where that cannot be asked."""
+    def _divergence(self, case: Any, error: BaseException | None, spent: float) -> Any:
+        """Where the program of a failed cell first goes wrong; None where that is not looked for."""
         from conformance.failures.localize import LIMIT_S, locate
 
-        left = self.options.limits.seconds / 2 - spent if self.options.limits else LIMIT_S
+        remaining = self.options.limits.seconds / 2 - spent if self.options.limits else LIMIT_S
         began = time.monotonic()
-        divergence = locate(case, error, min(LIMIT_S, int(left))) if case is not None else None
+        divergence = locate(case, error, min(LIMIT_S, int(remaining)))
         self._seconds += time.monotonic() - began
         return divergence
 
-    def _with_bundle(
-        self, item: pytest.Item, error: BaseException, record: CellRecord, divergence: Any = None
-    ) -> CellRecord:
-        """The record, with the place of the failure's bundle. What goes wrong here must not cost the verdict."""
+    def _with_bundle(self, case: Any, outcome: Outcome, record: CellRecord) -> CellRecord:
+        """Write the failure's bundle, if it gets one. What goes wrong here must not cost the verdict."""
+        if outcome.bundle is None:
+            return record
         from conformance.failures.capture import bundle_of
 
-        case = getattr(item, "funcargs", {}).get("case")
-        if case is None or not isinstance(error, CellFailedError):
-            return record
         try:
-            bundle, files = bundle_of(case, error, record, self.versions, divergence)
-            folder = write_bundle(self.options.bundles, bundle, files)
+            write_bundle(self.options.bundles, *bundle_of(case, outcome, record, self.versions))
         except Exception as lost:
-            told = f"{record.message}\n  bundle    none: {type(lost).__name__}: {lost}"
-            return dataclasses.replace(record, message=told)
-        return dataclasses.replace(record, bundle=relative_to(folder, self.config.rootpath))
+            message = f"{record.message}\n  bundle    none: {type(lost).__name__}: {lost}"
+            return dataclasses.replace(record, message=message, bundle=None)
+        return record
 
     def _limited(self, record: CellRecord, cell: Cell) -> CellRecord:
         """The record of a checkpoint's cell, with what is known of the backend."""

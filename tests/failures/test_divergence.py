@@ -1,4 +1,4 @@
-"""Where a program first goes wrong: told right for faults at every step, and never at the cost of the verdict."""
+"""Where a program first goes wrong: located for faults at every step, and never at the cost of the verdict."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from conformance.failures import localize as locating
 from conformance.failures.divergence import Divergence, Step
 from conformance.failures.localize import as_json, locate
 from conformance.failures.operator_diff import compare_operators
+from conformance.failures.outcome import Outcome
 from conformance.pipeline.backends import PORTABLE, Backend
 from conformance.pipeline.builder import Builder
 from conformance.runner.judge import judge
@@ -39,18 +40,18 @@ def _failed(
     export: Callable[..., Any] | None = None,
     clause: str = "PAR-1",
 ) -> tuple[Case, ClauseViolationError]:
-    """A cell whose check has failed, of the reference unless another subject is given."""
-    subject = Exporter("faulty", export) if export else resolve("reference")
-    cell = Cell(architecture, subject.name, backend.name if backend else EXPORTED, Mode.DECODE, clause)
+    """A cell whose check has failed, of the reference unless another exporter is given."""
+    exporter = Exporter("faulty", export) if export else resolve("reference")
+    cell = Cell(architecture, exporter.name, backend.name if backend else EXPORTED, Mode.DECODE, clause)
     backends = {backend.name: backend} if backend else {}
-    case = Case(cell, Builder({subject.name: subject}, backends), examples=5)
+    case = Case(cell, Builder({exporter.name: exporter}, backends), examples=5)
     with pytest.raises(ClauseViolationError) as caught:
         checks()[clause](case)
     return case, caught.value
 
 
-def _message(case: Case, error: ClauseViolationError) -> str:
-    record = judge(case.cell, error, None, versions={}, metrics={}, duration_s=0.0)
+def _message(case: Case, error: ClauseViolationError, divergence: Divergence | None) -> str:
+    record = judge(case.cell, Outcome(error, divergence), None, versions={}, metrics={}, duration_s=0.0)
     assert record.verdict is Verdict.FAIL
     return record.message or ""
 
@@ -63,7 +64,8 @@ def test_exporters_fault_is_in_the_exported_program(export: Callable[..., Any], 
     assert divergence.first is not None
     assert divergence.first.step is Step.EXPORTED
     assert divergence.first.error == pytest.approx(error.relative_error)
-    assert f"diverged  exported program: off by {error.relative_error:.1e} of the scale" in _message(case, error)
+    diverged = f"diverged  exported program: off by {error.relative_error:.1e} of the scale"
+    assert diverged in _message(case, error, divergence)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_fault_is_found_where_it_is(
     assert divergence.obstacle is None
     assert divergence.first is not None
     assert divergence.first.step is step, divergence.steps
-    assert all(each.right for each in divergence.steps[:-1])
+    assert all(step.right for step in divergence.steps[:-1])
     report = divergence.operators
     assert (report is None) == (operator is None)
     if report is not None:
@@ -99,7 +101,7 @@ def test_fault_is_found_where_it_is(
         assert report.first.error > report.tolerance
         assert report.first.source is not None
         assert report.compared > report.unmapped
-        assert f"operator  {operator}" in _message(case, error)
+        assert f"operator  {operator}" in _message(case, error, divergence)
     assert json.loads(as_json(divergence))["steps"][-1]["step"] == step
 
 
@@ -133,7 +135,7 @@ def _hangs(*_: object) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(
-    ("work", "told"),
+    ("work", "obstacle"),
     [
         (_raises, "ZeroDivisionError: not like this"),
         (_dies, "the locating process died of SIGSEGV"),
@@ -144,14 +146,16 @@ def test_what_goes_wrong_in_looking_is_one_line(
     failed: tuple[Case, ClauseViolationError],
     monkeypatch: pytest.MonkeyPatch,
     work: Callable[..., Iterator[Any]],
-    told: str,
+    obstacle: str,
 ) -> None:
     case, error = failed
     monkeypatch.setattr(locating, "after_lowering", work)
     monkeypatch.setattr(locating, "_LEAST_S", 0)
-    locate(case, error, seconds=1)
-    assert error.diverged == (f"  diverged  after exported program, which is right; {told}",)
-    assert "PAR-1 failed at stage execute" in _message(case, error)
+    divergence = locate(case, error, seconds=1)
+    assert divergence is not None
+    assert divergence.obstacle == obstacle
+    assert divergence.lines == (f"  diverged  after exported program, which is right; {obstacle}",)
+    assert "PAR-1 failed at stage execute" in _message(case, error, divergence)
 
 
 def test_what_is_broken_before_that_is_one_line_too(
@@ -159,16 +163,18 @@ def test_what_is_broken_before_that_is_one_line_too(
 ) -> None:
     case, error = failed
     monkeypatch.setattr(locating, "before_lowering", _raises)
-    assert locate(case, error) == Divergence((), obstacle="ZeroDivisionError: not like this")
-    assert error.diverged == ("  diverged  not located; ZeroDivisionError: not like this",)
+    divergence = locate(case, error)
+    assert divergence == Divergence((), obstacle="ZeroDivisionError: not like this")
+    assert divergence.lines == ("  diverged  not located; ZeroDivisionError: not like this",)
 
 
 def test_a_program_is_lowered_for_this_once(failed: tuple[Case, ClauseViolationError]) -> None:
     case, error = failed
     case.built.first_located(case.cell.clause)
     other = dataclasses.replace(case, cell=dataclasses.replace(case.cell, clause="PAR-2"))
-    locate(other, error)
-    assert error.diverged == ("  diverged  after exported program, which is right; further as in PAR-1",)
+    divergence = locate(other, error)
+    assert divergence is not None
+    assert divergence.lines == ("  diverged  after exported program, which is right; further as in PAR-1",)
 
 
 @pytest.mark.parametrize("code", ["logits-differ", "bytes-differ"])
@@ -176,7 +182,7 @@ def test_only_logits_that_a_script_shows_are_looked_at(failed: tuple[Case, Claus
     case, _ = failed
     error = ClauseViolationError(Stage.EXECUTE, code, observed=1, expected=2, script=None)
     assert locate(case, error) is None
-    assert error.diverged == ()
+    assert Outcome(error).diverged == ()
 
 
 def test_an_exported_program_that_raises_is_said_to() -> None:

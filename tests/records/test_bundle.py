@@ -19,7 +19,8 @@ from conformance.core.contract import Mode
 from conformance.core.time_scale import scaled
 from conformance.core.verdicts import CellFailedError, Verdict
 from conformance.failures.capture import bundle_of
-from conformance.failures.replay import Outcome, replay
+from conformance.failures.outcome import Outcome
+from conformance.failures.replay import Result, replay
 from conformance.pipeline.builder import Builder
 from conformance.records.bundle import FACTS, Bundle, BundleError, folder_name, read_bundle, write_bundle
 from conformance.runner.judge import judge
@@ -36,9 +37,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
     case = Case(CELL, Builder(), examples=5)
     with pytest.raises(CellFailedError) as caught:
         checks()[CELL.clause](case)
-    record = judge(CELL, caught.value, None, versions={"torch": "0"}, metrics={}, duration_s=0.0)
+    outcome = Outcome(caught.value)
+    record = judge(CELL, outcome, None, versions={"torch": "0"}, metrics={}, duration_s=0.0)
     assert record.verdict is Verdict.FAIL
-    bundle, files = bundle_of(case, caught.value, record, {"torch": "0"})
+    bundle, files = bundle_of(case, outcome, record, {"torch": "0"})
     return bundle, write_bundle(tmp_path_factory.mktemp("failures"), bundle, files)
 
 
@@ -73,23 +75,23 @@ def test_folder_stays_in_its_directory(subject: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "outcome", "told"),
+    ("changes", "result", "message"),
     [
-        ({}, Outcome.STILL_FAILING, "logits"),
-        ({"signature": "execute:else"}, Outcome.STILL_FAILING, "otherwise: execute:logits-differ, was execute:else"),
-        ({"subject": "reference"}, Outcome.FIXED, "PAR-1 passes"),
-        ({"subject": "nobody:knows"}, Outcome.CANNOT_RUN, "no subject"),
-        ({"architecture": "lama"}, Outcome.CANNOT_RUN, "no architecture lama"),
-        ({"backend": "quantum"}, Outcome.CANNOT_RUN, "no backend"),
-        ({"clause": "PAR-99"}, Outcome.CANNOT_RUN, "no check"),
-        ({"config": None}, Outcome.CANNOT_RUN, "no config"),
-        ({"max_cache_len": 64}, Outcome.CANNOT_RUN, "64 cache positions"),
+        ({}, Result.STILL_FAILING, "logits"),
+        ({"signature": "execute:else"}, Result.STILL_FAILING, "expected execute:else, got execute:logits-differ"),
+        ({"subject": "reference"}, Result.FIXED, "PAR-1 passes"),
+        ({"subject": "nobody:knows"}, Result.CANNOT_RUN, "no subject"),
+        ({"architecture": "lama"}, Result.CANNOT_RUN, "no architecture lama"),
+        ({"backend": "quantum"}, Result.CANNOT_RUN, "no backend"),
+        ({"clause": "PAR-99"}, Result.CANNOT_RUN, "no check"),
+        ({"config": None}, Result.CANNOT_RUN, "no config"),
+        ({"max_cache_len": 64}, Result.CANNOT_RUN, "64 cache positions"),
     ],
 )
-def test_replay(found: tuple[Bundle, Path], changes: dict[str, object], outcome: Outcome, told: str) -> None:
+def test_replay(found: tuple[Bundle, Path], changes: dict[str, object], result: Result, message: str) -> None:
     done = replay(dataclasses.replace(found[0], **changes), store=None, trusted=True)  # type: ignore[arg-type]
-    assert done.outcome is outcome
-    assert told in done.told
+    assert done.result is result
+    assert message in done.message
 
 
 def test_its_own_script_shows_the_failure_without_the_suite(found: tuple[Bundle, Path], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from conformance.core.verdicts import (
     StageError,
     Verdict,
 )
+from conformance.failures.outcome import Outcome
 from conformance.matrix.schema import Expectation
 from conformance.records.run import CellRecord, cell_from_json, cell_to_json
 from conformance.runner.judge import judge
@@ -33,7 +34,7 @@ def _differs(by: float) -> ClauseViolationError:
 
 
 def _judged(error: BaseException | None, expectation: Expectation | None) -> CellRecord:
-    return judge(_CELL, error, expectation, versions={"torch": "2.13.0"}, metrics={}, duration_s=0.1)
+    return judge(_CELL, Outcome(error), expectation, versions={"torch": "2.13.0"}, metrics={}, duration_s=0.1)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +70,8 @@ def test_failure_explains_itself() -> None:
 
 
 def test_replay_repeats_what_was_explored() -> None:
-    error = _differs(0.001)
-    record = judge(_CELL, error, None, versions={}, metrics={}, duration_s=0, exploring="--hypothesis-seed 7")
+    outcome = Outcome(_differs(0.001))
+    record = judge(_CELL, outcome, None, versions={}, metrics={}, duration_s=0, exploring="--hypothesis-seed 7")
     assert record.replay.endswith("--mode decode --hypothesis-seed 7")
     assert record.replay in (record.message or "")
 
