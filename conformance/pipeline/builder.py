@@ -81,7 +81,7 @@ class _Part(Generic[S, T]):
         return self if built is None else built._cached(self, lambda: self._build(built))
 
     def so_far(self, built: S) -> T | None:
-        """The property's value, if it has been built; None where building it failed or nobody has asked."""
+        """The property's value, if it has been built; None where it was not read, or could not be built."""
         kept = built._kept.get(self)
         return None if isinstance(kept, Exception) else kept
 
