@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.core.time_scale import scaled
 from conformance.core.verdicts import ChildDiedError, NotRunError, Stage, StageError, Verdict
 from conformance.decoding.tokenizers import RunnerTokenizer
 from conformance.process.fork import collect, ending
 
 #: Seconds for a conversation with a tiny model, which takes less than one.
-DEFAULT_SECONDS = 120
+DEFAULT_SECONDS = scaled(120)
 #: How much of the runner's output a message quotes.
 _LAST_LINES, _LAST_CHARACTERS = 4, 600
 #: Behind the reason of a failed kernel, ExecuTorch lists the kernel's inputs.

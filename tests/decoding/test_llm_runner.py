@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ChildDiedError, StageError, Verdict
 from conformance.decoding import llm_runner
-from conformance.decoding.llm_runner import Answer, Turn, converse
+from conformance.decoding.llm_runner import DEFAULT_SECONDS, Answer, Turn, converse
 from conformance.decoding.tokenizers import CharTokenizer
 from conformance.exporters.resolve import resolve
 from conformance.models.fixtures import EOS_IDS, build_model, fixture_config
@@ -64,7 +64,11 @@ def test_what_is_no_program_is_not_loaded() -> None:
     ("end", "verdict", "told"),
     [
         (lambda: os.kill(os.getpid(), signal.SIGABRT), Verdict.CRASH, "died of SIGABRT at turn 2"),
-        (lambda: os.kill(os.getpid(), signal.SIGALRM), Verdict.TIMEOUT, "exceeded its limit of 120 s at turn 2"),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGALRM),
+            Verdict.TIMEOUT,
+            f"exceeded its limit of {DEFAULT_SECONDS} s at turn 2",
+        ),
         (lambda: 1 // 0, Verdict.CRASH, "died with exit code 1 at turn 2"),
     ],
 )

@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 
 from conformance.core.paths import ROOT
+from conformance.core.time_scale import scaled
 from conformance.process.fork import collect, ending
 from tests.support.processes import is_gone
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.process
 
 
-def _collect(tmp_path: Path, work: Callable[[], Iterator[object]], seconds: int = 60) -> tuple[list[object], int, str]:
+def _collect(
+    tmp_path: Path, work: Callable[[], Iterator[object]], seconds: int = scaled(60)
+) -> tuple[list[object], int, str]:
     """What came back, the exit code, and what was printed."""
     with (tmp_path / "output").open("wb") as output:
         results, code = collect(work, output=output.fileno(), seconds=seconds)
