@@ -15,7 +15,7 @@ from conformance.core.text import one_line
 
 #: Bytes that a file may have; the matrix of 189 architectures has 30 kB.
 _MAX_BYTES = 4 << 20
-#: Levels of nesting; the matrix has 4. libyaml itself stops at 1000.
+#: Levels of nesting; the matrix has 4. With 100,000, PyYAML's C loader overflows the stack.
 _MAX_DEPTH = 20
 #: Characters of a message, which may quote all that is wrong.
 _MAX_MESSAGE = 500
@@ -95,6 +95,7 @@ def parse_yaml(text: str, path: Path) -> YamlFile:
     """As `read_yaml`, of a `text` that was read from `path` or is about to be written there."""
     loader = _Loader(text)
     try:
+        _require_tree(text, path)
         node = loader.get_single_node()
         if node is not None:
             _require_plain(node, path)
@@ -147,21 +148,28 @@ def _child(node: yaml.Node | None, key: str | int) -> tuple[int, yaml.Node] | No
     return None
 
 
+def _require_tree(text: str, path: Path) -> None:
+    """Raises `MatrixError` at the first anchor, alias or level that is too deep. It builds nothing."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        line = f"{path}:{event.start_mark.line + 1 if event.start_mark else 1}"
+        if getattr(event, "anchor", None) is not None:
+            raise MatrixError(f"{line}: anchors and aliases are not supported: write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise MatrixError(f"{line}: nested deeper than {_MAX_DEPTH} levels")
+
+
 def _require_plain(root: yaml.Node, path: Path) -> None:
     """Raises `MatrixError` at the first node that is more than data."""
-    seen: set[int] = set()
-    pending = [(root, 0)]
+    pending = [root]
     while pending:
-        node, depth = pending.pop()
-        place = f"{path}:{node.start_mark.line + 1}"
-        if id(node) in seen:
-            raise MatrixError(f"{place}: aliases are not supported: write the value out, or give it an id of its own")
-        seen.add(id(node))
-        if depth > _MAX_DEPTH:
-            raise MatrixError(f"{place}: nested deeper than {_MAX_DEPTH} levels")
+        node = pending.pop()
         if node.tag not in _TYPES:
             tag = node.tag.replace(_TAG, "!!")
-            raise MatrixError(f"{place}: the type {one_line(tag)} is not supported; quote the value if it is text")
+            raise MatrixError(
+                f"{path}:{node.start_mark.line + 1}: the type {one_line(tag)} is not supported; quote the value if it is text"
+            )
         if isinstance(node, yaml.MappingNode):
             names = [name for name, _ in node.value]
             for name in names:
@@ -173,6 +181,6 @@ def _require_plain(root: yaml.Node, path: Path) -> None:
             if twice:
                 line = twice[0].start_mark.line + 1
                 raise MatrixError(f"{path}:{line}: the key {one_line(twice[0].value)!r} is given twice")
-            pending += [(part, depth + 1) for pair in node.value for part in pair]
+            pending += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
-            pending += [(part, depth + 1) for part in node.value]
+            pending += node.value

@@ -116,7 +116,7 @@ def test_each_pattern_of_the_committed_causes_names_cells() -> None:
         (_ROW, _CAUSE.replace("a reason that is long enough", "TODO"), "the reason is TODO"),
         (_ROW, _CAUSE.replace("wrong:", "Wrong!:"), "Wrong!"),
         (_ROW, _CAUSE + _CAUSE, "owner.yaml:7: the key 'wrong' is given twice"),
-        (_ROW, _CAUSE.replace("wrong:", "wrong: &wrong") + "other: *wrong\n", "aliases are not supported"),
+        (_ROW, _CAUSE.replace("wrong:", "wrong: &wrong") + "other: *wrong\n", "anchors and aliases are not supported"),
         (
             _ROW + "retired: [{names: [mega], since: five, reason: gone from later releases}]\n",
             _CAUSE,
