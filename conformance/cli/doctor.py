@@ -15,6 +15,7 @@ from rich.table import Table
 
 from conformance.core.exporter_names import KNOWN
 from conformance.core.paths import ROOT
+from conformance.core.time_scale import scaled
 from conformance.core.versions import (
     REQUIRED,
     TORCH_FOR_EXECUTORCH,
@@ -122,11 +123,11 @@ def _load_problem() -> str:
             cwd=Path.home(),
             capture_output=True,
             text=True,
-            timeout=_LOAD_LIMIT_S,
+            timeout=scaled(_LOAD_LIMIT_S),
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"ExecuTorch's runtime did not load within {_LOAD_LIMIT_S} s"
+        return f"ExecuTorch's runtime did not load within {scaled(_LOAD_LIMIT_S)} s (busy machine?)"
     if ended.returncode == 0 and ended.stdout.strip().isdigit():
         return ""
     lines = [line for line in ended.stderr.splitlines() if line.strip()]

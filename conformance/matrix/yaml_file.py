@@ -167,9 +167,8 @@ def _require_plain(root: yaml.Node, path: Path) -> None:
         node = pending.pop()
         if node.tag not in _TYPES:
             tag = node.tag.replace(_TAG, "!!")
-            raise MatrixError(
-                f"{path}:{node.start_mark.line + 1}: the type {one_line(tag)} is not supported; quote the value if it is text"
-            )
+            line = f"{path}:{node.start_mark.line + 1}"
+            raise MatrixError(f"{line}: the type {one_line(tag)} is not supported; quote the value if it is text")
         if isinstance(node, yaml.MappingNode):
             names = [name for name, _ in node.value]
             for name in names:
