@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from conformance.core.cells import Cell
 from conformance.core.contract import Chapter
+from conformance.core.files import atomic_write
 from conformance.core.paths import ROOT
 from conformance.core.suggest import unknown
 from conformance.core.validation import VersionText
@@ -343,10 +344,9 @@ def write_matrix(matrix: Matrix, path: Path = MATRIX_PATH) -> None:
         texts[file] = causes_text(matrix, owner, _header(file) if file.exists() else "")
     for file in texts:
         _require_no_comments(file)
-    folder.mkdir(exist_ok=True)
     for file, text in texts.items():
         if file == path or file.stem in matrix.owners.values():
-            file.write_text(text, encoding="utf-8")
+            atomic_write(file, text.encode())
         else:
             file.unlink(missing_ok=True)
 
