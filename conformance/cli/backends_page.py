@@ -89,8 +89,8 @@ def _left(version: Version, architectures: tuple[str, ...], backends: list[str],
             for program in listed(architecture, version, directory).get(_SUBJECT, {}).get(backend, {}).values():
                 for name, count in program.left.items():
                     counts.setdefault(name, []).append(count)
-        told = [f"`{name}` {_range(found)}" for name, found in sorted(counts.items())]
-        yield f"| `{backend}` | {', '.join(told) or 'none'} |"
+        operators = [f"`{name}` {_range(found)}" for name, found in sorted(counts.items())]
+        yield f"| `{backend}` | {', '.join(operators) or 'none'} |"
 
 
 def _range(counts: list[int]) -> str:

@@ -167,8 +167,8 @@ def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
 def _changes(old: Listed, new: Listed) -> str:
     names = sorted({*old.left, *new.left})
     before, after = Counter(old.left), Counter(new.left)
-    told = [f"{name} {before[name]} → {after[name]}" for name in names if before[name] != after[name]]
-    return ", ".join([f"{old.delegated} → {new.delegated} delegated", *told])
+    changes = [f"{name} {before[name]} → {after[name]}" for name in names if before[name] != after[name]]
+    return ", ".join([f"{old.delegated} → {new.delegated} delegated", *changes])
 
 
 def _newest(programs: Programs) -> Version:

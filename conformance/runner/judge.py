@@ -91,8 +91,8 @@ def judge(
             )
         case _:
             trace = "".join(traceback.format_exception(error)[-6:])
-            told = f"the suite itself failed: {type(error).__name__}: {error}\n{trace}"
-            return dataclasses.replace(observed, verdict=Verdict.HARNESS_ERROR, message=told)
+            message = f"the suite itself failed: {type(error).__name__}: {error}\n{trace}"
+            return dataclasses.replace(observed, verdict=Verdict.HARNESS_ERROR, message=message)
     if expectation is None:
         return observed
     return _against(observed, expectation, as_listed=is_listed(outcome.error, expectation))
@@ -133,13 +133,13 @@ def _against(record: CellRecord, expectation: Expectation, *, as_listed: bool) -
     if record.verdict is Verdict.PASS:
         if not expectation.required:
             return record
-        told = (
+        message = (
             f"unexpected pass: remove {expectation.cause} from `known` of {record.architecture} in models_matrix.yaml, "
             f"or narrow it in known_failures/ ({expectation.reason})"
         )
-        return dataclasses.replace(record, verdict=Verdict.UNEXPECTED_PASS, message=told, expected=expected)
+        return dataclasses.replace(record, verdict=Verdict.UNEXPECTED_PASS, message=message, expected=expected)
     if as_listed:
         return dataclasses.replace(record, verdict=Verdict.EXPECTED_FAILURE, expected=expected)
     bound = "" if expectation.at_most is None else f", error at most {expectation.at_most}"
-    told = f"{record.message}\n  known as  {expectation.cause}: {expectation.signature}{bound}"
-    return dataclasses.replace(record, message=told, expected=expected)
+    message = f"{record.message}\n  known as  {expectation.cause}: {expectation.signature}{bound}"
+    return dataclasses.replace(record, message=message, expected=expected)
