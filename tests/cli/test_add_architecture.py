@@ -103,10 +103,10 @@ def test_header_names_what_is_not_judged(checkout: Path) -> None:
     (checkout / "models_matrix.yaml").write_text(_without_arcee().replace("retired:\n", retired), encoding="utf-8")
     told = suite("--collect-only", "--tier", "full", "--clause", "SEN-2", "-n0", cwd=checkout).stdout
     assert "so not run: apertus1p5_text, dory, " in told
-    assert "judged only with --arch: arcee" in told
+    assert "run only with --arch: arcee" in told
     named = suite("--collect-only", "--arch", "arcee", "--clause", "SEN-2", "-n0", cwd=checkout).stdout
     assert "arcee/eager/SEN-2" in named
-    assert "judged only with --arch" not in named
+    assert "run only with --arch" not in named
 
 
 def test_unlisted_architecture_fails_the_run_and_is_added_by_the_command(checkout: Path) -> None:
