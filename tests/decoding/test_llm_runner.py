@@ -1,4 +1,4 @@
-"""What a program tells ExecuTorch's LLM runner, and the process that the runner is held in."""
+"""The metadata that ExecuTorch's LLM runner reads, and the child process that the runner is called in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.torch
 _LETTERS = CharTokenizer(vocab=64, eos_id=5)
 
 
-def test_reference_tells_what_the_model_is_exported_with() -> None:
+def test_metadata_is_that_of_the_exported_model() -> None:
     model = build_model(fixture_config("llama"), max_cache_len=16)
     methods = runner_methods(model, dynamic=True)
     assert methods["get_max_seq_len"] == methods["get_max_context_len"] == 16
@@ -61,7 +61,7 @@ def test_what_is_no_program_is_not_loaded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "verdict", "told"),
+    ("end", "verdict", "message"),
     [
         (lambda: os.kill(os.getpid(), signal.SIGABRT), Verdict.CRASH, "died of SIGABRT at turn 2"),
         (
@@ -72,17 +72,17 @@ def test_what_is_no_program_is_not_loaded() -> None:
         (lambda: 1 // 0, Verdict.CRASH, "died with exit code 1 at turn 2"),
     ],
 )
-def test_lost_process_tells_where_it_was(
-    monkeypatch: pytest.MonkeyPatch, end: object, verdict: Verdict, told: str
+def test_message_of_a_died_process_names_the_turn_and_its_output(
+    monkeypatch: pytest.MonkeyPatch, end: object, verdict: Verdict, message: str
 ) -> None:
     def answers(directory: Path, tokenizer: Path, turns: tuple[Turn, ...]) -> object:
         yield Answer((_LETTERS.letter(1),))
-        os.write(2, b"last words of a runner\n")
+        os.write(2, b"output of a runner\n")
         end()  # type: ignore[operator]
 
     monkeypatch.setattr(llm_runner, "_answers", answers)
-    with pytest.raises(ChildDiedError, match=told) as lost:
+    with pytest.raises(ChildDiedError, match=message) as lost:
         converse(b"", _LETTERS, [Turn((1,), "a"), Turn((2,), "b", most=4, again=True)])
     assert lost.value.verdict is verdict
     assert "reset, prompt [2], at most 4 tokens" in str(lost.value)
-    assert "last words of a runner" in str(lost.value) or "ZeroDivisionError" in str(lost.value)
+    assert "output of a runner" in str(lost.value) or "ZeroDivisionError" in str(lost.value)

@@ -99,7 +99,7 @@ def _lost(job: Callable[..., object], seconds: float = scaled(60)) -> WorkerDied
 
 
 @pytest.mark.parametrize(
-    ("job", "verdict", "told"),
+    ("job", "verdict", "message"),
     [
         (_segfaults, Verdict.CRASH, "died of SIGSEGV"),
         (_aborts, Verdict.CRASH, "died of SIGABRT"),
@@ -111,10 +111,10 @@ def _lost(job: Callable[..., object], seconds: float = scaled(60)) -> WorkerDied
         (_allocates, Verdict.OUT_OF_MEMORY, "over its limit of 1500 MiB"),
     ],
 )
-def test_lost_process_costs_one_job(job: Callable[..., object], verdict: Verdict, told: str) -> None:
+def test_lost_process_costs_one_job(job: Callable[..., object], verdict: Verdict, message: str) -> None:
     lost = _lost(job, seconds=2 if verdict is Verdict.TIMEOUT else scaled(60))
     assert lost.verdict is verdict
-    assert told in str(lost)
+    assert message in str(lost)
     if job not in (_is_killed, _exits, _answers_nonsense):  # the others have no time to leave a trace
         assert f" {job.__name__}" in str(lost)
 
@@ -123,8 +123,8 @@ def test_subjects_of_an_architecture_do_not_meet() -> None:
     worker = _worker(os.getpid, seconds=60)
 
     def process(subject: str | None) -> int:
-        told: int = worker.run("llama", "exported decode", "lost", subject)
-        return told
+        pid: int = worker.run("llama", "exported decode", "lost", subject)
+        return pid
 
     try:
         first = process(None)
@@ -134,7 +134,7 @@ def test_subjects_of_an_architecture_do_not_meet() -> None:
         worker.close()
 
 
-def test_used_up_time_is_told_for_the_cells_that_follow() -> None:
+def test_used_up_time_is_a_timeout_of_the_cells_that_follow() -> None:
     worker = _worker(_hangs, seconds=2)
     try:
         with pytest.raises(WorkerDiedError):
@@ -185,7 +185,7 @@ def _at(stage: Stage, ends: Callable[..., Any], monkeypatch: pytest.MonkeyPatch)
             return lambda: session.step(tensor, tensor[0])
 
 
-def test_a_stage_that_is_over_is_not_told() -> None:
+def test_a_stage_that_is_over_is_not_named() -> None:
     def job() -> None:
         with at(Stage.EXPORT):
             with suppress(StageError), at(Stage.BUILD):
@@ -229,7 +229,7 @@ IsolatedWorker(lambda job: job(), Limits(600, 1000)).run("llama", "exported deco
 """
 
 
-def test_nobody_outlives_a_parent_that_was_killed() -> None:
+def test_worker_ends_with_a_parent_that_was_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", _PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         judging = int(parent.stdout.readline())
@@ -237,7 +237,8 @@ def test_nobody_outlives_a_parent_that_was_killed() -> None:
     assert is_gone(judging)
 
 
-#: What is done in each cell, what it comes to, and a part of what is told. What hangs comes last: it uses the time up.
+#: The behaviour of each cell's check, its verdict, and a part of its message. The one that hangs is last: it uses the
+#: time up.
 _BEHAVIOURS = {
     "gpt2 EXP-1": ("segfaults", Verdict.CRASH, "died of SIGSEGV"),
     "gpt2 EXP-2": ("exits", Verdict.CRASH, "died with exit code 3"),
@@ -251,9 +252,9 @@ _BEHAVIOURS = {
 def test_each_loss_costs_one_cell(tmp_path: Path, workers: str) -> None:
     record = tmp_path / "run.json"
     behaviours = ",".join(f"{cell} {behaviour}" for cell, (behaviour, _, _) in _BEHAVIOURS.items())
-    code, told = ended(record, workers, "--time-limit", "8", "--memory-limit", "1000", behaviours=behaviours)
-    assert code == pytest.ExitCode.TESTS_FAILED, told
-    assert "8 cells: 3 pass, 3 crash, 1 timeout, 1 out-of-memory" in told
+    code, output = ended(record, workers, "--time-limit", "8", "--memory-limit", "1000", behaviours=behaviours)
+    assert code == pytest.ExitCode.TESTS_FAILED, output
+    assert "8 cells: 3 pass, 3 crash, 1 timeout, 1 out-of-memory" in output
     run = load_run(record)
     assert run.run.complete
     for cell in run.cells:
@@ -293,7 +294,7 @@ def test_lost_subjects_do_not_end_the_run(tmp_path: Path) -> None:
         if cell.subject in (None, "reference"):
             assert cell.verdict is Verdict.PASS, cell
         else:
-            verdict, told = _SUBJECTS[cell.subject]
+            verdict, message = _SUBJECTS[cell.subject]
             assert (cell.verdict, cell.stage) == (verdict, Stage.EXPORT), cell
-            assert told in (cell.message or "")
+            assert message in (cell.message or "")
     assert "8 cells: 2 pass, 1 fail, 3 crash, 1 timeout, 1 out-of-memory" in ended.stdout
