@@ -41,4 +41,4 @@ def test_a_run_since_another_judges_what_it_had_not_passed(tmp_path: Path) -> No
     assert judged["run"]["since"] == {"run": plain["run"]["id"], "left_out": [plain["cells"][1]["id"]]}
     assert not judged["run"]["complete"]
     assert f"1 cell judged again since run {plain['run']['id']}: crash in that run" in ended.stdout
-    assert "1 cell left out" in ended.stdout
+    assert "1 cell not run again" in ended.stdout
