@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from conformance.core.contract import BOTH_MODES, CLAUSES, Chapter, Clause, Level, Mode
@@ -10,14 +10,27 @@ from conformance.core.verdicts import Stage
 
 #: What stands in the backend's place in a cell that no backend has a part in.
 EAGER, EXPORTED = "eager", "exported"
+#: Between an architecture and the variation of its fixture, in a row's name: `llama+rope-yarn`.
+_VARIED = "+"
 _BY_ID = {clause.id: clause for clause in CLAUSES}
+
+
+def row_name(architecture: str, variation: str) -> str:
+    """The row of a variation of an architecture's fixture, such as ``llama+rope-yarn``."""
+    return f"{architecture}{_VARIED}{variation}"
+
+
+def split_row(row: str) -> tuple[str, str | None]:
+    """The architecture of a row, and the variation of its fixture; None where it is the fixture itself."""
+    architecture, _, variation = row.partition(_VARIED)
+    return architecture, variation or None
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
     """architecture x exporter x mode x backend: what is exported, lowered and run, and what most cells judge.
 
-    `backend` is a backend's name, or "exported" for the program before lowering.
+    `architecture` is the name of a row: of a variation, it has both names (see `row_name`). `backend` is a backend's name, or "exported" for the program before lowering.
     """
 
     architecture: str
@@ -30,7 +43,7 @@ class Program:
 class Cell:
     """architecture x subject x backend x mode x clause; `subject` and `mode` are None where they play no part.
 
-    `backend` is a backend's name, or "exported" for the program before lowering, or "eager" for the fixture alone.
+    `architecture` is the name of a row: of a variation, it has both names (see `row_name`). `backend` is a backend's name, or "exported" for the program before lowering, or "eager" for the fixture alone.
     """
 
     architecture: str
@@ -73,13 +86,17 @@ class BackendTraits:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a run is asked to cover. Cells that no backend has a part in come along whatever backends are chosen."""
+    """What a run is asked to cover. Cells that no backend has a part in come along whatever backends are chosen.
+
+    `not_lowered` are the architectures of which no program is lowered.
+    """
 
     architectures: Sequence[str]
     subjects: Sequence[str]
     backends: Sequence[BackendTraits]
     clauses: Sequence[Clause]
     modes: Sequence[Mode] = BOTH_MODES
+    not_lowered: Collection[str] = ()
 
 
 def plan(selection: Selection) -> Iterator[Cell]:
@@ -89,7 +106,7 @@ def plan(selection: Selection) -> Iterator[Cell]:
         for subject in selection.subjects:
             for mode in selection.modes:
                 yield from _exported(architecture, subject, mode, selection)
-                for backend in selection.backends:
+                for backend in () if architecture in selection.not_lowered else selection.backends:
                     yield from _lowered(architecture, subject, mode, backend, selection)
 
 

@@ -7,8 +7,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "fixtures"
 #: Tiny configs, one JSON an architecture.
 CONFIGS = FIXTURES / "configs"
-#: Variations that failed once, one JSON an architecture.
-PINS = FIXTURES / "variations"
+#: What the search of variations found, reviewed: one JSON an architecture.
+PINS = FIXTURES / "pins"
+#: Named variations of fixtures, one YAML each.
+VARIATIONS = FIXTURES / "variations"
 #: What each backend is known to leave to portable kernels, one folder a release of ExecuTorch.
 PARTITIONS = FIXTURES / "partitions"
 #: Seconds an architecture takes, by which shards are balanced.

@@ -122,7 +122,7 @@ class Exploration:
     def __str__(self) -> str:
         lines = [f"{self.architecture}: {self.progress}"]
         lines += [f"  discarded  {count} × {reason}" for reason, count in self.discarded.most_common()]
-        lines += [f"  known      {self.known}, by fixtures/variations/{self.architecture}.json"] * bool(self.known)
+        lines += [f"  known      {self.known}, by fixtures/pins/{self.architecture}.json"] * bool(self.known)
         lines += [f"  alike      {self.again} fail like a finding below"] * bool(self.again)
         lines += [f"  fixture    fails by itself: {failure}" for failure in self.fixture]
         for finding, path in self.findings:

@@ -5,6 +5,7 @@ Two runs with the same fingerprints of a cell's parts should give the cell the s
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -13,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from conformance.core.cells import Cell
+from conformance.core.cells import Cell, split_row
 from conformance.core.exporter_names import KNOWN
 from conformance.core.paths import FIXTURES, PARTITIONS, ROOT
 from conformance.matrix.schema import Matrix
@@ -87,7 +88,7 @@ def _shared() -> str:
 def _modeling(architecture: str) -> str:
     """The modules of the architecture, and of those that it imports from; of all models if it is not known whose."""
     models = _transformers() / "models"
-    home = _homes().get(architecture)
+    home = _homes().get(split_row(architecture)[0])
     if home is None:
         return _digest(sorted(models.rglob("*.py")), models)
     pending, seen = [home], {home}
@@ -121,9 +122,11 @@ def _imported(directory: Path) -> frozenset[str]:
 
 
 def _fixture(matrix: Matrix, architecture: str) -> str:
-    files = [FIXTURES / folder / f"{architecture}.json" for folder in ("configs", "variations")]
-    row = matrix.architectures.get(architecture)
-    known = repr((row, sorted(matrix.causes_of(architecture).items())))
+    name, variation = split_row(architecture)
+    files = [FIXTURES / folder / f"{name}.json" for folder in ("configs", "pins")]
+    changed = matrix.variations[variation] if variation else None
+    settings = changed and (dataclasses.replace(changed, rows={}), changed.rows[name])
+    known = repr((matrix.row(architecture), settings, sorted(matrix.causes_of(architecture).items())))
     return _digest([path for path in files if path.exists()], ROOT, known)
 
 

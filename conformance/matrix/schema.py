@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,7 +15,7 @@ from packaging.version import Version
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
-from conformance.core.cells import Cell
+from conformance.core.cells import Cell, row_name, split_row
 from conformance.core.contract import Chapter
 from conformance.core.files import atomic_write
 from conformance.core.paths import ROOT
@@ -30,6 +32,7 @@ from conformance.matrix.known_failures import (
     Undecodable,
     Violation,
 )
+from conformance.matrix.variations import FOLDER, Variation, VariedRow, variation_text
 from conformance.matrix.yaml_file import MatrixError, YamlFile, block, flow, folded, read_yaml
 
 MATRIX_PATH = ROOT / "models_matrix.yaml"
@@ -110,12 +113,42 @@ class Matrix:
         causes: The causes that rows name.
         retired: What Transformers no longer registers.
         owners: By a cause's id, the name of the file that it is in, without its suffix.
+        variations: By name, what is changed of some fixtures.
     """
 
     architectures: Mapping[str, Row]
     causes: Mapping[str, Cause] = field(default_factory=dict)
     retired: tuple[Retired, ...] = ()
     owners: Mapping[str, str] = field(default_factory=dict)
+    variations: Mapping[str, Variation] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        """All rows by name, those of variations among them, each behind its architecture's."""
+        rows = {}
+        for name in self.architectures:
+            for each in (name, *self.varied(name)):
+                rows[each] = self.row(each)
+        return {name: row for name, row in rows.items() if row}
+
+    def row(self, name: str) -> Row | None:
+        """The row called `name`, of an architecture or of a variation of one."""
+        architecture, variation = split_row(name)
+        row = self.architectures.get(architecture)
+        if row is None or variation is None:
+            return row
+        changed = self.variations.get(variation)
+        if changed is None or architecture not in changed.rows:
+            return None
+        own = changed.rows[architecture]
+        known = (*(each for each in row.known if each not in own.without), *own.known)
+        tier = Tier.CORE if architecture in changed.core else Tier.FULL
+        return dataclasses.replace(row, tier=tier, exercises=changed.what, known=known)
+
+    def varied(self, architecture: str, names: Iterable[str] | None = None) -> tuple[str, ...]:
+        """The rows of an architecture's variations: of all of them, or of those with these `names`."""
+        chosen = self.variations if names is None else names
+        return tuple(row_name(architecture, name) for name in chosen if architecture in self.variations[name].rows)
 
     def in_tier(self, tier: Tier) -> tuple[str, ...]:
         """The architectures that a run of `tier` covers, in the file's order."""
@@ -129,7 +162,7 @@ class Matrix:
 
     def causes_of(self, architecture: str) -> dict[str, Cause]:
         """The causes that the architecture's row names, by id; none, if it has no row."""
-        row = self.architectures.get(architecture)
+        row = self.row(architecture)
         return {name: self.causes[name] for name in row.known} if row else {}
 
     def expectation(self, cell: CellLike, versions: Mapping[str, str]) -> Expectation | None:
@@ -238,7 +271,8 @@ class _Rows:
 
 _ROWS = TypeAdapter(_Rows)
 _CAUSES = TypeAdapter(dict[Annotated[str, Field(pattern=f"^{_ID}$")], Cause])
-_RECORDS = (_Rows, Row, Retired, Cause, Violation, Blocker, Undecodable)
+_VARIATION = TypeAdapter(Variation)
+_RECORDS = (_Rows, Row, Retired, Cause, Violation, Blocker, Undecodable, Variation, VariedRow)
 
 
 def load_matrix(path: Path = MATRIX_PATH, *, drafted: bool = False) -> Matrix:
@@ -256,6 +290,8 @@ def load_matrix(path: Path = MATRIX_PATH, *, drafted: bool = False) -> Matrix:
     if not isinstance(file.data, dict):
         raise file.error([], "expected a mapping with the keys schema_version and architectures")
     rows = _validated(_ROWS, file)
+    variations, variation_files = _read_variations(path, rows.architectures)
+    matrix = Matrix(rows.architectures, variations=variations)
     causes: dict[str, Cause] = {}
     owners: dict[str, str] = {}
     for other in sorted((path.parent / CAUSES).glob("*.yaml")):
@@ -268,7 +304,7 @@ def load_matrix(path: Path = MATRIX_PATH, *, drafted: bool = False) -> Matrix:
             if cause.reason == TODO and not drafted:
                 message = "the reason is TODO: explain the failure, and link the issue where there is one"
                 raise causes_file.error([name, "reason"], message)
-            problem = _misplaced(name, cause, rows.architectures)
+            problem = _misplaced(name, cause, matrix.rows)
             if problem:
                 raise causes_file.error([name], problem)
             causes[name], owners[name] = cause, other.stem
@@ -278,13 +314,41 @@ def load_matrix(path: Path = MATRIX_PATH, *, drafted: bool = False) -> Matrix:
                 raise file.error(["architectures", name, "known", index], unknown("cause", cause_id, causes))
             if cause_id in row.known[:index]:
                 raise file.error(["architectures", name, "known", index], f"{cause_id} is named twice")
-    return Matrix(rows.architectures, causes, rows.retired, owners)
+    for name, variation in variations.items():
+        for architecture, varied in variation.rows.items():
+            own = rows.architectures[architecture].known
+            for key, ids, choices in (("known", varied.known, set(causes) - set(own)), ("without", varied.without, own)):
+                for index, cause_id in enumerate(ids):
+                    if cause_id not in choices:
+                        message = unknown("cause", cause_id, choices)
+                        raise variation_files[name].error(["rows", architecture, key, index], message)
+    return dataclasses.replace(matrix, causes=causes, retired=rows.retired, owners=owners)
+
+
+def _read_variations(path: Path, architectures: Mapping[str, Row]) -> tuple[dict[str, Variation], dict[str, YamlFile]]:
+    """The variations beside the matrix at `path`, and the files that they are read from."""
+    variations, files = {}, {}
+    for other in sorted((path.parent / FOLDER).glob("*.yaml")):
+        file = files[other.stem] = read_yaml(other)
+        if not re.fullmatch(_ID, other.stem):
+            raise file.error([], f"{other.stem!r} cannot be the name of a variation: use a-z, 0-9, - and .")
+        if not isinstance(file.data, dict):
+            raise file.error([], "expected a mapping with the keys what and rows")
+        variation: Variation = _validated(_VARIATION, file)
+        for key, names in (("rows", variation.rows), ("core", variation.core)):
+            known = architectures if key == "rows" else variation.rows
+            for index, name in enumerate(names):
+                if name not in known:
+                    place = name if key == "rows" else index
+                    raise file.error([key, place], unknown("architecture", name, known))
+        variations[other.stem] = variation
+    return variations, files
 
 
 def matrix_digest(path: Path = MATRIX_PATH) -> str:
     """A short name for what the matrix says: verdicts by one matrix do not go with those by another."""
     digest = hashlib.sha256(path.read_bytes())
-    for other in sorted((path.parent / CAUSES).glob("*.yaml")):
+    for other in (*sorted((path.parent / CAUSES).glob("*.yaml")), *sorted((path.parent / FOLDER).glob("*.yaml"))):
         digest.update(other.name.encode() + other.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -332,7 +396,7 @@ def _explain(error: Any) -> str:
 
 
 def write_matrix(matrix: Matrix, path: Path = MATRIX_PATH) -> None:
-    """Write rows and causes, each file with the comment that it begins with; a file without causes goes.
+    """Write rows, variations and causes, each file with the comment that it begins with; a file without causes goes.
 
     Raises:
         MatrixError: A file has a comment further down, which would be lost.
@@ -342,10 +406,12 @@ def write_matrix(matrix: Matrix, path: Path = MATRIX_PATH) -> None:
     for owner in sorted({*matrix.owners.values(), *(file.stem for file in folder.glob("*.yaml"))}):
         file = folder / f"{owner}.yaml"
         texts[file] = causes_text(matrix, owner, _header(file) if file.exists() else "")
+    varied = {path.parent / FOLDER / f"{name}.yaml": variation for name, variation in matrix.variations.items()}
+    texts |= {file: variation_text(variation, _header(file)) for file, variation in varied.items()}
     for file in texts:
         _require_no_comments(file)
     for file, text in texts.items():
-        if file == path or file.stem in matrix.owners.values():
+        if file == path or file in varied or file.stem in matrix.owners.values():
             atomic_write(file, text.encode())
         else:
             file.unlink(missing_ok=True)

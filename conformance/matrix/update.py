@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
-from conformance.core.cells import EAGER, is_own_export, needs
+from conformance.core.cells import EAGER, is_own_export, needs, row_name
 from conformance.core.contract import BOTH_MODES, CLAUSES, Mode
 from conformance.core.exporter_names import KNOWN
 from conformance.core.verdicts import ACCEPTABLE, Stage, Verdict
@@ -28,6 +28,7 @@ from conformance.matrix.known_failures import (
     Violation,
 )
 from conformance.matrix.schema import Matrix, patterns_for
+from conformance.matrix.variations import Variation
 from conformance.records.run import CellRecord, RunRecord
 
 #: The file of entries that a person has still to explain, and to move to the owner of the cause.
@@ -73,7 +74,7 @@ class _Draft:
 def updated_matrix(matrix: Matrix, run: RunRecord) -> Update:
     """The `matrix` with the known failures that `run` calls for, and without those that it shows to be stale."""
     draft = _Draft(
-        {name: list(row.known) for name, row in matrix.architectures.items()},
+        {name: list(row.known) for name, row in matrix.rows.items()},
         dict(matrix.causes),
         dict(matrix.owners),
     )
@@ -96,8 +97,24 @@ def updated_matrix(matrix: Matrix, run: RunRecord) -> Update:
     rows = {
         name: dataclasses.replace(row, known=tuple(draft.known[name])) for name, row in matrix.architectures.items()
     }
-    updated = dataclasses.replace(matrix, architectures=rows, causes=draft.causes, owners=draft.owners)
+    variations = {name: _with_known(name, each, draft.known) for name, each in matrix.variations.items()}
+    updated = dataclasses.replace(
+        matrix, architectures=rows, causes=draft.causes, owners=draft.owners, variations=variations
+    )
     return Update(updated, (*draft.changes, *_never_expected(run)))
+
+
+def _with_known(name: str, variation: Variation, known: Mapping[str, Sequence[str]]) -> Variation:
+    """The `variation` with the causes that its rows name now, as differences from those of the architectures' rows."""
+    rows = {}
+    for architecture, row in variation.rows.items():
+        own, varied = known[architecture], known[row_name(architecture, name)]
+        rows[architecture] = dataclasses.replace(
+            row,
+            known=tuple(each for each in varied if each not in own),
+            without=tuple(each for each in own if each not in varied),
+        )
+    return dataclasses.replace(variation, rows=rows)
 
 
 def _is_described(cell: CellRecord) -> bool:

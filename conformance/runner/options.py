@@ -6,14 +6,14 @@ import argparse
 import os
 import re
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from conformance.core.cells import EXPORTED, Cell, Selection, plan
+from conformance.core.cells import EXPORTED, Cell, Selection, plan, split_row
 from conformance.core.contract import CHECKED, CLAUSES, Chapter, Clause, Mode
 from conformance.core.exporter_names import KNOWN, canonical
 from conformance.core.suggest import unknown
@@ -54,8 +54,10 @@ DEFAULT_CACHE_LENGTH = 64
 NOT_OF_CHECKPOINTS = ("SEN-2", "EXP-4", "EXP-6", "EXP-9", "LOW-8")
 
 
-#: What `--backend` takes for every backend there is.
+#: What `--backend` and `--variation` take for every one there is.
 _ALL = "all"
+#: What `--variation` takes for the fixtures alone.
+_NONE = "none"
 #: Those that need nothing beside ExecuTorch.
 _DEFAULT_BACKENDS = (PORTABLE.name, XNNPACK.name)
 
@@ -64,6 +66,12 @@ def add_options(parser: pytest.Parser) -> None:
     """Register the options, all in one group of `--help`."""
     group = parser.getgroup("conformance", "ExecuTorch conformance suite for Transformers")
     group.addoption("--arch", metavar="NAMES", help="architectures, comma-separated; default: all of the tier")
+    group.addoption(
+        "--variation",
+        metavar="NAMES",
+        help=f"judge these variations of the fixtures in place of the fixtures themselves; {_ALL} of them; or {_NONE} "
+        "(default: those that the tier has; none with --arch)",
+    )
     group.addoption(
         "--subject",
         metavar="NAMES",
@@ -228,6 +236,9 @@ def read_options(config: pytest.Config) -> Options:
     retired = matrix.retired_after(installed("transformers") or "0")
     chosen = chosen_architectures(matrix, tier, None if checkpoint else get("--arch"), registered(), retired)
     architectures, absent = ((checkpoint.name,), ()) if checkpoint else chosen
+    not_lowered: tuple[str, ...] = ()
+    if checkpoint is None:
+        architectures, not_lowered = with_variations(matrix, tier, architectures, get("--variation"), get("--arch"))
     if get("--shard"):
         architectures = _share(architectures, get("--shard"))
     backends = _backends(get("--backend"), tier)
@@ -237,12 +248,13 @@ def read_options(config: pytest.Config) -> Options:
         backends=[BACKENDS[name].traits for name in backends if name in BACKENDS],
         clauses=_clauses(get("--clause"), NOT_OF_CHECKPOINTS if checkpoint else ()),
         modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
+        not_lowered=not_lowered,
     )
     if problems := [*incompatible(), *unsupported(selection.subjects)]:
         raise pytest.UsageError("; ".join(problems))
     # A debugger needs the terminal, which a forked process does not have.
     in_process = get("--in-process") or get("usepdb", False)
-    names = ["--arch", "--subject", "--backend", "--mode", "--clause", "--tier", "--shard", "--examples", "--since"]
+    names = ["--arch", "--variation", "--subject", "--backend", "--mode", "--clause", "--tier", "--shard", "--examples", "--since"]
     if checkpoint is not None:
         names += ["--checkpoint", "--cache-length", "--dtype"]
     return Options(
@@ -317,15 +329,57 @@ def chosen_architectures(
     Raises:
         pytest.UsageError: A name is neither a row nor registered, or a row that is not registered.
     """
-    known = (*matrix.architectures, *(name for name in here if name not in matrix.architectures))
+    known = (*matrix.rows, *(name for name in here if name not in matrix.architectures))
     unlisted = [name for name in known if name not in matrix.architectures and name not in retired]
     asked = _chosen("architecture", text, known, (*matrix.in_tier(tier), *unlisted))
-    absent = tuple(name for name in asked if name not in here)
+    absent = tuple(name for name in asked if split_row(name)[0] not in here)
     if absent and text is not None:
         raise pytest.UsageError(
             f"not in transformers {installed('transformers')}, which is installed: {', '.join(absent)}"
         )
-    return tuple(name for name in asked if name in here), absent
+    return tuple(name for name in asked if name not in absent), absent
+
+
+def with_variations(
+    matrix: Matrix, tier: Tier, architectures: Sequence[str], text: str | None, named: str | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The rows to judge, and those of them of which no program is lowered.
+
+    Tier core has one variation for each mechanism, and judges its exported programs alone: what a backend makes of it
+    costs as much again as a whole row, and belongs to tier full.
+
+    Args:
+        matrix: All rows, and all variations.
+        tier: Which variations, where neither `text` nor `named` says it.
+        architectures: The rows that were chosen before.
+        text: Names of variations between commas, as typed.
+        named: What `--arch` says; None where the tier has chosen.
+
+    Raises:
+        pytest.UsageError: There is no variation of this name, or none of the architectures has it.
+    """
+    names = _chosen("variation", text, (*matrix.variations, _ALL, _NONE), (_NONE,))
+    if names != (_NONE,):
+        if _NONE in names:
+            raise pytest.UsageError(f"--variation {text}: {_NONE} excludes all others")
+        chosen = None if _ALL in names else names
+        rows = tuple(row for name in architectures for row in matrix.varied(name, chosen))
+        for name in names:
+            if name != _ALL and not any(split_row(row)[1] == name for row in rows):
+                having = ", ".join(matrix.variations[name].rows)
+                raise pytest.UsageError(f"--variation {name}: none of the chosen architectures has it; {having} do")
+        if not rows:
+            raise pytest.UsageError(f"--variation {text}: none of the chosen architectures has one")
+        return rows, ()
+    if text is not None or named is not None or tier is Tier.SMOKE:
+        return tuple(architectures), ()
+    all_rows = matrix.rows
+    rows = tuple(
+        row
+        for name in architectures
+        for row in (name, *(each for each in matrix.varied(name) if tier.includes(all_rows[each].tier)))
+    )
+    return rows, tuple(row for row in rows if split_row(row)[1]) if tier is Tier.CORE else ()
 
 
 def resolve_exporters(selection: Selection) -> dict[str, Exporter]:

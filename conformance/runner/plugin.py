@@ -192,7 +192,7 @@ class ConformancePlugin:
         """The case that a check is called with."""
         from conformance.checks.case import Case, require_undecodable
 
-        row = self.options.matrix.architectures.get(cell.architecture)
+        row = self.options.matrix.row(cell.architecture)
         case = Case(
             cell,
             self._builder,
