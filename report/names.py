@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from conformance.records.run import DIRTY
 
-_SAFE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_SAFE = re.compile(r"[a-z0-9][a-z0-9_+-]{0,63}")
 #: Names of devices on Windows, with any suffix.
 _DEVICES = re.compile(r"con|prn|aux|nul|com\d|lpt\d")
 _KEPT = 40

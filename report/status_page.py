@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from conformance.core.cells import split_row
 from conformance.core.text import format_counts, plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.run import CellRecord, RunRecord
@@ -33,6 +34,8 @@ def status_page(runs: Sequence[RunRecord]) -> str:
     # By the order above, a later verdict on a cell replaces an earlier one.
     cells = sorted({cell.id: cell for run in runs for cell in run.cells}.values(), key=lambda cell: cell.id)
     progress = progress_of(cells)
+    architectures = {name: columns for name, columns in progress.items() if split_row(name)[1] is None}
+    varied = {name: columns for name, columns in progress.items() if name not in architectures}
     lines = [
         "# Status",
         "",
@@ -48,8 +51,13 @@ def status_page(runs: Sequence[RunRecord]) -> str:
         lines += ["", "## Fixtures", "", f"The eager models, shared by all subjects. {_verdicts(fixtures)}."]
     for subject in sorted({cell.subject for cell in cells if cell.subject is not None}):
         verdicts = _verdicts([cell for cell in cells if cell.subject == subject])
-        lines += ["", f"## Subject {code(subject)}", "", f"{verdicts}.", *_how_far(subject, progress)]
-    lines += [*_grid(progress), *_causes(cells), *_inapplicable(cells)]
+        lines += ["", f"## Subject {code(subject)}", "", f"{verdicts}.", *_how_far(subject, architectures)]
+    lines += [
+        *_grid("Every architecture", architectures),
+        *_grid("Variations of fixtures", varied),
+        *_causes(cells),
+        *_inapplicable(cells),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -101,7 +109,7 @@ def _how_far(subject: str, progress: Mapping[str, Mapping[Column, Progress]]) ->
     return lines
 
 
-def _grid(progress: Mapping[str, Mapping[Column, Progress]]) -> list[str]:
+def _grid(title: str, progress: Mapping[str, Mapping[Column, Progress]]) -> list[str]:
     columns = columns_of(progress.values())
     if not columns:
         return []
@@ -110,7 +118,7 @@ def _grid(progress: Mapping[str, Mapping[Column, Progress]]) -> list[str]:
         [prose(architecture), *(str(progress[architecture].get(column, "")) for column in columns)]
         for architecture in sorted(progress)
     ]
-    return ["", "## Every architecture", "", *LEGEND.splitlines(), "", *table(heads, rows)]
+    return ["", f"## {title}", "", *LEGEND.splitlines(), "", *table(heads, rows)]
 
 
 def _causes(cells: Iterable[CellRecord]) -> list[str]:

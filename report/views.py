@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
-from conformance.core.cells import EAGER, EXPORTED
+from conformance.core.cells import EAGER, EXPORTED, split_row
 from conformance.core.contract import CLAUSES
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.matrix.schema import Expectation, Matrix, Row
@@ -198,7 +198,7 @@ def architectures(history: History, matrix: Matrix) -> tuple[Architecture, ...]:
             for variant in (*shown, *others)
         )
         undecodable = matrix.undecodable(name, history.head.environment.packages)
-        return Architecture(name, cells, matrix.architectures.get(name), undecodable, columns, states)
+        return Architecture(name, cells, matrix.row(name), undecodable, columns, states)
 
     return tuple(architecture(*each) for each in sorted(by_architecture(history.head.cells).items()))
 
@@ -208,7 +208,7 @@ def run_header(run: RunRecord, now: datetime, stale_after: int) -> RunHeader:
     return RunHeader(
         run,
         count(run.cells),
-        len({cell.architecture for cell in run.cells}),
+        len({split_row(cell.architecture)[0] for cell in run.cells}),
         tuple((reason, len(alike)) for reason, alike in unrun(run.cells)),
         max(0, (now - when(run.run.finished or run.run.started)).days),
         stale_after,

@@ -18,12 +18,15 @@ from conformance.core.cells import Cell
 from conformance.core.contract import Mode
 from conformance.core.paths import PARTITIONS
 from conformance.core.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Stage
+from conformance.decoding.batched import Batched
 from conformance.decoding.oracle import ROUNDINGS, Oracle, ProgramOracle
 from conformance.decoding.scripts import DecodeScript, ScriptSpace
 from conformance.decoding.sessions import Session
 from conformance.decoding.tokenizers import RunnerTokenizer
 from conformance.exporters.resolve import Exporter
 from conformance.matrix.schema import Expectation
+from conformance.models.fixtures import MAX_CACHE_LEN, batch_size
+from conformance.models.variations import of_row
 from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends.base import Precision
 from conformance.pipeline.builder import Builder, BuiltArchitecture, BuiltProgram
@@ -140,8 +143,15 @@ class Case:
         """The largest error that counts as equal, as a share of the logits' scale."""
         backend = self.builder.backends.get(self.cell.backend)
         least = backend.tolerance if backend else FLOAT32_TOLERANCE
-        # Fixtures are of float32, and a bundle asks for their tolerance even where no model could be built.
-        return max(least, ROUNDINGS * self.untried_oracle.rounding) if self.is_checkpoint else least
+        return max(least, ROUNDINGS * self.untried_oracle.rounding) if self.rounds else least
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the model may compute in half precision, so that two good programs differ by its rounding.
+
+        Fixtures themselves are of float32, and a bundle asks for their tolerance even where no model could be built.
+        """
+        return self.is_checkpoint or "dtype" in of_row(self.cell.architecture).settings
 
     @property
     def runner_tokenizer(self) -> RunnerTokenizer:
@@ -157,16 +167,23 @@ class Case:
 
     def new_session(self) -> Session:
         """A decoder with fresh caches: the exported program's or the runtime's, as the cell says."""
-        return self.built.new_session()
+        return self._one_row(self.built.new_session())
 
     def session_of(self, program: ExportedProgram) -> Session:
         """A decoder with fresh caches of another exported program of the exporter's."""
-        return self.exporter.driver.exported(program).new_session()
+        return self._one_row(self.exporter.driver.exported(program).new_session())
+
+    def _one_row(self, session: Session) -> Session:
+        """`session`, to be called with one row, where the model asks for several."""
+        rows = batch_size(self.model)
+        if rows == 1:
+            return session
+        return Batched(session, rows, self.space.vocab, self.expected.logits, self.tolerance * self.expected.scale)
 
     def settings(self, **more: Any) -> settings:
         """Hypothesis' settings for this cell."""
         return settings(
-            max_examples=self.examples,
+            max_examples=self._affordable,
             derandomize=self.derandomize,
             database=None,
             # A first example builds the program, which takes seconds; later ones take milliseconds.
@@ -176,6 +193,12 @@ class Case:
             phases=[Phase.generate, Phase.shrink] if self.shrink else [Phase.generate],
             **more,
         )
+
+    @property
+    def _affordable(self) -> int:
+        """As many scripts as have about as many tokens as those of a fixture, whose cache is short."""
+        length = MAX_CACHE_LEN if self.is_checkpoint else self.architecture.cache_length
+        return max(1, self.examples * MAX_CACHE_LEN // max(length, MAX_CACHE_LEN))
 
     def try_scripts(
         self,

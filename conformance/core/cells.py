@@ -30,7 +30,8 @@ def split_row(row: str) -> tuple[str, str | None]:
 class Program:
     """architecture x exporter x mode x backend: what is exported, lowered and run, and what most cells judge.
 
-    `architecture` is the name of a row: of a variation, it has both names (see `row_name`). `backend` is a backend's name, or "exported" for the program before lowering.
+    `architecture` is a row's name: of a variation, both names (see `row_name`). `backend` is a backend's name, or
+    "exported" for the program before lowering.
     """
 
     architecture: str
@@ -43,7 +44,8 @@ class Program:
 class Cell:
     """architecture x subject x backend x mode x clause; `subject` and `mode` are None where they play no part.
 
-    `architecture` is the name of a row: of a variation, it has both names (see `row_name`). `backend` is a backend's name, or "exported" for the program before lowering, or "eager" for the fixture alone.
+    `architecture` is a row's name: of a variation, both names (see `row_name`). `backend` is a backend's name, or
+    "exported" for the program before lowering, or "eager" for the fixture alone.
     """
 
     architecture: str

@@ -41,7 +41,8 @@ class Oracle:
         self.max_cache_len = max_cache_len
         self._cache_argument = cache_argument(model)
         #: By prefix, the one that was asked for last at the end.
-        self._known: OrderedDict[tuple[int, ...], tuple[torch.Tensor, StaticCache]] = OrderedDict()
+        self._known: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
+        self._caches: OrderedDict[tuple[int, ...], StaticCache] = OrderedDict()
         self._kept_bytes = 0
         #: Largest absolute logit over a full cache: what errors are measured against. A model that keeps a state of its
         #: own (RecurrentGemma) is stepped here before it has been called in any other way.
@@ -66,7 +67,10 @@ class Oracle:
 
     def logits(self, prefix: tuple[int, ...]) -> torch.Tensor:
         """The logits after the last token of `prefix`, shape [vocab]."""
-        return self._after(prefix)[0]
+        if prefix not in self._known:
+            self._decode(prefix)
+        self._known.move_to_end(prefix)
+        return self._known[prefix]
 
     def without_cache(self, tokens: tuple[int, ...]) -> torch.Tensor:
         """The logits of a plain forward pass over all `tokens`, shape [len(tokens), vocab]."""
@@ -119,23 +123,25 @@ class Oracle:
         """Number of token ids."""
         return int(self.model.config.get_text_config(decoder=True).vocab_size)
 
-    def _after(self, prefix: tuple[int, ...]) -> tuple[torch.Tensor, StaticCache]:
-        """The logits and the cache after `prefix`. A copy of a cache takes a seventh of a step, so each is kept."""
-        start = len(prefix)
-        while start and prefix[:start] not in self._known:
+    def _decode(self, prefix: tuple[int, ...]) -> None:
+        """Decode `prefix`, from the longest part whose cache is known. A copy of one takes a seventh of a step."""
+        start = len(prefix) - 1
+        while start and prefix[:start] not in self._caches:
             start -= 1
+        cache = copy.deepcopy(self._caches[prefix[:start]]) if start else self.new_cache()
         for end in range(start + 1, len(prefix) + 1):
-            cache = copy.deepcopy(self._known[prefix[: end - 1]][1]) if end > 1 else self.new_cache()
-            self._keep(prefix[:end], self.step(cache, prefix[end - 1]), cache)
-        self._known.move_to_end(prefix)
-        return self._known[prefix]
+            self._keep(prefix[:end], self.step(cache, prefix[end - 1]), copy.deepcopy(cache))
 
     def _keep(self, prefix: tuple[int, ...], logits: torch.Tensor, cache: StaticCache) -> None:
-        """Keep what is known after `prefix`, and let go of what was asked for least recently."""
-        self._known[prefix] = logits, cache
-        self._kept_bytes += _bytes(logits, cache)
-        while self._kept_bytes > _KEPT_BYTES and len(self._known) > 1:
-            self._kept_bytes -= _bytes(*self._known.popitem(last=False)[1])
+        """Keep what is known after `prefix`, and let go of what was asked for least recently: caches, then logits."""
+        for held in (self._known.pop(prefix, None), self._caches.pop(prefix, None)):
+            self._kept_bytes -= 0 if held is None else _bytes(held)
+        self._known[prefix], self._caches[prefix] = logits, cache
+        self._kept_bytes += _bytes(logits) + _bytes(cache)
+        kept: tuple[OrderedDict[tuple[int, ...], Any], ...] = (self._caches, self._known)
+        for each in kept:
+            while self._kept_bytes > _KEPT_BYTES and len(each) > 1:
+                self._kept_bytes -= _bytes(each.popitem(last=False)[1])
 
 
 class ProgramOracle:
@@ -213,5 +219,7 @@ def cache_states(cache: Any) -> Iterator[tuple[int, str, torch.Tensor]]:
                     yield index, f"{name}{key}", tensor
 
 
-def _bytes(logits: torch.Tensor, cache: StaticCache) -> int:
-    return logits.nbytes + sum(state.nbytes for _, _, state in cache_states(cache))
+def _bytes(held: torch.Tensor | StaticCache) -> int:
+    if isinstance(held, torch.Tensor):
+        return held.nbytes
+    return sum(state.nbytes for _, _, state in cache_states(held))

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
+#: How far the ids of a batch's next row are from those of the one before.
+_ROW_STEP = 17
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -48,6 +51,11 @@ def text(seed: int, length: int, vocab: int) -> tuple[int, ...]:
     it twice: equal tokens tie where keys are chosen by their values alone (doge), and a tie has no right answer.
     """
     return tuple(random.Random(seed).sample(range(1, vocab), length))
+
+
+def of_row(tokens: Sequence[int], row: int, vocab: int) -> tuple[int, ...]:
+    """What row `row` of a batch holds where the first holds `tokens`: other ids, as often and in the same places."""
+    return tuple((token + _ROW_STEP * row) % vocab for token in tokens)
 
 
 def in_chunks(tokens: Sequence[int], lengths: Sequence[int], start: int = 0) -> DecodeScript:

@@ -15,15 +15,13 @@ from conformance.core.contract import Mode
 from conformance.core.files import architecture_file, atomic_write, read_regular_file
 from conformance.core.paths import PINS, ROOT
 from conformance.core.validation import first_problem
+from conformance.matrix.variations import LONGEST_CACHE
 from conformance.models.variations import Variation
 
 FINDINGS = ROOT / "build" / "conformance" / "findings"
 
 #: Largest file that is read; a finding has 1 kB.
 _MOST_BYTES = 4 << 20
-
-#: Positions that a finding's cache may have; `explore` tries up to 48.
-_LONGEST = 4096
 
 T = TypeVar("T")
 
@@ -37,7 +35,7 @@ class _Varied:
     mode: Mode
     clause: str
     overrides: dict[str, Any]
-    max_cache_len: Annotated[int, Field(ge=1, le=_LONGEST)]
+    max_cache_len: Annotated[int, Field(ge=1, le=LONGEST_CACHE)]
 
     @property
     def variation(self) -> Variation:

@@ -15,7 +15,7 @@ from conformance.decoding.scripts import DecodeScript
 from conformance.failures import reproduce
 from conformance.failures.localize import DIVERGENCE, as_json
 from conformance.failures.outcome import Outcome
-from conformance.models.fixtures import MAX_CACHE_LEN, config_values
+from conformance.models.variations import of_row, row_values
 from conformance.records.bundle import SCHEMA_VERSION, Bundle, BundledCall
 from conformance.records.run import CellRecord
 
@@ -45,7 +45,8 @@ def bundle_of(
         message=record.message or "",
         versions=dict(versions),
         config=_config(case),
-        max_cache_len=MAX_CACHE_LEN,
+        max_cache_len=of_row(case.cell.architecture).max_cache_len,
+        settings=dict(of_row(case.cell.architecture).settings),
         calls=tuple(BundledCall(call.position, call.tokens) for call in script.calls) if script else None,
         examples=case.examples,
         tolerance=case.tolerance,
@@ -58,7 +59,7 @@ def bundle_of(
 
 def _config(case: Case) -> dict[str, Any] | None:
     try:
-        return config_values(case.cell.architecture)
+        return row_values(case.cell.architecture)
     except (ValueError, OSError):
         return None
 

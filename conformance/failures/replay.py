@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
+from conformance.core.cells import split_row
 from conformance.core.exporter_names import is_own
 from conformance.core.text import one_line, sanitize
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, Verdict, at
@@ -24,7 +25,9 @@ from conformance.failures.localize import locate
 from conformance.failures.outcome import Outcome
 from conformance.matrix.discovery import registered
 from conformance.matrix.schema import load_matrix
-from conformance.models.fixtures import MAX_CACHE_LEN, build_model, code_keys
+from conformance.matrix.variations import LONGEST_CACHE
+from conformance.models.fixtures import code_keys
+from conformance.models.variations import Variation, built
 from conformance.pipeline.backends import BACKENDS
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.store import Store
@@ -92,7 +95,7 @@ def replay(bundle: Bundle, store: Store | None, *, seconds: int | None = None, t
     obstacle = next(_obstacles(bundle, trusted=trusted), None)
     if obstacle:
         return Replay(Result.CANNOT_RUN, one_line(obstacle, _SHOWN))
-    row = load_matrix().architectures.get(bundle.architecture)
+    row = load_matrix().row(bundle.architecture)
     case = Case(
         bundle.cell,
         Builder(build=lambda _: _build(bundle), store=store),
@@ -127,18 +130,19 @@ def _obstacles(bundle: Bundle, *, trusted: bool) -> Iterator[str]:
     """Why the bundle cannot be replayed here."""
     if bundle.clause not in checks():
         yield f"this suite has no check for {bundle.clause}"
-    if bundle.architecture not in registered():
-        yield f"the installed Transformers has no architecture {bundle.architecture}"
+    if split_row(bundle.architecture)[0] not in registered():
+        yield f"the installed Transformers has no architecture {split_row(bundle.architecture)[0]}"
     if bundle.config is None:
         yield "the bundle has no config"
     for key in code_keys(bundle.config or {}):
         yield f"its config has the key {key!r}, by which a model can load code"
     if bundle.backend not in (*BACKENDS, "eager", "exported"):
         yield f"there is no backend {bundle.backend!r}"
-    if bundle.max_cache_len != MAX_CACHE_LEN:
-        yield f"it was found with {bundle.max_cache_len} cache positions; this suite has {MAX_CACHE_LEN}"
-    if bundle.calls and max(call.position + len(call.tokens) for call in bundle.calls) > MAX_CACHE_LEN:
-        yield f"its script goes beyond the {MAX_CACHE_LEN} cache positions"
+    length = bundle.max_cache_len
+    if length > LONGEST_CACHE:
+        yield f"it was found with {length} cache positions; this suite has {LONGEST_CACHE} at most"
+    if bundle.calls and max(call.position + len(call.tokens) for call in bundle.calls) > length:
+        yield f"its script goes beyond the {length} cache positions"
     if bundle.subject and ":" in bundle.subject and not is_own(bundle.subject) and not trusted:
         yield f"{bundle.subject} is not part of the suite and was not imported. If you trust it, add {CONSENT}"
     elif bundle.subject:
@@ -150,5 +154,5 @@ def _obstacles(bundle: Bundle, *, trusted: bool) -> Iterator[str]:
 
 def _build(bundle: Bundle) -> PreTrainedModel:
     with at(Stage.BUILD):
-        values = {**(bundle.config or {}), "model_type": bundle.architecture}
-        return build_model(AutoConfig.for_model(**values))
+        values = {**(bundle.config or {}), "model_type": split_row(bundle.architecture)[0]}
+        return built(values, Variation(max_cache_len=bundle.max_cache_len, settings=bundle.settings))

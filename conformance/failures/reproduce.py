@@ -28,7 +28,8 @@ def main() -> None:
     """Build, export, lower and call, as far as the failure needs it."""
     facts = json.loads((HERE / "bundle.json").read_text())
     print(facts["message"], end="\n\n")
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**facts["config"]), dtype=torch.float32).eval()
+    dtype = getattr(torch, facts["settings"].get("dtype", "float32"))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**facts["config"]), dtype=dtype).eval()
     model.load_state_dict(torch.load(HERE / "weights.pt", weights_only=True))
     with torch.no_grad():
         program = exported(model, facts)
@@ -36,10 +37,14 @@ def main() -> None:
         print("exported" if facts["backend"] == "exported" else f"lowered with {facts['backend']}, and loaded")
         worst, rounds = 0.0, facts["backend"].startswith("xnnpack-")
         for call, tokens, held in calls(facts):
-            observed = step(torch.tensor([tokens]), torch.arange(call, call + len(tokens)))[0]
-            whole = rounded(program, held, facts) if rounds else eager(model, held, facts["max_cache_len"])
-            expected = whole[call : call + len(tokens)]
-            error = float((observed - expected).abs().max()) / facts["logits_scale"]
+            texts = rows_of(held, model, facts)
+            logits = step(torch.tensor([text[call:] for text in texts]), torch.arange(call, call + len(tokens)))
+            wholes = [
+                rounded(program, text, facts) if rounds else eager(model, text, facts["max_cache_len"])
+                for text in texts
+            ]
+            expected = torch.stack(wholes)[:, call : call + len(tokens)]
+            error = float((logits.float() - expected.float()).abs().max()) / facts["logits_scale"]
             worst = max(worst, error)
             print(f"{tokens} at {call}: off by {error:.1e} of the logits' scale {facts['logits_scale']:.3g}")
     if worst > facts["tolerance"]:
@@ -58,15 +63,15 @@ def exported(model: Any, facts: dict[str, Any]) -> Any:
         raise SystemExit(f"exporting failed: call {facts['subject']} on this model to reproduce it")
     from transformers.integrations import executorch
 
-    most = facts["max_cache_len"]
+    most, rows = facts["max_cache_len"], facts["settings"].get("batch_size", 1)
     model.generation_config = GenerationConfig(
-        use_cache=True, cache_implementation="static", cache_config={"batch_size": 1, "max_cache_len": most}
+        use_cache=True, cache_implementation="static", cache_config={"batch_size": rows, "max_cache_len": most}
     )
     length, shapes = 1, None
     if facts["mode"] == "dynamic":
         seq = torch.export.Dim("seq", min=1, max=most)
         length, shapes = 3, {"input_ids": {1: seq}, "cache_position": {0: seq}}
-    examples = torch.zeros((1, length), dtype=torch.long), torch.arange(length)
+    examples = torch.zeros((rows, length), dtype=torch.long), torch.arange(length)
     if facts["subject"] == "transformers-hybrid":
         recipe = executorch.TorchExportableModuleForDecoderOnlyLM(model)
         return recipe.export(input_ids=examples[0], cache_position=examples[1], dynamic_shapes=shapes)
@@ -163,6 +168,13 @@ def calls(facts: dict[str, Any]) -> Iterator[tuple[int, list[int], list[int]]]:
     for call in facts["calls"] or ():
         held = held[: call["position"]] + call["tokens"]
         yield call["position"], call["tokens"], held
+
+
+def rows_of(tokens: list[int], model: Any, facts: dict[str, Any]) -> list[list[int]]:
+    """What each row of a call holds: the first the script's tokens, and each other one those 17 ids further on."""
+    vocab = model.config.get_text_config(decoder=True).vocab_size
+    rows = facts["settings"].get("batch_size", 1)
+    return [[(token + 17 * row) % vocab for token in tokens] for row in range(rows)]
 
 
 def eager(model: Any, tokens: list[int], most: int) -> torch.Tensor:

@@ -232,14 +232,14 @@ class Matrix:
 
 
 def patterns_for(cause: Cause, architecture: str) -> Iterator[Violation | Blocker]:
-    """The patterns of `cause` that are about the row of `architecture`."""
+    """The patterns of `cause` that are about the row of `architecture`; of a variation, those about its fixture too."""
     for pattern in cause.fails:
         if not isinstance(pattern, Undecodable) and _for_row(pattern, architecture):
             yield pattern
 
 
 def _for_row(pattern: Violation | Blocker | Undecodable, architecture: str) -> bool:
-    return not pattern.rows or architecture in pattern.rows
+    return not pattern.rows or architecture in pattern.rows or split_row(architecture)[0] in pattern.rows
 
 
 def _precedence(pattern: Violation | Blocker, cell: CellLike) -> tuple[bool, int, bool, bool]:
@@ -317,7 +317,10 @@ def load_matrix(path: Path = MATRIX_PATH, *, drafted: bool = False) -> Matrix:
     for name, variation in variations.items():
         for architecture, varied in variation.rows.items():
             own = rows.architectures[architecture].known
-            for key, ids, choices in (("known", varied.known, set(causes) - set(own)), ("without", varied.without, own)):
+            for key, ids, choices in (
+                ("known", varied.known, set(causes) - set(own)),
+                ("without", varied.without, own),
+            ):
                 for index, cause_id in enumerate(ids):
                     if cause_id not in choices:
                         message = unknown("cause", cause_id, choices)
@@ -405,7 +408,7 @@ def write_matrix(matrix: Matrix, path: Path = MATRIX_PATH) -> None:
     folder = path.parent / CAUSES
     for owner in sorted({*matrix.owners.values(), *(file.stem for file in folder.glob("*.yaml"))}):
         file = folder / f"{owner}.yaml"
-        texts[file] = causes_text(matrix, owner, _header(file) if file.exists() else "")
+        texts[file] = causes_text(matrix, owner, _header(file))
     varied = {path.parent / FOLDER / f"{name}.yaml": variation for name, variation in matrix.variations.items()}
     texts |= {file: variation_text(variation, _header(file)) for file, variation in varied.items()}
     for file in texts:
@@ -480,7 +483,7 @@ def _short(names: tuple[str, ...]) -> str | list[str]:
 
 
 def _header(path: Path) -> str:
-    return read_yaml(path).header
+    return read_yaml(path).header if path.exists() else ""
 
 
 def _require_no_comments(path: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
-from conformance.core.cells import EAGER, is_own_export, needs, row_name
+from conformance.core.cells import EAGER, is_own_export, needs, row_name, split_row
 from conformance.core.contract import BOTH_MODES, CLAUSES, Mode
 from conformance.core.exporter_names import KNOWN
 from conformance.core.verdicts import ACCEPTABLE, Stage, Verdict
@@ -159,7 +159,7 @@ def _take_out_stale(draft: _Draft, cause_id: str, cells: Mapping[str, Sequence[C
         if lost:
             draft.known[row].remove(cause_id)
             for part in _narrowed(cause, row, lost, cells[row]):
-                _name(draft, row, draft.new_id(f"{cause_id}-{row}"), part, draft.owners[cause_id])
+                _name(draft, row, draft.new_id(f"{cause_id}-{row}".replace("+", "-")), part, draft.owners[cause_id])
 
 
 def _replace(draft: _Draft, cause_id: str, rows: Iterable[str], parts: Sequence[Cause]) -> None:
@@ -415,7 +415,7 @@ def _for_rows(pattern: Pattern, naming: Collection[str]) -> Pattern | None:
     """The `pattern` without rows that no longer name its cause; None where it was for these alone."""
     if not pattern.rows:
         return pattern
-    rows = tuple(row for row in pattern.rows if row in naming)
+    rows = tuple(row for row in pattern.rows if any(row in (name, split_row(name)[0]) for name in naming))
     return dataclasses.replace(pattern, rows=rows) if rows else None
 
 

@@ -14,6 +14,8 @@ from conformance.matrix.yaml_file import flow, folded
 
 #: Beside the matrix: the files of variations.
 FOLDER = Path("fixtures") / "variations"
+#: Positions that a cache may have, in tokens.
+LONGEST_CACHE = 4096
 _CONFIG = ConfigDict(extra="forbid")
 
 
@@ -30,6 +32,10 @@ class VariedRow:
     config: Mapping[str, Any] = field(default_factory=dict)
     known: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+
+
+#: What a model is built with, beside its config and its cache length.
+_SETTINGS = ("batch_size", "dtype", "output_gain", "outliers", "outlier_gain")
 
 
 @validated(frozen=True, slots=True, config=_CONFIG)
@@ -51,26 +57,26 @@ class Variation:
     what: Annotated[str, Field(min_length=1)]
     rows: Mapping[str, VariedRow]
     core: tuple[str, ...] = ()
-    cache_length: Annotated[int, Field(ge=1, le=4096)] | None = None
+    cache_length: Annotated[int, Field(ge=1, le=LONGEST_CACHE)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=64)] = 1
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     output_gain: Annotated[float, Field(gt=0)] = 1.0
     outliers: Annotated[int, Field(ge=0)] = 0
     outlier_gain: Annotated[float, Field(gt=0)] = 1.0
 
-
-#: The keys of a file that say how a model differs, beside its config.
-_SETTINGS = ("cache_length", "batch_size", "dtype", "output_gain", "outliers", "outlier_gain")
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How the model is built otherwise than a fixture, beside its config and its cache length."""
+        fixture = Variation(self.what, {})
+        values = {name: getattr(self, name) for name in _SETTINGS}
+        return {name: value for name, value in values.items() if value != getattr(fixture, name)}
 
 
 def variation_text(variation: Variation, header: str = "") -> str:
     """`variation` as its file, one line an architecture."""
-    plain = Variation(variation.what, {})
+    length = {} if variation.cache_length is None else {"cache_length": variation.cache_length}
     lines = [f"{header}what: {folded(variation.what, 2)}"]
-    for name in _SETTINGS:
-        value = getattr(variation, name)
-        if value != getattr(plain, name):
-            lines.append(flow({name: value})[1:-1])
+    lines += [flow({name: value})[1:-1] for name, value in (length | variation.settings).items()]
     if variation.core:
         lines.append(flow({"core": list(variation.core)})[1:-1])
     lines.append("rows:" if variation.rows else "rows: {}")

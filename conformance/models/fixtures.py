@@ -51,11 +51,19 @@ def fixture_config(architecture: str, directory: Path = CONFIGS) -> PreTrainedCo
     Raises:
         UnknownKeyError: A typo, or a key that the installed Transformers does not have yet or any more.
     """
-    values = _values(architecture, directory)
+    return config_of(_values(architecture, directory), f"{architecture}.json")
+
+
+def config_of(values: dict[str, Any], source: str) -> PreTrainedConfig:
+    """The config that `values` make, which `source` gave.
+
+    Raises:
+        UnknownKeyError: As `fixture_config` does.
+    """
     config = AutoConfig.for_model(**values)
     stray = list(_stray_keys(config, values))
     if stray:
-        raise UnknownKeyError(f"{architecture}.json: {', '.join(stray)}")
+        raise UnknownKeyError(f"{source}: {', '.join(stray)}")
     return config
 
 
@@ -79,19 +87,25 @@ def default_config(architecture: str) -> PreTrainedConfig:
     return AutoConfig.for_model(architecture)
 
 
-def build_model(config: PreTrainedConfig, max_cache_len: int = MAX_CACHE_LEN) -> PreTrainedModel:
-    """A float32 model in evaluation mode, with weights that depend on their names only.
+def build_model(
+    config: PreTrainedConfig,
+    max_cache_len: int = MAX_CACHE_LEN,
+    *,
+    batch_size: int = BATCH_SIZE,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """A model in evaluation mode, with weights that depend on their names only.
 
-    It asks for a static cache of `max_cache_len` positions.
+    It asks for a static cache of `batch_size` rows and `max_cache_len` positions.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a few vectors (the steps of Mamba) keep what their initialiser drew, plus noise
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     fill_weights(model)
     model.generation_config = GenerationConfig(
         use_cache=True,
         cache_implementation="static",
-        cache_config={"batch_size": BATCH_SIZE, "max_cache_len": max_cache_len},
+        cache_config={"batch_size": batch_size, "max_cache_len": max_cache_len},
         eos_token_id=list(EOS_IDS),
     )
     return model
@@ -100,6 +114,11 @@ def build_model(config: PreTrainedConfig, max_cache_len: int = MAX_CACHE_LEN) ->
 def cache_length(model: PreTrainedModel) -> int:
     """Positions in the cache that the model asks for, in tokens."""
     return int(model.generation_config.cache_config["max_cache_len"])
+
+
+def batch_size(model: PreTrainedModel) -> int:
+    """Rows of the cache that the model asks for."""
+    return int(model.generation_config.cache_config["batch_size"])
 
 
 def code_keys(values: Mapping[str, Any]) -> Iterator[str]:

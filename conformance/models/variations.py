@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from hypothesis import strategies as st
 from transformers import AutoConfig, PreTrainedModel
 
+from conformance.core.cells import split_row
 from conformance.core.verdicts import Stage, at
-from conformance.models.fixtures import MAX_CACHE_LEN, build_model, code_keys, config_values
+from conformance.matrix.schema import load_matrix
+from conformance.matrix.variations import Variation as NamedVariation
+from conformance.models.fixtures import MAX_CACHE_LEN, build_model, code_keys, config_of, config_values
 from conformance.reference.transformers_api import PreTrainedConfig
 
 Changes = Mapping[str, Any]
@@ -69,21 +74,23 @@ class Variation:
     Args:
         overrides: Attributes of its config, or of the text config within it, with their values in JSON's types.
         max_cache_len: Positions in the cache, in tokens.
+        settings: What else is built otherwise, by the names of `conformance.matrix.variations.Variation`.
     """
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
     max_cache_len: int = MAX_CACHE_LEN
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """The same for equal variations."""
-        return json.dumps([self.overrides, self.max_cache_len], sort_keys=True)
+        return json.dumps([self.overrides, self.max_cache_len, self.settings], sort_keys=True)
 
     @property
     def changes(self) -> dict[str, Any]:
         """The overrides, and the cache length where that is not the fixtures'."""
         length = {"max_cache_len": self.max_cache_len} if self.max_cache_len != MAX_CACHE_LEN else {}
-        return {**self.overrides, **length}
+        return {**self.overrides, **length, **self.settings}
 
     def includes(self, other: Variation) -> bool:
         """Whether it changes all that `other` changes, to the same values."""
@@ -99,8 +106,60 @@ def build(architecture: str, variation: Variation) -> PreTrainedModel:
     with at(Stage.BUILD):
         for key in code_keys(variation.overrides):
             raise ValueError(f"the key {key!r} is not varied: a model can load code by it")
-        config = AutoConfig.for_model(**_varied(config_values(architecture), variation.overrides))
-        return build_model(config, variation.max_cache_len)
+        return built(varied_values(architecture, variation), variation)
+
+
+def built(values: Changes, variation: Variation) -> PreTrainedModel:
+    """The model of a config whose values have been varied already, with the rest of the variation.
+
+    Raises:
+        UnknownKeyError: The installed Transformers' config lacks a key.
+    """
+    settings = dict(variation.settings)
+    dtype = getattr(torch, settings.get("dtype", "float32"))
+    config = config_of(dict(values), f"{values['model_type']} with {variation}")
+    model = build_model(config, variation.max_cache_len, batch_size=settings.get("batch_size", 1), dtype=dtype)
+    _scale_output(
+        model, settings.get("output_gain", 1.0), settings.get("outliers", 0), settings.get("outlier_gain", 1.0)
+    )
+    return model
+
+
+def of_row(row: str) -> Variation:
+    """The variation that a row of the matrix is; of an architecture's own row, one that changes nothing.
+
+    Raises:
+        ValueError: There is no such row.
+    """
+    architecture, name = split_row(row)
+    if name is None:
+        return Variation()
+    named = _named().get(name)
+    if named is None or architecture not in named.rows:
+        raise ValueError(f"{architecture} has no variation {name!r}")
+    return Variation(named.rows[architecture].config, named.cache_length or MAX_CACHE_LEN, named.settings)
+
+
+def row_values(row: str) -> dict[str, Any]:
+    """What the config of a row is made from, its variation included."""
+    return varied_values(split_row(row)[0], of_row(row))
+
+
+@functools.cache
+def _named() -> Mapping[str, NamedVariation]:
+    return load_matrix().variations
+
+
+@torch.no_grad()
+def _scale_output(model: PreTrainedModel, gain: float, outliers: int, outlier_gain: float) -> None:
+    """Make logits large: all by `gain`, and those of `outliers` token ids, evenly spread, by `outlier_gain` again."""
+    if (gain, outliers) == (1.0, 0):
+        return
+    head: Any = model.get_output_embeddings()
+    head.weight.mul_(gain)
+    step = max(1, head.weight.shape[0] // (outliers + 1))
+    for token in range(step, step * outliers + 1, step):
+        head.weight[token].mul_(outlier_gain)
 
 
 def variations(architecture: str) -> st.SearchStrategy[Variation]:
@@ -321,9 +380,11 @@ def _text_part(config: PreTrainedConfig, values: dict[str, Any]) -> dict[str, An
     return values
 
 
-def _varied(values: dict[str, Any], overrides: Changes) -> dict[str, Any]:
-    """`values`, with `overrides` in the decoder's part."""
-    _text_part(AutoConfig.for_model(**values), values).update(overrides)
+def varied_values(architecture: str, variation: Variation) -> dict[str, Any]:
+    """What the variation's config is made from: the fixture's values, with the overrides in the decoder's part."""
+    values = config_values(architecture)
+    if variation.overrides:
+        _text_part(AutoConfig.for_model(**values), values).update(variation.overrides)
     return values
 
 

@@ -12,39 +12,41 @@ import torch
 import transformers
 from executorch.runtime import Method, Runtime
 from torch.export import Dim, ExportedProgram
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from conformance.core.cells import split_row
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, at
 from conformance.exporters.resolve import Exporter
 from conformance.matrix.discovery import registered
 from conformance.models.checkpoints import Checkpoint, load_model
-from conformance.models.fixtures import (
-    BATCH_SIZE,
-    UnknownKeyError,
-    build_model,
-    cache_length,
-    drafted_values,
-    fixture_config,
-    has_fixture,
-)
+from conformance.models.fixtures import BATCH_SIZE, UnknownKeyError, batch_size, cache_length
+from conformance.models.variations import built, of_row, row_values
 
 #: Length of the example in dynamic mode; more than 1, since export would otherwise fix the length at 1.
 _DYNAMIC_EXAMPLE_LENGTH = 3
 
 
 def build(architecture: str) -> PreTrainedModel:
-    """The architecture's fixture model, or of one that the matrix lacks, a model of its published config made tiny.
+    """The model of a row: a fixture, or a variation of one.
+
+    Of an architecture that the matrix lacks, it is the published config made tiny.
 
     Raises:
         NotApplicableError: The installed Transformers does not have this architecture.
     """
-    if architecture not in registered():
+    if split_row(architecture)[0] not in registered():
         raise NotApplicableError(f"not in transformers {transformers.__version__}")
     with at(Stage.BUILD):
-        if has_fixture(architecture):
-            return build_model(_fixture_config(architecture))
-        return build_model(AutoConfig.for_model(**drafted_values(architecture)))
+        try:
+            return built(row_values(architecture), of_row(architecture))
+        except UnknownKeyError as error:  # a difference between versions, and no accident
+            raise ClauseViolationError(
+                Stage.BUILD,
+                "config-lacks-key",
+                observed=str(error),
+                expected=f"keys that the config of transformers {transformers.__version__} has",
+            ) from None
 
 
 def build_own(checkpoint: Checkpoint) -> PreTrainedModel:
@@ -53,28 +55,16 @@ def build_own(checkpoint: Checkpoint) -> PreTrainedModel:
         return load_model(checkpoint)
 
 
-def _fixture_config(architecture: str) -> Any:
-    """The fixture's config; a key that this Transformers lacks is a difference between versions and no accident."""
-    try:
-        return fixture_config(architecture)
-    except UnknownKeyError as error:
-        raise ClauseViolationError(
-            Stage.BUILD,
-            "config-lacks-key",
-            observed=str(error),
-            expected=f"keys that the config of transformers {transformers.__version__} has",
-        ) from None
-
-
 def export(exporter: Exporter, model: PreTrainedModel, mode: Mode) -> ExportedProgram:
     """The exporter's program for `model`, with example inputs of the suite's choice."""
     exporter.require(mode)
     with at(Stage.EXPORT):
         if mode is Mode.DECODE:
-            program: Any = exporter.export(model, *example_inputs(1))
+            program: Any = exporter.export(model, *example_inputs(1, batch_size(model)))
         else:
             shapes = _dynamic_shapes(cache_length(model))
-            program = exporter.export(model, *example_inputs(_DYNAMIC_EXAMPLE_LENGTH), dynamic_shapes=shapes)
+            examples = example_inputs(_DYNAMIC_EXAMPLE_LENGTH, batch_size(model))
+            program = exporter.export(model, *examples, dynamic_shapes=shapes)
         if not isinstance(program, ExportedProgram):
             raise TypeError(f"the exporter returned {type(program).__name__}, not an ExportedProgram")
         return program
@@ -119,6 +109,6 @@ def constants(program: bytes) -> dict[str, tuple[Any, ...]]:
         return {name: tuple(method.execute(())) for name, method in methods.items() if not method.metadata.num_inputs()}
 
 
-def example_inputs(length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids, int64 [BATCH_SIZE, length], and cache position, int64 [length], from 0 on."""
-    return torch.zeros((BATCH_SIZE, length), dtype=torch.long), torch.arange(length)
+def example_inputs(length: int, rows: int = BATCH_SIZE) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids, int64 [rows, length], and cache position, int64 [length], from 0 on."""
+    return torch.zeros((rows, length), dtype=torch.long), torch.arange(length)

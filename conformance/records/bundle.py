@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -61,6 +62,7 @@ class Bundle:
         logits_scale: The largest absolute logit of the oracle over a full cache; null if there is no oracle.
         diverged: The first wrong step from the wrapper to the delegates, if it was located; `divergence.json` has the
             details.
+        settings: What the model was built with beside its config: its dtype, its rows a call, the gain of its logits.
     """
 
     schema_version: Literal[1]
@@ -80,6 +82,7 @@ class Bundle:
     tolerance: Annotated[float, Field(gt=0)]
     logits_scale: float | None
     diverged: str | None = None
+    settings: dict[str, str | int | float] = field(default_factory=dict)
 
     @property
     def cell(self) -> Cell:

@@ -254,7 +254,18 @@ def read_options(config: pytest.Config) -> Options:
         raise pytest.UsageError("; ".join(problems))
     # A debugger needs the terminal, which a forked process does not have.
     in_process = get("--in-process") or get("usepdb", False)
-    names = ["--arch", "--variation", "--subject", "--backend", "--mode", "--clause", "--tier", "--shard", "--examples", "--since"]
+    names = [
+        "--arch",
+        "--variation",
+        "--subject",
+        "--backend",
+        "--mode",
+        "--clause",
+        "--tier",
+        "--shard",
+        "--examples",
+        "--since",
+    ]
     if checkpoint is not None:
         names += ["--checkpoint", "--cache-length", "--dtype"]
     return Options(

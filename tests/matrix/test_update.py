@@ -340,7 +340,7 @@ def test_the_real_matrix_loses_what_upstream_mends() -> None:
     matrix = load_matrix()
     cells = [
         f"{row}/{exporter}/exported/decode/EXP-9"
-        for row in matrix.architectures
+        for row in matrix.rows
         for name, cause in matrix.causes_of(row).items()
         if name == "batch-size-zero"
         for exporter in cause.exporter

@@ -1,0 +1,80 @@
+"""A session of several rows a call, driven as if it had one: each other row decodes a text of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from conformance.core.verdicts import ClauseViolationError, Stage
+from conformance.decoding.scripts import Call, of_row
+from conformance.decoding.sessions import Session
+
+
+class Batched:
+    """Gives each call's tokens to the first row and other ones to the rest, and compares those with the oracle.
+
+    A call that no decoder should make is passed on as it is: what becomes of it is told by the first row.
+
+    Args:
+        session: The session, of `rows` rows.
+        rows: How many a call has.
+        vocab: Number of token ids.
+        expected: The oracle's logits after a prefix, shape [vocab].
+        most: The largest error of a logit that counts as equal.
+    """
+
+    def __init__(
+        self, session: Session, rows: int, vocab: int, expected: Callable[[tuple[int, ...]], torch.Tensor], most: float
+    ) -> None:
+        self._session = session
+        self._rows = rows
+        self._vocab = vocab
+        self._expected = expected
+        self._most = most
+        self._held: tuple[int, ...] = ()
+
+    def step(self, input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
+        """See `Session.step`: token ids, int64 [1, seq], to the first row's logits, [1, seq, vocab].
+
+        Raises:
+            ClauseViolationError: Another row's logits are not the oracle's.
+            StageError: The call was refused.
+        """
+        if input_ids.ndim != 2 or input_ids.shape[0] != 1:
+            return self._session.step(input_ids, cache_position)
+        call = self._call(input_ids, cache_position)
+        if call is None:
+            return self._session.step(input_ids.repeat(self._rows, 1), cache_position)[:1]
+        tokens = [of_row(call.tokens, row, self._vocab) for row in range(self._rows)]
+        logits = self._session.step(torch.tensor(tokens), cache_position)
+        if logits.shape[0] != self._rows:
+            raise ClauseViolationError(
+                Stage.EXECUTE, "wrong-shape", observed=f"logits {list(logits.shape)}", expected=f"{self._rows} rows"
+            )
+        self._held = self._held[: call.position] + call.tokens
+        for row in range(1, self._rows):
+            self._compare(logits[row], call, row)
+        return logits[:1]
+
+    def _call(self, input_ids: torch.Tensor, cache_position: torch.Tensor) -> Call | None:
+        """The call, if a decoder could make it."""
+        position = int(cache_position.flatten()[0]) if cache_position.numel() else -1
+        tokens = tuple(map(int, input_ids[0].tolist()))
+        expected = torch.arange(position, position + len(tokens))
+        plain = input_ids.dtype == cache_position.dtype == torch.int64 and torch.equal(cache_position, expected)
+        if plain and tokens and 0 <= position <= len(self._held) and all(0 <= each < self._vocab for each in tokens):
+            return Call(position, tokens)
+        return None
+
+    def _compare(self, observed: torch.Tensor, call: Call, row: int) -> None:
+        for index, prefix in enumerate(call.prefixes(self._held)):
+            expected = self._expected(of_row(prefix, row, self._vocab))
+            error = float((observed[index] - expected).abs().max())
+            if not error <= self._most:  # nan is no number to be equal to
+                raise ClauseViolationError(
+                    Stage.EXECUTE,
+                    "row-differs",
+                    observed=f"row {row} is off by {error:.3g} at position {len(prefix) - 1}, in the call {call}",
+                    expected=f"the oracle's logits for the row's own text, within {self._most:.1g}",
+                )
