@@ -151,9 +151,8 @@ class Case:
     @property
     def space(self) -> ScriptSpace:
         """The scripts this cell's program can be asked to follow."""
-        vocab = int(self.model.config.get_text_config().vocab_size)
         length = self.architecture.cache_length
-        return ScriptSpace(vocab, length, 1 if self.cell.mode is Mode.DECODE else length)
+        return ScriptSpace(self.architecture.vocabulary, length, 1 if self.cell.mode is Mode.DECODE else length)
 
     def new_session(self) -> Session:
         """A decoder with fresh caches: the exported program's or the runtime's, as the cell says."""

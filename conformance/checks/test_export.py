@@ -24,7 +24,7 @@ from conformance.checks.case import Case, clause, tensors
 from conformance.checks.compare import run_script
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, StageError, at
 from conformance.decoding.oracle import cache_states
-from conformance.decoding.scripts import in_chunks, text, token_by_token
+from conformance.decoding.scripts import in_chunks, token_by_token
 from conformance.exporters.resolve import Exporter
 from conformance.pipeline.stages import example_inputs
 
@@ -111,7 +111,7 @@ def test_strict_or_not(case: Case) -> None:
         else:
             with at(Stage.EXPORT):
                 program = case.exporter.export(case.model_to_export(), *example_inputs(1), strict=choice)
-        run_script(case, token_by_token(text(0, 4, case.space.vocab)), case.session_of(program))
+        run_script(case, token_by_token(case.space.text(0)[:4]), case.session_of(program))
 
 
 @clause("EXP-5")
@@ -123,7 +123,7 @@ def test_dynamic_length(case: Case) -> None:
     for tokens in (1, 2, case.space.length - 1, case.space.length):
         session = case.new_session()
         try:
-            session.step(*tensors(text(0, tokens, case.space.vocab), 0))
+            session.step(*tensors(case.space.text(0)[:tokens], 0))
         except StageError as error:
             raise _violation("length-refused", f"{tokens} tokens: {error}", "logits") from error
 
@@ -133,7 +133,7 @@ def test_no_examples(case: Case) -> None:
     """From the model alone."""
     with at(Stage.EXPORT):
         program = case.exporter.export(case.model_to_export())
-    run_script(case, token_by_token(text(0, 3, case.space.vocab)), case.session_of(program))
+    run_script(case, token_by_token(case.space.text(0)[:3]), case.session_of(program))
 
 
 @clause("EXP-7")
@@ -149,7 +149,7 @@ def test_saved_and_loaded(case: Case) -> None:
         program = torch.export.load(held)
     case.metrics["saved_bytes"] = held.getbuffer().nbytes
     chunks = () if case.space.chunk == 1 else (3,)
-    run_script(case, in_chunks(text(0, 5, case.space.vocab), chunks), case.session_of(program))
+    run_script(case, in_chunks(case.space.text(0)[:5], chunks), case.session_of(program))
 
 
 @clause("EXP-8")

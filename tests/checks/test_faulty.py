@@ -45,7 +45,6 @@ def test_fault_is_caught(fault: Callable[..., Any], architecture: str, mode: Mod
         (programs.reverses_chunks, "PAR-1"),
         (programs.zeroes_cache, "EXP-1"),
         (programs.noisy, "PAR-1"),
-        (programs.wrong_on_repeats, "PAR-1"),
         (programs.mixes_rows, "PAR-1"),
         (programs.wrong_in_second_generation, "PAR-3"),
     ],

@@ -12,7 +12,7 @@ from conformance.checks.compare import assert_matches, once
 from conformance.core.cells import EXPORTED
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, Stage, at
-from conformance.decoding.scripts import Call, DecodeScript, joined, text, token_by_token
+from conformance.decoding.scripts import Call, DecodeScript, joined, token_by_token
 from conformance.decoding.sessions import Session
 
 #: Rows and sessions that have to keep apart, and tokens that each decodes.
@@ -37,7 +37,7 @@ def test_same_bytes(case: Case) -> None:
                     script=DecodeScript(script.calls[: index + 1]),
                 )
 
-    case.try_scripts(case.space.prefills(), once(judge), (token_by_token(text(0, _LENGTH, case.space.vocab)),))
+    case.try_scripts(case.space.prefills(), once(judge), (token_by_token(case.space.text(0)[:_LENGTH]),))
 
 
 @clause("PAR-10")
@@ -50,7 +50,7 @@ def test_greedy_generation(case: Case) -> None:
 @clause("PAR-11")
 def test_sessions_and_rows_keep_apart(case: Case) -> None:
     """Two sessions with other texts, call by call in turn; then two rows of a batch."""
-    texts = [text(seed, _LENGTH, case.space.vocab) for seed in range(_BESIDE)]
+    texts = [case.space.text(seed)[:_LENGTH] for seed in range(_BESIDE)]
     sessions = [_independent_session(case) for _ in texts]
     for position in range(_LENGTH):
         for tokens, session in zip(texts, sessions, strict=True):
@@ -111,7 +111,7 @@ def _next_token(case: Case, logits: torch.Tensor, held: tuple[int, ...], script:
 
 
 def _shortest(case: Case) -> DecodeScript:
-    return token_by_token(text(0, 1, case.space.vocab))
+    return token_by_token(case.space.text(0)[:1])
 
 
 def _logits(session: Session, script: DecodeScript) -> list[torch.Tensor]:
