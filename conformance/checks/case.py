@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
-from conformance.core.cells import Cell
+from conformance.core.cells import EXPORTED, Cell
 from conformance.core.contract import Mode
 from conformance.core.paths import PARTITIONS
 from conformance.core.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Stage
@@ -157,6 +157,10 @@ class Case:
     def new_session(self) -> Session:
         """A decoder with fresh caches: the exported program's or the runtime's, as the cell says."""
         return self.built.new_session()
+
+    def independent_session(self) -> Session:
+        """A session of the program loaded anew, which stays valid when the next one begins."""
+        return self.session_of(self.program) if self.cell.backend == EXPORTED else self.new_session()
 
     def session_of(self, program: ExportedProgram) -> Session:
         """A decoder with fresh caches of another exported program of the exporter's."""

@@ -22,13 +22,13 @@ from transformers import Cache, GenerationConfig, PreTrainedModel
 
 from conformance.checks.case import Case, clause, tensors
 from conformance.checks.compare import run_script
+from conformance.checks.signature import assert_signature
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, StageError, at
 from conformance.decoding.oracle import cache_states
 from conformance.decoding.scripts import in_chunks, token_by_token
 from conformance.exporters.resolve import Exporter
 from conformance.pipeline.stages import example_inputs
 
-_INPUTS = {"input_ids": 2, "cache_position": 1}
 #: Changes named before "and N more".
 _SHOWN = 3
 
@@ -36,22 +36,7 @@ _SHOWN = 3
 @clause("EXP-1")
 def test_signature(case: Case) -> None:
     """Token ids and cache position in, logits out, and nothing else."""
-    program = case.program
-    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
-    if names != list(_INPUTS):
-        raise _violation("wrong-inputs", f"user inputs {names}", f"{list(_INPUTS)}")
-    for name, rank in _INPUTS.items():
-        value = values[name]
-        if value.dtype is not torch.int64 or value.ndim != rank:
-            raise _violation("wrong-inputs", f"{name}: {value.dtype} {list(value.shape)}", f"int64 of rank {rank}")
-    outputs = [spec.arg for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
-    if len(outputs) != 1:
-        raise _violation("wrong-outputs", f"{len(outputs)} outputs", "logits alone")
-    logits = values[outputs[0].name]
-    wanted = [*values["input_ids"].shape, case.space.vocab]
-    if list(logits.shape) != wanted or not logits.is_floating_point():
-        raise _violation("wrong-outputs", f"{logits.dtype} {list(logits.shape)}", f"floating-point logits {wanted}")
+    assert_signature(case.program, case.space.vocab)
 
 
 @clause("EXP-2")

@@ -54,12 +54,14 @@ class Vocabulary:
 
     Args:
         size: Number of token ids.
+        padding: The id that fills rows which have ended.
         special: Padding, beginning, end: texts hold these before any others.
         left_out: Ids that no text holds, because the model has no right answer for them.
         repeats: Whether a text may hold an id more than once.
     """
 
     size: int
+    padding: int = 0
     special: tuple[int, ...] = ()
     left_out: tuple[int, ...] = ()
     repeats: bool = True

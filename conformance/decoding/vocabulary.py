@@ -23,6 +23,7 @@ def vocabulary_of(model: PreTrainedModel) -> Vocabulary:
     counted = not any(hasattr(module, _COUNTS_WITHOUT_PADDING) for module in model.modules())
     return Vocabulary(
         size=int(config.vocab_size),
+        padding=padding or 0,
         special=tuple(_special(model)),
         left_out=() if padding is None or counted else (padding,),
         repeats=not hasattr(config, _KEYS_CHOSEN_BY_VALUE),

@@ -66,15 +66,24 @@ def _fixture_config(architecture: str) -> Any:
         ) from None
 
 
-def export(exporter: Exporter, model: PreTrainedModel, mode: Mode) -> ExportedProgram:
-    """The exporter's program for `model`, with example inputs of the suite's choice."""
+def export(
+    exporter: Exporter, model: PreTrainedModel, mode: Mode, *, rows: int = BATCH_SIZE, **options: Any
+) -> ExportedProgram:
+    """The exporter's program for `model`, with example inputs of the suite's choice.
+
+    Args:
+        exporter: The exporter.
+        model: The model, whose cache has `rows` rows.
+        mode: The shape to export with.
+        rows: Rows of a call.
+        options: More keyword arguments of the exporter.
+    """
     exporter.require(mode)
     with at(Stage.EXPORT):
-        if mode is Mode.DECODE:
-            program: Any = exporter.export(model, *example_inputs(1))
-        else:
-            shapes = _dynamic_shapes(cache_length(model))
-            program = exporter.export(model, *example_inputs(_DYNAMIC_EXAMPLE_LENGTH), dynamic_shapes=shapes)
+        if mode is Mode.DYNAMIC:
+            options["dynamic_shapes"] = _dynamic_shapes(cache_length(model))
+        length = _DYNAMIC_EXAMPLE_LENGTH if mode is Mode.DYNAMIC else 1
+        program: Any = exporter.export(model, *example_inputs(length, rows), **options)
         if not isinstance(program, ExportedProgram):
             raise TypeError(f"the exporter returned {type(program).__name__}, not an ExportedProgram")
         return program
@@ -119,6 +128,6 @@ def constants(program: bytes) -> dict[str, tuple[Any, ...]]:
         return {name: tuple(method.execute(())) for name, method in methods.items() if not method.metadata.num_inputs()}
 
 
-def example_inputs(length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids, int64 [BATCH_SIZE, length], and cache position, int64 [length], from 0 on."""
-    return torch.zeros((BATCH_SIZE, length), dtype=torch.long), torch.arange(length)
+def example_inputs(length: int, rows: int = BATCH_SIZE) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids, int64 [rows, length], and cache position, int64 [length], from 0 on."""
+    return torch.zeros((rows, length), dtype=torch.long), torch.arange(length)
