@@ -167,6 +167,12 @@ CLAUSES: tuple[Clause, ...] = (
         "whatever order.",
         _PARITY,
     ),
+    Clause(
+        "PAR-13",
+        "A session of 500 calls, with at least 10 sequences, rewinds and restarts among them, matches the oracle "
+        "throughout. Two programs interleaved in one process, and one program loaded twice, do not disturb each other.",
+        _PARITY,
+    ),
     Clause("RUN-1", "The metadata methods of ExecuTorch's LLM runner are present and true.", (Level.RUNTIME,)),
     Clause(
         "RUN-2",

@@ -107,3 +107,30 @@ def _shares_state(inner: Any, ids: Tensor, position: Tensor) -> Any:
 
 
 shares_state = _subject(_shares_state)
+
+
+_last: dict[str, int] = {}
+
+
+@torch.library.custom_op("conformance_tests::other_session", mutates_args=())
+def _other_session(position: Tensor, own: Tensor, ids: Tensor) -> Tensor:
+    """Whether the last token of any session of this process is another than `own`, which this session keeps."""
+    differs = int(position[0]) > 0 and _last["token"] != int(own)
+    _last["token"] = int(ids[0, -1])
+    return torch.tensor(differs)
+
+
+@_other_session.register_fake
+def _(position: Tensor, own: Tensor, ids: Tensor) -> Tensor:
+    return torch.empty((), dtype=torch.bool)
+
+
+def _shares_state_between_loads(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    """Right for any one session, and wrong where another has made the last call."""
+    logits, own = inner(ids, position), inner.get_buffer("own")
+    differs = torch.ops.conformance_tests.other_session(position, own, ids)
+    own.copy_(ids[0, -1])
+    return torch.where(differs, logits.flip(-1), logits)
+
+
+shares_state_between_loads = _subject(_shares_state_between_loads)

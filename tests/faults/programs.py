@@ -116,6 +116,28 @@ def _reverses_chunks(inner: Any, ids: Tensor, position: Tensor) -> Any:
     return inner(ids, position).flip(1)
 
 
+def _wrong_after_150_calls(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits, calls = inner(ids, position), inner.get_buffer("own")
+    calls.add_(1)
+    return torch.where(calls > 150, logits.flip(-1), logits)
+
+
+def _wrong_from_the_8th_restart(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits, begun = inner(ids, position), inner.get_buffer("own")
+    begun.add_((position[0] == 0).to(torch.long))
+    return torch.where(begun > 8, logits.flip(-1), logits)
+
+
+def _wrong_in_the_third_row(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits = inner(ids, position)
+    return logits + 0.01 * (torch.arange(ids.shape[0]) == 2)[:, None, None]
+
+
+def _swaps_rows_in_chunks(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits = inner(ids, position)
+    return torch.where(position[-1] > position[0], logits.roll(1, 0), logits)
+
+
 def _keeps_what_followed(inner: Any, ids: Tensor, position: Tensor) -> Any:
     """Writes at the furthest position ever reached, except when it starts again at 0."""
     reached = inner.get_buffer("own")
@@ -277,6 +299,10 @@ mixes_rows = _subject(_mixes_rows)
 wrong_in_other_rows = _subject(_wrong_in_other_rows)
 wrong_when_strict = _subject(_wrong_when_strict)
 wrong_on_repeats = _subject(_wrong_on_repeats)
+wrong_after_150_calls = _subject(_wrong_after_150_calls)
+wrong_from_the_8th_restart = _subject(_wrong_from_the_8th_restart)
+wrong_in_the_third_row = _subject(_wrong_in_the_third_row)
+swaps_rows_in_chunks = _subject(_swaps_rows_in_chunks)
 wrong_on_the_last_id = _subject(_wrong_on_the_last_id)
 wrong_on_repeats_in_a_chunk = _subject(_wrong_on_repeats_in_a_chunk)
 masks_padding = _subject(_masks_padding)
