@@ -200,6 +200,11 @@ def test_reference_is_caught_by_none(clause: str, mode: Mode) -> None:
     judge(clause, "mistral", convert_and_export_with_cache, mode=mode)
 
 
+def test_strict_program_with_a_dynamic_length_is_right() -> None:
+    # EXP-4 itself is judged in mode decode alone, for the time that this takes.
+    judge("EXP-4", "lfm2", convert_and_export_with_cache, mode=Mode.DYNAMIC)
+
+
 def test_every_checked_clause_has_a_fault() -> None:
     faulted = {clause for _, _, _, clause, _ in FAULTS} | {clause for _, _, clause, _ in LOWERINGS}
     faulted |= {clause for _, _, clause, _ in RUNNERS}

@@ -204,6 +204,11 @@ def _wrong_when_strict(inner: Any, ids: Tensor, position: Tensor) -> Any:
     return inner(ids, position) + (0.01 if torch.compiler.is_dynamo_compiling() else 0.0)
 
 
+def _wrong_at_the_end_when_strict(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits, last = inner(ids, position), position[-1] >= inner.max_cache_len - 2
+    return torch.where(last, logits.flip(-1), logits) if torch.compiler.is_dynamo_compiling() else logits
+
+
 def _wrong_on_repeats(inner: Any, ids: Tensor, position: Tensor) -> Any:
     """As a decoder would be that keeps something by token instead of by position."""
     logits, last = inner(ids, position), inner.get_buffer("own")
@@ -298,6 +303,7 @@ noisy = _subject(_noisy)
 mixes_rows = _subject(_mixes_rows)
 wrong_in_other_rows = _subject(_wrong_in_other_rows)
 wrong_when_strict = _subject(_wrong_when_strict)
+wrong_at_the_end_when_strict = _subject(_wrong_at_the_end_when_strict)
 wrong_on_repeats = _subject(_wrong_on_repeats)
 wrong_after_150_calls = _subject(_wrong_after_150_calls)
 wrong_from_the_8th_restart = _subject(_wrong_from_the_8th_restart)
