@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
-from conformance.core.cells import Cell
+from conformance.core.cells import EXPORTED, Cell
 from conformance.core.contract import Mode
 from conformance.core.paths import PARTITIONS
 from conformance.core.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Stage
@@ -161,13 +161,16 @@ class Case:
     @property
     def space(self) -> ScriptSpace:
         """The scripts this cell's program can be asked to follow."""
-        vocab = int(self.model.config.get_text_config().vocab_size)
         length = self.architecture.cache_length
-        return ScriptSpace(vocab, length, 1 if self.cell.mode is Mode.DECODE else length)
+        return ScriptSpace(self.architecture.vocabulary, length, 1 if self.cell.mode is Mode.DECODE else length)
 
     def new_session(self) -> Session:
         """A decoder with fresh caches: the exported program's or the runtime's, as the cell says."""
         return self._one_row(self.built.new_session())
+
+    def independent_session(self) -> Session:
+        """A session of the program loaded anew, which stays valid when the next one begins."""
+        return self.session_of(self.program) if self.cell.backend == EXPORTED else self.new_session()
 
     def session_of(self, program: ExportedProgram) -> Session:
         """A decoder with fresh caches of another exported program of the exporter's."""

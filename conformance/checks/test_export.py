@@ -22,36 +22,28 @@ from transformers import Cache, GenerationConfig, PreTrainedModel
 
 from conformance.checks.case import Case, clause, tensors
 from conformance.checks.compare import run_script
+from conformance.checks.signature import assert_signature
+from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, StageError, at
 from conformance.decoding.oracle import cache_states
-from conformance.decoding.scripts import in_chunks, text, token_by_token
+from conformance.decoding.scripts import in_chunks, token_by_token
 from conformance.exporters.resolve import Exporter
-from conformance.pipeline.stages import example_inputs
+from conformance.pipeline.identity import difference
+from conformance.pipeline.model_snapshot import changes, footprint
+from conformance.pipeline.stages import example_inputs, export
 
-_INPUTS = {"input_ids": 2, "cache_position": 1}
 #: Changes named before "and N more".
 _SHOWN = 3
+#: Probability of dropout and the like in a model that trains, and words in the names of such attributes.
+_PROBABILITY, _RANDOM_WORDS = 0.5, ("drop", "jitter")
+#: What an error says that refuses a model in training mode, and tokens decoded where it is not refused.
+_TRAINING_WORDS, _TRAINED_TOKENS = ("training mode", "eval"), 4
 
 
 @clause("EXP-1")
 def test_signature(case: Case) -> None:
     """Token ids and cache position in, logits out, and nothing else."""
-    program = case.program
-    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
-    if names != list(_INPUTS):
-        raise _violation("wrong-inputs", f"user inputs {names}", f"{list(_INPUTS)}")
-    for name, rank in _INPUTS.items():
-        value = values[name]
-        if value.dtype is not torch.int64 or value.ndim != rank:
-            raise _violation("wrong-inputs", f"{name}: {value.dtype} {list(value.shape)}", f"int64 of rank {rank}")
-    outputs = [spec.arg for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
-    if len(outputs) != 1:
-        raise _violation("wrong-outputs", f"{len(outputs)} outputs", "logits alone")
-    logits = values[outputs[0].name]
-    wanted = [*values["input_ids"].shape, case.space.vocab]
-    if list(logits.shape) != wanted or not logits.is_floating_point():
-        raise _violation("wrong-outputs", f"{logits.dtype} {list(logits.shape)}", f"floating-point logits {wanted}")
+    assert_signature(case.program, case.space.vocab)
 
 
 @clause("EXP-2")
@@ -101,17 +93,15 @@ def test_cache_is_buffers(case: Case) -> None:
 
 @clause("EXP-4")
 def test_strict_or_not(case: Case) -> None:
-    """Traced by TorchDynamo or by the Python interpreter."""
+    """Traced by TorchDynamo or by the Python interpreter, in either case right up to the last slot."""
     strict = inspect.signature(case.exporter.export).parameters.get("strict")
     if strict is None:
         raise NotApplicableError(f"{case.exporter.name} takes no `strict`")
+    full = case.space.text(0)
+    chunks = () if case.mode is Mode.DECODE else (2, len(full) - 3)
     for choice in (True, False):
-        if choice is strict.default:
-            program = case.program
-        else:
-            with at(Stage.EXPORT):
-                program = case.exporter.export(case.model_to_export(), *example_inputs(1), strict=choice)
-        run_script(case, token_by_token(text(0, 4, case.space.vocab)), case.session_of(program))
+        program = case.program if choice is strict.default else _export_anew(case, strict=choice)
+        run_script(case, in_chunks(full, chunks), case.session_of(program))
 
 
 @clause("EXP-5")
@@ -123,7 +113,7 @@ def test_dynamic_length(case: Case) -> None:
     for tokens in (1, 2, case.space.length - 1, case.space.length):
         session = case.new_session()
         try:
-            session.step(*tensors(text(0, tokens, case.space.vocab), 0))
+            session.step(*tensors(case.space.text(0)[:tokens], 0))
         except StageError as error:
             raise _violation("length-refused", f"{tokens} tokens: {error}", "logits") from error
 
@@ -133,7 +123,7 @@ def test_no_examples(case: Case) -> None:
     """From the model alone."""
     with at(Stage.EXPORT):
         program = case.exporter.export(case.model_to_export())
-    run_script(case, token_by_token(text(0, 3, case.space.vocab)), case.session_of(program))
+    run_script(case, token_by_token(case.space.text(0)), case.session_of(program))
 
 
 @clause("EXP-7")
@@ -149,16 +139,63 @@ def test_saved_and_loaded(case: Case) -> None:
         program = torch.export.load(held)
     case.metrics["saved_bytes"] = held.getbuffer().nbytes
     chunks = () if case.space.chunk == 1 else (3,)
-    run_script(case, in_chunks(text(0, 5, case.space.vocab), chunks), case.session_of(program))
+    run_script(case, in_chunks(case.space.text(0)[:5], chunks), case.session_of(program))
 
 
 @clause("EXP-8")
 def test_model_is_left_alone(case: Case) -> None:
     """The model and torch's own settings, after the export whose program the other clauses judge."""
-    changes = case.built.side_effects
-    if changes:
-        more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-        raise _violation("model-changed", f"changed: {'; '.join(changes[:_SHOWN])}{more}", "an unchanged model")
+    _assert_unchanged(case.built.side_effects)
+
+
+def _assert_unchanged(changed: list[str]) -> None:
+    if changed:
+        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        raise _violation("model-changed", f"changed: {'; '.join(changed[:_SHOWN])}{more}", "an unchanged model")
+
+
+@clause("EXP-10")
+def test_same_program_again(case: Case) -> None:
+    """Exported twice: what one export leaves behind, such as a counter, shows in the next."""
+    differing = difference(case.program, _export_anew(case))
+    if differing:
+        raise _violation("programs-differ", differing, "the same program as from the first export")
+
+
+@clause("EXP-11")
+def test_training_mode(case: Case) -> None:
+    """With every dropout at a half, which evaluation does not draw on; or refused."""
+    try:
+        program = _export_anew(case, _train)
+    except StageError as error:
+        if error.stage is Stage.EXPORT and any(word in str(error) for word in _TRAINING_WORDS):
+            case.metrics["refused"] = 1
+            return
+        raise
+    run_script(case, token_by_token(case.space.text(0)[:_TRAINED_TOKENS]), case.session_of(program))
+
+
+def _train(model: PreTrainedModel) -> None:
+    """Put `model` into training mode, and give each module such probabilities that this shows in the logits."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = _PROBABILITY
+        for name, value in vars(module).items():
+            if isinstance(value, float) and any(word in name for word in _RANDOM_WORDS):
+                setattr(module, name, _PROBABILITY)
+
+
+def _export_anew(
+    case: Case, prepare: Callable[[PreTrainedModel], None] = lambda _: None, **options: Any
+) -> ExportedProgram:
+    """The exporter's program for a newly built model that was prepared; the export has to leave that model alone."""
+    model = case.model_to_export()
+    prepare(model)
+    before = footprint(model)
+    program = export(case.exporter, model, case.mode, **options)
+    _assert_unchanged(changes(before, footprint(model)))
+    return program
 
 
 class _TracingBegan(BaseException):

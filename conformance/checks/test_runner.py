@@ -11,6 +11,7 @@ from conformance.checks.case import Case, clause
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage
 from conformance.decoding.llm_runner import DEFAULT_SECONDS, Answer, Turn, converse
+from conformance.models.fixtures import batch_size
 from conformance.pipeline import stages
 from conformance.reference.metadata import eos_ids
 
@@ -80,6 +81,7 @@ def test_metadata(case: Case) -> None:
 @clause("RUN-2")
 def test_answers(case: Case) -> None:
     """Prompts of every boundary length, each with a new runner, until the context is full or the text ends."""
+    _require_one_row(case)
     turns = [_turn(case, 0, size) for size in sorted(_sizes(case))]
     turns += [_turn(case, 0, 3, most=1), _turn(case, 0, 3, most=_FEW)]
     ending, endless = _ending_and_endless(case)
@@ -91,9 +93,16 @@ def test_answers(case: Case) -> None:
     case.metrics["answers_that_fill_the_cache"] = int(endless is not None)
 
 
+def _require_one_row(case: Case) -> None:
+    rows = batch_size(case.model)
+    if rows > 1:
+        raise NotApplicableError(f"the runner calls with one row, and the program takes {rows}")
+
+
 @clause("RUN-3")
 def test_further_answers(case: Case) -> None:
     """The conversation goes on, starts again, has a prompt without room refused, and goes on regardless of that."""
+    _require_one_row(case)
     turns = (
         _turn(case, 0, 5, most=_FEW),
         _turn(case, 1, 3, most=_FEW),

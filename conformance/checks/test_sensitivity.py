@@ -15,7 +15,6 @@ from conformance.checks.case import Case, clause
 from conformance.core.cells import split_row
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage
 from conformance.decoding.oracle import Oracle, cache_states
-from conformance.decoding.scripts import text
 from conformance.models.checkpoints import WINDOWS
 from conformance.models.fixtures import default_config
 from conformance.reference.transformers_api import cache_argument, layer_types, lets_choose_experts
@@ -33,7 +32,7 @@ _LEAST_LAYERS = 2
 def test_faults_show(case: Case) -> None:
     """Each fault, put into the oracle itself, moves the last logits far beyond the tolerance."""
     oracle = case.untried_oracle
-    tokens = text(0, case.space.length, case.space.vocab)
+    tokens = case.space.text(0)
     faults: dict[str, Callable[[StaticCache], bool]] = {
         "zeroed_cache": _zero,
         "shifted_positions": _shift,

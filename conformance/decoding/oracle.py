@@ -13,8 +13,8 @@ from torch.export import ExportedProgram
 from transformers import PreTrainedModel, StaticCache
 
 from conformance.core.verdicts import ClauseViolationError, Stage, at
-from conformance.decoding.scripts import text
 from conformance.decoding.sessions import Session
+from conformance.decoding.vocabulary import vocabulary_of
 from conformance.reference.transformers_api import cache_argument
 
 #: Attributes of Transformers' cache layers whose content sums up the past, so that it cannot be rewound but to 0.
@@ -39,6 +39,7 @@ class Oracle:
     def __init__(self, model: PreTrainedModel, max_cache_len: int) -> None:
         self.model = model
         self.max_cache_len = max_cache_len
+        self.vocabulary = vocabulary_of(model)
         self._cache_argument = cache_argument(model)
         #: By prefix, the one that was asked for last at the end.
         self._known: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
@@ -46,7 +47,7 @@ class Oracle:
         self._kept_bytes = 0
         #: Largest absolute logit over a full cache: what errors are measured against. A model that keeps a state of its
         #: own (RecurrentGemma) is stepped here before it has been called in any other way.
-        self.scale = _largest(self, max_cache_len, self.vocab)
+        self.scale = _largest(self, self.vocabulary.text(0, max_cache_len))
 
     def new_cache(self) -> StaticCache:
         """An empty static cache of Transformers' own choosing, sliding layers and all."""
@@ -80,7 +81,7 @@ class Oracle:
 
     def agree_without_cache(self) -> None:
         """Raises `ClauseViolationError` where decoding with the cache is grossly off the forward pass without it."""
-        tokens = text(0, self.max_cache_len, self.vocab)
+        tokens = self.vocabulary.text(0, self.max_cache_len)
         decoded = torch.stack([self.logits(tokens[: length + 1]) for length in range(len(tokens))])
         error = float((decoded - self.without_cache(tokens)).abs().max()) / self.scale
         if not error < max(_GROSS, ROUNDINGS * self.rounding):  # nan does not agree either
@@ -99,7 +100,7 @@ class Oracle:
         """
         if self.model.dtype is torch.float32:
             return 0.0
-        tokens = text(0, self.max_cache_len, self.vocab)
+        tokens = self.vocabulary.text(0, self.max_cache_len)
         exact = copy.deepcopy(self.model).float()
         with at(Stage.EAGER), torch.no_grad():
             logits: torch.Tensor = exact(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
@@ -121,7 +122,7 @@ class Oracle:
     @property
     def vocab(self) -> int:
         """Number of token ids."""
-        return int(self.model.config.get_text_config(decoder=True).vocab_size)
+        return self.vocabulary.size
 
     def _decode(self, prefix: tuple[int, ...]) -> None:
         """Decode `prefix`, from the longest part whose cache is known. A copy of one takes a seventh of a step."""
@@ -149,14 +150,12 @@ class ProgramOracle:
 
     Args:
         new_session: Starts a session of the program, which ends the one before.
-        length: Positions in its cache.
-        vocab: Number of token ids.
+        text: A text that fills its cache.
     """
 
-    def __init__(self, new_session: Callable[[], Session], length: int, vocab: int) -> None:
+    def __init__(self, new_session: Callable[[], Session], text: tuple[int, ...]) -> None:
         self._new_session = new_session
-        self._length = length
-        self._vocab = vocab
+        self._text = text
         self._known: dict[tuple[int, ...], torch.Tensor] = {}
         self._session: Session | None = None
         self._held: tuple[int, ...] = ()
@@ -164,7 +163,7 @@ class ProgramOracle:
     @cached_property
     def scale(self) -> float:
         """Largest absolute logit over a full cache."""
-        return _largest(self, self._length, self._vocab)
+        return _largest(self, self._text)
 
     def logits(self, prefix: tuple[int, ...]) -> torch.Tensor:
         """The logits after the last token of `prefix`, shape [vocab]."""
@@ -179,9 +178,8 @@ class ProgramOracle:
         return self._known[prefix]
 
 
-def _largest(oracle: Oracle | ProgramOracle, length: int, vocab: int) -> float:
-    tokens = text(0, length, vocab)
-    return max(float(oracle.logits(tokens[: end + 1]).abs().max()) for end in range(length))
+def _largest(oracle: Oracle | ProgramOracle, tokens: tuple[int, ...]) -> float:
+    return max(float(oracle.logits(tokens[: end + 1]).abs().max()) for end in range(len(tokens)))
 
 
 def perturbed_model(model: PreTrainedModel, std: float, seed: int) -> PreTrainedModel:

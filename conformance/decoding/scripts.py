@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,17 +47,59 @@ class DecodeScript:
 
 
 def text(seed: int, length: int, vocab: int) -> tuple[int, ...]:
-    """A fixed text of `length` different token ids. Few texts keep the oracle's memory small and its answers shared.
-
-    Id 0 is not in it: fixtures pad with it, and models such as RoBERTa do not count padding as a position. No id is in
-    it twice: equal tokens tie where keys are chosen by their values alone (doge), and a tie has no right answer.
-    """
+    """`length` different token ids other than 0, for prompts and calibration; `Vocabulary.text` is for parity."""
     return tuple(random.Random(seed).sample(range(1, vocab), length))
 
 
 def of_row(tokens: Sequence[int], row: int, vocab: int) -> tuple[int, ...]:
     """What row `row` of a batch holds where the first holds `tokens`: other ids, as often and in the same places."""
     return tuple((token + _ROW_STEP * row) % vocab for token in tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The token ids of a model, and which of them its texts hold.
+
+    Args:
+        size: Number of token ids.
+        padding: The id that fills rows which have ended.
+        special: Padding, beginning, end: texts hold these before any others.
+        left_out: Ids that no text holds, because the model has no right answer for them.
+        repeats: Whether a text may hold an id more than once.
+    """
+
+    size: int
+    padding: int = 0
+    special: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
+    repeats: bool = True
+
+    def text(self, seed: int, length: int) -> tuple[int, ...]:
+        """A fixed text that fills a cache of `length` positions. Few texts keep the oracle's answers shared.
+
+        Texts 0 and 1 hold each id once, as far as two texts reach: 0, the last one, the special ones, 255 and 256
+        come first, then others at random. Text 2 repeats ids in a row and apart, the first of these before others.
+        The next ones are drawn from all ids. Where ids may not repeat, there are only texts 0 and 1.
+        """
+        ids = _ids(self)
+        if seed < 2 or not self.repeats:
+            start = seed % 2 * length
+            shuffled = random.Random(0).sample(ids[: 2 * length], min(2 * length, len(ids)))
+            return tuple(shuffled[index % len(shuffled)] for index in range(start, start + length))
+        if seed == 2:
+            pairs = zip(ids[::2], ids[1::2], strict=False)
+            repeated = itertools.chain.from_iterable((a, a, b, a, b, b) for a, b in itertools.cycle(pairs))
+            return tuple(itertools.islice(repeated, length))
+        return tuple(random.Random(seed).choices(ids, k=length))
+
+
+@functools.cache
+def _ids(vocabulary: Vocabulary) -> tuple[int, ...]:
+    """Every id that a text may hold, those that must be in one first."""
+    first = (0, vocabulary.size - 1, *vocabulary.special, 255, 256)
+    others = random.Random(0).sample(range(vocabulary.size), vocabulary.size)
+    left_out = set(vocabulary.left_out)
+    return tuple(i for i in dict.fromkeys((*first, *others)) if 0 <= i < vocabulary.size and i not in left_out)
 
 
 def in_chunks(tokens: Sequence[int], lengths: Sequence[int], start: int = 0) -> DecodeScript:
@@ -83,19 +127,28 @@ class ScriptSpace:
     """The scripts that a program can run.
 
     Args:
-        vocab: Number of token ids.
+        vocabulary: The token ids.
         length: Positions in the cache.
         chunk: Longest chunk of a call: 1 in decode mode, `length` in dynamic mode.
     """
 
-    vocab: int
+    vocabulary: Vocabulary
     length: int
     chunk: int
 
     @property
+    def vocab(self) -> int:
+        """Number of token ids."""
+        return self.vocabulary.size
+
+    def text(self, seed: int) -> tuple[int, ...]:
+        """A text that fills the whole cache; see `Vocabulary.text`."""
+        return self.vocabulary.text(seed, self.length)
+
+    @property
     def texts(self) -> st.SearchStrategy[tuple[int, ...]]:
         """Texts that fill the whole cache."""
-        return st.integers(0, 3).map(lambda seed: text(seed, self.length, self.vocab))
+        return st.integers(0, 3).map(self.text)
 
     def chunk_lengths(self, total: int) -> st.SearchStrategy[tuple[int, ...]]:
         """Chunks that make up at most `total` tokens; the rest goes token by token."""

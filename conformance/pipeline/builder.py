@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 from conformance.core.cells import EXPORTED, Program
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, at
 from conformance.decoding.oracle import Oracle, ProgramOracle, perturbed_model, perturbed_program
-from conformance.decoding.scripts import text
+from conformance.decoding.scripts import Vocabulary
 from conformance.decoding.sessions import Session, Startable
 from conformance.decoding.tokenizers import CharTokenizer, RunnerTokenizer, tokenizer_of
+from conformance.decoding.vocabulary import vocabulary_of
 from conformance.exporters.resolve import Exporter, resolve
 from conformance.models.fixtures import cache_length
 from conformance.pipeline import lowering, stages
@@ -170,6 +171,11 @@ class BuiltArchitecture(_Built):
     def cache_length(self) -> int:
         """Positions in the cache, in tokens, as the model asks for them before anybody has exported it."""
         return cache_length(self.model)
+
+    @_Part
+    def vocabulary(self) -> Vocabulary:
+        """The model's token ids."""
+        return vocabulary_of(self.model)
 
     @_Part
     def oracle(self) -> Oracle:
@@ -373,7 +379,6 @@ class BuiltProgram(_Built):
         if self.backend is None:
             return self._exporting[0]
         _require(self.backend)
-        length, vocab = self.architecture.cache_length, self.architecture.oracle.vocab
         if self.backend.requantise and not self.exporter.driver.by_contract:
             raise NotApplicableError(
                 f"{self.backend.name} is calibrated by calls with token ids and cache position, as EXP-1 has them, "
@@ -382,7 +387,8 @@ class BuiltProgram(_Built):
         program = stages.export(self.exporter, self.architecture.model_to_export(self.backend), self.program.mode)
         if not self.backend.requantise:
             return program
-        texts = [text(seed, length, vocab) for seed in range(_CALIBRATION_TEXTS)]
+        length = self.architecture.cache_length
+        texts = [self.architecture.vocabulary.text(seed, length) for seed in range(_CALIBRATION_TEXTS)]
         return stages.requantise(self.backend.requantise, program, self.program.mode, texts)
 
     @_Part
@@ -424,7 +430,8 @@ class BuiltProgram(_Built):
         )
 
     def _oracle_of(self, module: Startable) -> ProgramOracle:
-        return ProgramOracle(module.new_session, self.architecture.cache_length, self.architecture.oracle.vocab)
+        length = self.architecture.cache_length
+        return ProgramOracle(module.new_session, self.architecture.vocabulary.text(0, length))
 
 
 def _require(backend: Backend) -> None:

@@ -55,16 +55,21 @@ def build_own(checkpoint: Checkpoint) -> PreTrainedModel:
         return load_model(checkpoint)
 
 
-def export(exporter: Exporter, model: PreTrainedModel, mode: Mode) -> ExportedProgram:
-    """The exporter's program for `model`, with example inputs of the suite's choice."""
+def export(exporter: Exporter, model: PreTrainedModel, mode: Mode, **options: Any) -> ExportedProgram:
+    """The exporter's program for `model`, with example inputs of the suite's choice.
+
+    Args:
+        exporter: The exporter.
+        model: The model, whose rows a call are those of its cache.
+        mode: The shape to export with.
+        options: More keyword arguments of the exporter.
+    """
     exporter.require(mode)
     with at(Stage.EXPORT):
-        if mode is Mode.DECODE:
-            program: Any = exporter.export(model, *example_inputs(1, batch_size(model)))
-        else:
-            shapes = _dynamic_shapes(cache_length(model))
-            examples = example_inputs(_DYNAMIC_EXAMPLE_LENGTH, batch_size(model))
-            program = exporter.export(model, *examples, dynamic_shapes=shapes)
+        if mode is Mode.DYNAMIC:
+            options["dynamic_shapes"] = _dynamic_shapes(cache_length(model))
+        length = _DYNAMIC_EXAMPLE_LENGTH if mode is Mode.DYNAMIC else 1
+        program: Any = exporter.export(model, *example_inputs(length, batch_size(model)), **options)
         if not isinstance(program, ExportedProgram):
             raise TypeError(f"the exporter returned {type(program).__name__}, not an ExportedProgram")
         return program

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,22 +20,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
-from torch.utils._pytree import tree_leaves
 
 from conformance.core.files import PARTIAL, atomic_write, read_regular_file
 from conformance.pipeline import emission, lowering, partition
 from conformance.pipeline.backends import Backend
+from conformance.pipeline.identity import tensors, texts
 from conformance.pipeline.lowering import Artifact
 
 #: Packages whose every file has a say in what lowering gives.
 _LOWERING_PACKAGES = ("torch", "executorch", "torchao")
-#: What else of a node partitioners go by: which function or module of the model it came from.
-_ORIGINS = ("torch_fn", "source_fn_stack", "nn_module_stack")
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _MIB = 1 << 20
 _ENTRY = ".artifact"
 #: Writing an entry takes milliseconds: what is not an entry after so many seconds will never be one.
@@ -114,11 +108,11 @@ def key_of(program: ExportedProgram, backend: Backend, methods: Mapping[str, Any
     """What `program` lowered by `backend`, with these constant methods, is kept under."""
     digest = hashlib.sha256()
     constants = repr(sorted((methods or {}).items()))
-    for part in (_FORMAT, *_surroundings(backend), backend.name, constants, *_graphs(program), *_interface(program)):
-        digest.update(_ADDRESS.sub("", part).encode() + b"\0")
-    for name, tensor in _tensors(program):
-        digest.update(f"{name} {_described(tensor)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    for part in (_FORMAT, *_surroundings(backend), backend.name, constants, *texts(program)):
+        digest.update(part.encode() + b"\0")
+    for name, content in tensors(program):
+        digest.update(name.encode())
+        digest.update(content)
     return digest.hexdigest()
 
 
@@ -136,35 +130,3 @@ def _surroundings(backend: Backend) -> Iterator[str]:
     names = (lowering.__name__, partition.__name__, emission.__name__, *(part.__module__ for part in recipe))
     for name in sorted(set(names)):
         yield Path(str(sys.modules[name].__file__)).read_text()
-
-
-def _graphs(program: ExportedProgram) -> Iterator[str]:
-    """Every node of the graph and of the graphs inside it."""
-    for name, module in program.graph_module.named_modules():
-        if isinstance(module, GraphModule):
-            yield name
-            yield from map(_node, module.graph.nodes)
-
-
-def _node(node: Node) -> str:
-    value = [_described(leaf) for leaf in tree_leaves(node.meta.get("val"))]
-    origins = [node.meta.get(origin) for origin in _ORIGINS]
-    return repr((node.op, node.name, str(node.target), node.args, node.kwargs, value, origins))
-
-
-def _interface(program: ExportedProgram) -> Iterator[str]:
-    yield repr(program.graph_signature)
-    yield repr(program.range_constraints)
-    yield repr(program.call_spec)
-
-
-def _tensors(program: ExportedProgram) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, held in {**program.state_dict, **program.constants}.items():
-        if isinstance(held, torch.Tensor):
-            yield name, held
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"{value.dtype} {list(value.shape)} {list(value.stride())}"
-    return str(value)

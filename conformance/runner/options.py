@@ -51,7 +51,7 @@ DEFAULT_STORE_LIMIT_MIB = 2048
 DEFAULT_CACHE_LENGTH = 64
 #: Independent of the model, so skipped for checkpoints: they are about fixtures or the exporter. LOW-8 is about
 #: ExecuTorch, and lowers a second time.
-NOT_OF_CHECKPOINTS = ("SEN-2", "EXP-4", "EXP-6", "EXP-9", "LOW-8")
+NOT_OF_CHECKPOINTS = ("SEN-2", "EXP-4", "EXP-6", "EXP-9", "EXP-10", "EXP-11", "LOW-8")
 
 
 #: What `--backend` and `--variation` take for every one there is.

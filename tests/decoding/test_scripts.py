@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.decoding.scripts import DecodeScript, ScriptSpace, in_chunks, text
+from conformance.decoding.scripts import DecodeScript, ScriptSpace, Vocabulary, in_chunks
 
 pytestmark = pytest.mark.unit
 
-_SPACES = st.sampled_from([ScriptSpace(64, 32, 1), ScriptSpace(64, 32, 32)])
+_VOCABULARY = Vocabulary(64, special=(0, 1, 2))
+_SPACES = st.sampled_from([ScriptSpace(_VOCABULARY, 32, 1), ScriptSpace(_VOCABULARY, 32, 32)])
 
 
 @st.composite
@@ -41,7 +42,7 @@ def test_calls_stay_in_the_cache_and_follow_what_is_held(drawn: tuple[ScriptSpac
         assert any(later <= earlier for earlier, later in itertools.pairwise(positions))
 
 
-@given(st.sampled_from([ScriptSpace(64, 32, 1), ScriptSpace(64, 32, 32)]).flatmap(lambda s: s.prefills(least=32)))
+@given(_SPACES.flatmap(lambda s: s.prefills(least=32)))
 @settings(derandomize=True, deadline=None)
 def test_full_prefills_end_in_the_last_slot(script: DecodeScript) -> None:
     assert len(list(script.steps())[-1][1]) == 32
@@ -52,4 +53,29 @@ def test_script_reads_as_calls() -> None:
 
 
 def test_texts_differ() -> None:
-    assert len({text(seed, 32, 64) for seed in range(4)}) == 4
+    assert len({_VOCABULARY.text(seed, 32) for seed in range(4)}) == 4
+
+
+@pytest.mark.parametrize(("size", "length"), [(64, 32), (300, 320), (300, 32), (61, 29), (128_256, 512), (8, 32)])
+def test_two_texts_hold_every_token_as_far_as_they_reach(size: int, length: int) -> None:
+    vocabulary = Vocabulary(size, special=(3, 1, 2))
+    texts = [vocabulary.text(seed, length) for seed in range(4)]
+    assert {len(text) for text in texts} == {length}
+    held = {*texts[0], *texts[1]}
+    assert len(held) == min(size, 2 * length)
+    assert {0, 1, 2, 3, size - 1} <= held
+    assert size <= 256 or {255, 256} <= held
+    assert all(0 <= token < size for text in texts for token in text)
+
+
+def test_a_text_holds_repeated_tokens_in_a_row_and_apart() -> None:
+    text = _VOCABULARY.text(2, 32)
+    assert text[:6] == (0, 0, 63, 0, 63, 63)
+    assert {0, 1, 2, 63} <= set(text)
+
+
+def test_ids_without_a_right_answer_are_left_out() -> None:
+    vocabulary = Vocabulary(64, special=(1,), left_out=(1,), repeats=False)
+    texts = [vocabulary.text(seed, 31) for seed in range(4)]
+    assert 1 not in {token for text in texts for token in text}
+    assert all(len(set(text)) == 31 for text in texts)

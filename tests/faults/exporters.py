@@ -5,14 +5,16 @@ They are subjects too: `tox -e conformance -- --arch llama --subject tests.fault
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 from transformers import GenerationConfig, PreTrainedModel
 
-from conformance.reference import convert_and_export_with_cache
-from tests.faults.programs import Tensor, _subject
+from conformance.reference import TorchExportableModuleWithStaticCache, convert_and_export_with_cache
+from tests.faults.programs import Tensor, _subject, ignores_cache_position
 
 
 def ignores_dynamic_shapes(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
@@ -71,6 +73,56 @@ def rounds_weights(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: An
     return program
 
 
+def changes_the_config_when_strict(
+    model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None, strict: bool = False
+) -> ExportedProgram:
+    """Turns caching off for good, but only where TorchDynamo traces."""
+    program = convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes, strict=strict)
+    model.config.use_cache = model.config.use_cache and not strict
+    return program
+
+
+def without_examples_at_0_only(
+    model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None
+) -> ExportedProgram:
+    """Makes up examples of its own, and a program that takes each call for the first one."""
+    return (convert_and_export_with_cache if examples else ignores_cache_position)(
+        model, *examples, dynamic_shapes=dynamic_shapes
+    )
+
+
+def counts_exports(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Has a constant that is another in each program, too small to change the logits."""
+    return _with_constant(1e-12 * next(_exports))(model, *examples, dynamic_shapes=dynamic_shapes)
+
+
+def depends_on_the_hash_seed(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """The same, in each process."""
+    return _with_constant(1e-12 * (hash("seed") % 1_000_003))(model, *examples, dynamic_shapes=dynamic_shapes)
+
+
+_exports = itertools.count(1)
+
+
+def _with_constant(value: float) -> Callable[..., ExportedProgram]:
+    def step(inner: Any, ids: Tensor, position: Tensor) -> Any:
+        return inner(ids, position) + value
+
+    return _subject(step)
+
+
+def trains(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Traces the model in the mode that it finds it in."""
+    inner = TorchExportableModuleWithStaticCache(model)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return torch.export.export(inner.train(model.training), examples, dynamic_shapes=dynamic_shapes, strict=False)
+
+
+def leaves_evaluation_mode(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Exports in evaluation mode, and stays in it."""
+    return convert_and_export_with_cache(model.eval(), *examples, dynamic_shapes=dynamic_shapes)
+
+
 def cannot_be_saved(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
     """Calls a Python function that no file can hold."""
     program = convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
@@ -107,3 +159,30 @@ def _shares_state(inner: Any, ids: Tensor, position: Tensor) -> Any:
 
 
 shares_state = _subject(_shares_state)
+
+
+_last: dict[str, int] = {}
+
+
+@torch.library.custom_op("conformance_tests::other_session", mutates_args=())
+def _other_session(position: Tensor, own: Tensor, ids: Tensor) -> Tensor:
+    """Whether the last token of any session of this process is another than `own`, which this session keeps."""
+    differs = int(position[0]) > 0 and _last["token"] != int(own)
+    _last["token"] = int(ids[0, -1])
+    return torch.tensor(differs)
+
+
+@_other_session.register_fake
+def _(position: Tensor, own: Tensor, ids: Tensor) -> Tensor:
+    return torch.empty((), dtype=torch.bool)
+
+
+def _shares_state_between_loads(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    """Right for any one session, and wrong where another has made the last call."""
+    logits, own = inner(ids, position), inner.get_buffer("own")
+    differs = torch.ops.conformance_tests.other_session(position, own, ids)
+    own.copy_(ids[0, -1])
+    return torch.where(differs, logits.flip(-1), logits)
+
+
+shares_state_between_loads = _subject(_shares_state_between_loads)

@@ -5,6 +5,7 @@ They are exporters like any other: `tox -e conformance -- --arch llama --subject
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import time
@@ -115,6 +116,28 @@ def _reverses_chunks(inner: Any, ids: Tensor, position: Tensor) -> Any:
     return inner(ids, position).flip(1)
 
 
+def _wrong_after_150_calls(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits, calls = inner(ids, position), inner.get_buffer("own")
+    calls.add_(1)
+    return torch.where(calls > 150, logits.flip(-1), logits)
+
+
+def _wrong_from_the_8th_restart(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits, begun = inner(ids, position), inner.get_buffer("own")
+    begun.add_((position[0] == 0).to(torch.long))
+    return torch.where(begun > 8, logits.flip(-1), logits)
+
+
+def _wrong_in_the_third_row(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits = inner(ids, position)
+    return logits + 0.01 * (torch.arange(ids.shape[0]) == 2)[:, None, None]
+
+
+def _swaps_rows_in_chunks(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits = inner(ids, position)
+    return torch.where(position[-1] > position[0], logits.roll(1, 0), logits)
+
+
 def _keeps_what_followed(inner: Any, ids: Tensor, position: Tensor) -> Any:
     """Writes at the furthest position ever reached, except when it starts again at 0."""
     reached = inner.get_buffer("own")
@@ -181,12 +204,43 @@ def _wrong_when_strict(inner: Any, ids: Tensor, position: Tensor) -> Any:
     return inner(ids, position) + (0.01 if torch.compiler.is_dynamo_compiling() else 0.0)
 
 
+def _wrong_at_the_end_when_strict(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits, last = inner(ids, position), position[-1] >= inner.max_cache_len - 2
+    return torch.where(last, logits.flip(-1), logits) if torch.compiler.is_dynamo_compiling() else logits
+
+
 def _wrong_on_repeats(inner: Any, ids: Tensor, position: Tensor) -> Any:
     """As a decoder would be that keeps something by token instead of by position."""
     logits, last = inner(ids, position), inner.get_buffer("own")
     repeated = last == ids[0, -1]
     last.copy_(ids[0, -1])
     return torch.where(repeated, logits.flip(-1), logits)
+
+
+def _wrong_on_the_last_id(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits = inner(ids, position)
+    return torch.where((ids == logits.shape[-1] - 1).any(), logits.flip(-1), logits)
+
+
+def _wrong_on_repeats_in_a_chunk(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    logits, equal = inner(ids, position), ids[0, :, None] == ids[0]
+    return torch.where(equal.sum() > ids.shape[1], logits.flip(-1), logits)
+
+
+def _masks_padding(inner: Any, ids: Tensor, position: Tensor) -> Any:
+    """Keeps which slots hold the padding token, a bit for each, and attends to the others alone."""
+    token = inner.model.config.pad_token_id or 0
+    padding, slots = inner.get_buffer("own"), torch.arange(inner.max_cache_len)
+    bit = torch.ones(1, dtype=torch.long) << position
+    kept = padding & ~bit
+    padding.copy_((kept | torch.where(ids[0] == token, bit, 0))[0])
+    for slot in inner._slots:
+        slot.write(inner.cache, inner.get_buffer(slot.buffer_name))
+    set_position(inner.cache, position[0])
+    mask = 1 - (padding >> slots & 1)
+    return inner.model(
+        input_ids=ids, past_key_values=inner.cache, use_cache=True, attention_mask=mask.unsqueeze(0)
+    ).logits
 
 
 def _wrong_in_second_generation(inner: Any, ids: Tensor, position: Tensor) -> Any:
@@ -249,7 +303,15 @@ noisy = _subject(_noisy)
 mixes_rows = _subject(_mixes_rows)
 wrong_in_other_rows = _subject(_wrong_in_other_rows)
 wrong_when_strict = _subject(_wrong_when_strict)
+wrong_at_the_end_when_strict = _subject(_wrong_at_the_end_when_strict)
 wrong_on_repeats = _subject(_wrong_on_repeats)
+wrong_after_150_calls = _subject(_wrong_after_150_calls)
+wrong_from_the_8th_restart = _subject(_wrong_from_the_8th_restart)
+wrong_in_the_third_row = _subject(_wrong_in_the_third_row)
+swaps_rows_in_chunks = _subject(_swaps_rows_in_chunks)
+wrong_on_the_last_id = _subject(_wrong_on_the_last_id)
+wrong_on_repeats_in_a_chunk = _subject(_wrong_on_repeats_in_a_chunk)
+masks_padding = _subject(_masks_padding)
 wrong_in_second_generation = _subject(_wrong_in_second_generation)
 keeps_what_followed = _subject(_keeps_what_followed)
 clamps_position = _subject(_clamps_position)
@@ -268,6 +330,14 @@ def drops_window_after_wrap(model: PreTrainedModel, *examples: Tensor, dynamic_s
         return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
     finally:
         config.sliding_window = kept
+
+
+def zeroes_token_0(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Takes id 0 for padding, and its embedding for zeros."""
+    copied: Any = copy.deepcopy(model)
+    with torch.no_grad():
+        copied.get_input_embeddings().weight[0].zero_()
+    return convert_and_export_with_cache(copied, *examples, dynamic_shapes=dynamic_shapes)
 
 
 def int32_position(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:

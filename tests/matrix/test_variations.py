@@ -79,7 +79,10 @@ def test_a_variation_is_a_row_with_causes_of_its_own(tmp_path: Path) -> None:
     [
         (_LONG.replace("  gpt2:", "  gpt3:"), "long.yaml:6: rows.gpt3: no architecture 'gpt3'; did you mean 'gpt2'?"),
         (_LONG.replace("core: [llama]", "core: [mistral]"), "long.yaml:3: core.0: no architecture 'mistral'"),
-        (_LONG.replace("known: [rounded]", "known: [rounded, runded]"), "known.1: no cause 'runded'; did you mean 'rounded'?"),
+        (
+            _LONG.replace("known: [rounded]", "known: [rounded, runded]"),
+            "known.1: no cause 'runded'; did you mean 'rounded'?",
+        ),
         (_LONG.replace("without: [tied]", "without: [rounded]"), "without.0: no cause 'rounded'"),
         (_LONG.replace("cache_length", "cache_lenght"), "did you mean 'cache_length'?"),
         (_LONG + "dtype: float8\n", "dtype: Input should be 'float32', 'bfloat16' or 'float16'"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.export import Dim
 
+from conformance.checks.signature import assert_signature
 from conformance.decoding.oracle import Oracle
 from conformance.models.fixtures import MAX_CACHE_LEN, build_model, fixture_config
 from conformance.reference import ModelNotExportableError, convert_and_export_with_cache
@@ -29,6 +30,18 @@ def test_strict_and_not_strict_decode_alike_at_any_length(architecture: str, str
     with torch.no_grad():
         whole = program(torch.tensor([tokens]), torch.arange(MAX_CACHE_LEN))[0, -1]
     assert float((whole - oracle.logits(tokens)).abs().max()) / oracle.scale < 1e-5
+
+
+def test_two_rows_have_the_same_signature_and_do_not_mix() -> None:
+    model = build_model(fixture_config("llama"))
+    model.generation_config.cache_config = {"batch_size": 2, "max_cache_len": MAX_CACHE_LEN}
+    program = convert_and_export_with_cache(model)
+    assert_signature(program, 64, rows=2)
+    oracle = Oracle(build_model(fixture_config("llama")), MAX_CACHE_LEN)
+    with torch.no_grad():
+        logits = program.module()(torch.tensor([[3], [7]]), torch.tensor([0]))[:, 0]
+    for row, token in zip(logits, (3, 7), strict=True):
+        assert float((row - oracle.logits((token,))).abs().max()) / oracle.scale < 1e-5
 
 
 @pytest.mark.parametrize("fails", [False, True])

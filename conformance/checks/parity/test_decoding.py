@@ -5,7 +5,7 @@ from __future__ import annotations
 from conformance.checks.case import Case, clause
 from conformance.checks.compare import assert_close, run_scripts
 from conformance.core.verdicts import NotApplicableError, Stage
-from conformance.decoding.scripts import DecodeScript, in_chunks, joined, text, token_by_token
+from conformance.decoding.scripts import DecodeScript, in_chunks, joined, token_by_token
 from conformance.reference.transformers_api import sliding_windows
 
 #: For PAR-8 where there is recurrent state: the forward pass without cache scans in chunks and the oracle goes step by
@@ -16,16 +16,18 @@ _SCAN_TOLERANCE = 5e-4
 @clause("PAR-1")
 def test_token_by_token(case: Case) -> None:
     """From position 0 on, one token a call."""
-    full = text(0, case.space.length, case.space.vocab)
-    run_scripts(case, case.space.singles(), token_by_token(full[:1]), token_by_token(full))
+    full = case.space.text(0)
+    pinned = token_by_token(full[:1]), *map(token_by_token, _every_token(case))
+    run_scripts(case, case.space.singles(), *pinned)
 
 
 @clause("PAR-2")
 def test_chunks(case: Case) -> None:
     """Chunks of any length, continued at any position."""
     length = case.space.length
-    full = text(0, length, case.space.vocab)
-    pinned = [in_chunks(full, lengths) for lengths in ((length,), (1, length - 1), (length - 1, 1), (2, 3, 5))]
+    full = case.space.text(0)
+    pinned = [in_chunks(full, lengths) for lengths in ((length,), (1, length - 1), (length - 1, 1))]
+    pinned += [in_chunks(tokens, (2, 3, 5)) for tokens in _every_token(case)]
     run_scripts(case, case.space.prefills(), token_by_token(full[:1]), *pinned)
 
 
@@ -35,7 +37,7 @@ def test_rewinds(case: Case) -> None:
     recurrent = case.oracle.summing_layer
     if recurrent:
         raise NotApplicableError(f"{recurrent} sums up the past, which cannot be rewound but to 0")
-    first, second = (text(seed, case.space.length, case.space.vocab) for seed in (0, 1))
+    first, second = map(case.space.text, (0, 1))
     pinned = joined(token_by_token(first[:12]), token_by_token(second[:3], start=1))
     run_scripts(case, case.space.rewinds(), pinned)
 
@@ -43,7 +45,7 @@ def test_rewinds(case: Case) -> None:
 @clause("PAR-4")
 def test_restarts(case: Case) -> None:
     """Again from position 0, with other tokens."""
-    first, second = (text(seed, case.space.length, case.space.vocab) for seed in (0, 1))
+    first, second = map(case.space.text, (0, 1))
     run_scripts(case, case.space.restarts(), joined(token_by_token(first[:4]), token_by_token(second[:4])))
 
 
@@ -56,7 +58,7 @@ def test_past_the_window(case: Case) -> None:
     window, length = min(windows), case.space.length
     if window >= length:
         raise NotApplicableError(f"the window of {window} positions is never full before the cache is")
-    full = text(0, length, case.space.vocab)
+    full = case.space.text(0)
     firsts = (window - 1, window, window + 1) if case.space.chunk > 1 else ()
     pinned = [in_chunks(full[: 2 * window + 1], (first,)) for first in firsts if first]  # a window of 1 has none before
     run_scripts(case, case.space.prefills(least=window + 1), token_by_token(full[: 2 * window + 1]), *pinned)
@@ -66,7 +68,7 @@ def test_past_the_window(case: Case) -> None:
 def test_last_slot(case: Case) -> None:
     """Until the cache is full."""
     length = case.space.length
-    full = text(0, length, case.space.vocab)
+    full = case.space.text(0)
     chunks = ((length,), (length - 1,)) if case.space.chunk > 1 else ()
     pinned = [in_chunks(full, lengths) for lengths in chunks]
     run_scripts(case, case.space.prefills(least=length), token_by_token(full), *pinned)
@@ -86,4 +88,16 @@ def test_oracle_against_no_cache(case: Case) -> None:
             observed = oracle.logits(tokens[: index + 1])
             assert_close(case, observed, expected[index], so_far, Stage.EAGER, tolerance)
 
-    case.try_scripts(case.space.singles(), judge, (token_by_token(text(0, case.space.length, case.space.vocab)),))
+    case.try_scripts(case.space.singles(), judge, tuple(map(token_by_token, _every_token(case))))
+
+
+def _every_token(case: Case) -> list[tuple[int, ...]]:
+    """Texts with each token id, as far as they reach, and with repeated ones. The record has what is not in them."""
+    texts = list(dict.fromkeys(map(case.space.text, range(3))))
+    case.metrics["token_ids"] = len({token for tokens in texts for token in tokens})
+    vocabulary = case.space.vocabulary
+    if vocabulary.left_out:
+        case.metrics["token_ids_left_out"] = len(vocabulary.left_out)
+    if not vocabulary.repeats:
+        case.metrics["without_repeats"] = 1
+    return texts

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from conformance.checks.case import Case, clause
 from conformance.checks.compare import Decoding, run_script
-from conformance.decoding.scripts import Call, DecodeScript, text
+from conformance.decoding.scripts import Call, DecodeScript
 
 #: Rules applied in one session. Enough to fill the cache, go back, and start again.
 _CALLS = 8
@@ -87,5 +87,5 @@ class LiveSession(RuleBasedStateMachine):
         return script.calls[-1]
 
     def _call(self, seed: int, position: int, length: int) -> None:
-        tokens = text(seed, self.space.length, self.space.vocab)[position : position + length]
+        tokens = self.space.text(seed)[position : position + length]
         self.decoding.call(Call(position, tokens))

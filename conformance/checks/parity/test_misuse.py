@@ -11,7 +11,7 @@ from conformance.checks.case import Case, clause, tensors
 from conformance.checks.compare import Decoding, assert_matches, run_script
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, Stage, StageError
-from conformance.decoding.scripts import Call, DecodeScript, text, token_by_token
+from conformance.decoding.scripts import Call, DecodeScript, token_by_token
 
 #: Tokens in the cache when the misuse comes, and tokens decoded after it.
 _BEFORE, _AFTER = 3, 2
@@ -39,7 +39,7 @@ class Misuse:
 def test_misuse(case: Case) -> None:
     """Each misuse in mid-sequence. The sequence then goes on, or starts again where a state sums up the past."""
     recurrent = case.oracle.summing_layer is not None
-    tokens = text(0, case.space.length, case.space.vocab)
+    tokens = case.space.text(0)
     session, accepted = case.new_session(), []
     misuses = _misuses(case, tokens)
     for misuse in misuses:

@@ -9,14 +9,20 @@ from transformers import GenerationConfig
 
 from conformance.checks.case import Case, clause, tensors
 from conformance.checks.compare import assert_matches, once
+from conformance.checks.signature import assert_signature
 from conformance.core.cells import EXPORTED
 from conformance.core.contract import Mode
-from conformance.core.verdicts import ClauseViolationError, Stage, at
-from conformance.decoding.scripts import Call, DecodeScript, joined, text, token_by_token
+from conformance.core.verdicts import ClauseViolationError, Stage
+from conformance.decoding.scripts import Call, DecodeScript, joined, token_by_token
 from conformance.decoding.sessions import Session
+from conformance.pipeline.stages import export
 
-#: Rows and sessions that have to keep apart, and tokens that each decodes.
-_BESIDE, _LENGTH = 2, 8
+#: Rows and sessions that have to keep apart.
+_ROWS, _SESSIONS = 3, 2
+#: Tokens that the longest row decodes, and how many fewer each next row has.
+_LENGTH, _SOONER = 8, 2
+#: Tokens of each call with all rows, where several are taken: `_LENGTH` in all.
+_CALLS = (3, 1, 4)
 #: Tokens generated after a prompt. Each costs a step of the oracle, which takes as long as three of the program.
 _GENERATED = 12
 
@@ -37,7 +43,7 @@ def test_same_bytes(case: Case) -> None:
                     script=DecodeScript(script.calls[: index + 1]),
                 )
 
-    case.try_scripts(case.space.prefills(), once(judge), (token_by_token(text(0, _LENGTH, case.space.vocab)),))
+    case.try_scripts(case.space.prefills(), once(judge), (token_by_token(case.space.text(0)[:_LENGTH]),))
 
 
 @clause("PAR-10")
@@ -49,25 +55,32 @@ def test_greedy_generation(case: Case) -> None:
 
 @clause("PAR-11")
 def test_sessions_and_rows_keep_apart(case: Case) -> None:
-    """Two sessions with other texts, call by call in turn; then two rows of a batch."""
-    texts = [text(seed, _LENGTH, case.space.vocab) for seed in range(_BESIDE)]
-    sessions = [_independent_session(case) for _ in texts]
+    """Two sessions with other texts, call by call in turn; then the rows of a batch."""
+    texts = [case.space.text(seed)[:_LENGTH] for seed in range(_ROWS)]
+    sessions = [case.independent_session() for _ in range(_SESSIONS)]
     for position in range(_LENGTH):
-        for tokens, session in zip(texts, sessions, strict=True):
+        for tokens, session in zip(texts, sessions, strict=False):
             logits = session.step(*tensors(tokens[position : position + 1], position))
             _assert_next(case, logits, tokens[: position + 1])
     # Rows depend on the exporter alone; lowering them as well would double the cost of a cell for little.
-    if case.cell.backend == EXPORTED and case.mode is Mode.DECODE:
-        _assert_rows_apart(case, texts)
+    if case.cell.backend == EXPORTED:
+        _assert_rows_apart(case, [tokens[: _LENGTH - _SOONER * row] for row, tokens in enumerate(texts)])
 
 
 def _assert_rows_apart(case: Case, texts: list[tuple[int, ...]]) -> None:
-    session = _batched_session(case, len(texts))
-    for position in range(_LENGTH):
-        ids = torch.tensor([tokens[position : position + 1] for tokens in texts])
-        logits = session.step(ids, torch.tensor([position]))
+    """Rows that end at different times: those that have ended get padding, and are not compared any more."""
+    session, padding, position = _batched_session(case), case.space.vocabulary.padding, 0
+    for length in _CALLS if case.mode is Mode.DYNAMIC else (1,) * _LENGTH:
+        end = position + length
+        rows = [(*tokens, *[padding] * _LENGTH)[position:end] for tokens in texts]
+        logits = session.step(torch.tensor(rows), torch.arange(position, end))
         for row, tokens in enumerate(texts):
-            _assert_next(case, logits[row : row + 1], tokens[: position + 1])
+            held = tokens[:end]
+            if position < len(held):
+                call = Call(position, held[position:])
+                script = joined(token_by_token(held[:position]), DecodeScript((call,)))
+                assert_matches(case, logits[row : row + 1, : len(call.tokens)], call.prefixes(held), script)
+        position = end
 
 
 def _assert_next(case: Case, logits: torch.Tensor, held: tuple[int, ...]) -> None:
@@ -111,28 +124,22 @@ def _next_token(case: Case, logits: torch.Tensor, held: tuple[int, ...], script:
 
 
 def _shortest(case: Case) -> DecodeScript:
-    return token_by_token(text(0, 1, case.space.vocab))
+    return token_by_token(case.space.text(0)[:1])
 
 
 def _logits(session: Session, script: DecodeScript) -> list[torch.Tensor]:
     return [session.step(*tensors(call.tokens, call.position)) for call in script.calls]
 
 
-def _independent_session(case: Case) -> Session:
-    """A session that stays valid when the next one begins."""
-    if case.cell.backend == EXPORTED:
-        return case.session_of(case.program)
-    return case.new_session()
-
-
-def _batched_session(case: Case, rows: int) -> Session:
-    """A session of the exporter's program for `rows` rows a call."""
+def _batched_session(case: Case) -> Session:
+    """A session of the exporter's program for `_ROWS` rows a call."""
     model = case.model_to_export()
     model.generation_config = GenerationConfig(
         use_cache=True,
         cache_implementation="static",
-        cache_config={"batch_size": rows, "max_cache_len": case.space.length},
+        cache_config={"batch_size": _ROWS, "max_cache_len": case.space.length},
     )
-    with at(Stage.EXPORT):
-        examples = torch.zeros((rows, 1), dtype=torch.long), torch.zeros(1, dtype=torch.long)
-        return case.session_of(case.exporter.export(model, *examples))
+    program = export(case.exporter, model, case.mode)
+    if case.exporter.driver.by_contract:
+        assert_signature(program, case.space.vocab, _ROWS)
+    return case.session_of(program)

@@ -1,0 +1,38 @@
+"""The signature of a program: token ids and cache position in, logits out."""
+
+from __future__ import annotations
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from conformance.core.verdicts import ClauseViolationError, Stage
+from conformance.models.fixtures import BATCH_SIZE
+
+#: The inputs by name, and their ranks.
+_INPUTS = {"input_ids": 2, "cache_position": 1}
+
+
+def assert_signature(program: ExportedProgram, vocab: int, rows: int = BATCH_SIZE) -> None:
+    """Raises `ClauseViolationError` unless `program` has the signature of EXP-1, for `rows` rows a call."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    if names != list(_INPUTS):
+        raise _violation("wrong-inputs", f"user inputs {names}", f"{list(_INPUTS)}")
+    for name, rank in _INPUTS.items():
+        value = values[name]
+        if value.dtype is not torch.int64 or value.ndim != rank:
+            raise _violation("wrong-inputs", f"{name}: {value.dtype} {list(value.shape)}", f"int64 of rank {rank}")
+    if values["input_ids"].shape[0] != rows:
+        raise _violation("wrong-inputs", f"input_ids has {values['input_ids'].shape[0]} rows", f"{rows}")
+    outputs = [spec.arg for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
+    if len(outputs) != 1:
+        raise _violation("wrong-outputs", f"{len(outputs)} outputs", "logits alone")
+    logits = values[outputs[0].name]
+    wanted = [*values["input_ids"].shape, vocab]
+    if list(logits.shape) != wanted or not logits.is_floating_point():
+        raise _violation("wrong-outputs", f"{logits.dtype} {list(logits.shape)}", f"floating-point logits {wanted}")
+
+
+def _violation(code: str, observed: str, expected: str) -> ClauseViolationError:
+    return ClauseViolationError(Stage.EXPORT, code, observed=observed, expected=expected)
