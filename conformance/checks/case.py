@@ -143,7 +143,10 @@ class Case:
         """The largest error that counts as equal, as a share of the logits' scale."""
         backend = self.builder.backends.get(self.cell.backend)
         least = backend.tolerance if backend else FLOAT32_TOLERANCE
-        return max(least, ROUNDINGS * self.untried_oracle.rounding) if self.rounds else least
+        if not self.rounds:
+            return least
+        oracle = self.untried_oracle
+        return max(least, ROUNDINGS * oracle.rounding if self.is_checkpoint else 2 * oracle.rounding_of_all)
 
     @property
     def rounds(self) -> bool:

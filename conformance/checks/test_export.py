@@ -28,6 +28,7 @@ from conformance.core.verdicts import ClauseViolationError, NotApplicableError, 
 from conformance.decoding.oracle import cache_states
 from conformance.decoding.scripts import in_chunks, token_by_token
 from conformance.exporters.resolve import Exporter
+from conformance.models.fixtures import batch_size
 from conformance.pipeline.identity import difference
 from conformance.pipeline.model_snapshot import changes, footprint
 from conformance.pipeline.stages import example_inputs, export
@@ -43,7 +44,7 @@ _TRAINING_WORDS, _TRAINED_TOKENS = ("training mode", "eval"), 4
 @clause("EXP-1")
 def test_signature(case: Case) -> None:
     """Token ids and cache position in, logits out, and nothing else."""
-    assert_signature(case.program, case.space.vocab)
+    assert_signature(case.program, case.space.vocab, batch_size(case.model))
 
 
 @clause("EXP-2")
