@@ -19,7 +19,7 @@ from conformance.models.fixtures import build_model, fixture_config
 from conformance.pipeline.backends import Backend
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import lowerings, programs
-from tests.faults.table import FAULTS, LOWERINGS, RUNNERS
+from tests.faults.table import FAULTS, LOWERINGS, RUNNERS, VARIATIONS
 from tests.support.fault_table import PAGE
 from tests.support.harness import judge
 
@@ -30,7 +30,7 @@ def _name(value: object) -> str | None:
     return getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
 
 
-@pytest.mark.parametrize(("fault", "architecture", "mode", "clause", "signature"), FAULTS, ids=_name)
+@pytest.mark.parametrize(("fault", "architecture", "mode", "clause", "signature"), [*FAULTS, *VARIATIONS], ids=_name)
 def test_fault_is_caught(fault: Callable[..., Any], architecture: str, mode: Mode, clause: str, signature: str) -> None:
     with pytest.raises(CellFailedError) as caught:
         judge(clause, architecture, fault, mode=mode)

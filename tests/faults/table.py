@@ -8,7 +8,7 @@ from typing import Any
 from conformance.core.contract import Mode
 from conformance.exporters.resolve import Exporter
 from conformance.pipeline.backends import Backend
-from tests.faults import exporters, lowerings, metadata, programs
+from tests.faults import exporters, lowerings, metadata, programs, variations
 
 DECODE, DYNAMIC = Mode.DECODE, Mode.DYNAMIC
 
@@ -80,6 +80,30 @@ FAULTS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
     (programs.wrong_from_the_8th_restart, "llama", DYNAMIC, "PAR-13", "execute:logits-differ"),
     (exporters.shares_state_between_loads, "llama", DECODE, "PAR-13", "execute:logits-differ"),
     (programs.wrong_when_repeated, "llama", DECODE, "PAR-12", "execute:logits-differ"),
+]
+
+#: The same of variations of fixtures, which the fixtures themselves do not show.
+VARIATIONS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
+    (variations.ignores_rotary_scaling, "llama+rope-yarn", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.forgets_the_attention_factor, "llama+rope-yarn", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.counts_positions_in_8_bits, "llama+long", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.saturates_positions_at_127, "llama+long", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.keeps_ids_in_8_bits, "llama+long", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.rounds_the_window_up, "mistral+odd", DECODE, "PAR-5", "execute:logits-differ"),
+    (variations.rounds_the_head_size_up, "mistral+odd", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.rotates_in_half_precision, "llama+bfloat16", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.masks_in_half_precision, "llama+bfloat16", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.sums_in_half_precision, "llama+bfloat16", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.drops_biases, "llama+bias", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.drops_biases_of_outputs, "llama+bias", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.unties_the_head, "llama+tied", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.changes_the_embedding_of_a_tied_head, "llama+tied", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.approximates_gelu, "llama+gelu", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.takes_relu_for_gelu, "llama+gelu", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.clamps_logits_to_float16, "gemma2+capped-logits", DECODE, "PAR-1", "execute:logits-differ"),
+    (variations.clamps_logits_to_100, "gemma2+capped-logits", DECODE, "PAR-1", "execute:logits-differ"),
+    (programs.wrong_in_the_third_row, "llama+batch", DECODE, "PAR-1", "execute:row-differs"),
+    (programs.swaps_rows_in_chunks, "llama+batch", DYNAMIC, "PAR-2", "execute:row-differs"),
 ]
 
 #: Faulty backend, architecture, the clause that must catch it, and the signature it is caught with.

@@ -48,7 +48,7 @@ def judge(
         cell = Cell(architecture, None, EAGER, None, clause)
     else:
         cell = Cell(architecture, exporter.name, backend, mode, clause)
-    row = load_matrix().architectures[architecture]
+    row = load_matrix().rows[architecture]
     case = Case(
         cell,
         builder or Builder({exporter.name: exporter} if exporter else {}, backends, make_model),
