@@ -11,7 +11,7 @@ from rich.progress import track
 
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
-from conformance.core.cells import EXPORTED, Cell
+from conformance.core.cells import EXPORTED, Cell, split_row
 from conformance.core.contract import CHECKED, Chapter, Level, Mode
 from conformance.core.paths import ROOT
 from conformance.core.verdicts import CellFailedError, ChildDiedError, NotApplicableError
@@ -19,7 +19,7 @@ from conformance.exporters.resolve import Exporter
 from conformance.matrix.schema import load_matrix
 from conformance.pipeline.builder import Builder
 from conformance.reference import convert_and_export_with_cache, runner_methods
-from tests.faults.table import FAULTS, LOWERINGS, RUNNERS
+from tests.faults.table import FAULTS, LOWERINGS, RUNNERS, VARIATIONS
 from tests.support.harness import EXAMPLES
 
 PAGE = ROOT / "docs" / "faults.md"
@@ -64,6 +64,22 @@ def exporters() -> Iterator[Row]:
         yield Row(name, f"{architecture} {mode}", marks)
 
 
+def varied() -> str:
+    """The faults that only a variation shows: the clause that catches it there, and what it makes of the fixture."""
+    lines = [
+        "## Variations of fixtures",
+        "",
+        "| fault | on | caught by | on the fixture itself |",
+        "| --- | --- | --- | :-: |",
+    ]
+    for fault, row, mode, clause, _ in track(VARIATIONS, "variations"):
+        builder = Builder({"faulty": Exporter("faulty", fault)})
+        _mark(Cell(row, "faulty", EXPORTED, mode, clause), builder, own=True)
+        there = _mark(Cell(split_row(row)[0], "faulty", EXPORTED, mode, clause), builder, own=False)
+        lines.append(f"| {fault.__name__} | {row} {mode} | {clause} | {there or 'not caught'} |")
+    return "\n".join(lines)
+
+
 def lowerings() -> Iterator[Row]:
     """The faulty backends, under the clauses about a lowered program, and PAR-1."""
     for backend, architecture, own, _ in track(LOWERINGS, "backends"):
@@ -91,7 +107,7 @@ def runners() -> Iterator[Row]:
 
 @functools.cache
 def _caches() -> dict[str, tuple[str, ...]]:
-    return {name: row.caches for name, row in load_matrix().architectures.items()}
+    return {name: row.caches for name, row in load_matrix().rows.items()}
 
 
 def _mark(cell: Cell, builder: Builder, own: bool) -> str:
@@ -119,6 +135,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     tables = [
         _table(list(exporters()), "Exporters", "fault"),
+        varied(),
         _table(list(lowerings()), "Backends", "fault"),
         _table(list(runners()), "The LLM runner", "fault"),
     ]
