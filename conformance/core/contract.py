@@ -95,7 +95,9 @@ CLAUSES: tuple[Clause, ...] = (
     Clause(
         "EXP-8",
         "The model is left as it was: weights, config, generation config, attention and experts implementation, train "
-        "or eval mode, grad mode, random state.",
+        "or eval mode, hooks, grad mode, random state; and so is the process: functions and methods of torch and "
+        "Transformers, global hooks, settings of torch and TorchDynamo (default dtype and device, determinism, autocast, "
+        "threads), registered pytrees, environment variables.",
         (Level.EXPORTED,),
     ),
     Clause(

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from torch.utils._pytree import SUPPORTED_NODES
+from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
 from conformance.core.contract import CHECKED, Level, Mode
 from conformance.core.verdicts import CellFailedError, ChildDiedError, ClauseViolationError, StageError, Verdict
@@ -17,8 +18,9 @@ from conformance.decoding.scripts import DecodeScript
 from conformance.exporters.resolve import Exporter
 from conformance.models.fixtures import build_model, fixture_config
 from conformance.pipeline.backends import Backend
+from conformance.pipeline.builder import Builder
 from conformance.reference import convert_and_export_with_cache
-from tests.faults import lowerings, programs
+from tests.faults import left_behind, lowerings, programs
 from tests.faults.table import FAULTS, LOWERINGS, RUNNERS
 from tests.support.fault_table import PAGE
 from tests.support.harness import judge
@@ -32,9 +34,30 @@ def _name(value: object) -> str | None:
 
 @pytest.mark.parametrize(("fault", "architecture", "mode", "clause", "signature"), FAULTS, ids=_name)
 def test_fault_is_caught(fault: Callable[..., Any], architecture: str, mode: Mode, clause: str, signature: str) -> None:
-    with pytest.raises(CellFailedError) as caught:
-        judge(clause, architecture, fault, mode=mode)
+    try:
+        with pytest.raises(CellFailedError) as caught:
+            judge(clause, architecture, fault, mode=mode)
+    finally:
+        left_behind.undo()
     assert caught.value.signature.startswith(signature)
+
+
+def test_what_is_left_behind_once_is_held_against_later_exports_too() -> None:
+    """A pytree is registered by the first export of a process, and the second finds it there."""
+    builder = Builder({"faulty": Exporter("faulty", _registers_once)})
+    try:
+        for mode in Mode:
+            with pytest.raises(ClauseViolationError, match="pytree of transformers.cache_utils.StaticCache") as caught:
+                judge("EXP-8", "llama", builder.exporter("faulty"), mode=mode, builder=builder)
+            assert caught.value.signature == "export:process-changed:pytrees"
+    finally:
+        left_behind.undo()
+
+
+def _registers_once(*arguments: Any, dynamic_shapes: Any = None) -> Any:
+    registered = StaticCache in SUPPORTED_NODES
+    export = convert_and_export_with_cache if registered else left_behind.registers_a_pytree
+    return export(*arguments, dynamic_shapes=dynamic_shapes)
 
 
 @pytest.mark.parametrize(
