@@ -124,7 +124,8 @@ CLAUSES: tuple[Clause, ...] = (
     ),
     Clause(
         "LOW-4",
-        "Weights live once: constants used by a delegate are owned by it and not stored again.",
+        "Weights live once: constants used by a delegate are owned by it and not stored again, tied weights are stored "
+        "once, and no constant is stored that nothing reads.",
         (Level.LOWERED,),
     ),
     Clause("LOW-5", "Every undelegated operator has a kernel in the runtime.", (Level.LOWERED,)),
@@ -133,7 +134,11 @@ CLAUSES: tuple[Clause, ...] = (
         "Cache buffers are planned memory, updated in place, and never make a round trip through program outputs.",
         (Level.LOWERED,),
     ),
-    Clause("LOW-7", "Planned memory stays within a stated bound of cache and activations.", (Level.LOWERED,)),
+    Clause(
+        "LOW-7",
+        "Planned memory stays within a stated bound of cache and activations, and no cache is wider than the model's own.",
+        (Level.LOWERED,),
+    ),
     # In one mode: it costs another lowering, and nothing in lowering draws on the mode.
     Clause("LOW-8", "Lowering the same program twice gives the same bytes.", (Level.LOWERED,), (Mode.DECODE,)),
     Clause("LOW-9", "User-defined passes are applied.", (Level.LOWERED,)),
