@@ -2,7 +2,8 @@
 
 Each mutant is judged in a forked child, which begins with torch imported and the reference not yet: the suite's checks
 on exported programs, the reference's own tests, and one lowered program, of these the quickest that reach its line. The
-first one that fails kills the mutant. Results are appended to a file as they come, and a second run goes on from there.
+first one that fails kills the mutant. Results are appended to a file as they come, and a second run goes on from there;
+to begin anew, remove `build/mutation.*`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import importlib.util
 import json
 import os
 import random
+import resource
 import sys
 import time
 import warnings
@@ -44,8 +46,10 @@ EXAMPLES = 3
 
 #: Trials of a mutant, at most, of tests and of programs: its line may be reached by all, and few see what the rest do.
 _MOST_TESTS, _MOST_PROGRAMS = 2, 3
-#: Seconds for one trial of a mutant. One that loops for ever is caught by this.
-_SECONDS = scaled(150)
+#: Seconds of processor time for one trial of a mutant: one that loops for ever is caught by this, a busy machine not.
+_CPU_SECONDS = 120
+#: Seconds after which a trial that waits for ever is ended.
+_SECONDS = scaled(3600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +262,7 @@ def _tried(name: str, without: frozenset[str]) -> Iterator[tuple[str, str | None
 
 def _kill(mutant: Mutant, name: str, without: frozenset[str]) -> Iterator[str]:
     """The first step that fails on the mutant."""
+    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     _install(mutant)
     try:
         failed = next((f"{step}: {error}" for step, error in _tried(name, without) if error), None)
@@ -311,18 +316,26 @@ def _warm_up() -> None:
     assert "conformance.reference" not in sys.modules, "a child could not import a mutant of it"
 
 
-def _trials(log: int) -> tuple[list[Trial], frozenset[str]]:
-    """All trials, and the steps that fail on the reference as it is, which say nothing of a mutant."""
-    trials, failing = [], set()
-    for name in _names():
-        observed, code = collect(lambda name=name: _observe(name), output=log, seconds=5 * _SECONDS)  # type: ignore[misc]
-        if not observed:
-            raise SystemExit(f"{name} cannot be tried: the child ended with {code}; see the log")
-        lines, seconds, steps = observed[0]
-        trials.append(Trial(name, frozenset(lines), seconds))
-        failing.update(steps)
-        print(f"{name}: {len(lines)} lines, {seconds:.0f} s{'; fails: ' + ', '.join(steps) if steps else ''}", flush=True)
-    return trials, frozenset(failing)
+def _trials(kept: Path, log: int) -> tuple[list[Trial], frozenset[str]]:
+    """All trials, and the steps that fail on the reference as it is, which say nothing of a mutant.
+
+    They are read from the file `kept` if it is there, and else found and written to it.
+    """
+    if not kept.exists():
+        observed = {}
+        for name in _names():
+            found, code = collect(lambda name=name: _observe(name), output=log, seconds=_SECONDS)  # type: ignore[misc]
+            if not found:
+                raise SystemExit(f"{name} cannot be tried: the child ended with {code}; see the log")
+            observed[name] = lines, seconds, failing = found[0]
+            print(f"{name}: {len(lines)} lines, {seconds:.0f} s{''.join(f'; fails: {step}' for step in failing)}", flush=True)
+        kept.write_text(json.dumps(observed), encoding="utf-8")
+    observed = json.loads(kept.read_text(encoding="utf-8"))
+    trials = [
+        Trial(name, frozenset((path, line) for path, line in lines), seconds)
+        for name, (lines, seconds, _) in observed.items()
+    ]
+    return trials, frozenset(step for _, _, failing in observed.values() for step in failing)
 
 
 def _result(mutant: Mutant, trials: Sequence[Trial], failing: frozenset[str], log: int) -> Result:
@@ -340,6 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mutants", type=int, default=200, metavar="N", help="size of the sample")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample")
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "mutation.jsonl", metavar="PATH")
+    parser.add_argument("--prepare", action="store_true", help="find out what reaches which line, and judge nothing")
     parser.add_argument("--list", action="store_true", help="print the sample, and judge nothing")
     asked = parser.parse_args(arguments)
     found = list(mutants())
@@ -352,7 +366,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log = os.open(asked.results.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     _warm_up()
     print(f"{len(found)} mutants, of which {len(drawn)} are tried; {len(results)} of them were before", flush=True)
-    trials, failing = _trials(log)
+    trials, failing = _trials(asked.results.with_suffix(".trials.json"), log)
+    if asked.prepare:
+        return 0
     with asked.results.open("a", encoding="utf-8") as written:
         for number, mutant in enumerate(drawn, 1):
             if mutant.name not in results:
