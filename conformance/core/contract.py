@@ -96,8 +96,8 @@ CLAUSES: tuple[Clause, ...] = (
         "EXP-8",
         "The model is left as it was: weights, config, generation config, attention and experts implementation, train "
         "or eval mode, hooks, grad mode, random state; and so is the process: functions and methods of torch and "
-        "Transformers, global hooks, settings of torch and TorchDynamo (default dtype and device, determinism, autocast, "
-        "threads), registered pytrees, environment variables.",
+        "Transformers, global hooks, settings of torch and TorchDynamo (default dtype and device, determinism, "
+        "autocast, threads), registered pytrees, environment variables.",
         (Level.EXPORTED,),
     ),
     Clause(
@@ -136,7 +136,8 @@ CLAUSES: tuple[Clause, ...] = (
     ),
     Clause(
         "LOW-7",
-        "Planned memory stays within a stated bound of cache and activations, and no cache is wider than the model's own.",
+        "Planned memory stays within a stated bound of cache and activations, and no cache is wider than the model's "
+        "own.",
         (Level.LOWERED,),
     ),
     # In one mode: it costs another lowering, and nothing in lowering draws on the mode.

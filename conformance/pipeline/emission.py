@@ -205,9 +205,7 @@ def _repeated(program: bytes, known: Mapping[str, torch.Tensor]) -> Iterator[Sto
             yield StoredConstant(name, len(content), copies, len(storages), digest(value))
 
 
-def _unread(
-    program: bytes, parts: Iterable[ExportedProgram], known: Mapping[str, torch.Tensor]
-) -> dict[str, int]:
+def _unread(program: bytes, parts: Iterable[ExportedProgram], known: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Constants of the exported program, or of a part of the lowered one, that are in the bytes and have no reader."""
     candidates, read = dict(known), set()
     for part in parts:

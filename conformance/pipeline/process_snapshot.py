@@ -165,7 +165,8 @@ def _settings() -> Iterator[tuple[str, object]]:
         for name, value in module.get_config_copy().items():
             yield f"{module.__name__}.{name}", value
     yield "Python's random state", random.getstate()
-    yield "NumPy's random state", repr(np.random.get_state())  # noqa: NPY002 - it is the global one that is meant
+    kind, keys, *rest = np.random.get_state()
+    yield "NumPy's random state", (kind, np.asarray(keys).tobytes(), *rest)
     yield "warning filters", tuple(warnings.filters)
     for logger in logging.root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
@@ -177,7 +178,10 @@ def _backend_flags() -> Iterator[tuple[str, object]]:
     for name in ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp"):
         yield f"torch.backends.cuda.{name}", getattr(cuda, f"{name}_enabled")()
     yield "torch.backends.mha.fastpath", torch.backends.mha.get_fastpath_enabled()
-    for backend, flags in (("cudnn", ("enabled", "deterministic", "benchmark")), ("mkldnn", ("enabled", "deterministic"))):
+    for backend, flags in (
+        ("cudnn", ("enabled", "deterministic", "benchmark")),
+        ("mkldnn", ("enabled", "deterministic")),
+    ):
         for flag in flags:
             yield f"torch.backends.{backend}.{flag}", getattr(getattr(torch.backends, backend), flag)
 

@@ -39,8 +39,13 @@ def _leaves(change: Callable[[PreTrainedModel], Undo]) -> Callable[..., Exported
         _undo.append(change(model))
         return program
 
-    del export.__wrapped__  # type: ignore[attr-defined]  # the exporter's signature is what counts
+    del export.__wrapped__  # the exporter's signature is what counts
     return export
+
+
+def _removal(handle: Any) -> Undo:
+    remove: Undo = handle.remove
+    return remove
 
 
 def _replaced(owner: Any, name: str, value: object) -> Undo:
@@ -50,31 +55,35 @@ def _replaced(owner: Any, name: str, value: object) -> Undo:
 
 
 def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    return functools.wraps(function)(lambda *args, **kwargs: function(*args, **kwargs))
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapped
 
 
 @_leaves
 def leaves_a_hook(model: PreTrainedModel) -> Undo:
     """Looks at what a layer returns, for good."""
-    return list(model.modules())[-1].register_forward_hook(lambda *_: None).remove
+    return _removal(list(model.modules())[-1].register_forward_hook(lambda *_: None))
 
 
 @_leaves
 def leaves_a_hook_on_saving(model: PreTrainedModel) -> Undo:
     """Sees each checkpoint that is saved."""
-    return list(model.modules())[-1].register_state_dict_post_hook(lambda *_: None).remove
+    return _removal(list(model.modules())[-1].register_state_dict_post_hook(lambda *_: None))
 
 
 @_leaves
 def leaves_a_hook_on_a_weight(model: PreTrainedModel) -> Undo:
     """Sees each gradient of one weight."""
-    return next(model.parameters()).register_hook(lambda gradient: gradient).remove
+    return _removal(next(model.parameters()).register_hook(lambda gradient: gradient))
 
 
 @_leaves
 def leaves_a_global_hook(_model: PreTrainedModel) -> Undo:
     """Looks at what every module of the process returns."""
-    return register_module_forward_hook(lambda *_: None).remove
+    return _removal(register_module_forward_hook(lambda *_: None))
 
 
 @_leaves

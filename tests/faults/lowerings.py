@@ -262,9 +262,7 @@ STALE_VIEWS = _backend("stale-views", list, emission=stale_views)
 WASTEFUL = _backend("wasteful", list, emission=wasteful_emission)
 UNSTEADY = _backend("unsteady", list, emission=_unsteady())
 FORGETS_PASSES = _backend("forgets-passes", list, passes=forgets_passes)
-LEAVES_A_NORM_UNREAD = _backend(
-    "leaves-a-norm-unread", list, emission=leaves_unread(ops.edge.aten.mul.Tensor)
-)
+LEAVES_A_NORM_UNREAD = _backend("leaves-a-norm-unread", list, emission=leaves_unread(ops.edge.aten.mul.Tensor))
 LEAVES_A_BIAS_UNREAD = _backend(
     "leaves-a-bias-unread", list, emission=leaves_unread(ops.edge.aten.native_layer_norm.default)
 )

@@ -66,7 +66,20 @@ def _artifact(size: int = 10) -> Artifact:
         {"b_cache": "aten.index_put.default"},
         (),
     )
-    emission = EmissionReport(("aten::mean.out",), 300, 280, 256, 128, 128, (CacheBuffer("b_cache", "float32", (1, 64), 256),), (), (), (), (), {})
+    emission = EmissionReport(
+        ("aten::mean.out",),
+        300,
+        280,
+        256,
+        128,
+        128,
+        (CacheBuffer("b_cache", "float32", (1, 64), 256),),
+        (),
+        (),
+        (),
+        (),
+        {},
+    )
     return Artifact(b"\n\x00" * (size // 2), partition, emission, 1.5, 0.25)
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.support.mutation`: does the suite notice when one expression of the reference is changed? Takes hours.
+"""`python -m tests.support.mutation`: does the suite notice a changed expression of the reference? Takes hours.
 
 Each mutant is judged in a forked child, which begins with torch imported and the reference not yet: the suite's checks
 on exported programs, the reference's own tests, and one lowered program, of these the quickest that reach its line. The
@@ -110,7 +110,7 @@ def mutants(root: Path = REFERENCE) -> Iterator[Mutant]:
     from libcst.metadata import MetadataWrapper, PositionProvider
     from mutmut.mutation.mutators import mutation_operators, operator_string
 
-    class Collector(cst.CSTVisitor):
+    class Collector(cst.CSTVisitor):  # type: ignore[misc]  # mypy runs without libcst
         """Unlike mutmut's own it changes decorated functions and constants of modules too: no trampoline is needed."""
 
         METADATA_DEPENDENCIES = (PositionProvider,)
@@ -235,7 +235,7 @@ def _observe(name: str) -> Iterator[tuple[list[tuple[str, int]], float, list[str
 
 
 def _called(path: Path, lines: set[int]) -> Iterator[tuple[str, int]]:
-    """Every line of the functions of which one line ran: an expression may begin on a line that Python does not count."""
+    """Every line of the functions of which one ran: an expression may begin on a line that Python does not count."""
     name = str(path.relative_to(ROOT))
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef) and any(part.lineno in lines for part in node.body):
@@ -328,7 +328,10 @@ def _trials(kept: Path, log: int) -> tuple[list[Trial], frozenset[str]]:
             if not found:
                 raise SystemExit(f"{name} cannot be tried: the child ended with {code}; see the log")
             observed[name] = lines, seconds, failing = found[0]
-            print(f"{name}: {len(lines)} lines, {seconds:.0f} s{''.join(f'; fails: {step}' for step in failing)}", flush=True)
+            print(
+                f"{name}: {len(lines)} lines, {seconds:.0f} s{''.join(f'; fails: {step}' for step in failing)}",
+                flush=True,
+            )
         kept.write_text(json.dumps(observed), encoding="utf-8")
     observed = json.loads(kept.read_text(encoding="utf-8"))
     trials = [
@@ -343,7 +346,9 @@ def _result(mutant: Mutant, trials: Sequence[Trial], failing: frozenset[str], lo
     for trial in chosen(mutant, trials):
         found, code = collect(lambda trial=trial: _kill(mutant, trial.name, failing), output=log, seconds=_SECONDS)  # type: ignore[misc]
         if found or code:
-            return Result(mutant.name, found[0] if found else f"{trial.name}: ended with {code}", time.monotonic() - began)
+            return Result(
+                mutant.name, found[0] if found else f"{trial.name}: ended with {code}", time.monotonic() - began
+            )
     return Result(mutant.name, None, time.monotonic() - began)
 
 
