@@ -12,7 +12,6 @@ import os
 import random
 import sys
 import types
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +32,8 @@ _UNWATCHED = ("torch._inductor", "torch.distributed", "torch.onnx", "torch.testi
 #: What torch itself puts elsewhere when a setting changes: this one with the default dtype.
 _FOLLOWING = frozenset({"torch.Storage"})
 _GONE = "absent"
+#: Values that a message shows.
+_READABLE = (bool, int, float, str, torch.dtype, torch.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def process_changes(before: ProcessSnapshot) -> list[Change]:
     for kind, name in {**before.facts, **after}:
         was, now = before.facts.get((kind, name), _GONE), after.get((kind, name), _GONE)
         if was != now and (was != _GONE or _is_left_behind(kind, now, before.modules)):
-            changes.append(Change(kind, _words(name, was, now)))
+            changes.append(Change(kind, _words(kind, name, was, now)))
     return changes
 
 
@@ -167,7 +168,6 @@ def _settings() -> Iterator[tuple[str, object]]:
     yield "Python's random state", random.getstate()
     kind, keys, *rest = np.random.get_state()
     yield "NumPy's random state", (kind, np.asarray(keys).tobytes(), *rest)
-    yield "warning filters", tuple(warnings.filters)
     for logger in logging.root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             yield f"logger {logger.name}", (logger.level, logger.disabled, logger.propagate)
@@ -186,14 +186,10 @@ def _backend_flags() -> Iterator[tuple[str, object]]:
             yield f"torch.backends.{backend}.{flag}", getattr(getattr(torch.backends, backend), flag)
 
 
-def _words(name: str, was: Any, now: Any) -> str:
-    if now is None or isinstance(now, type):
-        return f"{name} registered" if was == _GONE else name
-    if all(isinstance(value, bool | int | float | str | torch.dtype | torch.device) for value in (was, now)):
-        return f"{name}: {_short(was)} → {_short(now)}"
+def _words(kind: str, name: str, was: Any, now: Any) -> str:
+    if kind == "pytrees":
+        return f"{name} {'registered' if was == _GONE else 'removed'}"
+    # Not the values of environment variables: some are secrets, and records are published.
+    if kind == "settings" and all(isinstance(value, _READABLE) for value in (was, now)):
+        return f"{name}: {was} → {now}"
     return name
-
-
-def _short(value: object, most: int = 40) -> str:
-    text = str(value)
-    return text if len(text) <= most else f"{text[:most]}…"

@@ -19,10 +19,10 @@ pytestmark = pytest.mark.torch
 
 def test_what_is_put_back_has_not_changed() -> None:
     before = process_snapshot()
-    with mock.patch.object(functional, "silu", lambda values: values), mock.patch.dict("os.environ", {"NEW": "1"}):
+    with mock.patch.object(functional, "silu", lambda values: values), mock.patch.dict("os.environ", {"NEW": "secret"}):
         assert [change.text for change in process_changes(before)] == [
             "torch.nn.functional.silu is patched",
-            "environment variable NEW: absent → 1",
+            "environment variable NEW",
         ]
     assert process_changes(before) == []
 
