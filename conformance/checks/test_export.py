@@ -31,6 +31,7 @@ from conformance.exporters.resolve import Exporter
 from conformance.models.fixtures import batch_size
 from conformance.pipeline.identity import difference
 from conformance.pipeline.model_snapshot import changes, footprint
+from conformance.pipeline.process_snapshot import Change
 from conformance.pipeline.stages import example_inputs, export
 
 #: Changes named before "and N more".
@@ -145,14 +146,23 @@ def test_saved_and_loaded(case: Case) -> None:
 
 @clause("EXP-8")
 def test_model_is_left_alone(case: Case) -> None:
-    """The model and torch's own settings, after the export whose program the other clauses judge."""
+    """The model and the process, after the export whose program the other clauses judge."""
     _assert_unchanged(case.built.side_effects)
 
 
-def _assert_unchanged(changed: list[str]) -> None:
-    if changed:
-        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-        raise _violation("model-changed", f"changed: {'; '.join(changed[:_SHOWN])}{more}", "an unchanged model")
+def _assert_unchanged(changed: list[Change]) -> None:
+    if not changed:
+        return
+    # Of each kind the first, then the rest: the weights of a model are many.
+    leading = {change.kind: change for change in reversed(changed)}
+    shown = [*leading.values(), *(change for change in changed if change not in leading.values())][:_SHOWN]
+    more = f" and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
+    observed = f"changed: {'; '.join(change.text for change in shown)}{more}"
+    # What an exporter leaves in the model shows in each export; in the process, in its first one perhaps.
+    if any(change.kind == "model" for change in changed):
+        raise _violation("model-changed", observed, "an unchanged model")
+    kinds = "+".join(dict.fromkeys(change.kind for change in changed))
+    raise _violation(f"process-changed:{kinds}", observed, "an unchanged process")
 
 
 @clause("EXP-10")
@@ -195,7 +205,7 @@ def _export_anew(
     prepare(model)
     before = footprint(model)
     program = export(case.exporter, model, case.mode, **options)
-    _assert_unchanged(changes(before, footprint(model)))
+    _assert_unchanged([Change("model", text) for text in changes(before, footprint(model))])
     return program
 
 

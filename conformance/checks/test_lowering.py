@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
 
 from conformance.checks.case import Case, clause
 from conformance.checks.matmul import PRODUCTS, multiplies_by
 from conformance.checks.test_export import mutated_buffers
 from conformance.core.verdicts import ClauseViolationError, Stage
+from conformance.decoding.oracle import cache_states
 from conformance.matrix.delegation import Baseline, baseline
+from conformance.pipeline.emission import CacheBuffer, StoredConstant, digest
 from conformance.pipeline.partition import UndelegatedNode
 from conformance.records import environment
 from conformance.records.run import PartitionRecord
@@ -81,7 +85,7 @@ def test_partition_covers(case: Case) -> None:
 
 @clause("LOW-4")
 def test_weights_live_once(case: Case) -> None:
-    """A delegate owns the matrices that it multiplies by, and the program holds no constant twice."""
+    """A delegate owns the matrices that it multiplies by; the program holds no constant twice, and none in vain."""
     artifact = case.artifact
     emission = artifact.emission
     case.metrics.update(constant_bytes=emission.constant_bytes, exported_constant_bytes=emission.exported_bytes)
@@ -89,12 +93,25 @@ def test_weights_live_once(case: Case) -> None:
     if matrices:
         observed = f"{_some(matrices)} passed to a delegate at each call"
         raise _violation("weights-handed-in", observed, "weights that the delegate owns")
-    if emission.stored_twice:
-        raise _violation(
-            "stored-twice",
-            f"{_some(emission.stored_twice)} more often in the emitted program than in the exported one",
-            "each constant once",
-        )
+    twice = [constant for constant in emission.repeated if constant.copies > _needed(case, constant)]
+    if twice:
+        named = [f"{constant.name} ({constant.size} bytes, {constant.copies} times)" for constant in twice]
+        raise _violation("stored-twice", f"{_some(named)} in the emitted program", "each constant of the model once")
+    if emission.unread:
+        named = [f"{name} ({size} bytes)" for name, size in emission.unread.items()]
+        raise _emission_violation("unread", f"{_some(named)} stored, and read by nothing", "no such constant")
+
+
+def _needed(case: Case, constant: StoredConstant) -> int:
+    """How many tensors have this content: of the program, and of the model, whose tied weights are one."""
+    model = case.architecture.prepared(case.backend)
+    held = (*model.parameters(), *model.buffers())
+    alike = {value.untyped_storage().data_ptr() for value in held if _is_content_of(constant, value)}
+    return min(constant.tensors, len(alike) or constant.tensors)
+
+
+def _is_content_of(constant: StoredConstant, value: torch.Tensor) -> bool:
+    return value.nbytes == constant.size and digest(value) == constant.digest
 
 
 @clause("LOW-5")
@@ -136,19 +153,38 @@ def test_caches_stay_in_place(case: Case) -> None:
 
 @clause("LOW-7")
 def test_planned_memory_is_bounded(case: Case) -> None:
-    """Caches, and little more than the activations that are alive at once."""
+    """Caches no wider than the model's, and little more than the activations that are alive at once."""
     emission = case.artifact.emission
     activations = emission.planned_bytes - emission.cache_bytes
     alive = emission.alive_bytes - emission.cache_bytes
     case.metrics.update(
         planned_bytes=emission.planned_bytes, cache_bytes=emission.cache_bytes, alive_bytes=emission.alive_bytes
     )
+    wide = list(_wide_caches(case, emission.caches))
+    if wide:
+        raise _emission_violation("cache-too-wide", _some(wide), "the dtype of the model's own cache")
     if activations > _ACTIVATIONS_BOUND * alive:
         raise _emission_violation(
             "memory-wasted",
             f"{activations} bytes for activations of which {alive} are alive at once",
             f"at most {_ACTIVATIONS_BOUND} times these",
         )
+
+
+def _wide_caches(case: Case, caches: Iterable[CacheBuffer]) -> Iterator[str]:
+    """Floating-point caches with more bytes a number than in eager decoding, where recurrences may keep float32."""
+    prepared = case.backend.prepare is not None
+    oracle = case.architecture.prepared_oracle(case.backend) if prepared else case.untried_oracle
+    cache = oracle.new_cache()
+    oracle.step(cache, 0)
+    eager = {tuple(state.shape): state.dtype for _, _, state in cache_states(cache)}
+    for buffer in caches:
+        dtype: torch.dtype = getattr(torch, buffer.dtype)
+        own = eager.get(buffer.shape, case.architecture.prepared(case.backend).dtype)
+        if dtype.is_floating_point and dtype.itemsize > own.itemsize:
+            wanted = buffer.size * own.itemsize // dtype.itemsize
+            own_name = str(own).removeprefix("torch.")
+            yield f"{buffer.name}: {buffer.size} bytes of {buffer.dtype} where {own_name} takes {wanted}"
 
 
 @clause("LOW-8")

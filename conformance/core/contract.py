@@ -103,7 +103,9 @@ CLAUSES: tuple[Clause, ...] = (
     Clause(
         "EXP-8",
         "The model is left as it was: weights, config, generation config, attention and experts implementation, train "
-        "or eval mode, grad mode, random state.",
+        "or eval mode, hooks, grad mode, random state; and so is the process: functions and methods of torch and "
+        "Transformers, global hooks, settings of torch and TorchDynamo (default dtype and device, determinism, "
+        "autocast, threads), registered pytrees, environment variables.",
         (Level.EXPORTED,),
     ),
     Clause(
@@ -145,7 +147,8 @@ CLAUSES: tuple[Clause, ...] = (
     ),
     Clause(
         "LOW-4",
-        "Weights live once: constants used by a delegate are owned by it and not stored again.",
+        "Weights live once: constants used by a delegate are owned by it and not stored again, tied weights are stored "
+        "once, and no constant is stored that nothing reads.",
         (Level.LOWERED,),
     ),
     Clause("LOW-5", "Every undelegated operator has a kernel in the runtime.", (Level.LOWERED,)),
@@ -154,7 +157,12 @@ CLAUSES: tuple[Clause, ...] = (
         "Cache buffers are planned memory, updated in place, and never make a round trip through program outputs.",
         (Level.LOWERED,),
     ),
-    Clause("LOW-7", "Planned memory stays within a stated bound of cache and activations.", (Level.LOWERED,)),
+    Clause(
+        "LOW-7",
+        "Planned memory stays within a stated bound of cache and activations, and no cache is wider than the model's "
+        "own.",
+        (Level.LOWERED,),
+    ),
     # In one mode: it costs another lowering, and nothing in lowering draws on the mode.
     Clause("LOW-8", "Lowering the same program twice gives the same bytes.", (Level.LOWERED,), (Mode.DECODE,)),
     Clause("LOW-9", "User-defined passes are applied.", (Level.LOWERED,)),

@@ -27,6 +27,7 @@ from conformance.pipeline import lowering, stages
 from conformance.pipeline.backends import BACKENDS, Backend
 from conformance.pipeline.lowering import Artifact, Lowered
 from conformance.pipeline.model_snapshot import changes, footprint
+from conformance.pipeline.process_snapshot import Change, process_changes, process_snapshot
 from conformance.pipeline.store import Store, key_of
 from conformance.reference.metadata import eos_ids
 
@@ -117,6 +118,8 @@ class Builder:
         self.single_use = single_use
         self._exporters = dict(exporters or {})
         self._current: BuiltArchitecture | None = None
+        #: By exporter: what it has left behind in this process, which no later export of it changes again.
+        self.left_behind: dict[str, list[Change]] = {}
 
     def architecture(self, name: str) -> BuiltArchitecture:
         """The architecture called `name`; those asked for before are let go."""
@@ -268,9 +271,10 @@ class BuiltProgram(_Built):
         return self._source._exported
 
     @property
-    def side_effects(self) -> list[str]:
-        """What exporting the fixture changed of it and around it."""
-        return self._before_lowering._exporting[1]
+    def side_effects(self) -> list[Change]:
+        """What exporting the fixture changed of it, and what its exporter has left behind in this process."""
+        changed = self._before_lowering._exporting[1]
+        return [*changed, *self._builder.left_behind.get(self.exporter.name, ())]
 
     @_Part
     def methods(self) -> dict[str, Any]:
@@ -392,13 +396,17 @@ class BuiltProgram(_Built):
         return stages.requantise(self.backend.requantise, program, self.program.mode, texts)
 
     @_Part
-    def _exporting(self) -> tuple[ExportedProgram, list[str]]:
-        """The fixture's exported program, and what exporting it changed."""
+    def _exporting(self) -> tuple[ExportedProgram, list[Change]]:
+        """The fixture's exported program, and what exporting it changed of the model."""
         self.architecture.model  # noqa: B018 - for the evidence, should this fail
         model = self.architecture.model_to_export()
-        before = {} if self._builder.single_use else footprint(model)
-        program = stages.export(self.exporter, model, self.program.mode)
-        return program, (changes(before, footprint(model)) if before else [])
+        exporter = self.exporter
+        if self._builder.single_use:
+            return stages.export(exporter, model, self.program.mode), []
+        before, process = footprint(model), process_snapshot()
+        program = stages.export(exporter, model, self.program.mode)
+        self._builder.left_behind.setdefault(exporter.name, []).extend(process_changes(process))
+        return program, [Change("model", text) for text in changes(before, footprint(model))]
 
     @_Part
     def _saved(self) -> dict[str, bytes]:

@@ -1,7 +1,8 @@
-"""What an emitted program asks of the runtime: its kernels, its memory, and what it holds twice."""
+"""What an emitted program asks of the runtime: its kernels, its memory, and what it holds twice or in vain."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,35 @@ _LEAST_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
+class StoredConstant:
+    """A constant of the exported program whose bytes are in the emitted one more than once.
+
+    Args:
+        name: Its first name in the exported program.
+        size: Bytes of one copy.
+        copies: How often they are there, as they are or transposed, in the program or in a delegate.
+        tensors: How many tensors of the exported program have this content.
+        digest: Of the content.
+    """
+
+    name: str
+    size: int
+    copies: int
+    tensors: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheBuffer:
+    """A mutable buffer of the lowered program; `dtype` without `torch.`, `size` in bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class EmissionReport:
     """Read off the emitted program. Sizes are in bytes.
 
@@ -35,7 +65,8 @@ class EmissionReport:
         unplanned: Those of them that are not in planned memory.
         copied: Those that an update copies as a whole.
         returned: Those that are among the outputs.
-        stored_twice: Constants whose bytes are in the program more often than in the exported one.
+        repeated: Constants whose bytes are in the program more than once.
+        unread: By name, the bytes of constants in the program that no operator and no delegate reads.
     """
 
     operators: tuple[str, ...]
@@ -44,11 +75,12 @@ class EmissionReport:
     cache_bytes: int
     constant_bytes: int
     exported_bytes: int
-    caches: tuple[str, ...]
+    caches: tuple[CacheBuffer, ...]
     unplanned: tuple[str, ...]
     copied: tuple[str, ...]
     returned: tuple[str, ...]
-    stored_twice: tuple[str, ...]
+    repeated: tuple[StoredConstant, ...]
+    unread: Mapping[str, int]
 
 
 def held_tensors(program: ExportedProgram) -> dict[str, torch.Tensor]:
@@ -78,6 +110,7 @@ def emission_report(
         _address(spec) for node in graph_module.graph.output_node().all_input_nodes for spec in _node_specs(node)
     }
     plan = emitted.executorch_program.execution_plan[0]
+    program = bytes(emitted.buffer)
     return EmissionReport(
         operators=tuple(f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators),
         planned_bytes=sum(plan.non_const_buffer_sizes),
@@ -85,12 +118,22 @@ def emission_report(
         cache_bytes=sum(_size(node.meta["spec"]) for node in caches.values()),
         constant_bytes=_constant_bytes(lowered, emitted),
         exported_bytes=sum({value.untyped_storage().data_ptr(): value.nbytes for value in known.values()}.values()),
-        caches=tuple(caches),
+        caches=tuple(_cache_buffer(name, node.meta["spec"]) for name, node in caches.items()),
         unplanned=tuple(name for name, node in caches.items() if not _planned(node.meta["spec"])),
         copied=tuple(name for name, node in caches.items() if any(_copies(node, user) for user in node.users)),
         returned=tuple(name for name, node in caches.items() if _address(node.meta["spec"]) in outputs),
-        stored_twice=tuple(_stored_twice(bytes(emitted.buffer), known)),
+        repeated=tuple(_repeated(program, known)),
+        unread=_unread(program, (emitted.exported_program(), *_delegated(lowered)), known),
     )
+
+
+def digest(value: torch.Tensor) -> str:
+    """Of the tensor's content, whatever its shape."""
+    return hashlib.sha256(_bytes(value)).hexdigest()
+
+
+def _cache_buffer(name: str, spec: TensorSpec) -> CacheBuffer:
+    return CacheBuffer(name, str(spec.dtype).removeprefix("torch."), tuple(map(int, spec.shape)), _size(spec))
 
 
 def _planned(spec: TensorSpec) -> bool:
@@ -134,24 +177,55 @@ def _node_specs(node: Node) -> Iterator[TensorSpec]:
 def _constant_bytes(lowered: ExportedProgram, emitted: ExecutorchProgramManager) -> int:
     constants = sum(len(buffer.storage) for buffer in emitted.executorch_program.constant_buffer)
     named: dict[str, int] = {}
-    for module in lowered.graph_module.modules():
-        data = module.named_data_store_output if isinstance(module, LoweredBackendModule) else None
+    for module in _delegates(lowered):
+        data = module.named_data_store_output
         if data is not None:
             named |= {key: len(data.buffers[entry.buffer_index]) for key, entry in data.pte_data.items()}
     return constants + sum(named.values())
 
 
-def _stored_twice(program: bytes, known: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    """Names of constants that are found too often, as they are or transposed."""
+def _delegates(lowered: ExportedProgram) -> Iterator[Any]:
+    return (module for module in lowered.graph_module.modules() if isinstance(module, LoweredBackendModule))
+
+
+def _delegated(lowered: ExportedProgram) -> Iterator[ExportedProgram]:
+    """The programs that delegates were made of, with the constants that they own."""
+    return (delegate.original_module for delegate in _delegates(lowered))
+
+
+def _repeated(program: bytes, known: Mapping[str, torch.Tensor]) -> Iterator[StoredConstant]:
     by_content: dict[bytes, tuple[str, set[int], torch.Tensor]] = {}
     for name, value in known.items():
-        if value.nbytes >= _LEAST_BYTES and bool((value != value.flatten()[0]).any()):
+        if _is_telling(value):
             _, storages, _ = by_content.setdefault(_bytes(value), (name, set(), value))
             storages.add(value.untyped_storage().data_ptr())
     for content, (name, storages, value) in by_content.items():
         copies = sum(program.count(layout) for layout in {content, *_transposed(value)})
-        if copies > len(storages):
-            yield name
+        if copies > 1:
+            yield StoredConstant(name, len(content), copies, len(storages), digest(value))
+
+
+def _unread(program: bytes, parts: Iterable[ExportedProgram], known: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Constants of the exported program, or of a part of the lowered one, that are in the bytes and have no reader."""
+    candidates, read = dict(known), set()
+    for part in parts:
+        held = held_tensors(part)
+        nodes = {node.name: node for node in part.graph.nodes if node.op == "placeholder"}
+        for spec in part.graph_signature.input_specs:
+            value = held.get(spec.target or "")
+            if value is None or not _is_telling(value):
+                continue
+            if nodes[spec.arg.name].users:
+                read.add(_bytes(value))
+            else:
+                candidates.setdefault(str(spec.target), value)
+    contents = {name: _bytes(value) for name, value in candidates.items() if _is_telling(value)}
+    return {name: len(content) for name, content in contents.items() if content not in read and content in program}
+
+
+def _is_telling(value: torch.Tensor) -> bool:
+    """Whether the content is not there by chance."""
+    return value.nbytes >= _LEAST_BYTES and bool((value != value.flatten()[0]).any())
 
 
 def _transposed(value: torch.Tensor) -> Iterable[bytes]:

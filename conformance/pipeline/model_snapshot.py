@@ -1,4 +1,4 @@
-"""The state of a model and of torch that exporting must leave alone (EXP-8), and what has changed of it."""
+"""The state of a model that exporting must leave alone (EXP-8), and what has changed of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conformance.reference.transformers_api import PreTrainedConfig, experts_of
 
 
 def footprint(model: PreTrainedModel) -> dict[str, object]:
-    """Everything that EXP-8 names, by a name for readers; `changes` compares two of them."""
+    """Everything of the model that EXP-8 names, by a name for readers; `changes` compares two of them."""
     return dict(_facts(model))
 
 
@@ -29,7 +29,6 @@ _GONE = "absent"
 
 def _facts(model: PreTrainedModel) -> Iterator[tuple[str, object]]:
     yield "grad mode", torch.is_grad_enabled()
-    yield "default dtype", torch.get_default_dtype()
     yield "random state", _digest(torch.get_rng_state())
     yield "generation config", model.generation_config and model.generation_config.to_dict()
     for name, module in model.named_modules():
@@ -41,10 +40,20 @@ def _facts(model: PreTrainedModel) -> Iterator[tuple[str, object]]:
             yield f"experts implementation{at}", experts_of(config)
         yield f"train mode{at}", module.training
         yield f"class{at}", type(module).__qualname__
+        for name_of_hooks, hooks in _hooks(module):
+            yield f"{name_of_hooks}{at}", hooks
         for attribute, replaced in _replaced(module):
             yield f"{attribute}{at}", replaced
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         yield f"weights of {name}", (str(tensor.dtype), tuple(tensor.shape), tensor.requires_grad, _digest(tensor))
+        yield f"hooks of {name}", tuple((tensor._backward_hooks or {}).values())
+
+
+def _hooks(module: nn.Module) -> Iterator[tuple[str, object]]:
+    """Hooks of any kind: before and after forward, backward, saving and loading."""
+    for name, value in vars(module).items():
+        if "hooks" in name and isinstance(value, dict):
+            yield name.removeprefix("_"), tuple(value.values())
 
 
 def _replaced(module: nn.Module) -> Iterator[tuple[str, object]]:

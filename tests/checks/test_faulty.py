@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from torch.utils._pytree import SUPPORTED_NODES
+from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
 from conformance.core.contract import CHECKED, Level, Mode
 from conformance.core.verdicts import CellFailedError, ChildDiedError, ClauseViolationError, StageError, Verdict
@@ -17,8 +18,10 @@ from conformance.decoding.scripts import DecodeScript
 from conformance.exporters.resolve import Exporter
 from conformance.models.fixtures import build_model, fixture_config
 from conformance.pipeline.backends import Backend
+from conformance.pipeline.builder import Builder
+from conformance.pipeline.stages import build
 from conformance.reference import convert_and_export_with_cache
-from tests.faults import lowerings, programs
+from tests.faults import left_behind, lowerings, memory, programs
 from tests.faults.table import FAULTS, LOWERINGS, RUNNERS, VARIATIONS
 from tests.support.fault_table import PAGE
 from tests.support.harness import judge
@@ -32,9 +35,30 @@ def _name(value: object) -> str | None:
 
 @pytest.mark.parametrize(("fault", "architecture", "mode", "clause", "signature"), [*FAULTS, *VARIATIONS], ids=_name)
 def test_fault_is_caught(fault: Callable[..., Any], architecture: str, mode: Mode, clause: str, signature: str) -> None:
-    with pytest.raises(CellFailedError) as caught:
-        judge(clause, architecture, fault, mode=mode)
+    try:
+        with pytest.raises(CellFailedError) as caught:
+            judge(clause, architecture, fault, mode=mode)
+    finally:
+        left_behind.undo()
     assert caught.value.signature.startswith(signature)
+
+
+def test_what_is_left_behind_once_is_held_against_later_exports_too() -> None:
+    """A pytree is registered by the first export of a process, and the second finds it there."""
+    builder = Builder({"faulty": Exporter("faulty", _registers_once)})
+    try:
+        for mode in Mode:
+            with pytest.raises(ClauseViolationError, match="StaticCache registered") as caught:
+                judge("EXP-8", "llama", builder.exporter("faulty"), mode=mode, builder=builder)
+            assert caught.value.signature == "export:process-changed:pytrees"
+    finally:
+        left_behind.undo()
+
+
+def _registers_once(*arguments: Any, dynamic_shapes: Any = None) -> Any:
+    registered = StaticCache in SUPPORTED_NODES
+    export = convert_and_export_with_cache if registered else left_behind.registers_a_pytree
+    return export(*arguments, dynamic_shapes=dynamic_shapes)
 
 
 @pytest.mark.parametrize(
@@ -89,16 +113,34 @@ def test_cache_inside_a_delegate_is_caught_by_low_10() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "clause", "signature"),
+    ("fault", "architecture", "clause", "signature"),
     [
-        (programs.sorts, "LOW-5", "load:no-kernel:aten::sort.values"),
-        (programs.returns_cache, "LOW-6", "emit:cache-returned"),
+        (programs.sorts, "llama", "LOW-5", "load:no-kernel:aten::sort.values"),
+        (programs.returns_cache, "llama", "LOW-6", "emit:cache-returned"),
+        (memory.transposed_head, "gpt2", "LOW-4", "lower:stored-twice"),
+        (memory.padded_head, "gpt2", "LOW-4", "lower:stored-twice"),
+        (memory.float64_values, "llama", "LOW-7", "emit:cache-too-wide"),
     ],
+    ids=_name,
 )
-def test_faulty_subject_is_caught_when_lowered(fault: Callable[..., Any], clause: str, signature: str) -> None:
+def test_faulty_subject_is_caught_when_lowered(
+    fault: Callable[..., Any], architecture: str, clause: str, signature: str
+) -> None:
     with pytest.raises(CellFailedError) as caught:
-        judge(clause, "llama", fault, backend="portable")
+        judge(clause, architecture, fault, backend="portable")
     assert caught.value.signature == signature
+
+
+def test_wide_cache_of_a_narrow_model_is_caught_by_low_7() -> None:
+    def in_bfloat16(architecture: str) -> PreTrainedModel:
+        model: Any = build(architecture)
+        narrow: PreTrainedModel = model.to(torch.bfloat16)
+        return narrow
+
+    told = "b_wide_cache_0_keys: 2048 bytes of float32 where bfloat16 takes 1024"
+    with pytest.raises(ClauseViolationError, match=told) as caught:
+        judge("LOW-7", "llama", memory.float32_cache, backend="portable", make_model=in_bfloat16)
+    assert caught.value.signature == "emit:cache-too-wide"
 
 
 @pytest.mark.parametrize(("subject", "mode", "clause", "signature"), RUNNERS, ids=_name)

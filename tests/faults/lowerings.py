@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from operator import getitem
 from typing import Any, final
 
 from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
@@ -225,6 +226,25 @@ def unchecked_edge() -> Any:
     return EdgeCompileConfig(_check_ir_validity=False)
 
 
+def leaves_unread(operator: Any) -> Callable[[], Any]:
+    """Emission that hands on what the first `operator` is given, so that nothing reads the weights it takes beside."""
+
+    def skip(graph_module: GraphModule) -> PassResult:
+        graph = graph_module.graph
+        weights = {node for node in graph.nodes if node.op == "placeholder" and node.name.startswith("p_")}
+        for node in graph.nodes:
+            given = [argument for argument in node.all_input_nodes if argument not in weights]
+            if node.target == operator and len(given) == 1 and len(node.all_input_nodes) > 1:
+                result = next((user for user in node.users if user.target is getitem), node)
+                result.replace_all_uses_with(given[0])
+                break
+        graph.eliminate_dead_code()
+        graph_module.recompile()
+        return PassResult(graph_module, True)
+
+    return lambda: ExecutorchBackendConfig(passes=[skip], run_reinplace_pass=True, remove_view_copy=False)
+
+
 LAZY = _backend("lazy", lambda: [TakesNothingAtFirst()])
 TAKES_NOTHING = _backend("takes-nothing", list)
 WITHOUT_LINEAR = _backend("without-linear", without_matrix_products)
@@ -242,6 +262,10 @@ STALE_VIEWS = _backend("stale-views", list, emission=stale_views)
 WASTEFUL = _backend("wasteful", list, emission=wasteful_emission)
 UNSTEADY = _backend("unsteady", list, emission=_unsteady())
 FORGETS_PASSES = _backend("forgets-passes", list, passes=forgets_passes)
+LEAVES_A_NORM_UNREAD = _backend("leaves-a-norm-unread", list, emission=leaves_unread(ops.edge.aten.mul.Tensor))
+LEAVES_A_BIAS_UNREAD = _backend(
+    "leaves-a-bias-unread", list, emission=leaves_unread(ops.edge.aten.native_layer_norm.default)
+)
 WRITES_NO_FURTHER = _backend("writes-no-further", list, emission=writes_no_further)
 # What its delegate gets wrong is 0.7 of the logits' scale. At the tolerance of real backends, 1e-5, a machine on which
 # right kernels are off by 1.5e-5, seen once, blames those, which come before the delegate.

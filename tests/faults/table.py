@@ -8,7 +8,7 @@ from typing import Any
 from conformance.core.contract import Mode
 from conformance.exporters.resolve import Exporter
 from conformance.pipeline.backends import Backend
-from tests.faults import exporters, lowerings, metadata, programs, variations
+from tests.faults import exporters, left_behind, lowerings, metadata, programs, variations
 
 DECODE, DYNAMIC = Mode.DECODE, Mode.DYNAMIC
 
@@ -37,6 +37,21 @@ FAULTS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
     (exporters.changes_the_config, "llama", DYNAMIC, "EXP-8", "export:model-changed"),
     (exporters.moves_random_state, "llama", DECODE, "EXP-8", "export:model-changed"),
     (exporters.rounds_weights, "llama", DECODE, "EXP-8", "export:model-changed"),
+    (left_behind.leaves_a_hook, "llama", DECODE, "EXP-8", "export:model-changed"),
+    (left_behind.leaves_a_hook_on_saving, "llama", DYNAMIC, "EXP-8", "export:model-changed"),
+    (left_behind.leaves_a_hook_on_a_weight, "llama", DECODE, "EXP-8", "export:model-changed"),
+    (left_behind.leaves_a_global_hook, "llama", DECODE, "EXP-8", "export:process-changed:hooks"),
+    (left_behind.patches_a_layer, "llama", DYNAMIC, "EXP-8", "export:process-changed:patches"),
+    (left_behind.hides_an_inherited_method, "llama", DECODE, "EXP-8", "export:process-changed:patches"),
+    (left_behind.patches_torch, "llama", DECODE, "EXP-8", "export:process-changed:patches"),
+    (left_behind.replaces_an_attention, "llama", DECODE, "EXP-8", "export:process-changed:patches"),
+    (left_behind.turns_determinism_on, "llama", DECODE, "EXP-8", "export:process-changed:settings"),
+    (left_behind.changes_the_default_dtype, "llama", DECODE, "EXP-8", "export:process-changed:settings"),
+    (left_behind.leaves_autocast_on, "llama", DECODE, "EXP-8", "export:process-changed:settings"),
+    (left_behind.changes_a_setting_of_dynamo, "llama", DECODE, "EXP-8", "export:process-changed:settings"),
+    (left_behind.takes_more_threads, "llama", DECODE, "EXP-8", "export:process-changed:settings"),
+    (left_behind.registers_a_pytree, "llama", DECODE, "EXP-8", "export:process-changed:pytrees"),
+    (left_behind.sets_a_variable, "llama", DECODE, "EXP-8", "export:process-changed:environment"),
     (exporters.accepts_anything, "llama", DECODE, "EXP-9", "export:misconfiguration-traced"),
     (programs.ignores_cache_position, "llama", DECODE, "PAR-1", "execute:logits-differ"),
     (programs.off_by_one, "llama", DECODE, "PAR-1", "execute:logits-differ"),
@@ -114,6 +129,8 @@ LOWERINGS: list[tuple[Backend, str, str, str]] = [
     (lowerings.HANDED_IN, "llama", "LOW-4", "lower:weights-handed-in"),
     (lowerings.MISLABELS, "gpt2", "LOW-4", "lower:weights-handed-in"),
     (lowerings.HOARDER, "gpt2", "LOW-4", "lower:stored-twice"),
+    (lowerings.LEAVES_A_NORM_UNREAD, "llama", "LOW-4", "emit:unread"),
+    (lowerings.LEAVES_A_BIAS_UNREAD, "gpt2", "LOW-4", "emit:unread"),
     (lowerings.COPIES_CACHES, "llama", "LOW-6", "emit:cache-copied"),
     (lowerings.TAKES_ALL, "llama", "LOW-6", "emit:cache-lost"),
     (lowerings.WASTEFUL, "llama", "LOW-7", "emit:memory-wasted"),

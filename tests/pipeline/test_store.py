@@ -25,7 +25,7 @@ from conformance.exporters.resolve import Exporter
 from conformance.pipeline import lowering
 from conformance.pipeline.backends import PORTABLE, XNNPACK
 from conformance.pipeline.builder import Builder
-from conformance.pipeline.emission import EmissionReport
+from conformance.pipeline.emission import CacheBuffer, EmissionReport
 from conformance.pipeline.lowering import Artifact
 from conformance.pipeline.partition import PartitionReport, UndelegatedNode
 from conformance.pipeline.store import Store, key_of
@@ -66,7 +66,20 @@ def _artifact(size: int = 10) -> Artifact:
         {"b_cache": "aten.index_put.default"},
         (),
     )
-    emission = EmissionReport(("aten::mean.out",), 300, 280, 256, 128, 128, ("b_cache",), (), (), (), ())
+    emission = EmissionReport(
+        ("aten::mean.out",),
+        300,
+        280,
+        256,
+        128,
+        128,
+        (CacheBuffer("b_cache", "float32", (1, 64), 256),),
+        (),
+        (),
+        (),
+        (),
+        {},
+    )
     return Artifact(b"\n\x00" * (size // 2), partition, emission, 1.5, 0.25)
 
 
