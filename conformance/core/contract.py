@@ -120,7 +120,6 @@ CLAUSES: tuple[Clause, ...] = (
         "Exported again, it is the same program: graph, signature and weights.",
         (Level.EXPORTED,),
         (Mode.DECODE,),
-        own_export=True,
     ),
     Clause(
         "EXP-11",

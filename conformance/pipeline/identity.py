@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
-#: What else of a node partitioners go by: which function or module of the model it came from.
-_ORIGINS = ("torch_fn", "source_fn_stack", "nn_module_stack")
+#: What else of a node partitioners go by, beside the modules of the model that it came from: which function.
+_ORIGINS = ("torch_fn", "source_fn_stack")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 #: Characters of a part that a difference shows.
 _SHOWN = 120
@@ -62,6 +62,8 @@ def _graphs(program: ExportedProgram) -> Iterator[str]:
 def _node(node: Node) -> str:
     value = [_described(leaf) for leaf in tree_leaves(node.meta.get("val"))]
     origins = [node.meta.get(origin) for origin in _ORIGINS]
+    # By path and class: TorchDynamo's keys are addresses in memory.
+    origins.append(list(node.meta.get("nn_module_stack", {}).values()))
     return repr((node.op, node.name, str(node.target), node.args, node.kwargs, value, origins))
 
 

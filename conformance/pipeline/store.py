@@ -36,7 +36,7 @@ _ENTRY = ".artifact"
 #: Writing an entry takes milliseconds: what is not an entry after so many seconds will never be one.
 _ABANDONED_S = 3600
 #: To be raised when the layout of an entry or the way of hashing changes.
-_FORMAT = "4"
+_FORMAT = "5"
 _ARTIFACT = TypeAdapter(Artifact)
 
 

@@ -31,7 +31,7 @@ FAULTS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
     (exporters.without_examples_at_0_only, "llama", DECODE, "EXP-6", "execute:logits-differ"),
     (exporters.counts_exports, "llama", DECODE, "EXP-10", "export:programs-differ"),
     (exporters.trains, "llama", DECODE, "EXP-11", "execute:logits-differ"),
-    (exporters.leaves_evaluation_mode, "llama", DECODE, "EXP-11", "export:model-changed"),
+    (exporters.leaves_evaluation_mode, "llama", DECODE, "EXP-11", "export:mode-changed"),
     (exporters.cannot_be_saved, "llama", DECODE, "EXP-7", "export:"),
     (exporters.leaves_train_mode, "llama", DECODE, "EXP-8", "export:model-changed"),
     (exporters.changes_the_config, "llama", DYNAMIC, "EXP-8", "export:model-changed"),
