@@ -99,7 +99,12 @@ def hides_an_inherited_method(model: PreTrainedModel) -> Undo:
     """Gives a class of Transformers a method of its own in place of the one that it inherits."""
     kind = type(model)
     kind.eval = _wrapped(PreTrainedModel.eval)  # type: ignore[method-assign]
-    return lambda: "eval" in vars(kind) and delattr(kind, "eval")
+
+    def put_back() -> None:
+        if "eval" in vars(kind):
+            del kind.eval
+
+    return put_back
 
 
 @_leaves
