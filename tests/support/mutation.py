@@ -152,20 +152,20 @@ def sample(found: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
 
 
 def chosen(mutant: Mutant, trials: Iterable[Trial]) -> list[Trial]:
-    """Of the tests and of the programs that reach the mutant's line: the quickest, and what reaches most of its module.
+    """What reaches the mutant's line, quickest first: all tests, and the quickest and the most thorough program.
 
-    For a mutant outside all functions, of those that reach its module. The quickest comes first.
+    The latter reaches most of the mutant's module. For a mutant outside all functions, what reaches its
+    module counts.
     """
     trials = list(trials)
     reach = [trial for trial in trials if (mutant.path, mutant.line) in trial.lines]
     reach = reach or [trial for trial in trials if _reached(trial, mutant.path)]
-    picked: dict[str, Trial] = {}
-    for is_test in (True, False):
-        alike = [trial for trial in reach if trial.is_test is is_test]
-        if alike:
-            quickest = min(alike, key=lambda trial: trial.seconds)
-            thorough = max(alike, key=lambda trial: (_reached(trial, mutant.path), -trial.seconds))
-            picked |= {trial.name: trial for trial in (quickest, thorough)}
+    picked = {trial.name: trial for trial in reach if trial.is_test}
+    programs = [trial for trial in reach if not trial.is_test]
+    if programs:
+        quickest = min(programs, key=lambda trial: trial.seconds)
+        thorough = max(programs, key=lambda trial: (_reached(trial, mutant.path), -trial.seconds))
+        picked |= {trial.name: trial for trial in (quickest, thorough)}
     return sorted(picked.values(), key=lambda trial: trial.seconds)
 
 
