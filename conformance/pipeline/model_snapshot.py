@@ -46,13 +46,14 @@ def _facts(model: PreTrainedModel) -> Iterator[tuple[str, object]]:
             yield f"{attribute}{at}", replaced
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         yield f"weights of {name}", (str(tensor.dtype), tuple(tensor.shape), tensor.requires_grad, _digest(tensor))
-        yield f"hooks of {name}", tuple((tensor._backward_hooks or {}).values())
+        if tensor._backward_hooks:
+            yield f"hooks of {name}", tuple(tensor._backward_hooks.values())
 
 
 def _hooks(module: nn.Module) -> Iterator[tuple[str, object]]:
     """Hooks of any kind: before and after forward, backward, saving and loading."""
     for name, value in vars(module).items():
-        if "hooks" in name and isinstance(value, dict):
+        if "hooks" in name and isinstance(value, dict) and value:
             yield name.removeprefix("_"), tuple(value.values())
 
 

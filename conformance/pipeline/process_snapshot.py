@@ -14,6 +14,7 @@ import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,14 @@ from transformers.utils.generic import GeneralInterface
 
 #: Packages whose functions, classes and methods are compared, and parts of them that no export reaches.
 _WATCHED = ("torch", "transformers")
-_UNWATCHED = ("torch._inductor", "torch.distributed", "torch.onnx", "torch.testing", "torch.ao", "torch.cuda")
+_UNWATCHED = (
+    *("torch._inductor", "torch.compiler._cache", "torch.distributed", "torch.onnx"),
+    *("torch.testing", "torch.ao", "torch.cuda"),
+)
 #: What torch itself puts elsewhere when a setting changes: this one with the default dtype.
 _FOLLOWING = frozenset({"torch.Storage"})
+#: Where the code of TorchDynamo is.
+_DYNAMO = f"{Path(torch.__file__).parent / '_dynamo'}{os.sep}"
 _GONE = "absent"
 #: Values that a message shows.
 _READABLE = (bool, int, float, str, torch.dtype, torch.device)
@@ -112,15 +118,27 @@ def _is_watched(module: str) -> bool:
 
 def _patched(before: ProcessSnapshot) -> Iterator[str]:
     for owner, namespace, held in before.functions:
-        for name, was in held.items():
-            if namespace.get(name) is not was and _is_function(was) and f"{owner}.{name}" not in _FOLLOWING:
+        for name in _replaced(owner, namespace, held):
+            if not _is_torchs_own(f"{_name(owner)}.{name}", namespace.get(name)):
                 yield f"{_name(owner)}.{name}"
-        # An import gives a class no new names. What hides an inherited method is a patch, unless it is the method.
-        if isinstance(owner, type) and len(namespace) > len(held):
-            for name in namespace.keys() - held.keys():
-                value = namespace[name]
-                if _is_function(value) and not any(vars(base).get(name) is value for base in owner.__mro__[1:]):
-                    yield f"{_name(owner)}.{name}"
+
+
+def _replaced(owner: str | type, namespace: Mapping[str, object], held: Mapping[str, object]) -> Iterator[str]:
+    for name, was in held.items():
+        if namespace.get(name) is not was and _is_function(was):
+            yield name
+    # An import gives a class no new names. What hides an inherited method is a patch, unless it is the method.
+    if isinstance(owner, type) and len(namespace) > len(held):
+        for name in namespace.keys() - held.keys():
+            value = namespace[name]
+            if _is_function(value) and not any(vars(base).get(name) is value for base in owner.__mro__[1:]):
+                yield name
+
+
+def _is_torchs_own(name: str, now: object) -> bool:
+    """Whether torch itself puts `now` there, whoever calls it: TorchDynamo wraps some when it first compiles."""
+    file = getattr(getattr(now, "__code__", None), "co_filename", "")
+    return name in _FOLLOWING or (name.startswith("torch.") and file.startswith(_DYNAMO))
 
 
 def _name(owner: str | type) -> str:

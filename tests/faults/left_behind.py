@@ -1,6 +1,7 @@
 """Deliberately faulty exporters that leave something behind: the program is the reference's, and EXP-8 must object.
 
-Each is given the model, changes something, and returns what undoes that, for the sake of the tests that come after it.
+Each is given the model, changes something, and returns what undoes that, for the sake of the tests that come after it;
+it may be called several times before.
 """
 
 from __future__ import annotations
@@ -97,8 +98,13 @@ def patches_a_layer(model: PreTrainedModel) -> Undo:
 def hides_an_inherited_method(model: PreTrainedModel) -> Undo:
     """Gives a class of Transformers a method of its own in place of the one that it inherits."""
     kind = type(model)
-    kind.eval = _wrapped(kind.eval)  # type: ignore[method-assign]
-    return lambda: delattr(kind, "eval")
+    kind.eval = _wrapped(PreTrainedModel.eval)  # type: ignore[method-assign]
+
+    def put_back() -> None:
+        if "eval" in vars(kind):
+            del kind.eval
+
+    return put_back
 
 
 @_leaves
@@ -112,7 +118,7 @@ def replaces_an_attention(_model: PreTrainedModel) -> Undo:
     """Registers its own function under the name of one that Transformers has."""
     original = ALL_ATTENTION_FUNCTIONS["sdpa"]
     ALL_ATTENTION_FUNCTIONS["sdpa"] = _wrapped(original)
-    return lambda: ALL_ATTENTION_FUNCTIONS.pop("sdpa")
+    return lambda: ALL_ATTENTION_FUNCTIONS.update(sdpa=original)
 
 
 @_leaves
@@ -153,6 +159,8 @@ def takes_more_threads(_model: PreTrainedModel) -> Undo:
 @_leaves
 def registers_a_pytree(_model: PreTrainedModel) -> Undo:
     """Tells torch how to take a cache apart."""
+    if StaticCache in _pytree.SUPPORTED_NODES:
+        return lambda: None
     _pytree.register_pytree_node(
         StaticCache, lambda cache: ([], cache), lambda _, cache: cache, serialized_type_name="conformance_tests.cache"
     )
@@ -163,4 +171,4 @@ def registers_a_pytree(_model: PreTrainedModel) -> Undo:
 def sets_a_variable(_model: PreTrainedModel) -> Undo:
     """Sets an environment variable that child processes inherit."""
     os.environ["TORCH_LOGS"] = "export"
-    return lambda: os.environ.pop("TORCH_LOGS")
+    return lambda: os.environ.pop("TORCH_LOGS", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
 from unittest import mock
@@ -12,6 +13,8 @@ from torch.nn import functional
 from torch.utils import _pytree
 from transformers import cache_utils
 
+from conformance.core.paths import ROOT
+from conformance.core.time_scale import scaled
 from conformance.pipeline.process_snapshot import process_changes, process_snapshot
 
 pytestmark = pytest.mark.torch
@@ -36,6 +39,18 @@ def test_inherited_method_that_is_put_back_on_the_class_itself_is_no_patch() -> 
         assert process_changes(before) == []
     finally:
         del torch.Tensor.reshape
+
+
+def test_what_torchdynamo_wraps_when_it_first_compiles_is_no_patch() -> None:
+    script = """if True:
+        import torch, torch._dynamo.eval_frame
+        from conformance.pipeline.process_snapshot import process_changes, process_snapshot
+        before, trace = process_snapshot(), torch.jit.trace
+        torch.compile(lambda values: values + 1, backend="eager")(torch.ones(1))
+        assert torch.jit.trace is not trace
+        assert process_changes(before) == [], process_changes(before)
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=scaled(120), cwd=ROOT)
 
 
 def test_what_comes_with_an_import_is_not_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:

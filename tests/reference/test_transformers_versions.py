@@ -59,10 +59,11 @@ def test_a_cache_by_its_newest_name_has_to_be_a_cache() -> None:
     assert api.cache_argument(_model(of_another_kind)) == "past_key_values"
 
 
-@pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma2", "lfm2", "phi3"])
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma2", "lfm2", "phi3", "gemma3n_text"])
 def test_layer_types_are_worked_out_as_transformers_does(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = fixture_config(architecture).get_text_config(decoder=True)
-    known = api.layer_types(config)
+    # Layers that share another's cache have none; later releases list a place for them, 5.10 and before do not.
+    known = [layer_type for layer_type in api.layer_types(config) if layer_type != "dummy"]
     monkeypatch.delattr(cache_utils, "get_layer_types_and_kwargs")
     assert api.layer_types(config) == known
 

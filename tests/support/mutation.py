@@ -44,8 +44,6 @@ STRICT_CLAUSES = ("EXP-4",)
 LOWERED_CLAUSES = ("LOW-1", "LOW-4", "LOW-6", "PAR-1", "PAR-7", "RUN-1", "RUN-2")
 EXAMPLES = 3
 
-#: Trials of a mutant, at most, of tests and of programs: its line may be reached by all, and few see what the rest do.
-_MOST_TESTS, _MOST_PROGRAMS = 2, 3
 #: Seconds of processor time for one trial of a mutant: one that loops for ever is caught by this, a busy machine not.
 _CPU_SECONDS = 120
 #: Seconds after which a trial that waits for ever is ended.
@@ -154,14 +152,25 @@ def sample(found: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
 
 
 def chosen(mutant: Mutant, trials: Iterable[Trial]) -> list[Trial]:
-    """The quickest trials that reach the mutant's line; for one outside functions, those that reach its module."""
+    """What reaches the mutant's line, quickest first: all tests, and the quickest and the most thorough program.
+
+    The latter reaches most of the mutant's module. For a mutant outside all functions, what reaches its
+    module counts.
+    """
+    trials = list(trials)
     reach = [trial for trial in trials if (mutant.path, mutant.line) in trial.lines]
-    if not reach:
-        reach = [trial for trial in trials if any(path == mutant.path for path, _ in trial.lines)]
-    reach.sort(key=lambda trial: trial.seconds)
-    tests = [trial for trial in reach if trial.is_test][:_MOST_TESTS]
-    programs = [trial for trial in reach if not trial.is_test][:_MOST_PROGRAMS]
-    return sorted((*tests, *programs), key=lambda trial: trial.seconds)
+    reach = reach or [trial for trial in trials if _reached(trial, mutant.path)]
+    picked = {trial.name: trial for trial in reach if trial.is_test}
+    programs = [trial for trial in reach if not trial.is_test]
+    if programs:
+        quickest = min(programs, key=lambda trial: trial.seconds)
+        thorough = max(programs, key=lambda trial: (_reached(trial, mutant.path), -trial.seconds))
+        picked |= {trial.name: trial for trial in (quickest, thorough)}
+    return sorted(picked.values(), key=lambda trial: trial.seconds)
+
+
+def _reached(trial: Trial, path: str) -> int:
+    return sum(reached == path for reached, _ in trial.lines)
 
 
 def share_killed(results: Sequence[Result]) -> float:
