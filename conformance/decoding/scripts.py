@@ -47,8 +47,12 @@ class DecodeScript:
 
 
 def text(seed: int, length: int, vocab: int) -> tuple[int, ...]:
-    """`length` different token ids other than 0, for prompts and calibration; `Vocabulary.text` is for parity."""
-    return tuple(random.Random(seed).sample(range(1, vocab), length))
+    """`length` token ids other than 0, for prompts; `Vocabulary.text` is for parity.
+
+    They are different ones, and begin again only where there are fewer.
+    """
+    ids = random.Random(seed).sample(range(1, vocab), min(length, vocab - 1))
+    return tuple(ids[index % len(ids)] for index in range(length))
 
 
 def of_row(tokens: Sequence[int], row: int, vocab: int) -> tuple[int, ...]:
