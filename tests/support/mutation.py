@@ -34,10 +34,10 @@ REFERENCE = ROOT / "conformance" / "reference"
 #: Architectures whose exported programs are judged: between them they reach the lines that a program is made by.
 ARCHITECTURES = (
     *("llama", "lfm2", "gemma2", "mixtral", "falcon", "gpt_oss", "gemma3n_text", "llama4_text"),
-    *("qwen3_next", "mamba", "mamba2", "bert", "camembert", "biogpt"),
+    *("deepseek_v32", "qwen3_next", "mamba", "mamba2", "bert", "camembert", "biogpt"),
 )
-#: Judged on one lowered program too, for the metadata and what only lowering shows.
-LOWERED = "llama"
+#: Judged on a lowered program too, for the metadata and what only lowering shows.
+LOWERED = ("llama", "mixtral")
 #: The suite's clauses in the order in which they are tried, by backend; the rest needs exports of its own.
 EXPORTED_CLAUSES = ("EXP-1", "EXP-3", "PAR-1", "PAR-2", "PAR-4", "PAR-7", "PAR-6", "EXP-5", "EXP-8", "EXP-9", "EXP-6")
 STRICT_CLAUSES = ("EXP-4",)
@@ -226,7 +226,7 @@ def _own_tests(path: str) -> None:
 
 def _names() -> tuple[str, ...]:
     tests = (str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests" / "reference").rglob("test_*.py")))
-    return (*tests, *ARCHITECTURES, f"{LOWERED} portable", f"{LOWERED} strict")
+    return (*tests, *ARCHITECTURES, *(f"{name} portable" for name in LOWERED), "llama strict")
 
 
 def _observe(name: str) -> Iterator[tuple[list[tuple[str, int]], float, list[str]]]:
@@ -328,11 +328,11 @@ def _warm_up() -> None:
 def _trials(kept: Path, log: int) -> tuple[list[Trial], frozenset[str]]:
     """All trials, and the steps that fail on the reference as it is, which say nothing of a mutant.
 
-    They are read from the file `kept` if it is there, and else found and written to it.
+    Those that the file `kept` has are read from it; the others are found, and written to it.
     """
-    if not kept.exists():
-        observed = {}
-        for name in _names():
+    observed: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    for name in _names():
+        if name not in observed:
             found, code = collect(lambda name=name: _observe(name), output=log, seconds=_SECONDS)  # type: ignore[misc]
             if not found:
                 raise SystemExit(f"{name} cannot be tried: the child ended with {code}; see the log")
@@ -341,8 +341,7 @@ def _trials(kept: Path, log: int) -> tuple[list[Trial], frozenset[str]]:
                 f"{name}: {len(lines)} lines, {seconds:.0f} s{''.join(f'; fails: {step}' for step in failing)}",
                 flush=True,
             )
-        kept.write_text(json.dumps(observed), encoding="utf-8")
-    observed = json.loads(kept.read_text(encoding="utf-8"))
+            kept.write_text(json.dumps(observed), encoding="utf-8")
     trials = [
         Trial(name, frozenset((path, line) for path, line in lines), seconds)
         for name, (lines, seconds, _) in observed.items()
