@@ -70,6 +70,8 @@ def _problems(run: RunRecord) -> list[str]:
         numbers = {"duration_s": cell.duration_s, **(cell.metrics or {})}
         if cell.partition:
             numbers |= {"lower_s": cell.partition.lower_s, "emit_s": cell.partition.emit_s}
+        if cell.fields:
+            numbers |= {**cell.fields.exercised, **cell.fields.neutral}
         problems += [f"cells.{index}: {name} is not finite" for name, n in numbers.items() if not math.isfinite(n)]
         problems += [f"cells.{index}.partition: {name} is not a valid count" for name in _bad_counts(cell.partition)]
         seen.add(cell.id)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends.base import Precision
 from conformance.pipeline.builder import Builder, BuiltArchitecture, BuiltProgram
 from conformance.pipeline.lowering import Artifact
-from conformance.records.run import PartitionRecord
+from conformance.records.run import Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Case:
         only: The one script to try, in place of pinned and generated ones.
         shrink: Look for the shortest script that shows a failure.
         baselines: Where it is listed what backends leave to portable kernels.
+        overrides: Of each variation of the architecture's fixture, its changes of the decoder's config.
         is_checkpoint: Whether the model is a user's checkpoint. It was not made to show faults, and its tokens cost
             time.
         metrics: Filled in by the check; goes into the record.
@@ -61,9 +62,10 @@ class Case:
     only: DecodeScript | None = None
     shrink: bool = True
     baselines: Path = PARTITIONS
+    overrides: tuple[Mapping[str, Any], ...] = ()
     is_checkpoint: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
-    measured: dict[Literal["partition"], PartitionRecord] = field(default_factory=dict)
+    measured: Measured = field(default_factory=Measured)
 
     @property
     def architecture(self) -> BuiltArchitecture:

@@ -15,8 +15,10 @@ from conformance.checks.case import Case, clause
 from conformance.core.cells import split_row
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage
 from conformance.decoding.oracle import Oracle, cache_states
+from conformance.models import neutral
 from conformance.models.checkpoints import WINDOWS
-from conformance.models.fixtures import default_config
+from conformance.models.fixtures import config_values, default_config
+from conformance.records.run import FieldsRecord
 from conformance.reference.transformers_api import cache_argument, layer_types, lets_choose_experts
 
 #: A fault must move the logits by this many tolerances, or the parity checks could miss a fainter one of its kind.
@@ -24,6 +26,8 @@ LEAST_EFFECT = 100
 #: A model in half precision hides what its rounding hides; but where a fault is below the tolerance, parity proves
 #: nothing. It is enough of a checkpoint, which was not made to show faults.
 _LEAST_EFFECT_ROUNDED = 1
+#: A field that moves the logits by fewer tolerances, whatever its value, does not count: a norm after it undoes it.
+_LEAST_MOVE = 10
 #: Layers of each kind in a fixture: with one alone, no two could be mixed up.
 _LEAST_LAYERS = 2
 
@@ -87,6 +91,38 @@ def test_fixture_is_whole(case: Case) -> None:
             "fixture-lacks-parts",
             observed=f"the fixture lacks {', '.join(f'{count} {part}' for part, count in sorted(missing.items()))}",
             expected="two of each cache layer and one of each module kind that the default config has",
+        )
+
+
+@clause("SEN-3")
+def test_no_field_is_neutral(case: Case) -> None:
+    """Each field that moves the logits has a value, in the fixture or a variation of it, that cannot be ignored."""
+    architecture, variation = split_row(case.cell.architecture)
+    if variation is not None:
+        raise NotApplicableError(f"its fields are judged in the row of {architecture}")
+    tolerance = case.tolerance
+    found = neutral.effects(
+        config_values(architecture),
+        case.space.text(0),
+        rounding=_LEAST_MOVE * tolerance,
+        least=LEAST_EFFECT * tolerance,
+        overrides=case.overrides,
+    )
+    exercised, hidden = (
+        {name: round(effect / tolerance, 1) for name, effect in fields.items()}
+        for fields in (found.exercised, found.neutral)
+    )
+    left_out = {rule.value: tuple(names) for rule, names in found.left_out.items()}
+    case.measured["fields"] = FieldsRecord(exercised, hidden, left_out)
+    case.metrics["fields"] = len(exercised)
+    if hidden:
+        raise ClauseViolationError(
+            Stage.EAGER,
+            f"neutral:{'+'.join(hidden)}",
+            observed="a program may ignore "
+            + ", ".join(f"{name} (its effect: {effect:g} tolerances)" for name, effect in hidden.items()),
+            expected=f"at least {LEAST_EFFECT} tolerances: give each a value that is not neutral, in "
+            f"fixtures/configs/{architecture}.json or in a variation, such as fixtures/variations/options.yaml",
         )
 
 

@@ -222,6 +222,13 @@ CLAUSES: tuple[Clause, ...] = (
         "has.",
         (Level.EAGER,),
     ),
+    Clause(
+        "SEN-3",
+        "No field of the config is neutral: each that moves the logits has, in the fixture or in one of its "
+        "variations, a value that differs from every neutral one (1, 0, None, false, or what other fields entail), and "
+        "a neutral one moves the logits by at least 100 times the tolerance.",
+        (Level.EAGER,),
+    ),
 )
 
 CHECKED = tuple(clause for clause in CLAUSES if clause.levels)

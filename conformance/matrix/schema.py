@@ -145,6 +145,11 @@ class Matrix:
         tier = Tier.CORE if architecture in changed.core else Tier.FULL
         return dataclasses.replace(row, tier=tier, exercises=changed.what, known=known)
 
+    def overrides(self, architecture: str) -> tuple[Mapping[str, Any], ...]:
+        """Of each variation of an architecture's fixture, its changes of the decoder's config."""
+        rows = (variation.rows.get(architecture) for variation in self.variations.values())
+        return tuple(row.config for row in rows if row and row.config)
+
     def varied(self, architecture: str, names: Iterable[str] | None = None) -> tuple[str, ...]:
         """The rows of an architecture's variations: of all of them, or of those with these `names`."""
         chosen = self.variations if names is None else names

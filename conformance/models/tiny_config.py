@@ -27,11 +27,12 @@ SIZES: Mapping[int, str] = {
         moe_num_experts linear_num_value_heads linear_num_heads mamba_n_heads mamba_num_heads swa_num_attention_heads
         gate_lora_rank index_block_size d_rel laurel_rank block_multiple_of dt_rank mamba_dt_rank time_step_rank
         hc_lowrank o_groups index_topk moe_layer_end_index adapter_rank loop_gate_rank""",
+    5: "query_pre_attn_scalar",
     8: """head_dim dim_head d_head attention_head_size qk_rope_head_dim qk_nope_head_dim linear_key_head_dim
         linear_value_head_dim linear_head_dim kv_channels attention_head_dim swa_head_dim mamba_d_state state_size
         ssm_state_size mamba_d_head mamba_head_dim sliding_window sliding_window_size attention_chunk_size
         window_size attention_window_size local_attention chunk_size mamba_chunk_size block_size
-        index_head_dim o_lora_rank query_pre_attn_scalar hidden_size_per_layer_input global_head_dim
+        index_head_dim o_lora_rank hidden_size_per_layer_input global_head_dim
         router_hidden_size position_bias_num_buckets num_buckets rel_extent keep_window_size prompt_types
         segment_types prompt_mid_dim ple_embed_dim patch_size encoder_hash_byte_group_vocab""",
     12: "v_head_dim",
@@ -52,6 +53,23 @@ SIZES: Mapping[int, str] = {
 _SIZE_OF = {name: size for size, names in SIZES.items() for name in names.split()}
 #: Token ids of every fixture; texts never contain the padding, which some models give a position of its own.
 _TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "decoder_start_token_id": 2, "start_token_id": 2}
+#: What a fixture has where the published value is 1, so that a program that ignores the field shows (SEN-3): values of
+#: published models where there are some, each different from the others.
+_NOT_NEUTRAL: Mapping[str, float] = {
+    "attention_in_multiplier": 1.3,
+    "attention_multiplier": 0.2,
+    "embedding_multiplier": 12.0,
+    "key_multiplier": 0.39,
+    "lm_head_multiplier": 0.5,
+    "logits_scaling": 8.0,
+    "moe_routed_scaling_factor": 2.5,
+    "n_group": 2,
+    "residual_multiplier": 0.22,
+    "route_scale": 2.5,
+    "routed_scaling_factor": 2.5,
+    "ssm_in_multiplier": 1.25,
+    "ssm_out_multiplier": 0.6,
+}
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers")
 #: Layers of each cache kind, so that two of a kind can be mixed up.
 _LAYERS_OF_A_KIND = 2
@@ -88,6 +106,8 @@ def _own_values(config: PreTrainedConfig) -> dict[str, Any]:
         elif isinstance(value, list | tuple) and kinds and len(value) == len(kinds):
             numbered = list(value) == list(range(len(value)))
             values[name] = list(range(len(layers))) if numbered else [_small(name, value[index]) for index in layers]
+        elif name in _NOT_NEUTRAL and value == 1:
+            values[name] = _NOT_NEUTRAL[name]
         elif isinstance(value, int):
             small = _small(name, value)
             if small != value:

@@ -380,12 +380,16 @@ def _text_part(config: PreTrainedConfig, values: dict[str, Any]) -> dict[str, An
     return values
 
 
+def varied(values: dict[str, Any], overrides: Changes) -> dict[str, Any]:
+    """`values`, changed in place, with `overrides` in the decoder's part."""
+    if overrides:
+        _text_part(AutoConfig.for_model(**values), values).update(overrides)
+    return values
+
+
 def varied_values(architecture: str, variation: Variation) -> dict[str, Any]:
     """What the variation's config is made from: the fixture's values, with the overrides in the decoder's part."""
-    values = config_values(architecture)
-    if variation.overrides:
-        _text_part(AutoConfig.for_model(**values), values).update(variation.overrides)
-    return values
+    return varied(config_values(architecture), variation.overrides)
 
 
 def _resized(held: list[Any], length: int) -> list[Any]:

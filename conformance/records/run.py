@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -74,6 +74,29 @@ class PartitionRecord:
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
+class FieldsRecord:
+    """The fields of a decoder's config, by what they do to the logits. The cell of SEN-3 has it.
+
+    Args:
+        exercised: The fields whose value differs from a neutral one, each with the least that a neutral value moves
+            the logits by, in tolerances.
+        neutral: The same of fields that a program could ignore without moving the logits that far.
+        left_out: The fields that do not count, by the rule that says so.
+    """
+
+    exercised: dict[str, float]
+    neutral: dict[str, float]
+    left_out: dict[str, tuple[str, ...]]
+
+
+class Measured(TypedDict, total=False):
+    """What a check has measured that is not a number; each goes into the field of its name of the cell's record."""
+
+    partition: PartitionRecord
+    fields: FieldsRecord
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
 class CellRecord:
     """One cell's verdict. `subject` and `mode` are null where they do not apply; see `conformance.core.cells.Cell`.
 
@@ -96,6 +119,7 @@ class CellRecord:
     replay: str = ""
     bundle: str | None = None
     partition: PartitionRecord | None = None
+    fields: FieldsRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

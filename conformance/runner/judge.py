@@ -19,7 +19,7 @@ from conformance.core.verdicts import (
 )
 from conformance.failures.outcome import Outcome
 from conformance.matrix.schema import Expectation
-from conformance.records.run import CellRecord, ExpectedFailure, PartitionRecord
+from conformance.records.run import CellRecord, ExpectedFailure, Measured
 
 #: Where an environment stands says nothing about a failure, and makes the same one read differently elsewhere.
 _SITE_PACKAGES = re.compile(r"[^\s`'\"]*/site-packages/")
@@ -62,13 +62,13 @@ def judge(
     metrics: Mapping[str, float],
     duration_s: float,
     exploring: str = "",
-    partition: PartitionRecord | None = None,
+    measured: Measured | None = None,
 ) -> CellRecord:
     """The verdict on `cell`, whose check ended with `outcome`."""
     observed = dataclasses.replace(
         bare_record(cell, Verdict.PASS, exploring=exploring),
         metrics=dict(metrics) or None,
-        partition=partition,
+        **(measured or {}),
         duration_s=round(duration_s, 3),
         bundle=outcome.bundle,
     )

@@ -51,7 +51,7 @@ DEFAULT_STORE_LIMIT_MIB = 2048
 DEFAULT_CACHE_LENGTH = 64
 #: Independent of the model, so skipped for checkpoints: they are about fixtures or the exporter. LOW-8 is about
 #: ExecuTorch, and lowers a second time.
-NOT_OF_CHECKPOINTS = ("SEN-2", "EXP-4", "EXP-6", "EXP-9", "EXP-10", "EXP-11", "LOW-8")
+NOT_OF_CHECKPOINTS = ("SEN-2", "SEN-3", "EXP-4", "EXP-6", "EXP-9", "EXP-10", "EXP-11", "LOW-8")
 
 
 #: What `--backend` and `--variation` take for every one there is.
@@ -341,7 +341,7 @@ def chosen_architectures(
         pytest.UsageError: A name is neither a row nor registered, or a row that is not registered.
     """
     known = (*matrix.rows, *(name for name in here if name not in matrix.architectures))
-    unlisted = [name for name in known if name not in matrix.architectures and name not in retired]
+    unlisted = [name for name in here if name not in matrix.architectures and name not in retired]
     asked = _chosen("architecture", text, known, (*matrix.in_tier(tier), *unlisted))
     absent = tuple(name for name in asked if split_row(name)[0] not in here)
     if absent and text is not None:

@@ -199,6 +199,7 @@ class ConformancePlugin:
             self.options.examples,
             derandomize=self.options.seed is None,
             caches=row.caches if row else None,
+            overrides=self.options.matrix.overrides(cell.architecture),
             is_checkpoint=self.options.checkpoint is not None,
         )
         known = self.options.matrix.undecodable(cell.architecture, self.versions)
@@ -232,7 +233,7 @@ class ConformancePlugin:
             metrics=case.metrics if case else {},
             duration_s=call.duration,
             exploring=self.options.exploring,
-            partition=case.measured.get("partition") if case else None,
+            measured=case.measured if case else None,
         )
         record = self._with_bundle(case, outcome, self._limited(record, cell))
         setattr(report, RECORD, cell_to_json(record))

@@ -13,10 +13,17 @@ from torch.utils._pytree import SUPPORTED_NODES
 from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
 from conformance.core.contract import CHECKED, Level, Mode
-from conformance.core.verdicts import CellFailedError, ChildDiedError, ClauseViolationError, StageError, Verdict
+from conformance.core.verdicts import (
+    CellFailedError,
+    ChildDiedError,
+    ClauseViolationError,
+    NotApplicableError,
+    StageError,
+    Verdict,
+)
 from conformance.decoding.scripts import DecodeScript
 from conformance.exporters.resolve import Exporter
-from conformance.models.fixtures import build_model, fixture_config
+from conformance.models.fixtures import build_model, config_values, fixture_config
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.stages import build
@@ -209,6 +216,9 @@ def test_a_window_that_weights_are_as_wide_as_can_be_dropped() -> None:
     assert effects["effect_dropped_window"] > 100
 
 
+_MULTIPLIERS = ("attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier")
+
+
 def _all_attention(architecture: str) -> PreTrainedModel:
     config = fixture_config(architecture)
     config.layer_types = ["full_attention"] * len(config.layer_types)
@@ -234,6 +244,37 @@ def test_fixture_without_a_module_kind_is_caught_by_sen_2() -> None:
 
 
 @pytest.mark.parametrize(
+    ("architecture", "neutral", "signature"),
+    [
+        (
+            "granite",
+            dict.fromkeys(_MULTIPLIERS, 1.0),
+            "eager:neutral:attention_multiplier+embedding_multiplier+logits_scaling+residual_multiplier",
+        ),
+        ("gemma2", {"query_pre_attn_scalar": 8}, "eager:neutral:query_pre_attn_scalar"),
+    ],
+)
+def test_fixture_with_neutral_values_is_caught_by_sen_3(
+    architecture: str, neutral: dict[str, Any], signature: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = judge("SEN-3", architecture)
+    assert judged.measured["fields"].neutral == {}
+    assert judged.measured["fields"].exercised.keys() > neutral.keys()
+    assert judged.metrics["fields"] == len(judged.measured["fields"].exercised)
+    values = config_values(architecture) | neutral
+    monkeypatch.setattr("conformance.checks.test_sensitivity.config_values", lambda _: values)
+    with pytest.raises(ClauseViolationError, match=f"fixtures/configs/{architecture}.json") as caught:
+        judge("SEN-3", architecture)
+    assert caught.value.signature == signature
+    assert all(f"{name} (its effect: 0 tolerances)" in str(caught.value) for name in neutral)
+
+
+def test_a_variation_is_judged_by_sen_3_in_the_row_of_its_architecture() -> None:
+    with pytest.raises(NotApplicableError, match="in the row of llama"):
+        judge("SEN-3", "llama+bias")
+
+
+@pytest.mark.parametrize(
     ("clause", "mode"),
     [(clause.id, mode) for clause in CHECKED if Level.EXPORTED in clause.levels for mode in clause.modes],
 )
@@ -250,7 +291,7 @@ def test_strict_program_with_a_dynamic_length_is_right() -> None:
 def test_every_checked_clause_has_a_fault() -> None:
     faulted = {clause for _, _, _, clause, _ in FAULTS} | {clause for _, _, clause, _ in LOWERINGS}
     faulted |= {clause for _, _, clause, _ in RUNNERS}
-    faulted |= {"LOW-1", "LOW-5", "PAR-8", "SEN-1", "SEN-2"}
+    faulted |= {"LOW-1", "LOW-5", "PAR-8", "SEN-1", "SEN-2", "SEN-3"}
     assert faulted == {clause.id for clause in CHECKED}
 
 

@@ -5,6 +5,7 @@ They are subjects too: `tox -e conformance -- --arch llama --subject tests.fault
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -186,3 +187,34 @@ def _shares_state_between_loads(inner: Any, ids: Tensor, position: Tensor) -> An
 
 
 shares_state_between_loads = _subject(_shares_state_between_loads)
+
+
+def ignores_multipliers(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Knows Llama, and not what makes a model Granite."""
+    names = ("embedding_multiplier", "residual_multiplier", "logits_scaling", "attention_multiplier")
+    plain = _with_config(model, **dict.fromkeys(names, 1.0))
+    return convert_and_export_with_cache(plain, *examples, dynamic_shapes=dynamic_shapes)
+
+
+def derives_attention_scaling(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Scales queries by the size of a head, as most models do."""
+    plain = _with_config(model, query_pre_attn_scalar=model.config.head_dim)
+    return convert_and_export_with_cache(plain, *examples, dynamic_shapes=dynamic_shapes)
+
+
+def forgets_key_multiplier(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Ignores one of Falcon-H1's seven multipliers."""
+    plain = _with_config(model, key_multiplier=1.0)
+    return convert_and_export_with_cache(plain, *examples, dynamic_shapes=dynamic_shapes)
+
+
+def _with_config(model: PreTrainedModel, **fields: Any) -> PreTrainedModel:
+    """A model with the same weights and other values of these fields of its config."""
+    config = copy.deepcopy(model.config)
+    for name, value in fields.items():
+        assert hasattr(config, name), name
+        setattr(config, name, value)
+    other: PreTrainedModel = type(model)(config).eval()
+    other.load_state_dict(model.state_dict())
+    other.generation_config = model.generation_config
+    return other

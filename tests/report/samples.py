@@ -14,6 +14,7 @@ from conformance.records.run import (
     CellRecord,
     Environment,
     ExpectedFailure,
+    FieldsRecord,
     PartitionRecord,
     RunInfo,
     RunRecord,
@@ -55,6 +56,7 @@ def cell(
     metrics: dict[str, float] | None = None,
     bundle: str | None = None,
     partition: PartitionRecord | None = None,
+    fields: FieldsRecord | None = None,
 ) -> CellRecord:
     """One cell's record."""
     record = bare_record(Cell(architecture, subject, backend, mode, clause), verdict, message)
@@ -66,6 +68,7 @@ def cell(
         metrics=metrics,
         bundle=bundle,
         partition=partition,
+        fields=fields,
     )
 
 
@@ -104,6 +107,7 @@ _size = st.integers(0, 1 << 52)
 _partitions = st.builds(
     PartitionRecord, _counts, _counts, _counts, _size, _size, _size, _size, lower_s=_number, emit_s=_number
 )
+_fields = st.builds(FieldsRecord, _metrics, _metrics, st.dictionaries(_text, st.lists(_text).map(tuple), max_size=3))
 
 
 @st.composite
@@ -126,6 +130,7 @@ def cells(draw: st.DrawFn) -> CellRecord:
         metrics=draw(st.none() | _metrics),
         bundle=draw(st.none() | _text),
         partition=draw(st.none() | _partitions),
+        fields=draw(st.none() | _fields),
     )
 
 

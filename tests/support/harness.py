@@ -54,6 +54,7 @@ def judge(
         builder or Builder({exporter.name: exporter} if exporter else {}, backends, make_model),
         EXAMPLES,
         caches=row.caches,
+        overrides=load_matrix().overrides(architecture),
         baselines=baselines,
         shrink=shrink,
         is_checkpoint=is_checkpoint,
