@@ -9,7 +9,7 @@ import pytest
 from conformance.checks.parity.test_long import long_script
 from conformance.decoding.scripts import ScriptSpace, Vocabulary
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.torch
 
 
 @pytest.mark.parametrize("length", [6, 32, 37, 320, 2304])
