@@ -68,6 +68,8 @@ def test_a_mechanism_is_varied_in_every_core_row_that_has_it(name: str) -> None:
         without |= {"phi3"}  # takes LongRoPE alone
     if name.startswith("rope-dynamic"):
         without |= {"gpt_neox"}  # its two rotary dimensions are too few
+    if name == "bfloat16":
+        without |= {"mixtral", "deepseek_v3", "lfm2"}  # rounding hides a shifted position, so that SEN-1 fails
     if name == "large-logits":
         without |= {"gemma2"}  # caps them at 30: see capped-logits
     assert rows == core - without
