@@ -93,14 +93,18 @@ def checkout(tmp_path: Path) -> Path:
     return copied_suite(tmp_path)
 
 
-def _without_arcee() -> str:
-    lines = MATRIX_PATH.read_text(encoding="utf-8").splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("  arcee:"))
+def _remove_arcee(checkout: Path) -> None:
+    """Take an architecture out of the matrix and of the variations."""
+    for path in (checkout / "models_matrix.yaml", *(checkout / "fixtures/variations").glob("*.yaml")):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if not line.startswith("  arcee:")), encoding="utf-8")
 
 
 def test_header_names_what_is_not_judged(checkout: Path) -> None:
     retired = f"retired:\n  - {{names: [arcee], since: 99.0.0, reason: {_REASON}}}\n"
-    (checkout / "models_matrix.yaml").write_text(_without_arcee().replace("retired:\n", retired), encoding="utf-8")
+    _remove_arcee(checkout)
+    matrix = checkout / "models_matrix.yaml"
+    matrix.write_text(matrix.read_text(encoding="utf-8").replace("retired:\n", retired), encoding="utf-8")
     told = suite("--collect-only", "--tier", "full", "--clause", "SEN-2", "-n0", cwd=checkout).stdout
     assert "so not run: apertus1p5_text, dory, " in told
     assert "run only with --arch: arcee" in told
@@ -111,7 +115,7 @@ def test_header_names_what_is_not_judged(checkout: Path) -> None:
 
 def test_unlisted_architecture_fails_the_run_and_is_added_by_the_command(checkout: Path) -> None:
     matrix = checkout / "models_matrix.yaml"
-    matrix.write_text(_without_arcee(), encoding="utf-8")
+    _remove_arcee(checkout)
     (checkout / "fixtures/configs/arcee.json").unlink()
     smoke = ("--clause", "SEN-2,PAR-8", "-n2", "--tier", "smoke")
     ended = suite(*smoke, cwd=checkout)

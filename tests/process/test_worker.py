@@ -162,14 +162,15 @@ def _at(stage: Stage, ends: Callable[..., Any], monkeypatch: pytest.MonkeyPatch)
     tensor = torch.zeros(1, 1, dtype=torch.long)
     match stage:
         case Stage.BUILD:
-            monkeypatch.setattr(stages, "build_model", ends)
+            monkeypatch.setattr(stages, "built", ends)
             return lambda: stages.build("llama")
         case Stage.EAGER:
             oracle: Any = Oracle.__new__(Oracle)
             oracle.model, oracle._cache_argument = ends, "past_key_values"
             return lambda: oracle.step(None, 1)
         case Stage.EXPORT:
-            return lambda: stages.export(Exporter("faulty", ends), SimpleNamespace(), Mode.DECODE)  # type: ignore[arg-type]
+            model: Any = SimpleNamespace(generation_config=SimpleNamespace(cache_config={"batch_size": 1}))
+            return lambda: stages.export(Exporter("faulty", ends), model, Mode.DECODE)
         case Stage.LOWER:
             monkeypatch.setattr(lowering, "held_tensors", lambda _: {})
             monkeypatch.setattr(lowering, "to_edge_transform_and_lower", ends)

@@ -81,7 +81,7 @@ def test_good_run_is_recorded(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stdout
     assert "reference; torch" in ended.stdout
-    assert "20 cells: 20 pass" in ended.stdout
+    assert "26 cells: 26 pass" in ended.stdout
     plain = json.loads(record.read_text())
     jsonschema.validate(plain, run_schema())
     run = load_run(record)
