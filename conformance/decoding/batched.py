@@ -14,7 +14,7 @@ from conformance.decoding.sessions import Session
 class Batched:
     """Gives each call's tokens to the first row and other ones to the rest, and compares those with the oracle.
 
-    A call that no decoder should make is passed on as it is: what becomes of it is told by the first row.
+    An invalid call is passed on unchanged, and its result is that of the first row.
 
     Args:
         session: The session, of `rows` rows.
@@ -71,7 +71,7 @@ class Batched:
         for index, prefix in enumerate(call.prefixes(self._held)):
             expected = self._expected(of_row(prefix, row, self._vocab))
             error = float((observed[index] - expected).abs().max())
-            if not error <= self._most:  # nan is no number to be equal to
+            if not error <= self._most:  # nan fails this comparison
                 raise ClauseViolationError(
                     Stage.EXECUTE,
                     "row-differs",

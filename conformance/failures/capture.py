@@ -31,6 +31,7 @@ def bundle_of(
         record: Its entry in the run record.
         versions: Installed packages.
     """
+    variation = of_row(case.cell.architecture)
     shown, divergence = getattr(outcome.error, "script", None), outcome.divergence
     script = shown if isinstance(shown, DecodeScript) else None  # or a conversation, which the check holds anew
     bundle = Bundle(
@@ -45,8 +46,8 @@ def bundle_of(
         message=record.message or "",
         versions=dict(versions),
         config=_config(case),
-        max_cache_len=of_row(case.cell.architecture).max_cache_len,
-        settings=dict(of_row(case.cell.architecture).settings),
+        max_cache_len=variation.max_cache_len,
+        settings=dict(variation.settings),
         calls=tuple(BundledCall(call.position, call.tokens) for call in script.calls) if script else None,
         examples=case.examples,
         tolerance=case.tolerance,

@@ -237,7 +237,7 @@ class _Sizes:
 
 
 _Derived = tuple[tuple[str, Callable[[_Sizes], list[Any]]], ...]
-#: By what a field's name contains, what a model computes that is not told.
+#: By a part of a field's name: what a model computes if the field is not given.
 _DERIVED: _Derived = (
     (r"query_pre_attn_scalar|rotary_dim", lambda sizes: [sizes.head]),
     (

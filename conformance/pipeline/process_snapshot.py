@@ -136,7 +136,7 @@ def _replaced(owner: str | type, namespace: Mapping[str, object], held: Mapping[
 
 
 def _is_torchs_own(name: str, now: object) -> bool:
-    """Whether torch itself puts `now` there, whoever calls it: TorchDynamo wraps some when it first compiles."""
+    """Whether torch itself puts `now` there: TorchDynamo wraps some when it first compiles, for any exporter."""
     file = getattr(getattr(now, "__code__", None), "co_filename", "")
     return name in _FOLLOWING or (name.startswith("torch.") and file.startswith(_DYNAMO))
 

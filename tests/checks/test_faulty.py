@@ -160,8 +160,8 @@ def test_wide_cache_of_a_narrow_model_is_caught_by_low_7() -> None:
         narrow: PreTrainedModel = model.to(torch.bfloat16)
         return narrow
 
-    told = "b_wide_cache_0_keys: 2048 bytes of float32 where bfloat16 takes 1024"
-    with pytest.raises(ClauseViolationError, match=told) as caught:
+    message = "b_wide_cache_0_keys: 2048 bytes of float32 where bfloat16 takes 1024"
+    with pytest.raises(ClauseViolationError, match=message) as caught:
         judge("LOW-7", "llama", memory.float32_cache, backend="portable", make_model=in_bfloat16)
     assert caught.value.signature == "emit:cache-too-wide"
 
