@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conformance.core.text import format_counts, one_line, plural
-from report.errors import ReportError
+
+from .errors import ReportError
 
 if TYPE_CHECKING:
-    from report.compare import Margins
+    from .compare import Margins
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,10 +142,11 @@ def _number(text: str) -> float:
 def _build(arguments: argparse.Namespace) -> int:
     from conformance.matrix.schema import load_matrix
     from conformance.matrix.yaml_file import MatrixError
-    from report.bundles import archives, collect_bundles
-    from report.loading import load_all
-    from report.site import Settings, build, write
-    from report.timeline import history
+
+    from .bundles import archives, collect_bundles
+    from .loading import load_all
+    from .site import Settings, build, write
+    from .timeline import history
 
     runs = load_all(arguments.runs)
     try:
@@ -161,10 +163,10 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _summary(arguments: argparse.Namespace) -> int:
-    from report.annotations import annotate
-    from report.compare import compare
-    from report.loading import load
-    from report.summary import summary
+    from .annotations import annotate
+    from .compare import compare
+    from .loading import load
+    from .summary import summary
 
     head = load(arguments.run)
     comparison = compare(load(arguments.base), head, _margins_of(arguments)) if arguments.base else None
@@ -174,8 +176,8 @@ def _summary(arguments: argparse.Namespace) -> int:
 
 
 def _verdict(arguments: argparse.Namespace) -> int:
-    from report.loading import load
-    from report.summary import acceptable, headline
+    from .loading import load
+    from .summary import acceptable, headline
 
     run = load(arguments.run)
     counts = Counter(cell.verdict for cell in run.cells)
@@ -185,9 +187,9 @@ def _verdict(arguments: argparse.Namespace) -> int:
 
 
 def _gate(arguments: argparse.Namespace) -> int:
-    from report.compare import compare
-    from report.gate import format_comparison, refuse_unfit
-    from report.loading import load
+    from .compare import compare
+    from .gate import format_comparison, refuse_unfit
+    from .loading import load
 
     base, head = load(arguments.base), load(arguments.head)
     for run, path in ((base, arguments.base), (head, arguments.head)):
@@ -198,8 +200,8 @@ def _gate(arguments: argparse.Namespace) -> int:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    from report.loading import load
-    from report.merging import Named, merge, write
+    from .loading import load
+    from .merging import Named, merge, write
 
     if arguments.output.resolve() in {path.resolve() for path in arguments.runs}:
         raise ReportError(f"--output {arguments.output} is one of the records to merge and would be overwritten")
@@ -211,7 +213,7 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from report.validation import validate
+    from .validation import validate
 
     valid = True
     for path in arguments.paths:
@@ -225,9 +227,9 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 
 def _history(arguments: argparse.Namespace) -> int:
-    from report.database import opened
-    from report.histories import detail, overview
-    from report.trends import history_points, prepare, trends
+    from .database import opened
+    from .histories import detail, overview
+    from .trends import history_points, prepare, trends
 
     with opened(arguments.paths) as database:
         prepare(database)
@@ -242,8 +244,8 @@ def _history(arguments: argparse.Namespace) -> int:
 
 
 def _query(arguments: argparse.Namespace) -> int:
-    from report.database import opened
-    from report.terminal import as_json, table
+    from .database import opened
+    from .terminal import as_json, table
 
     with opened(arguments.paths) as database:
         heads, rows = database.ask(arguments.sql)
@@ -252,7 +254,7 @@ def _query(arguments: argparse.Namespace) -> int:
 
 
 def _margins_of(arguments: argparse.Namespace) -> Margins:
-    from report.compare import Margins
+    from .compare import Margins
 
     return Margins(arguments.slower_by, arguments.slower_seconds, arguments.less_delegated)
 

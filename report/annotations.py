@@ -12,10 +12,11 @@ from typing import Literal
 from conformance.core.text import one_line, plural, sanitize
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.run import CellRecord, RunRecord
-from report.compare import Comparison, Measured
-from report.grouping import grouped, grouped_cells, unrun
-from report.model import Variant
-from report.summary import ROWS, headline
+
+from .compare import Comparison, Measured
+from .grouping import grouped, grouped_cells, unrun
+from .model import Variant
+from .summary import ROWS, headline
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ import json
 
 from conformance.core.text import sanitize
 from conformance.core.verdicts import Verdict
-from report.model import Status
+
+from .model import Status
 
 _COLOURS = {
     None: "lightgrey",

@@ -18,10 +18,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from conformance.records.bundle import FACTS, BundleError, read_bundle
 from conformance.records.run import CellRecord, RunRecord
-from report.causes import causes
-from report.errors import ReportError
-from report.model import by_architecture
-from report.names import slug
+
+from .causes import causes
+from .errors import ReportError
+from .model import by_architecture
+from .names import slug
 
 #: Default size of the largest bundle to pack, in MiB; real ones have about one.
 MOST_MIB = 16

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.run import CellRecord
-from report.model import QUIET, Status, Variant, status_of, variant_of
-from report.names import plain_link, slug
+
+from .model import QUIET, Status, Variant, status_of, variant_of
+from .names import plain_link, slug
 
 
 @dataclass(frozen=True, slots=True)

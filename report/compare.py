@@ -8,8 +8,9 @@ from enum import StrEnum
 
 from conformance.core.verdicts import ACCEPTABLE, Stage, Verdict
 from conformance.records.run import CellRecord, RunRecord
-from report.errors import ReportError
-from report.model import Variant, variant_of
+
+from .errors import ReportError
+from .model import Variant, variant_of
 
 _STAGES = tuple(Stage)
 _PASSES = frozenset({Verdict.PASS, Verdict.UNEXPECTED_PASS})

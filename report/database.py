@@ -13,7 +13,8 @@ from pathlib import Path
 import duckdb
 
 from conformance.core.text import one_line
-from report.errors import ReportError
+
+from .errors import ReportError
 
 #: Enough for any record; DuckDB's own limit of 16 MiB would be 30000 cells.
 _LARGEST = 1 << 24

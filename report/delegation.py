@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from conformance.records.run import CellRecord, PartitionRecord
-from report.compare import delegated_share
-from report.model import Variant, variant_of
-from report.plots import number
+
+from .compare import delegated_share
+from .model import Variant, variant_of
+from .plots import number
 
 #: Operators shown of those that are partly undelegated, and of those that are not, before the others are folded away.
 _SHOWN = 5

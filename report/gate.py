@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from conformance.core.text import format_counts, one_line, plural
 from conformance.core.verdicts import Verdict
 from conformance.records.run import UNREACHED, CellRecord, RunRecord
-from report.compare import Change, Comparison, Difference, Measured
-from report.errors import ReportError
-from report.grouping import DifferenceGroup, grouped, unrun
-from report.loading import when
-from report.names import commit
-from report.summary import ROWS
-from report.timeline import versions
+
+from .compare import Change, Comparison, Difference, Measured
+from .errors import ReportError
+from .grouping import DifferenceGroup, grouped, unrun
+from .loading import when
+from .names import commit
+from .summary import ROWS
+from .timeline import versions
 
 #: The verdicts of checks that ran to their end.
 _CONCLUSIVE = frozenset({Verdict.PASS, Verdict.FAIL, Verdict.EXPECTED_FAILURE, Verdict.UNEXPECTED_PASS})

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.run import CellRecord
-from report.compare import Change, Comparison, Difference
-from report.model import Status, Variant, variant_of
+
+from .compare import Change, Comparison, Difference
+from .model import Status, Variant, variant_of
 
 
 @dataclass(frozen=True, slots=True)

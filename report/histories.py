@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from conformance.core.text import plural
-from report.names import commit
-from report.terminal import as_json, table
-from report.trends import HistoryPoint, Trend
+
+from .names import commit
+from .terminal import as_json, table
+from .trends import HistoryPoint, Trend
 
 Format = Literal["table", "json"]
 _FIELDS = ("architecture", "subject", "now", "since", "changes", "accepted", "judged", "runs", "last", "shares")

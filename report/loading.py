@@ -10,7 +10,8 @@ from pathlib import Path
 from conformance.core.cells import Cell
 from conformance.core.contract import Mode
 from conformance.records.run import CellRecord, InvalidRecordError, PartitionRecord, RunRecord, load_run
-from report.errors import ReportError
+
+from .errors import ReportError
 
 #: The largest integer that DuckDB, JavaScript and plots represent exactly.
 _MAX_COUNT = 1 << 53

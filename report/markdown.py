@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from conformance.core.text import one_line, plural
 from conformance.core.verdicts import Verdict
 from conformance.records.run import RunRecord
-from report.names import plain_link
+
+from .names import plain_link
 
 #: What Markdown acts on inside a line or a table. An underscore inside a word is left alone: nearly every name has one.
 _ACTIVE = re.compile(r"[\\`*~|\[\]]|_(?![^\W_])|(?<![^\W_])_")

@@ -11,8 +11,9 @@ from pathlib import Path
 from conformance.core.text import first_few
 from conformance.matrix.sharding import Shard, read_shard
 from conformance.records.run import DIRTY, Environment, RunInfo, RunRecord, RunWriter, Since
-from report.errors import ReportError
-from report.loading import when
+
+from .errors import ReportError
+from .loading import when
 
 #: The option that names the part of a run, such as "3/8"; the option that may differ between parts without it.
 SHARD, _ARCHITECTURES = "shard", "arch"

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from conformance.records.run import CellRecord
-from report.model import Variant, variant_of
+
+from .model import Variant, variant_of
 
 #: SEN-1 asks for effects of at least this multiple of the tolerance.
 SENSITIVE = 100.0

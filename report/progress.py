@@ -10,8 +10,9 @@ from conformance.core.cells import EAGER, EXPORTED
 from conformance.core.contract import CLAUSES, Chapter
 from conformance.core.verdicts import ACCEPTABLE, Stage, Verdict
 from conformance.records.run import CellRecord
-from report.markdown import prose
-from report.model import QUIET
+
+from .markdown import prose
+from .model import QUIET
 
 #: The clause that requires a program at the end of lowering.
 _LOWERS = "LOW-1"

@@ -19,17 +19,18 @@ from conformance.core.text import plural, sanitize
 from conformance.core.verdicts import Stage, Verdict
 from conformance.matrix.schema import Matrix
 from conformance.records.run import RunRecord
-from report import badges, documents, plots, views
-from report.bundles import Archive, BundleLink, write_archives
-from report.causes import Cause, causes
-from report.compare import MEANINGS, Comparison, compare
-from report.delegation import delegations, size
-from report.errors import ReportError
-from report.grouping import groups, unrun
-from report.loading import when
-from report.model import COMPILED_ONLY_GLYPH, GLYPHS, Status, Variant, columns, count, status_of, variant_of, variants
-from report.names import commit, plain_link, slug
-from report.timeline import History, versions
+
+from . import badges, documents, plots, views
+from .bundles import Archive, BundleLink, write_archives
+from .causes import Cause, causes
+from .compare import MEANINGS, Comparison, compare
+from .delegation import delegations, size
+from .errors import ReportError
+from .grouping import groups, unrun
+from .loading import when
+from .model import COMPILED_ONLY_GLYPH, GLYPHS, Status, Variant, columns, count, status_of, variant_of, variants
+from .names import commit, plain_link, slug
+from .timeline import History, versions
 
 _HERE = Path(__file__).parent
 #: Lists the files that a build wrote, so that the next one removes these and no others.

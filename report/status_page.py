@@ -12,11 +12,12 @@ from conformance.core.cells import split_row
 from conformance.core.text import format_counts, plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.run import CellRecord, RunRecord
-from report.causes import example_line
-from report.loading import when
-from report.markdown import code, incomplete, link, prose, table
-from report.model import QUIET
-from report.progress import LEGEND, Column, Progress, columns_of, progress_of
+
+from .causes import example_line
+from .loading import when
+from .markdown import code, incomplete, link, prose, table
+from .model import QUIET
+from .progress import LEGEND, Column, Progress, columns_of, progress_of
 
 _COMMAND = "python -m conformance status RUN.json [RUN.json ...] > docs/status.md"
 #: Longest command or message on the page, in characters.

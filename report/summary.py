@@ -8,13 +8,14 @@ from typing import TypeVar
 from conformance.core.text import first_few, plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.run import CellRecord, RunRecord
-from report.compare import Change, Comparison, Measured
-from report.grouping import CellGroup, DifferenceGroup, grouped, grouped_cells, unrun
-from report.loading import when
-from report.markdown import code, incomplete, table
-from report.model import GLYPHS, Status, count, variant_of
-from report.names import commit
-from report.timeline import PACKAGES
+
+from .compare import Change, Comparison, Measured
+from .grouping import CellGroup, DifferenceGroup, grouped, grouped_cells, unrun
+from .loading import when
+from .markdown import code, incomplete, table
+from .model import GLYPHS, Status, count, variant_of
+from .names import commit
+from .timeline import PACKAGES
 
 #: Rows of a table before "and N more".
 ROWS = 10

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from conformance.core.verdicts import Verdict
 from conformance.records.run import CellRecord, RunRecord
-from report.model import QUIET, Columns, Status, Variant, by_architecture, cells_of, columns, variant_status
+
+from .model import QUIET, Columns, Status, Variant, by_architecture, cells_of, columns, variant_status
 
 #: The packages whose versions reports name.
 PACKAGES = ("transformers", "torch", "executorch")

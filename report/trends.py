@@ -9,9 +9,10 @@ from typing import Any, cast
 
 from conformance.core.cells import EAGER, EXPORTED
 from conformance.core.verdicts import Stage, Verdict
-from report.database import Database
-from report.errors import ReportError
-from report.model import HOMES, QUIET, STAGES, WORST_FIRST, Status
+
+from .database import Database
+from .errors import ReportError
+from .model import HOMES, QUIET, STAGES, WORST_FIRST, Status
 
 #: Runs in a trend, the newest at the right.
 POINTS = 24

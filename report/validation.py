@@ -19,10 +19,11 @@ import referencing.exceptions
 from conformance.core.files import read_regular_file
 from conformance.core.text import one_line, plural
 from conformance.records.run import run_schema
-from report.bundles import sound_archive
-from report.errors import ReportError
-from report.loading import load
-from report.site import MANIFEST, MOST_BYTES
+
+from .bundles import sound_archive
+from .errors import ReportError
+from .loading import load
+from .site import MANIFEST, MOST_BYTES
 
 #: Elements that load a resource, and the attribute that names it.
 _FETCHING = {

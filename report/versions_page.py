@@ -15,10 +15,11 @@ from packaging.version import InvalidVersion, Version
 from conformance.core.text import format_counts, plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.run import CellRecord, RunRecord
-from report.causes import example_line
-from report.loading import when
-from report.markdown import code, incomplete, link, prose, table
-from report.progress import LEGEND, Progress, clauses_of, columns_of, progress_of
+
+from .causes import example_line
+from .loading import when
+from .markdown import code, incomplete, link, prose, table
+from .progress import LEGEND, Progress, clauses_of, columns_of, progress_of
 
 _COMMAND = "python -m conformance compatibility RUN.json [RUN.json ...] > docs/compatibility.md"
 #: Failing clauses named in an entry before "N more".

@@ -14,10 +14,11 @@ from conformance.core.contract import CLAUSES
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.matrix.schema import Expectation, Matrix, Row
 from conformance.records.run import CellRecord, RunRecord
-from report.causes import Cause, causes
-from report.grouping import unrun
-from report.loading import when
-from report.model import (
+
+from .causes import Cause, causes
+from .grouping import unrun
+from .loading import when
+from .model import (
     Columns,
     StageStatus,
     Status,
@@ -31,8 +32,8 @@ from report.model import (
     variant_status,
     variants,
 )
-from report.names import slug
-from report.timeline import History, Since, versions
+from .names import slug
+from .timeline import History, Since, versions
 
 _FIELD = re.compile(r"  (observed|expected|script|versions|replay|also) +(.*)")
 _CLAUSES = {clause.id: clause for clause in CLAUSES}

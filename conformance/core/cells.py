@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from conformance.core.contract import BOTH_MODES, CLAUSES, Chapter, Clause, Level, Mode
+from conformance.core.contract import BOTH_MODES, CLAUSES, Chapter, Clause, Mode, Scope
 from conformance.core.verdicts import Stage
 
 #: What stands in the backend's place in a cell that no backend has a part in.
@@ -114,14 +114,14 @@ def plan(selection: Selection) -> Iterator[Cell]:
 
 def _eager(architecture: str, selection: Selection) -> Iterator[Cell]:
     # Sensitivity before parity: a fixture that cannot show a fault makes the rest worthless.
-    clauses = [clause for clause in selection.clauses if Level.EAGER in clause.levels]
+    clauses = [clause for clause in selection.clauses if Scope.EAGER in clause.scopes]
     for clause in sorted(clauses, key=lambda clause: clause.chapter is not Chapter.SEN):
         yield Cell(architecture, None, EAGER, None, clause.id)
 
 
 def _exported(architecture: str, subject: str, mode: Mode, selection: Selection) -> Iterator[Cell]:
     for clause in selection.clauses:
-        if Level.EXPORTED in clause.levels and mode in clause.modes:
+        if Scope.EXPORTED in clause.scopes and mode in clause.modes:
             yield Cell(architecture, subject, EXPORTED, mode, clause.id)
 
 
@@ -129,7 +129,7 @@ def _lowered(
     architecture: str, subject: str, mode: Mode, backend: BackendTraits, selection: Selection
 ) -> Iterator[Cell]:
     for clause in selection.clauses:
-        applies = Level.LOWERED in clause.levels or (Level.RUNTIME in clause.levels and backend.runs)
+        applies = Scope.LOWERED in clause.scopes or (Scope.RUNTIME in clause.scopes and backend.runs)
         if applies and mode in clause.modes and (backend.delegating or not clause.delegating):
             yield Cell(architecture, subject, backend.name, mode, clause.id)
 
@@ -141,7 +141,7 @@ def needs(clause: str, backend: str, stage: Stage) -> bool:
     if backend == EXPORTED:
         return stage in (Stage.BUILD, Stage.EAGER, Stage.EXPORT)
     known = _BY_ID.get(clause)
-    runs = known is not None and Level.RUNTIME in known.levels
+    runs = known is not None and Scope.RUNTIME in known.scopes
     return runs or stage not in (Stage.LOAD, Stage.EXECUTE)
 
 

@@ -18,6 +18,17 @@ class Mode(StrEnum):
 
 
 class Level(StrEnum):
+    """How much a violation weighs.
+
+    A program that breaks a `must` clause is wrong, or cannot run. A `should` clause is about cost, convenience or a
+    courtesy: a violation is shown, needs a known failure as any other does, and never makes the headline.
+    """
+
+    MUST = "must"
+    SHOULD = "should"
+
+
+class Scope(StrEnum):
     """What a clause is checked on. A clause may be checked on several."""
 
     EAGER = "eager"  # the fixture model and the oracle: no subject, no export
@@ -43,17 +54,18 @@ BOTH_MODES = (Mode.DECODE, Mode.DYNAMIC)
 class Clause:
     """One numbered sentence of the contract.
 
-    `levels` is empty while the suite has no check for the clause. `delegating` clauses say nothing about a backend
+    `scopes` is empty while the suite has no check for the clause. `delegating` clauses say nothing about a backend
     that has no partitioner. `own_export` clauses make an export of their own, so they may hold where the program
     cannot be exported.
     """
 
     id: str
     text: str
-    levels: tuple[Level, ...] = ()
+    scopes: tuple[Scope, ...] = ()
     modes: tuple[Mode, ...] = BOTH_MODES
     delegating: bool = False
     own_export: bool = False
+    level: Level = Level.MUST
 
     @property
     def chapter(self) -> Chapter:
@@ -61,114 +73,135 @@ class Clause:
         return Chapter[self.id.partition("-")[0]]
 
 
-_PARITY = (Level.EXPORTED, Level.RUNTIME)
+_PARITY = (Scope.EXPORTED, Scope.RUNTIME)
 
 CLAUSES: tuple[Clause, ...] = (
     Clause(
         "EXP-1",
         "The program is `forward(input_ids: int64 [batch, seq], cache_position: int64 [seq]) -> logits [batch, seq, "
         "vocab]`, and these two are its only user inputs.",
-        (Level.EXPORTED,),
+        (Scope.EXPORTED,),
     ),
-    Clause("EXP-2", "No `Cache` object is among the graph's inputs or outputs.", (Level.EXPORTED,)),
+    Clause("EXP-2", "No `Cache` object is among the graph's inputs or outputs.", (Scope.EXPORTED,)),
     Clause(
         "EXP-3",
         "Every cache tensor is one buffer of the program, mutated in place: none is lifted as a constant, none is "
         "duplicated, none is returned.",
-        (Level.EXPORTED,),
+        (Scope.EXPORTED,),
     ),
     # In one mode: with a dynamic length, a strict export takes 3 to 4 s of CPU, longer than all others of a row.
     Clause(
         "EXP-4",
         "It exports under `strict=True` and under `strict=False`, to programs that behave alike up to the last cache "
         "slot, and leaves the model as it was.",
-        (Level.EXPORTED,),
+        (Scope.EXPORTED,),
         (Mode.DECODE,),
         own_export=True,
+        level=Level.SHOULD,
     ),
     Clause(
         "EXP-5",
         "It exports with a dynamic sequence length, from 1 to the full length of the cache.",
-        (Level.EXPORTED,),
+        (Scope.EXPORTED,),
         (Mode.DYNAMIC,),
     ),
     Clause(
         "EXP-6",
         "It exports with no example inputs given, to a program that decodes at any position.",
-        (Level.EXPORTED,),
+        (Scope.EXPORTED,),
         (Mode.DECODE,),
         own_export=True,
+        level=Level.SHOULD,
     ),
-    Clause("EXP-7", "The program survives `torch.export.save` and `torch.export.load`.", (Level.EXPORTED,)),
+    Clause(
+        "EXP-7",
+        "The program survives `torch.export.save` and `torch.export.load`.",
+        (Scope.EXPORTED,),
+        level=Level.SHOULD,
+    ),
     Clause(
         "EXP-8",
         "The model is left as it was: weights, config, generation config, attention and experts implementation, train "
         "or eval mode, hooks, grad mode, random state; and so is the process: functions and methods of torch and "
         "Transformers, global hooks, settings of torch and TorchDynamo (default dtype and device, determinism, "
         "autocast, threads), registered pytrees, environment variables.",
-        (Level.EXPORTED,),
+        (Scope.EXPORTED,),
+        level=Level.SHOULD,
     ),
     Clause(
         "EXP-9",
         "A misconfigured model gets a clear, documented error before any tracing.",
-        (Level.EXPORTED,),
+        (Scope.EXPORTED,),
         (Mode.DECODE,),
         own_export=True,
+        level=Level.SHOULD,
     ),
     Clause(
         "EXP-10",
         "Exported again, it is the same program: graph, signature and weights.",
-        (Level.EXPORTED,),
+        (Scope.EXPORTED,),
         (Mode.DECODE,),
+        level=Level.SHOULD,
     ),
     Clause(
         "EXP-11",
         "A model in training mode is exported as in evaluation mode and left in training mode, or refused by an error "
         "that says why.",
-        (Level.EXPORTED,),
+        (Scope.EXPORTED,),
         (Mode.DECODE,),
         own_export=True,
+        level=Level.SHOULD,
     ),
-    Clause("LOW-1", "It lowers to the edge dialect with IR validity checks on.", (Level.LOWERED,)),
+    Clause("LOW-1", "It lowers to the edge dialect with IR validity checks on.", (Scope.LOWERED,)),
     Clause(
         "LOW-2",
         "The partition is complete: the backend's partitioner, asked again on the lowered graph, finds nothing more "
         "to take.",
-        (Level.LOWERED,),
+        (Scope.LOWERED,),
         delegating=True,
+        level=Level.SHOULD,
     ),
     Clause(
         "LOW-3",
         "The partition covers: every compute-heavy operator (linear, matmul, attention products) is delegated, and "
         "only what the matrix row allows is left.",
-        (Level.LOWERED,),
+        (Scope.LOWERED,),
         delegating=True,
+        level=Level.SHOULD,
     ),
     Clause(
         "LOW-4",
         "Weights live once: constants used by a delegate are owned by it and not stored again, tied weights are stored "
         "once, and no constant is stored that nothing reads.",
-        (Level.LOWERED,),
+        (Scope.LOWERED,),
+        level=Level.SHOULD,
     ),
-    Clause("LOW-5", "Every undelegated operator has a kernel in the runtime.", (Level.LOWERED,)),
+    Clause("LOW-5", "Every undelegated operator has a kernel in the runtime.", (Scope.LOWERED,)),
     Clause(
         "LOW-6",
         "Cache buffers are planned memory, updated in place, and never make a round trip through program outputs.",
-        (Level.LOWERED,),
+        (Scope.LOWERED,),
     ),
     Clause(
         "LOW-7",
         "Planned memory stays within a stated bound of cache and activations, and no cache is wider than the model's "
         "own.",
-        (Level.LOWERED,),
+        (Scope.LOWERED,),
+        level=Level.SHOULD,
     ),
     # In one mode: it costs another lowering, and nothing in lowering draws on the mode.
-    Clause("LOW-8", "Lowering the same program twice gives the same bytes.", (Level.LOWERED,), (Mode.DECODE,)),
-    Clause("LOW-9", "User-defined passes are applied.", (Level.LOWERED,)),
+    Clause(
+        "LOW-8",
+        "Lowering the same program twice gives the same bytes.",
+        (Scope.LOWERED,),
+        (Mode.DECODE,),
+        level=Level.SHOULD,
+    ),
+    Clause("LOW-9", "User-defined passes are applied.", (Scope.LOWERED,), level=Level.SHOULD),
     Clause(
         "LOW-10",
         "The partition is sound: a delegate contains only operators that its backend declares, and no cache update.",
-        (Level.LOWERED,),
+        (Scope.LOWERED,),
         delegating=True,
     ),
     Clause("PAR-1", "Decoding token by token from position 0 matches the oracle.", _PARITY),
@@ -186,8 +219,9 @@ CLAUSES: tuple[Clause, ...] = (
         "PAR-7",
         "A position beyond the cache, a wrong dtype or a wrong rank is an error, and the next valid call is right.",
         _PARITY,
+        level=Level.SHOULD,
     ),
-    Clause("PAR-8", "The oracle itself agrees with a forward pass without a cache.", (Level.EAGER,)),
+    Clause("PAR-8", "The oracle itself agrees with a forward pass without a cache.", (Scope.EAGER,)),
     Clause("PAR-9", "The same input gives the same bytes.", _PARITY),
     Clause("PAR-10", "Greedy generation picks the same tokens.", _PARITY),
     Clause("PAR-11", "Two sessions of one program share no state, and the rows of a batch do not mix.", _PARITY),
@@ -203,35 +237,43 @@ CLAUSES: tuple[Clause, ...] = (
         "throughout. Two programs interleaved in one process, and one program loaded twice, do not disturb each other.",
         _PARITY,
     ),
-    Clause("RUN-1", "The metadata methods of ExecuTorch's LLM runner are present and true.", (Level.RUNTIME,)),
+    Clause(
+        "RUN-1",
+        "The metadata methods of ExecuTorch's LLM runner are present and true.",
+        (Scope.RUNTIME,),
+        level=Level.SHOULD,
+    ),
     Clause(
         "RUN-2",
         "`TextLLMRunner`, out of the box, generates the tokens that eager greedy decoding generates.",
-        (Level.RUNTIME,),
+        (Scope.RUNTIME,),
+        level=Level.SHOULD,
     ),
-    Clause("RUN-3", "It does so again on a second call.", (Level.RUNTIME,)),
+    Clause("RUN-3", "It does so again on a second call.", (Scope.RUNTIME,), level=Level.SHOULD),
     Clause(
         "SEN-1",
         "The fixture model is discriminating: zeroing the cache, shifting positions by one, swapping two layers' "
         "caches, or dropping the window each move the logits by at least 100 times the tolerance.",
-        (Level.EAGER,),
+        (Scope.EAGER,),
     ),
     Clause(
         "SEN-2",
         "The fixture exercises every layer kind and every kind of cached state that the architecture's default config "
         "has.",
-        (Level.EAGER,),
+        (Scope.EAGER,),
+        level=Level.SHOULD,
     ),
     Clause(
         "SEN-3",
         "No field of the config is neutral: each that moves the logits has, in the fixture or in one of its "
         "variations, a value that differs from every neutral one (1, 0, None, false, or what other fields entail), and "
         "a neutral one moves the logits by at least 100 times the tolerance.",
-        (Level.EAGER,),
+        (Scope.EAGER,),
+        level=Level.SHOULD,
     ),
 )
 
-CHECKED = tuple(clause for clause in CLAUSES if clause.levels)
+CHECKED = tuple(clause for clause in CLAUSES if clause.scopes)
 
 
 def contract_page() -> str:
@@ -247,12 +289,12 @@ def contract_page() -> str:
             "",
             f"## {chapter.value}",
             "",
-            "| clause | what must hold | checked on | modes |",
-            "| --- | --- | --- | --- |",
+            "| clause | level | what holds | checked on | modes |",
+            "| --- | --- | --- | --- | --- |",
         ]
         for clause in CLAUSES:
             if clause.chapter is chapter:
-                levels = ", ".join(clause.levels)
-                modes = ", ".join(clause.modes) if clause.levels and Level.EAGER not in clause.levels else ""
-                lines.append(f"| {clause.id} | {clause.text} | {levels} | {modes} |")
+                scopes = ", ".join(clause.scopes)
+                modes = ", ".join(clause.modes) if clause.scopes and Scope.EAGER not in clause.scopes else ""
+                lines.append(f"| {clause.id} | {clause.level} | {clause.text} | {scopes} | {modes} |")
     return "\n".join(lines) + "\n"

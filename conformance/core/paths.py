@@ -1,6 +1,8 @@
 """Where the checkout keeps its data, and where a run puts what it writes."""
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 
 #: The folder that holds `models_matrix.yaml`, `fixtures/` and the packages.
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,3 +17,12 @@ VARIATIONS = FIXTURES / "variations"
 PARTITIONS = FIXTURES / "partitions"
 #: Seconds an architecture takes, by which shards are balanced.
 DURATIONS = FIXTURES / "durations.json"
+
+
+def report_module(name: str) -> ModuleType:
+    """The module `name` of the report, which is `report` in a checkout and `conformance.report` where it is installed.
+
+    Import it for types as ``if TYPE_CHECKING: from report import NAME``.
+    """
+    installed = (Path(__file__).resolve().parents[1] / "report").is_dir()
+    return importlib.import_module(f"conformance.report.{name}" if installed else f"report.{name}")

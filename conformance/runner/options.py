@@ -73,7 +73,9 @@ def add_options(parser: pytest.Parser) -> None:
         "(default: those that the tier has; none with --arch)",
     )
     group.addoption(
+        "--exporter",
         "--subject",
+        dest="subject",
         metavar="NAMES",
         default="reference",
         help=f"exporters to test: {', '.join(KNOWN)} or package.module:callable (default: reference)",
@@ -108,7 +110,9 @@ def add_options(parser: pytest.Parser) -> None:
         "`python -m report merge` makes one record of all N",
     )
     group.addoption(
+        "--max-examples",
         "--examples",
+        dest="examples",
         type=_positive,
         metavar="N",
         help="scripts generated for each parity cell, beside the pinned ones (default: "
@@ -141,7 +145,14 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         help="run in the pytest process (no isolation or limits); for debugging",
     )
-    group.addoption("--record", default=DEFAULT_RECORD, metavar="PATH", help=f"default: {DEFAULT_RECORD}")
+    group.addoption(
+        "--output",
+        "--record",
+        dest="record",
+        default=DEFAULT_RECORD,
+        metavar="PATH",
+        help=f"where the record of the run is written (default: {DEFAULT_RECORD})",
+    )
     group.addoption(
         "--resume",
         action="store_true",
@@ -153,7 +164,9 @@ def add_options(parser: pytest.Parser) -> None:
         help="rerun only cells whose verdict may have changed since that run",
     )
     group.addoption(
+        "--cache-dir",
         "--store",
+        dest="store",
         default=DEFAULT_STORE,
         metavar="PATH",
         help=f"where lowered programs are kept from run to run (default: {DEFAULT_STORE})",
@@ -485,7 +498,7 @@ def _clauses(text: str | None, without: Collection[str] = ()) -> tuple[Clause, .
         known[chapter.name] = [each for each in CHECKED if each.chapter is chapter and each.id not in without]
     names = _chosen("clause", text, known, tuple(each.id for each in CHECKED if each.id not in without))
     chosen = list(dict.fromkeys(clause for name in names for clause in known[name]))
-    unchecked = [clause.id for clause in chosen if not clause.levels]
+    unchecked = [clause.id for clause in chosen if not clause.scopes]
     if unchecked or not chosen:
         raise pytest.UsageError(f"the suite has no check yet for {', '.join(unchecked or names)}")
     return tuple(clause for clause in CHECKED if clause in chosen)

@@ -12,7 +12,7 @@ import torch
 from torch.utils._pytree import SUPPORTED_NODES
 from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
-from conformance.core.contract import CHECKED, Level, Mode
+from conformance.core.contract import CHECKED, Mode, Scope
 from conformance.core.verdicts import (
     CellFailedError,
     ChildDiedError,
@@ -292,7 +292,7 @@ def test_a_variation_is_judged_by_sen_3_in_the_row_of_its_architecture() -> None
 
 @pytest.mark.parametrize(
     ("clause", "mode"),
-    [(clause.id, mode) for clause in CHECKED if Level.EXPORTED in clause.levels for mode in clause.modes],
+    [(clause.id, mode) for clause in CHECKED if Scope.EXPORTED in clause.scopes for mode in clause.modes],
 )
 def test_reference_is_caught_by_none(clause: str, mode: Mode) -> None:
     # mistral, since every clause applies to it: it has a window, and no state that cannot be rewound.

@@ -9,7 +9,7 @@ import pytest
 
 from conformance.core import cells
 from conformance.core.cells import Cell, Selection, plan
-from conformance.core.contract import CHECKED, CLAUSES, Clause, Level, Mode
+from conformance.core.contract import CHECKED, CLAUSES, Clause, Mode, Scope
 from conformance.core.paths import CONFIGS
 from conformance.core.verdicts import Stage
 from conformance.matrix.known_failures import Blocker, Cause, Violation
@@ -192,7 +192,7 @@ def test_a_blocked_export_may_leave_clauses_that_export_by_themselves(tmp_path: 
     known = {
         clause.id: matrix.expectation(Cell("llama", "reference", "exported", Mode.DECODE, clause.id), _LATEST)
         for clause in CHECKED
-        if Level.EXPORTED in clause.levels and Mode.DECODE in clause.modes
+        if Scope.EXPORTED in clause.scopes and Mode.DECODE in clause.modes
     }
     optional = {clause for clause, expectation in known.items() if expectation and not expectation.required}
     assert optional == {"EXP-4", "EXP-6", "EXP-9", "EXP-11"}
@@ -200,7 +200,7 @@ def test_a_blocked_export_may_leave_clauses_that_export_by_themselves(tmp_path: 
 
 
 def test_a_new_clause_needs_no_edit_of_a_blocker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    new = Clause("LOW-99", "New.", (Level.LOWERED,))
+    new = Clause("LOW-99", "New.", (Scope.LOWERED,))
     monkeypatch.setattr(cells, "_BY_ID", {clause.id: clause for clause in (*CLAUSES, new)})
     matrix = _with(tmp_path, _BLOCKER)
     assert matrix.expectation(Cell("llama", "reference", "xnnpack", Mode.DYNAMIC, "LOW-99"), _LATEST)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from conformance.core.cells import Cell
-from conformance.core.contract import BOTH_MODES, CHECKED, Level, Mode
+from conformance.core.contract import BOTH_MODES, CHECKED, Mode, Scope
 from conformance.core.paths import ROOT
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.bundle import Bundle, write_bundle
@@ -36,10 +36,10 @@ _VERSIONS = {
     "2026-11": {"torch": "2.13.0", "transformers": "5.23.0", "executorch": "1.5.1"},
 }
 _BACKENDS = {
-    "exported": {Level.EXPORTED},
-    "portable": {Level.LOWERED, Level.RUNTIME},
-    "xnnpack": {Level.LOWERED, Level.RUNTIME},
-    "vulkan": {Level.LOWERED},  # it lowers ahead of time, and nothing here can run it
+    "exported": {Scope.EXPORTED},
+    "portable": {Scope.LOWERED, Scope.RUNTIME},
+    "xnnpack": {Scope.LOWERED, Scope.RUNTIME},
+    "vulkan": {Scope.LOWERED},  # it lowers ahead of time, and nothing here can run it
 }
 #: How often each operator is in a small program, and the backends that take it.
 _OPERATORS = {
@@ -117,12 +117,12 @@ def _cells(month: str) -> Iterator[CellRecord]:
         if architecture == "qwen3" and month == "2026-09":
             continue  # appears later
         for clause in CHECKED:
-            if Level.EAGER in clause.levels:
+            if Scope.EAGER in clause.scopes:
                 yield _judged(Cell(architecture, None, "eager", None, clause.id), month)
-            for backend, levels in _BACKENDS.items():
+            for backend, scopes in _BACKENDS.items():
                 if backend == "vulkan" and month == "2026-09":
                     continue  # so does this
-                if levels & set(clause.levels) and not (clause.delegating and backend == "portable"):
+                if scopes & set(clause.scopes) and not (clause.delegating and backend == "portable"):
                     for mode in BOTH_MODES:
                         if mode in clause.modes:
                             yield _judged(Cell(architecture, "reference", backend, mode, clause.id), month)

@@ -16,7 +16,7 @@ from rich.progress import track
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
 from conformance.core.cells import EXPORTED, Cell, split_row
-from conformance.core.contract import CHECKED, Chapter, Level, Mode
+from conformance.core.contract import CHECKED, Chapter, Mode, Scope
 from conformance.core.paths import ROOT
 from conformance.core.verdicts import CellFailedError, ChildDiedError, NotApplicableError
 from conformance.exporters.resolve import Exporter
@@ -85,7 +85,7 @@ def exporters(known: Rows) -> Iterator[Row]:
         marks = {
             clause.id: _mark(Cell(architecture, "faulty", EXPORTED, mode, clause.id), builder, clause.id in own)
             for clause in CHECKED
-            if Level.EXPORTED in clause.levels and mode in clause.modes
+            if Scope.EXPORTED in clause.scopes and mode in clause.modes
         }
         left_behind.undo()
         yield Row(name, f"{architecture} {mode}", marks)
@@ -118,7 +118,7 @@ def lowerings(known: Rows) -> Iterator[Row]:
             continue
         subjects = {"reference": Exporter("reference", convert_and_export_with_cache)}
         builder = Builder(subjects, {backend.name: backend})
-        ids = [clause.id for clause in CHECKED if Level.LOWERED in clause.levels] + ["PAR-1"]
+        ids = [clause.id for clause in CHECKED if Scope.LOWERED in clause.scopes] + ["PAR-1"]
         cells = [Cell(architecture, "reference", backend.name, Mode.DECODE, clause) for clause in ids]
         yield Row(backend.name, architecture, {c.clause: _mark(c, builder, c.clause == own) for c in cells})
 

@@ -1,0 +1,40 @@
+"""The commands that messages name: each runs as printed, from the folder that the reader stands in."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+#: Set by the environments of tox.ini that run the suite: the command before a run's options, such as
+#: ``tox -e conformance --``.
+RUN_COMMAND = "CONFORMANCE_RUN_COMMAND"
+_SCRIPT = "conformance"
+
+
+def command(*arguments: str) -> str:
+    """`conformance ARGUMENTS` for a POSIX shell in the current folder.
+
+    Where the shell would not find this environment's script `conformance`, the path of its Python stands in its place.
+    """
+    return shlex.join([*_program(), *arguments])
+
+
+def run_command(*options: str) -> str:
+    """The command that runs the suite with `options`."""
+    if prefix := os.environ.get(RUN_COMMAND):
+        return f"{prefix} {shlex.join(options)}"
+    return command("run", *options)
+
+
+def _program() -> list[str]:
+    python = Path(sys.executable)
+    found = shutil.which(_SCRIPT)
+    # tox puts its environment first on PATH, which the reader's shell does not.
+    if found and "TOX_ENV_NAME" not in os.environ and Path(found).parent.resolve() == python.parent.resolve():
+        return [_SCRIPT]
+    here = Path.cwd()
+    shown = python.relative_to(here) if python.is_relative_to(here) else python
+    return [str(shown), "-m", _SCRIPT]

@@ -1,0 +1,61 @@
+"""Commands that messages name: they start with what the reader's own shell finds."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from conformance.core.commands import RUN_COMMAND, command, run_command
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A virtual environment below the current folder, which is not on PATH; its `bin`."""
+    scripts = tmp_path / "env" / "bin"
+    scripts.mkdir(parents=True)
+    for name in ("python", "conformance"):
+        (scripts / name).write_text("#!/bin/sh\n", encoding="utf-8")
+        (scripts / name).chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(scripts / "python"))
+    monkeypatch.delenv("TOX_ENV_NAME", raising=False)
+    monkeypatch.delenv(RUN_COMMAND, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return scripts
+
+
+@pytest.mark.usefixtures("environment")
+def test_python_of_an_environment_that_is_not_on_path() -> None:
+    assert command("doctor") == "env/bin/python -m conformance doctor"
+
+
+def test_script_of_an_active_environment(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(environment))
+    assert command("failure", "replay", "a b") == "conformance failure replay 'a b'"
+    assert run_command("--arch", "llama") == "conformance run --arch llama"
+
+
+def test_tox_puts_its_environment_on_path_and_the_reader_does_not(
+    environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(environment))
+    monkeypatch.setenv("TOX_ENV_NAME", "conformance")
+    assert command("doctor") == "env/bin/python -m conformance doctor"
+
+
+@pytest.mark.usefixtures("environment")
+def test_runs_go_through_tox_where_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUN_COMMAND, "tox -e conformance --")
+    assert run_command("--arch", "llama") == "tox -e conformance -- --arch llama"
+
+
+def test_python_outside_the_folder_is_named_in_full(
+    environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert shlex.split(command("doctor"))[0] == str(environment / "python")
