@@ -1,0 +1,1 @@
+"""What run records say, computed once: statuses, causes, comparisons and history."""
