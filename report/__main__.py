@@ -86,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.json")
     merge.set_defaults(run_command=_merge)
 
-    validate = commands.add_parser("validate", help="check run records and built sites for errors")
-    validate.add_argument("paths", nargs="+", type=Path, metavar="RUN.json|DIR")
+    validate = commands.add_parser("validate", help="check run records for errors")
+    validate.add_argument("paths", nargs="+", type=Path, metavar="RUN.json")
     validate.set_defaults(run_command=_validate)
 
     history = commands.add_parser("history", help="print the status of each architecture over many runs")
@@ -213,16 +213,15 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from .validation import validate
+    from .validation import validate_record
 
     valid = True
     for path in arguments.paths:
-        finding = validate(path)
-        for problem in finding.problems:
-            print(one_line(f"{path}: {problem}".replace(f"{path}: {path}", str(path)), max_chars=500), file=sys.stderr)
-        valid = valid and not finding.problems
-        if not finding.problems:
-            print(f"{path}: valid, {finding.content}")
+        try:
+            print(f"{path}: {validate_record(path)}")
+        except ReportError as error:
+            valid = False
+            print(one_line(str(error), max_chars=500), file=sys.stderr)
     return 0 if valid else 1
 
 
