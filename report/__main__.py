@@ -90,15 +90,20 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("paths", nargs="+", type=Path, metavar="RUN.json")
     validate.set_defaults(run_command=_validate)
 
+    database = commands.add_parser("db", help="write run records to a DuckDB file")
+    database.add_argument("paths", nargs="+", type=Path, metavar="DIR|RUN.json")
+    database.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.duckdb")
+    database.set_defaults(run_command=_db)
+
     history = commands.add_parser("history", help="print the status of each architecture over many runs")
-    history.add_argument("paths", nargs="+", type=Path, metavar="DIR|RUN.json")
+    history.add_argument("paths", nargs="+", type=Path, metavar="DIR|RUN.json|RUNS.duckdb")
     history.add_argument("--architecture", metavar="NAME", help="print this one only, run by run")
     _json(history)
     history.set_defaults(run_command=_history)
 
-    query = commands.add_parser("query", help="query run records with SQL; the tables are `runs` and `cells`")
+    query = commands.add_parser("query", help="query a file of `db` with SQL: the tables runs, cells and statuses")
+    query.add_argument("database", type=Path, metavar="RUNS.duckdb")
     query.add_argument("sql", metavar="SQL")
-    query.add_argument("paths", nargs="+", type=Path, metavar="DIR|RUN.json")
     _json(query)
     query.set_defaults(run_command=_query)
     return parser
@@ -225,29 +230,25 @@ def _validate(arguments: argparse.Namespace) -> int:
     return 0 if valid else 1
 
 
-def _history(arguments: argparse.Namespace) -> int:
-    from .database import opened
-    from .histories import detail, overview
-    from .trends import history_points, prepare, trends
+def _db(arguments: argparse.Namespace) -> int:
+    from .database import write_database
 
-    with opened(arguments.paths) as database:
-        prepare(database)
-        if arguments.architecture is None:
-            print(overview(trends(database), arguments.format), end="")
-            return 0
-        points = history_points(database, arguments.architecture)
-        if not points:
-            raise ReportError(f"no run has an architecture {arguments.architecture!r}")
-        print(detail(points, arguments.format), end="")
+    print(write_database(arguments.paths, arguments.output))
+    return 0
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from .histories import history
+
+    print(history(arguments.paths, arguments.architecture, arguments.format), end="")
     return 0
 
 
 def _query(arguments: argparse.Namespace) -> int:
-    from .database import opened
+    from .database import query
     from .terminal import as_json, table
 
-    with opened(arguments.paths) as database:
-        heads, rows = database.ask(arguments.sql)
+    heads, rows = query(arguments.database, arguments.sql)
     print((as_json if arguments.format == "json" else table)(heads, rows), end="")
     return 0
 

@@ -183,6 +183,6 @@ def test_a_damaged_run_is_refused_or_shown_whole(
         ("summary", path, "--base", sound),
         ("summary", sound, "--base", path, "--format", "github"),
         ("history", sound, path),
-        ("query", "SELECT * FROM cells", path),
+        ("db", path, "-o", report.directory / "runs.duckdb"),
     ):
         _answered(report(*arguments))

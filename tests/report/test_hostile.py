@@ -23,7 +23,7 @@ pytestmark = pytest.mark.unit
         ("gate", "sound", "{}"),
         ("merge", "sound", "{}", "-o", "out.json"),
         ("history", "{}"),
-        ("query", "SELECT 1", "{}"),
+        ("db", "{}", "-o", "runs.duckdb"),
     ],
     ids=lambda command: command[0],
 )
@@ -31,6 +31,7 @@ def test_hostile_names_of_records_are_refused(report: Report, command: tuple[str
     pipe = report.directory / "pipe"
     os.mkfifo(pipe)
     named = {"sound": str(report.record(run(cell()))), "site": str(report.directory / "site")}
+    named["runs.duckdb"] = str(report.directory / "runs.duckdb")
     named["out.json"] = str(report.directory / "out.json")
     for path in (Path("/dev/zero"), pipe):
         told = report.refused(*(named.get(part, str(path) if part == "{}" else part) for part in command))
