@@ -8,16 +8,39 @@ from datetime import datetime
 from typing import Any, cast
 
 from conformance.core.cells import EAGER, EXPORTED
-from conformance.core.verdicts import Stage, Verdict
+from conformance.core.verdicts import STAGES, Stage, Verdict
 
+from .analysis.variants import HOMES
+from .analysis.verdicts import QUIET, WORST_FIRST, Outcome
 from .database import Database
 from .errors import ReportError
-from .model import HOMES, QUIET, STAGES, WORST_FIRST, Status
 
 #: Runs in a trend, the newest at the right.
 POINTS = 24
 _BARS = "▁▂▃▄▅▆▇█"
 _UNJUDGED = "·"
+
+
+@dataclass(frozen=True, slots=True)
+class Status(Outcome):
+    """The worst verdict, and its stage; that of programs that pass and were not run is the last one that was done."""
+
+    @property
+    def compiled_only(self) -> str | None:
+        """`lowered` or `exported`."""
+        if self.verdict is not Verdict.PASS or not self.stage:
+            return None
+        return {Stage.EXPORT: "exported", Stage.LOWER: "lowered"}[self.stage]
+
+    @property
+    def glyph(self) -> str:
+        """Its sign."""
+        return "◇" if self.compiled_only else Outcome.glyph.__get__(self)
+
+    @property
+    def label(self) -> str:
+        """Its words."""
+        return self.compiled_only or Outcome.label.__get__(self)
 
 
 @dataclass(frozen=True, slots=True)
