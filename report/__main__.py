@@ -17,7 +17,7 @@ from conformance.core.text import format_counts, one_line, plural
 from .errors import ReportError
 
 if TYPE_CHECKING:
-    from .compare import Margins
+    from .analysis.compare import Margins
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,10 +148,10 @@ def _build(arguments: argparse.Namespace) -> int:
     from conformance.matrix.schema import load_matrix
     from conformance.matrix.yaml_file import MatrixError
 
+    from .analysis import analyse
     from .bundles import archives, collect_bundles
     from .loading import load_all
     from .site import Settings, build, write
-    from .timeline import history
 
     runs = load_all(arguments.runs)
     try:
@@ -162,14 +162,14 @@ def _build(arguments: argparse.Namespace) -> int:
         raise ReportError(f"--bundles: no such directory: {arguments.bundles}")
     bundles = collect_bundles(runs[-1], arguments.bundles, arguments.bundle_limit)
     settings = Settings(datetime.now(UTC), arguments.stale_after)
-    write(build(history(runs), matrix, settings, bundles), arguments.output, archives(bundles))
+    write(build(analyse(runs, matrix), settings, bundles), arguments.output, archives(bundles))
     print((arguments.output / "index.html").resolve())
     return 0
 
 
 def _summary(arguments: argparse.Namespace) -> int:
+    from .analysis.compare import compare
     from .annotations import annotate
-    from .compare import compare
     from .loading import load
     from .summary import summary
 
@@ -192,7 +192,7 @@ def _verdict(arguments: argparse.Namespace) -> int:
 
 
 def _gate(arguments: argparse.Namespace) -> int:
-    from .compare import compare
+    from .analysis.compare import compare
     from .gate import format_comparison, refuse_unfit
     from .loading import load
 
@@ -254,7 +254,7 @@ def _query(arguments: argparse.Namespace) -> int:
 
 
 def _margins_of(arguments: argparse.Namespace) -> Margins:
-    from .compare import Margins
+    from .analysis.compare import Margins
 
     return Margins(arguments.slower_by, arguments.slower_seconds, arguments.less_delegated)
 

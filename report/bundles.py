@@ -19,9 +19,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from conformance.records.bundle import BundleError, read_bundle
 from conformance.records.run import CellRecord, RunRecord
 
-from .causes import causes
+from .analysis.causes import causes
+from .analysis.variants import by_architecture
 from .errors import ReportError
-from .model import by_architecture
 from .names import slug
 
 #: Default size of the largest bundle to pack, in MiB; real ones have about one.

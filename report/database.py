@@ -19,11 +19,11 @@ from conformance.core.text import one_line, plural
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord, RunRecord, cell_to_json
 
+from .analysis.history import PACKAGES
 from .analysis.status import Reached, Status, Violation
 from .analysis.variants import Variant
 from .errors import ReportError
 from .loading import DATABASE_SUFFIX, load_each, record_files, when
-from .timeline import PACKAGES
 from .trends import HistoryPoint, history_points
 
 _PARTITION = """STRUCT(

@@ -11,7 +11,7 @@ from .errors import ReportError
 from .loading import DATABASE_SUFFIX, load_each, record_files
 from .names import commit
 from .terminal import as_json, table
-from .trends import HistoryPoint, Trend, history_points, in_order, trends
+from .trends import HistoryPoint, Trend, history_points, run_order, trends
 
 _FIELDS = (
     "architecture",
@@ -46,7 +46,8 @@ def history(paths: Sequence[Path], architecture: str | None, form: str) -> str:
     own = [point for point in points if point.architecture == architecture]
     if not own:
         raise ReportError(f"no run has an architecture {architecture!r}")
-    return _detail(in_order(own)[::-1], form)
+    by_variant = sorted(own, key=lambda point: point.variant)
+    return _detail(sorted(by_variant, key=run_order, reverse=True), form)
 
 
 def _points(paths: Sequence[Path]) -> Iterable[HistoryPoint]:

@@ -10,10 +10,10 @@ from datetime import datetime
 from conformance.core.verdicts import Verdict
 from conformance.records.run import RunRecord
 
-from .analysis.status import Status, variant_status
-from .analysis.variants import Variant, by_architecture, columns, variants
+from .analysis.history import past_run
+from .analysis.status import Status
+from .analysis.variants import Variant
 from .loading import when
-from .timeline import versions
 
 #: Runs in a trend, the newest at the right.
 POINTS = 24
@@ -80,23 +80,21 @@ class Trend:
 
 def history_points(run: RunRecord) -> Iterator[HistoryPoint]:
     """The status of each variant of each architecture in `run`."""
-    started = when(run.run.started)
-    for name, cells in by_architecture(run.cells).items():
-        by_variant = columns(cells)
-        for variant in variants(cells):
-            status = variant_status(by_variant, variant)
-            yield HistoryPoint(run.run.id, started, run.run.commit, versions(run), name, variant, status)
+    started, past = when(run.run.started), past_run(run)
+    for name, statuses in past.statuses.items():
+        for variant, status in statuses.items():
+            yield HistoryPoint(run.run.id, started, run.run.commit, past.versions, name, variant, status)
 
 
-def in_order(points: Iterable[HistoryPoint]) -> tuple[HistoryPoint, ...]:
-    """`points`, oldest run first."""
-    return tuple(sorted(points, key=lambda point: (point.started, point.run, point.variant)))
+def run_order(point: HistoryPoint) -> tuple[datetime, str]:
+    """Sorts points by run, the oldest first."""
+    return point.started, point.run
 
 
 def trends(points: Iterable[HistoryPoint]) -> tuple[Trend, ...]:
     """The trend of every variant of every architecture, problems first."""
     alike: dict[tuple[str, Variant], list[HistoryPoint]] = defaultdict(list)
-    for point in in_order(points):
+    for point in sorted(points, key=run_order):
         alike[point.architecture, point.variant].append(point)
     found = [_trend(each) for each in alike.values()]
     return tuple(sorted(found, key=lambda each: (each.last.status.rank, each.last.architecture, each.last.variant)))

@@ -64,6 +64,15 @@ _GLYPHS = {
     Reached.NOT_APPLICABLE: GLYPHS[Verdict.NOT_APPLICABLE],
     Reached.ABSENT: ABSENT_GLYPH,
 }
+#: The signs of each, with their style classes.
+SIGNS = {
+    reached: (
+        ((KNOWN_GLYPH, "known"), (UNEXPECTED_GLYPH, "unexpected"))
+        if reached in _FAILED
+        else ((_GLYPHS[reached], reached.value.replace(" ", "-")),)
+    )
+    for reached in MEANINGS
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from report.analysis.variants import columns, variants
 from report.database import query, read_points, write_database
 from report.errors import ReportError
 from report.loading import load_all
-from report.trends import history_points, in_order
+from report.trends import history_points
 from tests.report.harness import Report
 from tests.report.sample_runs import RUNS
 from tests.report.samples import HOSTILE, cell, partition, run, runs
@@ -99,6 +99,12 @@ def test_history_of_one_architecture_shows_every_run(report: Report) -> None:
     directory = _days(report, (cell(),), (_FAIL,), (cell(architecture="gpt2"),))
     out = report("history", directory, "--architecture", "llama").out
     assert [line.split()[0] for line in out.splitlines()[2:]] == ["2026-11-02", "2026-11-01"]
+    samples = json.loads(report("history", RUNS, "--architecture", "llama", "--format", "json").out)
+    order = [(each["run"], each["variant"]) for each in samples]
+    assert [name for name, _ in order] == sorted((name for name, _ in order), reverse=True)
+    assert [variant for name, variant in order if name == "sample-2026-09"] == sorted(
+        variant for name, variant in order if name == "sample-2026-09"
+    )
     assert "no run has an architecture 'lama'" in report.refused("history", directory, "--architecture", "lama")
 
 
@@ -207,6 +213,18 @@ def test_statuses_in_a_database_are_those_of_the_report(report: Report) -> None:
     assert {(each.status.counts, each.status.rank) for each in read_points(database)} == {
         (status.counts, status.rank) for *_, status in expected
     }
+
+
+def test_a_database_counts_as_many_that_decode_as_the_site(report: Report) -> None:
+    newest = RUNS / "2026-11.json"
+    assert report("build", newest, "-o", report.directory / "site").code == 0
+    index = json.loads((report.directory / "site/index.json").read_bytes())
+    sql = "SELECT subject, backend, mode, status, count(*) AS number FROM statuses GROUP BY ALL"
+    found: dict[tuple[str, str, str], dict[str, int]] = {}
+    for row in _query(report, _database(report, newest), sql):
+        found.setdefault((row["subject"], row["backend"], row["mode"]), {})[row["status"]] = row["number"]
+    assert found == {(each["subject"], each["backend"], each["mode"]): each["statuses"] for each in index["headlines"]}
+    assert any(each["decode_correctly"] for each in index["headlines"])
 
 
 def test_a_database_is_replaced_as_a_whole(report: Report) -> None:
@@ -378,9 +396,7 @@ def test_a_database_holds_all_of_each_record(report: Report, generated: list[Run
     assert len(rows) == len(found)
     points = [point for each in named for point in history_points(each)]
     assert sorted(map(repr, read_points(database))) == sorted(map(repr, points))
-    assert {point.architecture for point in in_order(points)} == {
-        own.architecture for each in named for own in each.cells
-    }
+    assert {point.architecture for point in points} == {own.architecture for each in named for own in each.cells}
 
 
 def test_an_option_of_any_size_is_kept_as_text(report: Report) -> None:

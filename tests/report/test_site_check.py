@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from report.analysis import analyse
 from report.loading import load_all
 from report.site import Settings, build, write
-from report.timeline import history
 from tests.report.sample_runs import RUNS
 from tests.support.matrix import small_matrix
 from tests.support.site_check import site_problems
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.unit
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site of the sample runs, built once."""
     directory = tmp_path_factory.mktemp("built") / "site"
-    files = build(history(load_all(sorted(RUNS.glob("*.json")))), small_matrix(), Settings(datetime.now(UTC)))
+    files = build(analyse(load_all(sorted(RUNS.glob("*.json"))), small_matrix()), Settings(datetime.now(UTC)))
     write(files, directory)
     return directory
 
