@@ -11,7 +11,7 @@ from conformance.core.cells import split_row
 from conformance.core.contract import Level
 from conformance.core.text import plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict
-from conformance.records.run import SCHEMA_VERSION, CellRecord, Environment, RunInfo, RunRecord
+from conformance.records.run import CellRecord, Environment, RunInfo, RunRecord
 
 from .causes import Cause, Unrun, causes, unrun
 from .compare import Comparison, compare
@@ -222,7 +222,7 @@ def analyse(runs: Sequence[RunRecord], matrix: Matrix | None = None) -> Report:
 def analyse_cells(cells: Sequence[CellRecord]) -> Report:
     """The report on cells of a run that is not written yet."""
     info = RunInfo(id="", started="", finished=None, complete=False, options={}, seed=None)
-    return analyse([RunRecord(SCHEMA_VERSION, info, Environment("", "", "", {}), tuple(cells))])
+    return analyse([RunRecord(1, info, Environment("", "", "", {}), tuple(cells))])
 
 
 def _architectures(

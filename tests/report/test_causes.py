@@ -123,8 +123,8 @@ def test_what_was_not_run_goes_by_its_message_the_largest_group_first() -> None:
 @settings(max_examples=40, deadline=None)
 @given(runs)
 def test_every_failure_of_any_run_is_in_one_cause(found: RunRecord) -> None:
-    groups = [*causes(found.cells), *unrun(found.cells)]
-    grouped = [each.id for group in groups for each in group.cells]
+    grouped = [each.id for cause in causes(found.cells) for each in cause.cells]
+    grouped += [each.id for group in unrun(found.cells) for each in group.cells]
     assert sorted(grouped) == sorted(each.id for each in found.cells if each.verdict not in QUIET)
     pages = [cause.page for cause in causes(found.cells)]
     assert len(set(pages)) == len(pages)
