@@ -62,9 +62,9 @@ def _findings(head: RunRecord, comparison: Comparison | None) -> Iterator[Annota
         for name, part in cause.parts.items():
             text = f"{part.outcome.label}, not a known failure: {part.title}"
             yield Annotation("error", _title(name, part.variants), _text(text, part.cells))
-    for group in report.unrun:
-        text = f"{group.reason[:1500]}\nreplay: {one_line(group.cells[0].replay, max_chars=500)}"
-        yield Annotation("error", f"{plural(len(group.cells), 'cell')} not run", text)
+    for unrun in report.unrun:
+        text = f"{unrun.reason[:1500]}\nreplay: {one_line(unrun.cells[0].replay, max_chars=500)}"
+        yield Annotation("error", f"{plural(len(unrun.cells), 'cell')} not run", text)
 
 
 def _measured(each: Measured, text: str) -> Annotation:

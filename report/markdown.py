@@ -14,7 +14,7 @@ from conformance.core.verdicts import Verdict
 from conformance.records.run import RunRecord
 
 from .analysis.report import Headline, Missed
-from .analysis.status import MEANINGS, SIGNS, Reached
+from .analysis.status import MEANINGS, SIGNS
 from .names import plain_link
 
 #: What Markdown acts on inside a line or a table. An underscore inside a word is left alone: nearly every name has one.
@@ -54,7 +54,7 @@ def headlines(found: Iterable[Headline]) -> list[str]:
             *map(prose, (each.variant.subject, each.variant.backend, each.variant.mode)),
             f"**{each.decoding} of {each.of}**"
             + (f" (variations: {each.varied_decoding} of {each.varied})" * bool(each.varied)),
-            ", ".join(f"{t.glyph} {t.number} {t.label}" for t in each.tallies if t.reached is not Reached.DECODES),
+            each.others,
             ", ".join(map(_missed, each.missed)),
         ]
         for each in found

@@ -27,7 +27,7 @@ ROWS = 10
 #: Names in a cell of a table before "and N more".
 _NAMED = 6
 
-_T = TypeVar("_T", Cause, DifferenceGroup, Measured, Unrun)
+_T = TypeVar("_T", bound=Cause | DifferenceGroup | Measured | Unrun)
 
 
 def summary(head: RunRecord, comparison: Comparison | None = None, rows: int = ROWS) -> str:
@@ -149,13 +149,10 @@ def _section(
     """A table of the first `max_rows` items."""
     if not items:
         return []
-    more = [f"… and {len(items) - max_rows} more."] if len(items) > max_rows else []
-    cells = sum(1 if isinstance(each, Measured) else len(each.cells) for each in items)
-    return [
-        *("", f"### {title}: {plural(cells, 'cell')}", ""),
-        *table(heads, map(row, items[:max_rows])),
-        *(["", *more] if more else []),
-    ]
+    more = ["", f"… and {len(items) - max_rows} more."] if len(items) > max_rows else []
+    number = sum(1 if isinstance(each, Measured) else len(each.cells) for each in items)
+    heading = f"### {title}: {plural(number, 'cell')}"
+    return ["", heading, "", *table(heads, map(row, items[:max_rows])), *more]
 
 
 def _difference(group: DifferenceGroup) -> Sequence[str]:

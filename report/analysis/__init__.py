@@ -3,6 +3,6 @@
 Every page, table, badge and the terminal print these records, and compute nothing of the kind themselves.
 """
 
-from .report import Report, analyse
+from .report import Report, analyse, analyse_cells
 
-__all__ = ["Report", "analyse"]
+__all__ = ["Report", "analyse", "analyse_cells"]

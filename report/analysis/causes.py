@@ -49,15 +49,17 @@ class Cause:
     @property
     def title(self) -> str:
         """The reason's first sentence, or else what was seen, in plain words."""
-        if self.reason:
-            return _first_sentence(self.reason)
-        stage, _, what = self.signature.partition(":")
-        observed = _OBSERVED.search(self.first.message or "")
+        return _first_sentence(self.reason) or self._seen or one_line(self.signature, _TITLE) or self.first.verdict
+
+    @property
+    def _seen(self) -> str:
+        message = self.first.message or ""
         if not self.first.signature:
-            where = f" in {self.place}" if _FRAME.search(self.first.message or "") else ""
-            return f"{self.signature}{where}" if where else _head(self.first.message) or self.signature
+            return f"{self.signature} in {self.place}" if _FRAME.search(message) else _head(message)
+        stage, _, what = self.signature.partition(":")
         if ":" in what:
-            return _first_sentence(observed[1]) if observed else one_line(what.replace(":", ": ", 1), _TITLE)
+            observed = _OBSERVED.search(message)
+            return _first_sentence(observed[1] if observed else what.replace(":", ": ", 1))
         where = f", first in {self.place}" if self.place else ""
         return one_line(f"{what.replace('-', ' ')}{where} ({stage})" if what else stage, _TITLE)
 

@@ -11,7 +11,7 @@ from conformance.core.cells import split_row
 from conformance.core.contract import Level
 from conformance.core.text import plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict
-from conformance.records.run import CellRecord, RunRecord
+from conformance.records.run import CellRecord, Environment, RunInfo, RunRecord
 
 from .causes import Cause, Unrun, causes, unrun
 from .compare import Comparison, compare
@@ -89,6 +89,9 @@ class Tally:
     label: str
     number: int
 
+    def __str__(self) -> str:
+        return f"{self.glyph} {self.number} {self.label}"
+
 
 @dataclass(frozen=True, slots=True)
 class Missed:
@@ -118,8 +121,15 @@ class Headline:
     @property
     def text(self) -> str:
         """`5 of 8 architectures decode correctly`, and variations if there are any."""
+        if not self.variant.subject:
+            return f"the fixtures of {plural(self.of, 'architecture')}, without a program"
         text = f"{self.decoding} of {plural(self.of, 'architecture')} decode correctly"
         return text + (f", {self.varied_decoding} of {plural(self.varied, 'variation')}" if self.varied else "")
+
+    @property
+    def others(self) -> str:
+        """How many have each of the other statuses."""
+        return ", ".join(str(tally) for tally in self.tallies if tally.reached is not Reached.DECODES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +217,12 @@ def analyse(runs: Sequence[RunRecord], matrix: Matrix | None = None) -> Report:
         columns[:_VERSIONS],
         max(0, len(columns) - _VERSIONS),
     )
+
+
+def analyse_cells(cells: Sequence[CellRecord]) -> Report:
+    """The report on cells of a run that is not written yet."""
+    info = RunInfo(id="", started="", finished=None, complete=False, options={}, seed=None)
+    return analyse([RunRecord(1, info, Environment("", "", "", {}), tuple(cells))])
 
 
 def _architectures(

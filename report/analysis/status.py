@@ -92,6 +92,9 @@ class Note:
     glyph: str
     text: str
 
+    def __str__(self) -> str:
+        return self.text if self.kind == "known" else f"{self.glyph} {self.text}"
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -107,8 +110,7 @@ class Status:
     counts: tuple[tuple[Verdict, int], ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
-        notes = (f"{note.glyph} {note.text}" if note.kind != "known" else note.text for note in self.notes)
-        return ", ".join((f"{self.glyph} {self.words}", *notes))
+        return ", ".join((f"{self.glyph} {self.words}", *map(str, self.notes)))
 
     @property
     def words(self) -> str:

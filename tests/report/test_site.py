@@ -17,6 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformance.core.verdicts import Stage, Verdict
+from conformance.matrix.known_failures import Cause as KnownFailure
+from conformance.matrix.known_failures import Undecodable
+from conformance.matrix.schema import Matrix, Row, Tier
 from conformance.records.run import ExpectedFailure, RunRecord
 from report.analysis import analyse
 from report.bundles import collect_bundles
@@ -175,6 +178,18 @@ def test_what_was_only_lowered_never_looks_as_if_it_decoded() -> None:
     assert "◇ compiled only" in _text(alone["versions.html"])
     (only,) = json.loads(_site(run(fixture, exported[0]))["index.json"])["architectures"][0]["variants"]
     assert only["label"] == "compiled only"
+
+
+def test_only_what_cannot_decode_with_these_versions_is_said_to_be_so() -> None:
+    def page(when: str) -> str:
+        fails = (Undecodable("eager:TypeError:no static cache"),)
+        cause = KnownFailure(("reference",), "Its cache has no static form.", fails=fails, when={"transformers": when})
+        rows = {"llama": Row(Tier.CORE, ("full_attention",), "its caches", ("no-cache",))}
+        site = build(analyse([run(cell())], Matrix(rows, {"no-cache": cause})), _NOW)
+        return _text(site["architectures/llama.html"])
+
+    assert "Cannot decode with a static cache" not in page("<5")
+    assert "Cannot decode with a static cache. Its cache has no static form." in page(">=5")
 
 
 def test_a_variant_has_no_past_before_it_was_there() -> None:
