@@ -17,7 +17,7 @@ from conformance.core.text import format_counts, one_line, plural
 from .errors import ReportError
 
 if TYPE_CHECKING:
-    from .compare import Margins
+    from .analysis.compare import Margins
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,19 +86,24 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.json")
     merge.set_defaults(run_command=_merge)
 
-    validate = commands.add_parser("validate", help="check run records and built sites for errors")
-    validate.add_argument("paths", nargs="+", type=Path, metavar="RUN.json|DIR")
+    validate = commands.add_parser("validate", help="check run records for errors")
+    validate.add_argument("paths", nargs="+", type=Path, metavar="RUN.json")
     validate.set_defaults(run_command=_validate)
 
+    database = commands.add_parser("db", help="write run records to a DuckDB file")
+    database.add_argument("paths", nargs="+", type=Path, metavar="DIR|RUN.json")
+    database.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.duckdb")
+    database.set_defaults(run_command=_db)
+
     history = commands.add_parser("history", help="print the status of each architecture over many runs")
-    history.add_argument("paths", nargs="+", type=Path, metavar="DIR|RUN.json")
+    history.add_argument("paths", nargs="+", type=Path, metavar="DIR|RUN.json|RUNS.duckdb")
     history.add_argument("--architecture", metavar="NAME", help="print this one only, run by run")
     _json(history)
     history.set_defaults(run_command=_history)
 
-    query = commands.add_parser("query", help="query run records with SQL; the tables are `runs` and `cells`")
+    query = commands.add_parser("query", help="query a file of `db` with SQL: the tables runs, cells and statuses")
+    query.add_argument("database", type=Path, metavar="RUNS.duckdb")
     query.add_argument("sql", metavar="SQL")
-    query.add_argument("paths", nargs="+", type=Path, metavar="DIR|RUN.json")
     _json(query)
     query.set_defaults(run_command=_query)
     return parser
@@ -143,10 +148,10 @@ def _build(arguments: argparse.Namespace) -> int:
     from conformance.matrix.schema import load_matrix
     from conformance.matrix.yaml_file import MatrixError
 
+    from .analysis import analyse
     from .bundles import archives, collect_bundles
     from .loading import load_all
     from .site import Settings, build, write
-    from .timeline import history
 
     runs = load_all(arguments.runs)
     try:
@@ -157,14 +162,14 @@ def _build(arguments: argparse.Namespace) -> int:
         raise ReportError(f"--bundles: no such directory: {arguments.bundles}")
     bundles = collect_bundles(runs[-1], arguments.bundles, arguments.bundle_limit)
     settings = Settings(datetime.now(UTC), arguments.stale_after)
-    write(build(history(runs), matrix, settings, bundles), arguments.output, archives(bundles))
+    write(build(analyse(runs, matrix), settings, bundles), arguments.output, archives(bundles))
     print((arguments.output / "index.html").resolve())
     return 0
 
 
 def _summary(arguments: argparse.Namespace) -> int:
+    from .analysis.compare import compare
     from .annotations import annotate
-    from .compare import compare
     from .loading import load
     from .summary import summary
 
@@ -187,7 +192,7 @@ def _verdict(arguments: argparse.Namespace) -> int:
 
 
 def _gate(arguments: argparse.Namespace) -> int:
-    from .compare import compare
+    from .analysis.compare import compare
     from .gate import format_comparison, refuse_unfit
     from .loading import load
 
@@ -213,48 +218,43 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from .validation import validate
+    from .validation import validate_record
 
     valid = True
     for path in arguments.paths:
-        finding = validate(path)
-        for problem in finding.problems:
-            print(one_line(f"{path}: {problem}".replace(f"{path}: {path}", str(path)), max_chars=500), file=sys.stderr)
-        valid = valid and not finding.problems
-        if not finding.problems:
-            print(f"{path}: valid, {finding.content}")
+        try:
+            print(f"{path}: {validate_record(path)}")
+        except ReportError as error:
+            valid = False
+            print(one_line(str(error), max_chars=500), file=sys.stderr)
     return 0 if valid else 1
 
 
-def _history(arguments: argparse.Namespace) -> int:
-    from .database import opened
-    from .histories import detail, overview
-    from .trends import history_points, prepare, trends
+def _db(arguments: argparse.Namespace) -> int:
+    from .database import write_database
 
-    with opened(arguments.paths) as database:
-        prepare(database)
-        if arguments.architecture is None:
-            print(overview(trends(database), arguments.format), end="")
-            return 0
-        points = history_points(database, arguments.architecture)
-        if not points:
-            raise ReportError(f"no run has an architecture {arguments.architecture!r}")
-        print(detail(points, arguments.format), end="")
+    print(write_database(arguments.paths, arguments.output))
+    return 0
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from .histories import history
+
+    print(history(arguments.paths, arguments.architecture, arguments.format), end="")
     return 0
 
 
 def _query(arguments: argparse.Namespace) -> int:
-    from .database import opened
+    from .database import query
     from .terminal import as_json, table
 
-    with opened(arguments.paths) as database:
-        heads, rows = database.ask(arguments.sql)
+    heads, rows = query(arguments.database, arguments.sql)
     print((as_json if arguments.format == "json" else table)(heads, rows), end="")
     return 0
 
 
 def _margins_of(arguments: argparse.Namespace) -> Margins:
-    from .compare import Margins
+    from .analysis.compare import Margins
 
     return Margins(arguments.slower_by, arguments.slower_seconds, arguments.less_delegated)
 

@@ -190,7 +190,7 @@ class Recorder:
         width = terminalreporter._tw.fullwidth
         ordered = [self.records[cell_id] for cell_id in self.plan if cell_id in self.records]
         color = bool(terminalreporter._tw.hasmarkup)
-        terminalreporter.write_line(render_summary(ordered, self.plan, self.options.record, width=width, color=color))
+        terminalreporter.write_line(render_summary(ordered, self.options.record, width=width, color=color))
         if self._write_error:
             terminalreporter.write_line(self._write_error, red=True)
 

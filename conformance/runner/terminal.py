@@ -6,8 +6,9 @@ import io
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -16,22 +17,33 @@ from rich.text import Text
 
 from conformance.core.cells import Cell
 from conformance.core.exporter_names import is_own
-from conformance.core.paths import ROOT
+from conformance.core.paths import ROOT, report_module
 from conformance.core.text import first_few, format_counts, plural
-from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.core.verdicts import Verdict
 from conformance.records.bundle import CONSENT
 from conformance.records.run import CellRecord
 from conformance.runner.options import DEFAULT_RECORD
 
-_GLYPHS = {
-    Verdict.PASS: ("✓", "green"),
-    Verdict.EXPECTED_FAILURE: ("≈", "yellow"),
-    Verdict.NOT_APPLICABLE: ("–", "dim"),
+if TYPE_CHECKING:
+    from report.analysis import Report
+    from report.analysis.status import Status
+
+#: The styles of statuses, by their style class in pages.
+_STYLES = {
+    "decodes-correctly": "green",
+    "compiled-only": "blue",
+    "known": "yellow",
+    "unexpected": "bold red",
+    "unexpected-pass": "bold red",
+    "harness-error": "bold red",
 }
-_BAD = ("✗", "bold red")
-_LEGEND = "✓ pass   ≈ expected failure   – not applicable   ✗ unexpected result (stage)"
+_LEGEND = "≈ known   ✗ unexpected   ✓ ≈ – and other signs before a number: cells, by verdict"
 #: The page that `tox -e report` writes.
 _SITE = "build/report/index.html"
+#: The statuses that need no look.
+_QUIET = frozenset({"decodes-correctly", "compiled-only", "not-applicable"})
+#: More than any terminal has.
+_ANY_WIDTH = 10_000
 #: Cells listed under a cause before "and N more".
 _SHOWN = 6
 
@@ -65,16 +77,23 @@ class Progress:
         self._write_line(f"{100 * self._done // total:3d}%  {self._done}/{total}  {times}  {name}: {verdicts}")
 
 
-def render_summary(
-    records: Sequence[CellRecord], cells: Mapping[str, Cell], path: Path, *, width: int, color: bool
-) -> str:
+def render_summary(records: Sequence[CellRecord], path: Path, *, width: int, color: bool) -> str:
     """The whole summary as text of at most `width` columns."""
     buffer = io.StringIO()
     console = Console(file=buffer, width=width, force_terminal=color, color_system="standard" if color else None)
     console.print()
-    console.print(_grid(records, cells))
+    report: Report = report_module("analysis").analyse_cells(records)
+    glyphs: Mapping[Verdict, str] = report_module("analysis.verdicts").GLYPHS
+    grid = _grid(report, glyphs)
+    is_wide = console.measure(grid, options=console.options.update(max_width=_ANY_WIDTH)).maximum > width
+    console.print(_rows(report, glyphs) if is_wide else grid)
     console.print(_LEGEND, style="dim", highlight=False)
-    for lines in _causes(records):
+    console.print()
+    for headline in report.headlines:
+        others = f" ({headline.others})" if headline.others else ""
+        text = f"{headline.text} on {report.short(headline.variant)}{others}"
+        console.print(text, style="bold", highlight=False, markup=False, soft_wrap=True)
+    for lines in _causes(report):
         console.print()
         console.print(lines, highlight=False, markup=False, soft_wrap=True)
     counts = Counter(record.verdict for record in records)
@@ -92,56 +111,56 @@ def _site(record: Path) -> str:
     return f"run `tox -e report{argument}`, then open {ROOT / _SITE}"
 
 
-def _grid(records: Sequence[CellRecord], cells: Mapping[str, Cell]) -> Table:
-    columns = list(dict.fromkeys(cells[record.id].column for record in records))
-    subjects = list(dict.fromkeys(record.subject for record in records if record.subject))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("architecture", no_wrap=True)
-    for column in columns:
-        table.add_column(column.replace(" ", "\n"), no_wrap=True)
-    by_column: dict[tuple[str, str | None, str], list[CellRecord]] = {}
-    for record in records:
-        by_column.setdefault((record.architecture, record.subject, cells[record.id].column), []).append(record)
-    for architecture in dict.fromkeys(record.architecture for record in records):
-        for subject in subjects or (None,):
-            name = architecture if len(subjects) < 2 else f"{architecture} ({subject})"
-            groups = [
-                by_column.get((architecture, subject, column)) or by_column.get((architecture, None, column)) or []
-                for column in columns
-            ]
-            table.add_row(name, *map(_glyphs, groups))
+def _grid(report: Report, glyphs: Mapping[Verdict, str]) -> Table:
+    """A row for each architecture, and a column for each variant."""
+    states = [state for each in report.architectures for state in each.covered]
+    columns = dict.fromkeys((*report.variants, *(state.variant for state in states)))
+    table = _table("architecture", *(report.short(variant).replace(" ", "\n") for variant in columns))
+    for each in report.architectures:
+        found = {state.variant: state.status for state in each.covered}
+        texts = (_status(found[variant], glyphs, "\n") if variant in found else Text() for variant in columns)
+        table.add_row(Text(each.name), *texts)
     return table
 
 
-def _glyphs(records: Iterable[CellRecord]) -> Text:
-    text = Text()
-    counts = Counter(record.verdict for record in records if record.verdict in ACCEPTABLE)
-    for verdict in _GLYPHS:
-        glyph, style = _GLYPHS[verdict]
-        if counts[verdict]:
-            text.append(f"{glyph}{counts[verdict]} ", style)
-    bad = Counter(record.stage or record.verdict for record in records if record.verdict not in ACCEPTABLE)
-    for stage, count in bad.items():
-        text.append(f"{_BAD[0]}{count} {stage} ", _BAD[1])
-    return text
+def _rows(report: Report, glyphs: Mapping[Verdict, str]) -> Table:
+    """The same where the grid is too wide: a row for each architecture and variant that needs a look."""
+    table = _table("architecture", "variant", "status")
+    for each in report.architectures:
+        for state in each.covered:
+            if state.status.unexpected or state.status.kind not in _QUIET:
+                status = _status(state.status, glyphs, "  ")
+                table.add_row(Text(each.name), Text(report.short(state.variant)), status)
+    return table
 
 
-def _causes(records: Iterable[CellRecord]) -> list[str]:
-    """A paragraph for each cause: the first failure in full, the others by id.
+def _table(*heads: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
+    for head in heads:
+        table.add_column(Text(head), overflow="fold")
+    return table
+
+
+def _status(status: Status, glyphs: Mapping[Verdict, str], separator: str) -> Text:
+    """The status, and the number of cells by verdict."""
+    text = Text(f"{status.glyph} {status.words}", style=_STYLES.get(status.kind, "dim"))
+    for note in status.notes:
+        text.append(f", {note}", _STYLES[note.kind])
+    counts = " ".join(f"{glyphs[verdict]}{number}" for verdict, number in reversed(status.counts))
+    return text.append(f"{separator}{counts}", "dim")
+
+
+def _causes(report: Report) -> list[str]:
+    """A paragraph for each cause of unexpected results, the first failure in full, the others by id; then known ones.
 
     Cells that were not run are grouped over all architectures: the cause, such as a missing package, is the same.
     """
-    bad: dict[tuple[str, str | None], list[CellRecord]] = {}
-    for record in records:
-        if record.verdict is Verdict.NOT_RUN:
-            bad.setdefault((record.verdict, record.message), []).append(record)
-        elif record.verdict not in ACCEPTABLE:
-            key = record.signature if record.verdict is Verdict.FAIL else record.verdict
-            bad.setdefault((f"{record.architecture} {key}", None), []).append(record)
+    bad = [(f"{cause.outcome.glyph} {cause.title}", cause.cells) for cause in report.causes if not cause.known]
+    bad += [("○ not run", group.cells) for group in report.unrun]
     paragraphs = []
-    for (title, _), alike in bad.items():
+    for title, alike in bad:
         first = alike[0]
-        lines = [f"✗ {title}: {plural(len(alike), 'cell')}", first.message or str(first.verdict)]
+        lines = [f"{title}: {plural(len(alike), 'cell')}", first.message or str(first.verdict)]
         if first.replay not in lines[1]:
             lines.append(f"  replay    {first.replay}")
         if first.bundle:
@@ -151,7 +170,12 @@ def _causes(records: Iterable[CellRecord]) -> list[str]:
         if len(alike) > 1:
             lines.append(f"  also      {first_few([record.id for record in alike[1:]], _SHOWN)}")
         paragraphs.append("\n".join(lines))
-    return paragraphs
+    known = [
+        f"≈ {cause.title}: {plural(len(cause.cells), 'cell')} of {first_few(cause.architectures, _SHOWN)}"
+        for cause in report.causes
+        if cause.known
+    ]
+    return [*paragraphs, "\n".join(known)] if known else paragraphs
 
 
 def _column(cell: Cell) -> tuple[str, str, str]:

@@ -111,7 +111,8 @@ def test_faulty_subject_fails_the_run(tmp_path: Path) -> None:
         *("--clause", "EXP-1,PAR-1", "--record", str(record), "-n0"),
     )
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED
-    assert "✗ llama execute:logits-differ: 1 cell\n" in ended.stdout
+    assert "✗ logits differ (execute): 1 cell\n" in ended.stdout
+    assert "0 of 1 architecture decode correctly on " in ended.stdout
     verdicts = {cell.clause: cell for cell in load_run(record).cells}
     assert verdicts["EXP-1"].verdict is Verdict.PASS
     failure = verdicts["PAR-1"]
@@ -199,9 +200,8 @@ def test_what_was_not_run_is_told_once_and_why() -> None:
     cells = [Cell(name, "reference", "other", Mode.DECODE, "LOW-1") for name in ("gpt2", "llama", "phi")]
     records = [bare_record(cell, Verdict.NOT_RUN, told) for cell in cells]
     records[2] = bare_record(cells[2], Verdict.NOT_RUN, "the run ended before this cell was reached")
-    plan = {cell.id: cell for cell in cells}
-    summary = render_summary(records, plan, ROOT / "build/conformance/run.json", width=120, color=False)
-    assert f"✗ not-run: 2 cells\n{told}\n" in summary
+    summary = render_summary(records, ROOT / "build/conformance/run.json", width=120, color=False)
+    assert f"○ not run: 2 cells\n{told}\n" in summary
     assert "also      llama/reference/other/decode/LOW-1" in summary
-    assert "✗ not-run: 1 cell\nthe run ended before this cell was reached\n" in summary
+    assert "○ not run: 1 cell\nthe run ended before this cell was reached\n" in summary
     assert "site: run `tox -e report`, then open " in summary
