@@ -194,7 +194,7 @@ def _check(database: Database, files: Sequence[str]) -> None:
     """Reading in place is lenient: a missing field is null, and another kind of file looks like an empty run."""
     _, unsound = database.rows("SELECT min(file) FROM runs WHERE NOT sound")
     if unsound[0][0] is not None:
-        raise ReportError(f"{unsound[0][0]} is not a run record; `python -m report validate` names the error")
+        raise ReportError(f"{unsound[0][0]} is not a run record; `conformance report validate` names the error")
     _, twice = database.rows("SELECT run, min(file), max(file) FROM runs GROUP BY run HAVING count(*) > 1 ORDER BY run")
     if twice:
         run, first, last = map(str, twice[0])

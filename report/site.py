@@ -37,7 +37,7 @@ _HERE = Path(__file__).parent
 MANIFEST = ".report-files.json"
 #: Largest file of a site that is read, in bytes; an index of all architectures has 1 MiB.
 MOST_BYTES = 64 << 20
-#: Pages show only the newest of very many runs; `python -m report history` reads them all.
+#: Pages show only the newest of very many runs; `conformance report history` reads them all.
 _COMPARED, _REMEMBERED, _VERSIONS = 20, 50, 20
 
 

@@ -19,7 +19,7 @@ from .markdown import code, incomplete, link, prose, table
 from .model import QUIET
 from .progress import LEGEND, Column, Progress, columns_of, progress_of
 
-_COMMAND = "python -m conformance status RUN.json [RUN.json ...] > docs/status.md"
+_COMMAND = "conformance docs --status RUN.json [RUN.json ...]"
 #: Longest command or message on the page, in characters.
 _LONGEST = 1000
 

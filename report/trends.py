@@ -96,7 +96,7 @@ def prepare(database: Database) -> None:
             GROUP BY run, architecture, {subject})""")
     _, unsound = database.rows("SELECT min(file) FROM counted WHERE NOT sound")
     if unsound[0][0] is not None:
-        raise ReportError(f"{unsound[0][0]} is not a run record; `python -m report validate` names the error")
+        raise ReportError(f"{unsound[0][0]} is not a run record; `conformance report validate` names the error")
     # Cells of the fixture belong to every subject: they can make it fail but not pass.
     assert set(WORST_FIRST[held:]) == QUIET
     database.rows(f"""

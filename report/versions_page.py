@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from packaging.version import InvalidVersion, Version
 
+from conformance.core.console import FORMER_OPTIONS
 from conformance.core.text import format_counts, plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.run import CellRecord, RunRecord
@@ -21,7 +22,7 @@ from .loading import when
 from .markdown import code, incomplete, link, prose, table
 from .progress import LEGEND, Progress, clauses_of, columns_of, progress_of
 
-_COMMAND = "python -m conformance compatibility RUN.json [RUN.json ...] > docs/compatibility.md"
+_COMMAND = "conformance docs --compatibility RUN.json [RUN.json ...]"
 #: Failing clauses named in an entry before "N more".
 _SHOWN = 2
 #: Longest command or message on the page, in characters.
@@ -150,9 +151,12 @@ def _names(judged: Iterable[_Versions]) -> _Names:
 def _run_line(run: RunRecord) -> str:
     """The versions, the command, the date and the verdicts of a run."""
     info, packages = run.run, run.environment.packages
-    given = [f"--{name} {shlex.quote(str(value))}" for name in _TYPED if (value := info.options.get(name)) is not None]
+    typed = {name: FORMER_OPTIONS.get(f"--{name}", f"--{name}") for name in _TYPED}
+    given = [
+        f"{typed[name]} {shlex.quote(str(info.options[name]))}" for name in typed if info.options.get(name) is not None
+    ]
     given += [f"--hypothesis-seed {info.seed}"] if info.seed is not None else []
-    command = code(" ".join(["python -m pytest conformance", *given]), _LONGEST)
+    command = code(" ".join(["conformance run", *given]), _LONGEST)
     versions = ", ".join(f"{name} {packages[name]}" for name in _Versions._fields)
     counts = Counter(cell.verdict for cell in run.cells)
     verdicts = format_counts((verdict, counts[verdict]) for verdict in Verdict)

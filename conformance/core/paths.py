@@ -1,11 +1,15 @@
-"""Where the checkout keeps its data, and where a run puts what it writes."""
+"""Where the suite's data is: in a checkout beside the packages, in a wheel inside of this one."""
 
 import importlib
 from pathlib import Path
 from types import ModuleType
 
-#: The folder that holds `models_matrix.yaml`, `fixtures/` and the packages.
-ROOT = Path(__file__).resolve().parents[2]
+#: The package `conformance`.
+PACKAGE = Path(__file__).resolve().parents[1]
+#: Whether the suite runs from a wheel, which holds a copy of the data, and not from a checkout.
+INSTALLED = (PACKAGE / "data").is_dir()
+#: The folder that holds `models_matrix.yaml`, `known_failures/` and `fixtures/`: the checkout, or that copy.
+ROOT = PACKAGE / "data" if INSTALLED else PACKAGE.parent
 FIXTURES = ROOT / "fixtures"
 #: Tiny configs, one JSON an architecture.
 CONFIGS = FIXTURES / "configs"
@@ -24,5 +28,4 @@ def report_module(name: str) -> ModuleType:
 
     Import it for types as ``if TYPE_CHECKING: from report import NAME``.
     """
-    installed = (Path(__file__).resolve().parents[1] / "report").is_dir()
-    return importlib.import_module(f"conformance.report.{name}" if installed else f"report.{name}")
+    return importlib.import_module(f"conformance.report.{name}" if INSTALLED else f"report.{name}")

@@ -13,12 +13,13 @@ from pydantic.dataclasses import dataclass
 from conformance.core.cells import Cell
 from conformance.core.contract import Mode
 from conformance.core.files import architecture_file, atomic_write, read_regular_file
-from conformance.core.paths import PINS, ROOT
+from conformance.core.paths import PINS
 from conformance.core.validation import first_problem
 from conformance.matrix.variations import LONGEST_CACHE
 from conformance.models.variations import Variation
 
-FINDINGS = ROOT / "build" / "conformance" / "findings"
+#: Where they are written, below the current folder.
+FINDINGS = Path("build/conformance/findings")
 
 #: Largest file that is read; a finding has 1 kB.
 _MOST_BYTES = 4 << 20

@@ -21,7 +21,7 @@ from conformance.core.text import first_few, format_counts, plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.bundle import CONSENT
 from conformance.records.run import CellRecord
-from conformance.runner.options import DEFAULT_RECORD
+from conformance.runner.option_table import DEFAULT_RECORD
 
 _GLYPHS = {
     Verdict.PASS: ("✓", "green"),
