@@ -40,7 +40,7 @@ def _write(path: Path, record: RunRecord) -> None:
 def _shell(script: str, where: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """As GitHub does it: fail with the first command that fails."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **environment}
+    variables = {**os.environ, "PATH": path, **environment}
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
     return subprocess.run(
         command, cwd=where, env=variables, capture_output=True, text=True, check=False, timeout=scaled(120)
@@ -117,7 +117,7 @@ def test_a_shard_fails_only_if_it_recorded_nothing(tmp_path: Path, tox: int, rec
     ended = _shell(step["run"], tmp_path, PATH=path, ARGUMENTS="--tier smoke", SHARD="2/4")
     assert ended.returncode == code, ended.stderr
     called = (tmp_path / "called").read_text()
-    assert called == "-e upstream -- --tier smoke --shard 2/4 --record build/conformance/run.json\n"
+    assert called == "-e upstream -- --tier smoke --shard 2/4 --output build/conformance/run.json\n"
 
 
 def test_no_input_reaches_a_shell_as_text() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from conformance.core.cells import Cell, split_row
 from conformance.core.exporter_names import KNOWN
-from conformance.core.paths import FIXTURES, PARTITIONS, ROOT
+from conformance.core.paths import FIXTURES, PACKAGE, PARTITIONS, ROOT
 from conformance.matrix.schema import Matrix
 from conformance.records.environment import versions
 
@@ -61,11 +61,14 @@ def parts(cell: Cell, found: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name for name in found if name in own or not name.startswith(special))
 
 
+#: The folders of the installed package that lie elsewhere in a checkout: no verdict depends on the report.
+_NO_CODE = frozenset({"data", "report"})
+
+
 def _suite() -> str:
     """The suite's code, with the reference, of which the oracle shares parts, and data that all cells share."""
-    code = sorted((ROOT / "conformance").rglob("*.py"))
-    shared = sorted(PARTITIONS.rglob("*.json"))
-    return _digest([*code, *shared], ROOT)
+    code = [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] not in _NO_CODE]
+    return _digest(code, PACKAGE, _digest(sorted(PARTITIONS.rglob("*.json")), ROOT))
 
 
 @functools.cache
