@@ -5,18 +5,17 @@ https://docs.github.com/actions/reference/workflow-commands-for-github-actions
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from conformance.core.text import one_line, plural, sanitize
-from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.run import CellRecord, RunRecord
 
-from .compare import Comparison, Measured
-from .grouping import grouped, grouped_cells, unrun
-from .model import Variant
-from .summary import ROWS, headline
+from .analysis import analyse
+from .analysis.compare import Comparison, Measured, grouped
+from .analysis.variants import Variant
+from .summary import ROWS, headline, unexpected
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +51,28 @@ def _findings(head: RunRecord, comparison: Comparison | None) -> Iterator[Annota
         regressions = {difference.cell.id for difference in comparison.regressions}
         for group in grouped(comparison.regressions):
             summary = f"{group.change}: before: {group.before.label}; now: {group.after.label}"
-            yield Annotation("error", _title(group.architecture, group.variant), _text(summary, group.cells))
+            yield Annotation("error", _title(group.architecture, [group.variant]), _text(summary, group.cells))
         for each in comparison.slower:
             yield _measured(each, f"slower to lower: {each.base:.3g} s before, {each.head:.3g} s now")
         for each in comparison.less_delegated:
             lost = f"; no longer delegated: {', '.join(each.operators)}" if each.operators else ""
             yield _measured(each, f"less delegated: {each.base:.1%} of operators before, {each.head:.1%} now{lost}")
-    shown_elsewhere = ACCEPTABLE | {Verdict.NOT_RUN}
-    others = (cell for cell in head.cells if cell.verdict not in shown_elsewhere and cell.id not in regressions)
-    for failing in grouped_cells(others):
-        title = _title(failing.architecture, failing.variant)
-        yield Annotation("error", title, _text(f"{failing.status.label}, not a known failure", failing.cells))
-    for reason, cells in unrun(head.cells):
-        text = f"{reason[:1500]}\nreplay: {one_line(cells[0].replay, max_chars=500)}"
-        yield Annotation("error", f"{plural(len(cells), 'cell')} not run", text)
+    report = analyse([head])
+    for cause in unexpected(report, regressions):
+        for name, part in cause.parts.items():
+            text = f"{part.outcome.label}, not a known failure: {part.title}"
+            yield Annotation("error", _title(name, part.variants), _text(text, part.cells))
+    for group in report.unrun:
+        text = f"{group.reason[:1500]}\nreplay: {one_line(group.cells[0].replay, max_chars=500)}"
+        yield Annotation("error", f"{plural(len(group.cells), 'cell')} not run", text)
 
 
 def _measured(each: Measured, text: str) -> Annotation:
-    return Annotation("warning", _title(each.architecture, each.variant), text)
+    return Annotation("warning", _title(each.architecture, [each.variant]), text)
 
 
-def _title(architecture: str, variant: Variant) -> str:
-    return one_line(f"{architecture}: {variant}")
+def _title(architecture: str, variants: Iterable[Variant]) -> str:
+    return one_line(f"{architecture}: {', '.join(map(str, variants))}")
 
 
 def _text(summary: str, cells: tuple[CellRecord, ...]) -> str:

@@ -5,30 +5,37 @@ from __future__ import annotations
 import json
 
 from conformance.core.text import sanitize
-from conformance.core.verdicts import Verdict
 
-from .model import Status
+from .analysis.report import Report
+from .analysis.status import Reached, Status
 
 _COLOURS = {
-    None: "lightgrey",
-    Verdict.PASS: "brightgreen",
-    Verdict.EXPECTED_FAILURE: "yellow",
-    Verdict.NOT_APPLICABLE: "lightgrey",
-    Verdict.NOT_RUN: "lightgrey",
+    Reached.DECODES.value: "brightgreen",
+    Reached.COMPILED_ONLY.value: "blue",
+    "known": "yellow",
+    "unexpected": "red",
 }
+_UNKNOWN = "lightgrey"
+_GOOD = frozenset({Reached.DECODES, Reached.NOT_APPLICABLE})
 
 
 def badge(label: str, status: Status) -> str:
     """The badge of a status."""
-    return _endpoint(label, status.label, "blue" if status.compiled_only else _COLOURS.get(status.verdict, "red"))
+    colour = _COLOURS.get(status.kind if status.failed else status.reached.value, _UNKNOWN)
+    return _endpoint(label, status.label, colour)
 
 
-def overall(label: str, passing: int, known: int, judged: int, *, complete: bool, unexpected: bool) -> str:
-    """The badge of a whole run, from numbers of cells; a run that is not complete never looks like a good one."""
-    if not complete:
-        return _endpoint(label, "incomplete run", "lightgrey")
-    message = f"{passing} of {judged} pass" + (f", {known} known failures" if known else "")
-    return _endpoint(label, message, "red" if unexpected else "yellow" if known else "brightgreen")
+def overall(report: Report) -> str:
+    """The badge of a whole run: its first headline. A run that is not complete never looks like a good one."""
+    label = "ExecuTorch conformance"
+    if not report.run.run.complete:
+        return _endpoint(label, "incomplete run", _UNKNOWN)
+    if not report.headlines:
+        return _endpoint(label, Reached.NOT_JUDGED.value, _UNKNOWN)
+    headline = report.headlines[0]
+    whole = all(tally.reached in _GOOD for tally in headline.tallies)
+    colour = "red" if report.unexpected else "brightgreen" if whole and headline.decoding else "yellow"
+    return _endpoint(label, f"{headline.text} on {report.short(headline.variant)}", colour)
 
 
 def _endpoint(label: str, message: str, colour: str) -> str:

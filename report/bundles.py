@@ -16,12 +16,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from conformance.records.bundle import FACTS, BundleError, read_bundle
+from conformance.records.bundle import BundleError, read_bundle
 from conformance.records.run import CellRecord, RunRecord
 
-from .causes import causes
+from .analysis.causes import causes
+from .analysis.variants import by_architecture
 from .errors import ReportError
-from .model import by_architecture
 from .names import slug
 
 #: Default size of the largest bundle to pack, in MiB; real ones have about one.
@@ -97,30 +97,6 @@ def write_archives(archives: Iterable[Archive], directory: Path) -> None:
             _pack(archive, directory / archive.address)
         except (OSError, zipfile.LargeZipFile) as error:
             raise ReportError(f"{archive.folder}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def sound_archive(path: Path) -> str | None:
-    """The problem of a packed bundle; None if it is sound."""
-    try:
-        with zipfile.ZipFile(path) as packed:
-            parts = packed.infolist()
-            # Before anything is unpacked. What a build packs is stored as it is, so that it unpacks to what it has.
-            if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-                return "is compressed; builds do not compress"
-            if sum(part.file_size for part in parts) > path.stat().st_size:
-                return "would unpack to more bytes than it has"
-            broken = packed.testzip()
-            names = [part.filename for part in parts]
-    except FileNotFoundError:
-        return "is missing"
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        return f"is not a zip file: {error}"
-    if broken:
-        return f"is damaged at {broken}"
-    odd = [name for name in names if len(name.split("/")) != 2 or not all(map(_PLAIN.fullmatch, name.split("/")))]
-    if odd:
-        return f"would unpack to {odd[0]!r}"
-    return None if any(name.endswith(f"/{FACTS}") for name in names) else f"lacks {FACTS}"
 
 
 def _link(cell: CellRecord, base: Path, most_mib: int, remaining: int) -> BundleLink:

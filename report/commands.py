@@ -16,7 +16,7 @@ from conformance.core.text import format_counts, one_line, plural
 from .errors import ReportError
 
 if TYPE_CHECKING:
-    from .compare import Margins
+    from .analysis.compare import Margins
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
@@ -114,11 +114,11 @@ def build(runs: tuple[Path, ...], output: Path, stale_after: int, bundles: Path,
     from conformance.matrix.schema import load_matrix
     from conformance.matrix.yaml_file import MatrixError
 
+    from .analysis import analyse
     from .bundles import archives, collect_bundles
     from .loading import load_all
     from .site import Settings, write
     from .site import build as build_site
-    from .timeline import history
 
     loaded = load_all(runs)
     try:
@@ -129,7 +129,7 @@ def build(runs: tuple[Path, ...], output: Path, stale_after: int, bundles: Path,
         raise ReportError(f"--bundles: no such directory: {bundles}")
     collected = collect_bundles(loaded[-1], bundles, bundle_limit)
     settings = Settings(datetime.now(UTC), stale_after)
-    write(build_site(history(loaded), matrix, settings, collected), output, archives(collected))
+    write(build_site(analyse(loaded, matrix), settings, collected), output, archives(collected))
     click.echo((output / "index.html").resolve())
 
 
@@ -156,7 +156,7 @@ def summary(run: Path, base: Path | None, form: str, rows: int, **margins: float
     With --base, what the run changed comes first. The format `github` prints annotations for the log of GitHub Actions.
     """
     from .annotations import annotate
-    from .compare import compare
+    from .analysis.compare import compare
     from .loading import load
     from .summary import summary as summarise
 
@@ -177,7 +177,7 @@ def gate(base: Path, head: Path, rows: int, **margins: float) -> int:
     A cell that vanished is worse too. Runs that cannot be compared, such as one that was interrupted, are refused with
     exit code 2.
     """
-    from .compare import compare
+    from .analysis.compare import compare
     from .gate import format_comparison, refuse_unfit
     from .loading import load
 
@@ -293,6 +293,6 @@ def query(database: Path, sql: str, form: str) -> None:
 
 
 def _margins_of(margins: dict[str, float]) -> Margins:
-    from .compare import Margins
+    from .analysis.compare import Margins
 
     return Margins(margins["slower_by"], margins["slower_seconds"], margins["less_delegated"])

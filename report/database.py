@@ -1,205 +1,252 @@
-"""Many run records as two views, `runs` and `cells`: DuckDB reads these files in place, and no others.
-
-A thousand runs of 7000 cells are 3 GB of JSON; one pass over them takes 5 to 10 seconds on two busy cores, depending on
-how many fields of a cell are read.
-"""
+"""Run records in a DuckDB file, for questions in SQL: the tables `runs`, `cells` and `statuses`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC
 from pathlib import Path
+from typing import Any, cast
 
 import duckdb
 
-from conformance.core.text import one_line
+from conformance.core.commands import command
+from conformance.core.contract import Level
+from conformance.core.text import one_line, plural
+from conformance.core.verdicts import Stage, Verdict
+from conformance.records.run import CellRecord, RunRecord, cell_to_json
 
+from .analysis.history import PACKAGES
+from .analysis.status import Reached, Status, Violation
+from .analysis.variants import Variant
 from .errors import ReportError
+from .loading import DATABASE_SUFFIX, load_each, record_files, when
+from .trends import HistoryPoint, history_points
 
-#: Enough for any record; DuckDB's own limit of 16 MiB would be 30000 cells.
-_LARGEST = 1 << 24
-_RUN = """{
-    schema_version: 'INTEGER',
-    run: 'STRUCT(id VARCHAR, started VARCHAR, finished VARCHAR, complete BOOLEAN, options MAP(VARCHAR, VARCHAR),
-                 seed HUGEINT, commit VARCHAR)',
-    environment: 'STRUCT(python VARCHAR, platform VARCHAR, cpu VARCHAR, packages MAP(VARCHAR, VARCHAR))',
-    cells: 'STRUCT(id VARCHAR)[]'
-}"""
-#: The cells' fields in the view, by how they are written in a record.
-_CELL = {
-    "id": "VARCHAR",
-    "architecture": "VARCHAR",
-    "subject": "VARCHAR",
-    "backend": "VARCHAR",
-    "mode": "VARCHAR",
-    "clause": "VARCHAR",
-    "verdict": "VARCHAR",
-    "stage": "VARCHAR",
-    "signature": "VARCHAR",
-    "message": "VARCHAR",
-    "expected": "STRUCT(reason VARCHAR, link VARCHAR)",
-    "metrics": "MAP(VARCHAR, DOUBLE)",
-    "duration_s": "DOUBLE",
-    "replay": "VARCHAR",
-    "bundle": "VARCHAR",
-    "partition": """STRUCT(
-        delegates MAP(VARCHAR, BIGINT), delegated MAP(VARCHAR, BIGINT), undelegated MAP(VARCHAR, BIGINT),
-        program_bytes BIGINT, constant_bytes BIGINT, planned_bytes BIGINT, cache_bytes BIGINT,
-        lower_s DOUBLE, emit_s DOUBLE)""",
+_PARTITION = """STRUCT(
+    delegates MAP(VARCHAR, BIGINT), delegated MAP(VARCHAR, BIGINT), undelegated MAP(VARCHAR, BIGINT),
+    program_bytes BIGINT, constant_bytes BIGINT, planned_bytes BIGINT, cache_bytes BIGINT, lower_s DOUBLE, emit_s DOUBLE
+)"""
+#: The types of each table's columns.
+_TABLES = {
+    "runs": {
+        "run": "VARCHAR",
+        "started": "TIMESTAMP",
+        "finished": "TIMESTAMP",
+        "complete": "BOOLEAN",
+        "seed": "HUGEINT",
+        "commit": "VARCHAR",
+        "options": "MAP(VARCHAR, VARCHAR)",
+        "transformers": "VARCHAR",
+        "torch": "VARCHAR",
+        "executorch": "VARCHAR",
+        "packages": "MAP(VARCHAR, VARCHAR)",
+        "python": "VARCHAR",
+        "platform": "VARCHAR",
+        "cpu": "VARCHAR",
+        "cells": "BIGINT",
+        "file": "VARCHAR",
+    },
+    "cells": {
+        "run": "VARCHAR",
+        "started": "TIMESTAMP",
+        "id": "VARCHAR",
+        "architecture": "VARCHAR",
+        "subject": "VARCHAR",
+        "backend": "VARCHAR",
+        "mode": "VARCHAR",
+        "clause": "VARCHAR",
+        "verdict": "VARCHAR",
+        "stage": "VARCHAR",
+        "signature": "VARCHAR",
+        "message": "VARCHAR",
+        "metrics": "MAP(VARCHAR, DOUBLE)",
+        "duration_s": "DOUBLE",
+        "replay": "VARCHAR",
+        "bundle": "VARCHAR",
+        "partition": _PARTITION,
+        "reason": "VARCHAR",
+        "link": "VARCHAR",
+    },
+    "statuses": {
+        "run": "VARCHAR",
+        "started": "TIMESTAMP",
+        "architecture": "VARCHAR",
+        "subject": "VARCHAR",
+        "backend": "VARCHAR",
+        "mode": "VARCHAR",
+        "status": "VARCHAR",
+        "reached": "VARCHAR",
+        "stage": "VARCHAR",
+        "violations": "STRUCT(clause VARCHAR, level VARCHAR, known BOOLEAN)[]",
+        "verdicts": "MAP(VARCHAR, BIGINT)",
+        "accepted": "BIGINT",
+        "judged": "BIGINT",
+    },
 }
+#: By default, DuckDB keeps what it writes in memory, up to 80 % of the machine's; a record of 7000 cells takes 3 MB.
+_MEMORY = "1GB"
 
 
-class Database:
-    """The records of some files; made by `opened`."""
+def write_database(paths: Sequence[Path], output: Path) -> str:
+    """Write the records at `paths` to the DuckDB file `output`, and return one line that says what it holds.
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
-        self._connection = connection
-        self._files = files
+    An existing `output` is replaced as a whole. Records are read one after the other.
 
-    def rows(self, sql: str) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-        """The column names and the rows of the result of `sql`.
+    Raises:
+        ReportError: A path has no records, a file is not a run record, a run is given twice, or `output` cannot be
+            written.
+    """
+    if output.suffix != DATABASE_SUFFIX:
+        raise ReportError(f"{output}: expected a file name that ends in {DATABASE_SUFFIX}")
+    _refuse_path(output)
+    files = record_files(paths)
+    cells = 0
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".") as temporary:
+            partial = Path(temporary).resolve() / "whole.duckdb"
+            with duckdb.connect(str(partial), config={"memory_limit": _MEMORY}) as connection:
+                connection.begin()
+                for table, types in _TABLES.items():
+                    connection.execute(f"CREATE TABLE {table} ({_columns(types)})")
+                for file, run in load_each(files):
+                    _insert(connection, "runs", [_run_row(file, run)])
+                    _insert(connection, "cells", (_cell_row(cell, run) for cell in run.cells))
+                    _insert(connection, "statuses", map(_status_row, history_points(run)))
+                    cells += len(run.cells)
+                connection.commit()
+            partial.replace(output)
+    except OSError as error:
+        raise ReportError(f"{output}: {error.strerror or error}") from error
+    except duckdb.Error as error:
+        raise ReportError(f"{output}: {error}") from error
+    return f"{output}: {plural(len(files), 'run')}, {plural(cells, 'cell')}"
 
-        Raises:
-            ReportError: DuckDB rejects it or one of the files.
-        """
-        try:
-            cursor = self._connection.execute(sql)
+
+def query(database: Path, sql: str) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """The column names and the rows of the result of `sql`, in the file that `write_database` wrote.
+
+    The file is opened for reading only.
+
+    Raises:
+        ReportError: The file cannot be read, or DuckDB rejects `sql`.
+    """
+    if database.suffix != DATABASE_SUFFIX:
+        write = command("report", "db", "RUNS", "-o", f"runs{DATABASE_SUFFIX}")
+        raise ReportError(f"{database} is not a {DATABASE_SUFFIX} file; write one with `{write}`")
+    if not os.path.isfile(database):
+        raise ReportError(f"{database}: no such file")
+    _refuse_path(database)
+    try:
+        with duckdb.connect(
+            str(database.resolve()),
+            read_only=True,
+            # A name in SQL is one of the database; by default, DuckDB also looks among the variables of this module.
+            config={"python_enable_replacements": False},
+        ) as connection:
+            cursor = cast("duckdb.DuckDBPyConnection | None", connection.execute(sql))
+            if cursor is None:
+                raise ReportError("the SQL is empty; expected a query, such as: SELECT * FROM statuses")
             return tuple(column[0] for column in cursor.description or ()), cursor.fetchall()
-        except (duckdb.Error, ValueError, OverflowError) as error:
-            raise ReportError(one_line(str(error), max_chars=500)) from error
-
-    def ask(self, sql: str) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-        """The same for SQL that a user typed: one query, which cannot change or write anything.
-
-        Raises:
-            ReportError: It is not one query, or DuckDB rejects it.
-        """
-        try:
-            statements = self._connection.extract_statements(sql)
-        except duckdb.Error as error:
-            raise ReportError(one_line(str(error), max_chars=500)) from error
-        # The connection may read these files, and a COPY could write them.
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise ReportError("expected one SELECT, such as: SELECT verdict, count(*) FROM cells GROUP BY ALL")
-        return self.rows(sql)
-
-    def cells(self, *fields: str) -> str:
-        """A table expression for the cells with these fields; other fields are not read."""
-        wanted = ", ".join(f"{field} {_CELL[field]}" for field in fields)
-        columns = f"{{run: 'STRUCT(id VARCHAR)', cells: 'STRUCT({wanted})[]'}}"
-        named = ", ".join(f"cell.{field} AS {field}" for field in fields)
-        return (
-            f"(SELECT run, file, {named} FROM "
-            f"(SELECT run.id AS run, filename AS file, unnest(cells) AS cell FROM {_read(self._files, columns)}))"
-        )
+    except (duckdb.Error, ValueError, OverflowError) as error:
+        raise ReportError(one_line(str(error), max_chars=500)) from error
 
 
-def record_files(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """The record files of `paths`: files, and for directories all `*.json` below them that are not hidden.
+def read_points(database: Path) -> list[HistoryPoint]:
+    """The statuses in a file that `write_database` wrote.
 
     Raises:
-        ReportError: A path does not exist, or is a directory without records.
+        ReportError: The file cannot be read, or lacks the tables.
     """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            below = (file for file in path.rglob("*.json") if not file.name.startswith("."))
-            files_below = sorted(file for file in below if file.is_file())
-            if not files_below:
-                raise ReportError(f"no run records in {path}: it has no *.json")
-            found += files_below
-        elif path.is_file():
-            found.append(path)
-        elif path.exists():
-            raise ReportError(f"{path} is not a regular file")
-        else:
-            raise ReportError(f"{path}: no such file or directory")
-    files = tuple(dict.fromkeys(file.resolve() for file in found))
-    for file in files:
-        # DuckDB reads these as patterns, and would open other files.
-        if set("*?[]{}") & set(str(file)) or not str(file).isprintable():
-            raise ReportError(f"{one_line(str(file))}: rename it; the database cannot read names with * ? [ ] {{ }}")
-    return files
+    heads, rows = query(database, "SELECT * EXCLUDE started, runs.started FROM statuses JOIN runs USING (run)")
+    return [_point(dict(zip(heads, row, strict=True))) for row in rows]
 
 
-@contextmanager
-def opened(paths: Sequence[Path]) -> Iterator[Database]:
-    """The records of `paths`, each of them checked.
-
-    Raises:
-        ReportError: A file cannot be read, is not a run record, or holds a run that another one holds too.
-    """
-    files = [str(file) for file in record_files(paths)]
-    largest = max((Path(file).stat().st_size for file in files), default=0)
-    with duckdb.connect(":memory:", config={"temp_directory": ""}) as connection:
-        database = Database(connection, files)
-        for setting in (
-            f"allowed_paths = {_texts(files)}",
-            "python_enable_replacements = false",
-            "TimeZone = 'UTC'",
-            "autoinstall_known_extensions = false",
-            "autoload_known_extensions = false",
-            "enable_external_access = false",
-            "lock_configuration = true",
-        ):
-            database.rows(f"SET {setting}")
-        database.rows(f"SET VARIABLE largest = {max(largest * 2, _LARGEST)}")
-        database.rows(_runs(files))
-        _check(database, files)
-        database.rows(_cells(files))
-        yield database
-
-
-def _read(files: Sequence[str], columns: str) -> str:
-    return (
-        f"read_json({_texts(files)}, format = 'unstructured', filename = true, columns = {columns}, "
-        "maximum_object_size = getvariable('largest')::UINTEGER)"
+def _point(row: Mapping[str, Any]) -> HistoryPoint:
+    status = Status(
+        Reached(row["reached"]),
+        Stage(row["stage"]) if row["stage"] else None,
+        tuple(Violation(each["clause"], Level(each["level"]), each["known"]) for each in row["violations"]),
+        tuple((Verdict(verdict), number) for verdict, number in row["verdicts"].items()),
+    )
+    return HistoryPoint(
+        row["run"],
+        row["started"].replace(tzinfo=UTC),
+        row["commit"],
+        tuple((name, row[name]) for name in PACKAGES if row[name]),
+        row["architecture"],
+        Variant(row["subject"] or "", row["backend"], row["mode"] or ""),
+        status,
     )
 
 
-def _texts(texts: Sequence[str]) -> str:
-    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
+def _refuse_path(path: Path) -> None:
+    """DuckDB takes what follows a question mark for parameters, and cannot open names that are not UTF-8."""
+    if "?" in str(path.resolve()).encode(errors="replace").decode():
+        raise ReportError(f"{path}: rename it; DuckDB cannot open a path with ? or with characters that are not UTF-8")
 
 
-def _runs(files: Sequence[str]) -> str:
-    """A table, not a view: the check needs one pass over the files, which then serves every query of runs."""
-    return f"""
-        CREATE TABLE runs AS
-        SELECT run.id AS run, CAST(try_cast(run.started AS TIMESTAMPTZ) AS TIMESTAMP) AS started,
-               CAST(try_cast(run.finished AS TIMESTAMPTZ) AS TIMESTAMP) AS finished, run.complete AS complete,
-               run.seed AS seed, run.commit AS commit,
-               run.options AS options, environment.packages['transformers'] AS transformers,
-               environment.packages['torch'] AS torch, environment.packages['executorch'] AS executorch,
-               environment.packages AS packages, environment.python AS python, environment.platform AS platform,
-               environment.cpu AS cpu, len(cells) AS cells, filename AS file,
-               schema_version IS NOT DISTINCT FROM 1 AND run.id IS NOT NULL AND run.complete IS NOT NULL
-                   AND started IS NOT NULL AND environment.packages IS NOT NULL
-                   AND cells IS NOT NULL AS sound
-        FROM {_read(files, _RUN)}"""
+def _columns(types: Mapping[str, str]) -> str:
+    return ", ".join(f'"{name}" {kind}' for name, kind in types.items())
 
 
-def _cells(files: Sequence[str]) -> str:
-    fields = ", ".join(f'"{name}" {kind}' for name, kind in _CELL.items())
-    plain = ", ".join(f'cell."{name}" AS "{name}"' for name in _CELL if name != "expected")
-    columns = f"{{run: 'STRUCT(id VARCHAR, started VARCHAR)', cells: 'STRUCT({fields})[]'}}"
-    return f"""
-        CREATE VIEW cells AS
-        SELECT run, started, {plain}, cell.expected.reason AS reason, cell.expected.link AS link FROM (
-            SELECT run.id AS run, CAST(try_cast(run.started AS TIMESTAMPTZ) AS TIMESTAMP) AS started,
-                   unnest(cells) AS cell
-            FROM {_read(files, columns)})"""
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Iterable[Mapping[str, object]]) -> None:
+    # As one JSON text: a hundred times as fast as a statement for each row.
+    types = f"STRUCT({_columns(_TABLES[table])})[]"
+    sql = f"INSERT INTO {table} SELECT each.* FROM (SELECT unnest(?::JSON::{types}) AS each)"
+    connection.execute(sql, [json.dumps(list(rows))])
 
 
-def _check(database: Database, files: Sequence[str]) -> None:
-    """Reading in place is lenient: a missing field is null, and another kind of file looks like an empty run."""
-    _, unsound = database.rows("SELECT min(file) FROM runs WHERE NOT sound")
-    if unsound[0][0] is not None:
-        raise ReportError(f"{unsound[0][0]} is not a run record; `conformance report validate` names the error")
-    _, twice = database.rows("SELECT run, min(file), max(file) FROM runs GROUP BY run HAVING count(*) > 1 ORDER BY run")
-    if twice:
-        run, first, last = map(str, twice[0])
-        raise ReportError(f"run {one_line(run)} is given twice: {first} and {last}")
-    _, read = database.rows("SELECT count(DISTINCT file) FROM runs")
-    if read[0][0] != len(files):
-        raise ReportError(f"only {read[0][0]} of {len(files)} files hold a run: the others are empty")
-    database.rows("ALTER TABLE runs DROP COLUMN sound")
+def _run_row(file: Path, run: RunRecord) -> dict[str, object]:
+    info, environment = run.run, run.environment
+    return {
+        "run": info.id,
+        "started": _timestamp(info.started),
+        "finished": _timestamp(info.finished) if info.finished else None,
+        "complete": info.complete,
+        "seed": None if info.seed is None else str(info.seed),  # JSON readers round large numbers
+        "commit": info.commit,
+        "options": {name: None if value is None else str(value) for name, value in info.options.items()},
+        **{name: environment.packages.get(name) for name in PACKAGES},
+        "packages": environment.packages,
+        "python": environment.python,
+        "platform": environment.platform,
+        "cpu": environment.cpu,
+        "cells": len(run.cells),
+        "file": str(file).encode(errors="replace").decode(),
+    }
+
+
+def _cell_row(cell: CellRecord, run: RunRecord) -> dict[str, object]:
+    plain = cell_to_json(cell)
+    expected = plain.pop("expected") or {}
+    del plain["fields"]
+    own = {"run": run.run.id, "started": _timestamp(run.run.started)}
+    return {**own, **plain, "reason": expected.get("reason"), "link": expected.get("link")}
+
+
+def _status_row(point: HistoryPoint) -> dict[str, object]:
+    return {
+        "run": point.run,
+        "started": point.started.replace(tzinfo=None).isoformat(),
+        "architecture": point.architecture,
+        "subject": point.variant.subject or None,
+        "backend": point.variant.backend,
+        "mode": point.variant.mode or None,
+        "status": point.status.label,
+        "reached": point.status.reached,
+        "stage": point.status.stage,
+        "violations": [dataclasses.asdict(each) for each in point.status.violations],
+        "verdicts": dict(point.status.counts),
+        "accepted": point.accepted,
+        "judged": point.judged,
+    }
+
+
+def _timestamp(text: str) -> str:
+    """A time of a record in UTC, as DuckDB's TIMESTAMP has it."""
+    return when(text).replace(tzinfo=None).isoformat()

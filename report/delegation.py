@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from conformance.records.run import CellRecord, PartitionRecord
 
-from .compare import delegated_share
-from .model import Variant, variant_of
+from .analysis.compare import delegated_share
+from .analysis.variants import Variant, variant_of
 from .plots import number
 
 #: Operators shown of those that are partly undelegated, and of those that are not, before the others are folded away.

@@ -11,28 +11,75 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from conformance.core.contract import Level
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord, Environment, RunInfo
 
-SCHEMA_VERSION: Literal[1] = 1
+from .analysis.causes import Cause
+from .analysis.report import Architecture, Headline, Report, VariantState
+from .analysis.status import Reached
+from .names import slug
+from .views import architecture_page
+
+SCHEMA_VERSION: Literal[2] = 2
 
 _CONFIG = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
-class VariantStatus:
-    """The status of one variant of an architecture; `verdict` is null if it is not in this run.
+class ViolationDocument:
+    """A clause that is violated; `known` if each of its cells fails as the matrix expects."""
 
-    A pass with a stage was compiled only, up to that stage: its label is "lowered" or "exported".
+    clause: str
+    level: Level
+    known: bool
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class VariantStatus:
+    """The status of one variant of an architecture.
+
+    `reached` says how far it gets; `stage` is where, if it is blocked. `known` says that the matrix expects all that
+    fails of what must hold, `unexpected` is the number of cells that fail the run, and `label` is `reached` in words.
     """
 
     subject: str
     backend: str
     mode: str
-    verdict: Verdict | None
+    reached: Reached
     stage: Stage | None
+    known: bool
+    unexpected: int
     label: str
+    violations: tuple[ViolationDocument, ...]
     since: str | None
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class MissedDocument:
+    """A `should` clause that programs violate though they are not blocked, and how many of them, expected to or not."""
+
+    clause: str
+    known: int
+    unexpected: int
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class HeadlineDocument:
+    """How many architectures decode correctly in a variant, and how many have each status, by its label.
+
+    Variations of fixtures are counted apart.
+    """
+
+    subject: str
+    backend: str
+    mode: str
+    decode_correctly: int
+    architectures: int
+    variations_decode_correctly: int
+    variations: int
+    statuses: dict[str, int]
+    missed: tuple[MissedDocument, ...]
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -51,9 +98,12 @@ class ArchitectureStatus:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class CauseStatus:
-    """One root cause in the index."""
+    """Failures with one signature and reason, or at one place, in the index; `title` says it in a sentence."""
 
+    title: str
     signature: str
+    reason: str
+    place: str
     page: str
     known: bool
     cells: int
@@ -64,10 +114,11 @@ class CauseStatus:
 class Index:
     """`index.json`."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     run: RunInfo
     environment: Environment
     counts: dict[Verdict, int]
+    headlines: tuple[HeadlineDocument, ...]
     architectures: tuple[ArchitectureStatus, ...]
     causes: tuple[CauseStatus, ...]
 
@@ -79,24 +130,104 @@ class ArchitectureDocument:
     `bundles` are the addresses within the site of those failure bundles that it holds, by cell.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     run: RunInfo
     architecture: ArchitectureStatus
     cells: tuple[CellRecord, ...]
     bundles: dict[str, str]
 
 
-INDEX = TypeAdapter(Index)
-ARCHITECTURE = TypeAdapter(ArchitectureDocument)
+_INDEX = TypeAdapter(Index)
+_ARCHITECTURE = TypeAdapter(ArchitectureDocument)
+
+
+def index(report: Report) -> str:
+    """`index.json`."""
+    run = report.run
+    document = Index(
+        SCHEMA_VERSION,
+        run.run,
+        run.environment,
+        dict(report.counts),
+        tuple(map(_headline, report.headlines)),
+        tuple(map(architecture_status, report.architectures)),
+        tuple(map(_cause, report.causes)),
+    )
+    return _INDEX.dump_json(document, indent=1).decode() + "\n"
+
+
+def architecture(report: Report, each: Architecture, bundles: dict[str, str]) -> str:
+    """The document of an architecture; `bundles` are the addresses of failure bundles, by cell."""
+    status = architecture_status(each)
+    document = ArchitectureDocument(SCHEMA_VERSION, report.run.run, status, each.cells, bundles)
+    return _ARCHITECTURE.dump_json(document, indent=1).decode() + "\n"
+
+
+def architecture_status(each: Architecture) -> ArchitectureStatus:
+    """The line of an architecture in the index."""
+    name = slug(each.name)
+    return ArchitectureStatus(
+        each.name,
+        each.row.tier.value if each.row else None,
+        each.row.caches if each.row else (),
+        architecture_page(each.name),
+        f"architectures/{name}.json",
+        f"badges/{name}.json",
+        dict(each.counts),
+        tuple(map(_variant, each.covered)),
+    )
 
 
 def schemas() -> dict[str, str]:
     """The JSON Schema of each kind of document, by its file name."""
     return {
-        "schema/index.schema.json": _text(INDEX.json_schema()),
-        "schema/architecture.schema.json": _text(ARCHITECTURE.json_schema()),
+        "schema/index.schema.json": _text(_INDEX.json_schema()),
+        "schema/architecture.schema.json": _text(_ARCHITECTURE.json_schema()),
     }
 
 
 def _text(schema: dict[str, Any]) -> str:
     return json.dumps(schema, indent=2) + "\n"
+
+
+def _variant(state: VariantState) -> VariantStatus:
+    status = state.status
+    return VariantStatus(
+        state.variant.subject,
+        state.variant.backend,
+        state.variant.mode,
+        status.reached,
+        status.stage,
+        status.known,
+        status.unexpected,
+        status.label,
+        tuple(ViolationDocument(each.clause, each.level, each.known) for each in status.violations),
+        state.since.started if state.since else None,
+    )
+
+
+def _headline(headline: Headline) -> HeadlineDocument:
+    return HeadlineDocument(
+        headline.variant.subject,
+        headline.variant.backend,
+        headline.variant.mode,
+        headline.decoding,
+        headline.of,
+        headline.varied_decoding,
+        headline.varied,
+        {tally.label: tally.number for tally in headline.tallies},
+        tuple(MissedDocument(each.clause, each.known, each.unexpected) for each in headline.missed),
+    )
+
+
+def _cause(cause: Cause) -> CauseStatus:
+    return CauseStatus(
+        cause.title,
+        cause.signature,
+        cause.reason,
+        cause.place,
+        cause.page,
+        cause.known,
+        len(cause.cells),
+        cause.architectures,
+    )

@@ -9,13 +9,13 @@ from conformance.core.text import format_counts, one_line, plural
 from conformance.core.verdicts import Verdict
 from conformance.records.run import UNREACHED, CellRecord, RunRecord
 
-from .compare import Change, Comparison, Difference, Measured
+from .analysis.causes import unrun
+from .analysis.compare import Change, Comparison, Difference, DifferenceGroup, Measured, grouped
+from .analysis.history import versions
 from .errors import ReportError
-from .grouping import DifferenceGroup, grouped, unrun
 from .loading import when
 from .names import commit
 from .summary import ROWS
-from .timeline import versions
 
 #: The verdicts of checks that ran to their end.
 _CONCLUSIVE = frozenset({Verdict.PASS, Verdict.FAIL, Verdict.EXPECTED_FAILURE, Verdict.UNEXPECTED_PASS})
@@ -98,7 +98,7 @@ def _changes(title: str, differences: Sequence[Difference], rows: int, sign: str
 
 def _reasons(cells: Sequence[CellRecord]) -> list[str]:
     """The three most frequent reasons why cells were not run."""
-    return [f"  {one_line(f'reason: {reason}', max_chars=240)}" for reason, _ in unrun(cells)[:3]]
+    return [f"  {one_line(f'reason: {group.reason}', max_chars=240)}" for group in unrun(cells)[:3]]
 
 
 def _line(group: DifferenceGroup) -> str:

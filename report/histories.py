@@ -1,55 +1,101 @@
-"""Trends as tables and as JSON."""
+"""The history of records or of a database as text: a table or JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from conformance.core.text import plural
 
+from .errors import ReportError
+from .loading import DATABASE_SUFFIX, load_each, record_files
 from .names import commit
 from .terminal import as_json, table
-from .trends import HistoryPoint, Trend
+from .trends import HistoryPoint, Trend, history_points, run_order, trends
 
-Format = Literal["table", "json"]
-_FIELDS = ("architecture", "subject", "now", "since", "changes", "accepted", "judged", "runs", "last", "shares")
+_FIELDS = (
+    "architecture",
+    "subject",
+    "backend",
+    "mode",
+    "now",
+    "since",
+    "changes",
+    "accepted",
+    "judged",
+    "runs",
+    "last",
+    "shares",
+)
 
 
-def overview(trends: Sequence[Trend], form: Format) -> str:
-    """A line for each architecture and subject, problems first."""
+def history(paths: Sequence[Path], architecture: str | None, form: str) -> str:
+    """The status of every architecture over many runs, or of `architecture` run by run.
+
+    Args:
+        paths: Records and folders with records, or one database.
+        architecture: The only architecture to show.
+        form: `table` or `json`.
+
+    Raises:
+        ReportError: A path cannot be read, or no run has `architecture`.
+    """
+    points = _points(paths)
+    if architecture is None:
+        return _overview(trends(points), form)
+    own = [point for point in points if point.architecture == architecture]
+    if not own:
+        raise ReportError(f"no run has an architecture {architecture!r}")
+    by_variant = sorted(own, key=lambda point: point.variant)
+    return _detail(sorted(by_variant, key=run_order, reverse=True), form)
+
+
+def _points(paths: Sequence[Path]) -> Iterable[HistoryPoint]:
+    databases = [path for path in paths if path.suffix == DATABASE_SUFFIX]
+    if not databases:
+        return (point for _, run in load_each(record_files(paths)) for point in history_points(run))
+    if len(paths) > 1:
+        raise ReportError(f"{databases[0]} is a database; give it alone, or records without it")
+    from .database import read_points  # DuckDB is needed for this alone
+
+    return read_points(databases[0])
+
+
+def _overview(found: Sequence[Trend], form: str) -> str:
+    """A line for each variant of each architecture, problems first."""
     if form == "json":
-        return as_json(_FIELDS, [_data(each) for each in trends])
-    heads = ("architecture", "subject", "now", "since", "changes", "accepted", "trend, newest at the right", "runs")
-    newest = max((each.last for each in trends), default=None)
+        return as_json(_FIELDS, map(_data, found))
+    heads = ("architecture", "variant", "now", "since", "changes", "accepted", "trend, newest at the right", "runs")
+    newest = max((each.last.started for each in found), default=None)
     rows = [
         (
-            each.architecture,
-            each.subject or "fixture",
-            f"{each.status.glyph} {each.status.label}"
-            + ("" if each.last == newest else f", last seen {each.last:%Y-%m-%d}"),
+            each.last.architecture,
+            str(each.last.variant),
+            str(each.last.status)
+            + ("" if each.last.started == newest else f", last seen {each.last.started:%Y-%m-%d}"),
             f"{each.since:%Y-%m-%d}",
             each.changes,
-            f"{each.accepted} of {each.judged}",
+            f"{each.last.accepted} of {each.last.judged}",
             each.bars,
-            each.runs,
+            len(each.points),
         )
-        for each in trends
+        for each in found
     ]
-    names = {each.architecture for each in trends}
+    names = {each.last.architecture for each in found}
     return f"{plural(len(names), 'architecture')}, problems first\n\n{table(heads, rows)}"
 
 
-def detail(points: Sequence[HistoryPoint], form: Format) -> str:
-    """A line for each run of one architecture."""
-    heads = ("started", "run", "commit", "versions", "subject", "state", "accepted", "judged")
+def _detail(points: Sequence[HistoryPoint], form: str) -> str:
+    """A line for each run of each variant of one architecture."""
+    heads = ("started", "run", "commit", "versions", "variant", "status", "accepted", "judged")
     rows = [
         (
             f"{each.started:%Y-%m-%d %H:%M}",
             each.run,
             each.commit if form == "json" else str(commit(each.commit) or ""),
             ", ".join(f"{name} {version}" for name, version in each.versions),
-            each.subject or "fixture",
-            f"{each.status.glyph} {each.status.label}",
+            str(each.variant),
+            each.status.label if form == "json" else str(each.status),
             each.accepted,
             each.judged,
         )
@@ -59,7 +105,9 @@ def detail(points: Sequence[HistoryPoint], form: Format) -> str:
 
 
 def _data(each: Trend) -> tuple[object, ...]:
+    last = each.last
     return (
-        *(each.architecture, each.subject, each.status.label, each.since.isoformat(), each.changes, each.accepted),
-        *(each.judged, each.runs, each.last.isoformat(), list(each.shares)),
+        *(last.architecture, last.variant.subject, last.variant.backend, last.variant.mode, last.status.label),
+        *(each.since.isoformat(), each.changes, last.accepted, last.judged, len(each.points)),
+        *(last.started.isoformat(), list(each.shares)),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from .errors import ReportError
 
 #: The largest integer that DuckDB, JavaScript and plots represent exactly.
 _MAX_COUNT = 1 << 53
+#: The end of the name of a file that `report.database` writes.
+DATABASE_SUFFIX = ".duckdb"
 
 
 def load(path: Path) -> RunRecord:
@@ -34,16 +36,46 @@ def load(path: Path) -> RunRecord:
     return run
 
 
-def load_all(paths: Sequence[Path]) -> tuple[RunRecord, ...]:
-    """The records at `paths`, oldest first; the same run twice is an error, because one of them would be dropped."""
+def record_files(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The files of `paths`, each once: files, and for folders all `*.json` below them that are not hidden.
+
+    Raises:
+        ReportError: A path does not exist, or is a folder without records.
+    """
+    found: list[Path] = []
+    for path in paths:
+        try:
+            if not path.is_dir():
+                path.stat()
+                found.append(path)
+                continue
+            below = sorted(file for file in path.rglob("*.json") if file.is_file() and not file.name.startswith("."))
+        except OSError as error:
+            raise ReportError(f"{path}: {error.strerror or error}") from error
+        if not below:
+            raise ReportError(f"no run records in {path}: it has no *.json")
+        found += below
+    return tuple(dict.fromkeys(file.resolve() for file in found))
+
+
+def load_each(paths: Iterable[Path]) -> Iterator[tuple[Path, RunRecord]]:
+    """The records at `paths` with their paths, one after the other.
+
+    Raises:
+        ReportError: As for `load`, and for a run that is given twice: one of the two would be dropped.
+    """
     seen: dict[str, Path] = {}
-    runs = []
     for path in paths:
         run = load(path)
         if run.run.id in seen:
             raise ReportError(f"run {run.run.id} is given twice: {seen[run.run.id]} and {path}")
         seen[run.run.id] = path
-        runs.append(run)
+        yield path, run
+
+
+def load_all(paths: Iterable[Path]) -> tuple[RunRecord, ...]:
+    """The records at `paths`, oldest first."""
+    runs = (run for _, run in load_each(paths))
     return tuple(sorted(runs, key=lambda run: (when(run.run.started), run.run.id)))
 
 

@@ -13,6 +13,8 @@ from conformance.core.text import one_line, plural
 from conformance.core.verdicts import Verdict
 from conformance.records.run import RunRecord
 
+from .analysis.report import Headline, Missed
+from .analysis.status import MEANINGS, SIGNS, Reached
 from .names import plain_link
 
 #: What Markdown acts on inside a line or a table. An underscore inside a word is left alone: nearly every name has one.
@@ -42,6 +44,42 @@ def link(text: str) -> str:
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table whose cells are Markdown already."""
     return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
+
+
+def headlines(found: Iterable[Headline]) -> list[str]:
+    """A table of how many architectures decode correctly in each variant, how many do not, and what they miss."""
+    heads = ("exporter", "backend", "mode", "decode correctly", "the others", "violate a should clause")
+    rows = (
+        [
+            *map(prose, (each.variant.subject, each.variant.backend, each.variant.mode)),
+            f"**{each.decoding} of {each.of}**"
+            + (f" (variations: {each.varied_decoding} of {each.varied})" * bool(each.varied)),
+            ", ".join(f"{t.glyph} {t.number} {t.label}" for t in each.tallies if t.reached is not Reached.DECODES),
+            ", ".join(map(_missed, each.missed)),
+        ]
+        for each in found
+    )
+    return table(heads, rows)
+
+
+def _missed(each: Missed) -> str:
+    numbers = ((each.known, "≈"), (each.unexpected, "✗"))
+    return f"{prose(each.clause)} {' '.join(f'{glyph}{number}' for number, glyph in numbers if number)}"
+
+
+def legend() -> list[str]:
+    """What the signs and words of statuses mean."""
+    rows = (
+        (f"{' '.join(glyph for glyph, _ in SIGNS[reached])} {reached}", meaning)
+        for reached, meaning in MEANINGS.items()
+    )
+    return [
+        "≈ is expected, exactly as listed in the known failures; ✗ is unexpected. Behind a status are the clauses that "
+        "are violated though the program gets so far; those without a sign are known. A status covers all clauses of "
+        "that architecture, exporter, backend and mode, and also those of its fixture and of the exported program.",
+        "",
+        *table(("status", "meaning"), rows),
+    ]
 
 
 def incomplete(run: RunRecord, name: str) -> list[str]:

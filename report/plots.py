@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from conformance.records.run import CellRecord
 
-from .model import Variant, variant_of
+from .analysis.variants import Variant, variant_of
 
 #: SEN-1 asks for effects of at least this multiple of the tolerance.
 SENSITIVE = 100.0

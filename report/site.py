@@ -4,41 +4,37 @@ from __future__ import annotations
 
 import functools
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from markupsafe import Markup
 
 from conformance.core.files import read_regular_file
 from conformance.core.text import plural, sanitize
-from conformance.core.verdicts import Stage, Verdict
-from conformance.matrix.schema import Matrix
-from conformance.records.run import RunRecord
 
 from . import badges, documents, plots, views
+from .analysis import status
+from .analysis.compare import MEANINGS, Comparison
+from .analysis.history import versions
+from .analysis.report import Architecture, Report
+from .analysis.variants import columns, variant_of
+from .analysis.verdicts import GLYPHS
 from .bundles import Archive, BundleLink, write_archives
-from .causes import Cause, causes
-from .compare import MEANINGS, Comparison, compare
 from .delegation import delegations, size
 from .errors import ReportError
-from .grouping import groups, unrun
 from .loading import when
-from .model import COMPILED_ONLY_GLYPH, GLYPHS, Status, Variant, columns, count, status_of, variant_of, variants
 from .names import commit, plain_link, slug
-from .timeline import History, versions
 
 _HERE = Path(__file__).parent
 #: Lists the files that a build wrote, so that the next one removes these and no others.
 MANIFEST = ".report-files.json"
 #: Largest file of a site that is read, in bytes; an index of all architectures has 1 MiB.
 MOST_BYTES = 64 << 20
-#: Pages show only the newest of very many runs; `conformance report history` reads them all.
-_COMPARED, _REMEMBERED, _VERSIONS = 20, 50, 20
+#: Runs in an architecture's history.
+_REMEMBERED = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +45,15 @@ class Settings:
     stale_after: int = 14
 
 
-def build(
-    history: History, matrix: Matrix, settings: Settings, bundles: Mapping[str, BundleLink] | None = None
-) -> dict[str, str]:
+def build(report: Report, settings: Settings, bundles: Mapping[str, BundleLink] | None = None) -> dict[str, str]:
     """The text files of the site, by their addresses in it; `bundles` are those of the newest run, by cell id."""
-    run = history.head
     environment = _environment()
-    header = views.run_header(run, settings.now, settings.stale_after)
-    known = views.architectures(history, matrix)
-    shown_variants = variants(run.cells)
-    all_causes = causes(run.cells)
-    compared = [compare(base, run) for base in reversed(history.runs[:-1][-_COMPARED:])]
-    subjects = len({variant.subject for variant in shown_variants})
+    links = bundles or {}
     shared: dict[str, object] = {
-        "header": header,
-        "subjects": subjects,
-        "has_comparison": bool(compared),
-        "pages": {each.name: each.page for each in known},
-        "bundles": bundles or {},
+        "report": report,
+        "header": views.run_header(report, settings.now, settings.stale_after),
+        "pages": {each.name: views.architecture_page(each.name) for each in report.architectures},
+        "bundles": links,
     }
     files = {name: (_HERE / "static" / name).read_text("utf-8") for name in ("style.css", "script.js", "icon.svg")}
     files |= documents.schemas()
@@ -76,66 +63,41 @@ def build(
         rendered = environment.get_template(template).render(root=root, address=address, **shared, **values)
         _put(files, address, rendered)
 
-    grids = {variant: views.grid(known, variant) for variant in shown_variants}
-    addresses = {variant: views.grid_page(variant) if index else "index.html" for index, variant in enumerate(grids)}
-    tabs = [views.tab(variant, addresses[variant], rows) for variant, rows in grids.items()]
-    if not grids:
-        page("index.html", "grid.html", rows=(), variant=None, tabs=(), stages=(), runs=())
-    for variant, rows in grids.items():
-        page(
-            addresses[variant],
-            "grid.html",
-            rows=rows,
-            variant=variant,
-            tabs=tabs,
-            stages=variant.stages,
-            runs=history.runs[:-1][::-1],
-        )
-    for each in known:
-        page(
-            each.page,
-            "architecture.html",
-            architecture=each,
-            columns=views.table_columns(each.cells),
-            clauses=views.clause_rows(each.cells),
-            causes=each.causes,
-            errors=plots.errors(each.cells, lambda variant: _short(variant, subjects)),
-            sensitivity=plots.sensitivity(each.cells),
-            delegations=delegations(each.cells),
-            unrun=unrun(each.cells),
-            past=views.past(history, each, _REMEMBERED),
-        )
-        status = _status(each)
-        archives = {cell.id: bundles[cell.id].archive for cell in each.cells if bundles and cell.id in bundles}
-        document = documents.ArchitectureDocument(
-            documents.SCHEMA_VERSION,
-            run.run,
-            status,
-            each.cells,
-            {cell_id: archive.address for cell_id, archive in archives.items() if archive},
-        )
-        _put(files, status.data, documents.ARCHITECTURE.dump_json(document, indent=1).decode() + "\n")
-        _put(files, status.badge, badges.badge(each.name, each.status))
-    for cause in all_causes:
+    addresses = [views.grid_page(each) if index else "index.html" for index, each in enumerate(report.variants)]
+    tabs = tuple(map(views.Tab, addresses, report.headlines))
+    for tab in tabs:
+        page(tab.page, "grid.html", rows=views.grid(report, tab.headline.variant), headline=tab.headline, tabs=tabs)
+    if not tabs:
+        page("index.html", "grid.html", rows=(), headline=None, tabs=())
+    for each in report.architectures:
+        page(views.architecture_page(each.name), "architecture.html", **_architecture(report, each))
+        archives = {cell.id: links[cell.id].archive for cell in each.cells if cell.id in links}
+        packed = {cell_id: archive.address for cell_id, archive in archives.items() if archive}
+        name = slug(each.name)
+        _put(files, f"architectures/{name}.json", documents.architecture(report, each, packed))
+        _put(files, f"badges/{name}.json", badges.badge(each.name, each.worst))
+    for cause in report.causes:
         page(cause.page, "cause.html", cause=cause)
-    page("causes/index.html", "causes.html", causes=all_causes)
-    page("versions.html", "versions.html", **_compatibility(history))
-    for index, comparison in enumerate(compared):
-        address = _comparison_page(index, comparison)
-        page(
-            address,
-            "compare.html",
-            comparison=comparison,
-            groups=groups(comparison),
-            meanings=MEANINGS,
-            others=[
-                (_comparison_page(other, each), each.base, each is comparison) for other, each in enumerate(compared)
-            ],
-        )
-    site_index = _index(run, known, all_causes)
-    _put(files, "index.json", documents.INDEX.dump_json(site_index, indent=1).decode() + "\n")
-    _put(files, "badge.json", _overall(site_index, run.run.complete))
+    page("causes/index.html", "causes.html")
+    page("versions.html", "versions.html", names=sorted({n for each in report.by_versions for n in each.statuses}))
+    compared = [(_comparison_page(index, each), each) for index, each in enumerate(report.comparisons)]
+    for address, comparison in compared:
+        page(address, "compare.html", comparison=comparison, meanings=MEANINGS, others=compared)
+    _put(files, "index.json", documents.index(report))
+    _put(files, "badge.json", badges.overall(report))
     return files
+
+
+def _architecture(report: Report, each: Architecture) -> dict[str, object]:
+    return {
+        "architecture": each,
+        "columns": views.table_columns(each.cells),
+        "clauses": views.clause_rows(each.cells),
+        "errors": plots.errors(each.cells, report.short),
+        "sensitivity": plots.sensitivity(each.cells),
+        "delegations": delegations(each.cells),
+        "past": report.past(each.name, _REMEMBERED),
+    }
 
 
 def write(files: Mapping[str, str], directory: Path, archives: Sequence[Archive] = ()) -> None:
@@ -196,7 +158,7 @@ def _environment() -> Environment:
         date=lambda text: when(text).strftime("%Y-%m-%d"),
         time=lambda text: when(text).strftime("%Y-%m-%d %H:%M UTC"),
         number=plots.number,
-        short=pass_context(lambda context, variant: _short(variant, context["subjects"])),
+        short=pass_context(lambda context, variant: context["report"].short(variant)),
         slug=slug,
         size=size,
         commit=commit,
@@ -206,80 +168,10 @@ def _environment() -> Environment:
         plain_link=plain_link,
         versions=versions,
     )
-    environment.globals.update(
-        GLYPHS=GLYPHS,
-        COMPILED_ONLY_GLYPH=COMPILED_ONLY_GLYPH,
-        Status=Status,
-        plural=plural,
-        stages=tuple(Stage),
-        verdicts=tuple(Verdict),
-    )
+    environment.globals.update(GLYPHS=GLYPHS, plural=plural, meanings_of_status=status.MEANINGS, signs=status.SIGNS)
     return environment
-
-
-def _status(architecture: views.Architecture) -> documents.ArchitectureStatus:
-    return documents.ArchitectureStatus(
-        architecture.name,
-        architecture.row.tier.value if architecture.row else None,
-        architecture.row.caches if architecture.row else (),
-        architecture.page,
-        f"architectures/{architecture.slug}.json",
-        f"badges/{architecture.slug}.json",
-        dict(architecture.counts),
-        tuple(map(_variant, architecture.covered)),
-    )
-
-
-def _variant(state: views.VariantState) -> documents.VariantStatus:
-    return documents.VariantStatus(
-        state.variant.subject,
-        state.variant.backend,
-        state.variant.mode,
-        state.status.verdict,
-        state.status.stage,
-        state.status.label,
-        state.since.started if state.since else None,
-    )
-
-
-def _index(run: RunRecord, known: Sequence[views.Architecture], all_causes: Sequence[Cause]) -> documents.Index:
-    return documents.Index(
-        documents.SCHEMA_VERSION,
-        run.run,
-        run.environment,
-        dict(count(run.cells)),
-        tuple(map(_status, known)),
-        tuple(documents.CauseStatus(c.signature, c.page, c.known, len(c.cells), c.architectures) for c in all_causes),
-    )
-
-
-def _overall(index: documents.Index, complete: bool) -> str:
-    counts = Counter(index.counts)
-    known = counts[Verdict.EXPECTED_FAILURE]
-    judged = counts.total() - counts[Verdict.NOT_APPLICABLE]
-    passing = counts[Verdict.PASS]
-    unexpected = passing + known < judged
-    return badges.overall("ExecuTorch conformance", passing, known, judged, complete=complete, unexpected=unexpected)
-
-
-def _short(variant: Variant, subjects: int) -> str:
-    """The name of a variant, without its subject if the run has only one."""
-    return str(variant) if subjects > 1 else f"{variant.backend} {variant.mode}".strip()
 
 
 def _comparison_page(index: int, comparison: Comparison) -> str:
     """The comparison with the newest older run always has the same address."""
     return f"compare/{slug(comparison.base.run.id)}.html" if index else "compare.html"
-
-
-def _compatibility(history: History) -> dict[str, Any]:
-    """Versions x architectures: for each set of versions, the newest run that has the architecture."""
-    latest: dict[tuple[tuple[str, str], ...], dict[str, Status]] = {}
-    for index in range(len(history.runs) - 1, -1, -1):
-        column = latest.setdefault(versions(history.runs[index]), {})
-        for name, variants_of in history.columns[index].items():
-            column.setdefault(name, status_of([cell for cells in variants_of.values() for cell in cells]))
-    heads = list(latest)[:_VERSIONS]
-    names = sorted({name for head in heads for name in latest[head]})
-    rows = [(name, [latest[head].get(name, Status(None)) for head in heads]) for name in names]
-    return {"heads": heads, "rows": rows, "not_shown": len(latest) - len(heads)}

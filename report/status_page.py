@@ -5,21 +5,23 @@ The same records always give the same page: everything on it is sorted and comes
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from conformance.core.cells import split_row
+from conformance.core.cells import EXPORTED
 from conformance.core.text import format_counts, plural
-from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.core.verdicts import Verdict
 from conformance.records.run import CellRecord, RunRecord
 
-from .causes import example_line
+from .analysis import Report, analyse
+from .analysis.causes import Cause, Unrun
+from .analysis.report import Architecture
+from .analysis.variants import Variant
+from .analysis.verdicts import GLYPHS
 from .loading import when
-from .markdown import code, incomplete, link, prose, table
-from .model import QUIET
-from .progress import LEGEND, Column, Progress, columns_of, progress_of
+from .markdown import code, headlines, incomplete, legend, link, prose, table
 
-_COMMAND = "conformance docs --status RUN.json [RUN.json ...]"
 #: Longest command or message on the page, in characters.
 _LONGEST = 1000
 
@@ -34,14 +36,12 @@ def status_page(runs: Sequence[RunRecord]) -> str:
     _check_versions(runs)
     # By the order above, a later verdict on a cell replaces an earlier one.
     cells = sorted({cell.id: cell for run in runs for cell in run.cells}.values(), key=lambda cell: cell.id)
-    progress = progress_of(cells)
-    architectures = {name: columns for name, columns in progress.items() if split_row(name)[1] is None}
-    varied = {name: columns for name, columns in progress.items() if name not in architectures}
+    report = analyse([dataclasses.replace(runs[-1], cells=tuple(cells))])
     lines = [
         "# Status",
         "",
         "How far each architecture gets on the way from Transformers to a program that ExecuTorch runs. Generated from "
-        f"the records of {plural(len(runs), 'run')} by `{_COMMAND}`; do not edit it. "
+        f"the records of {plural(len(runs), 'run')}; do not edit it. "
         "[Reading a run](reading-a-run.md) explains the words, [the contract](contract.md) the clauses.",
         *(line for run in runs for line in incomplete(run, f"Run {code(run.run.id)}")),
         *("", "## Versions", ""),
@@ -49,15 +49,18 @@ def status_page(runs: Sequence[RunRecord]) -> str:
     ]
     fixtures = [cell for cell in cells if cell.subject is None]
     if fixtures:
-        lines += ["", "## Fixtures", "", f"The eager models, shared by all subjects. {_verdicts(fixtures)}."]
-    for subject in sorted({cell.subject for cell in cells if cell.subject is not None}):
+        lines += ["", "## Fixtures", "", f"The eager models, shared by all exporters. {_verdicts(fixtures)}."]
+    shown = sorted(report.variants, key=lambda variant: (variant.subject, variant.backend != EXPORTED, variant))
+    for subject in filter(None, dict.fromkeys(variant.subject for variant in shown)):
         verdicts = _verdicts([cell for cell in cells if cell.subject == subject])
-        lines += ["", f"## Subject {code(subject)}", "", f"{verdicts}.", *_how_far(subject, architectures)]
+        found = {each.variant: each for each in report.headlines}
+        of_subject = [found[variant] for variant in shown if variant.subject == subject]
+        lines += ["", f"## Exporter {code(subject)}", "", f"{verdicts}.", "", *headlines(of_subject)]
     lines += [
-        *_grid("Every architecture", architectures),
-        *_grid("Variations of fixtures", varied),
-        *_causes(cells),
-        *_inapplicable(cells),
+        *_grid("Every architecture", shown, [each for each in report.architectures if not each.is_variation]),
+        *_grid("Variations of fixtures", shown, [each for each in report.architectures if each.is_variation]),
+        *_causes(report),
+        *_inapplicable(report.architectures),
     ]
     return "\n".join(lines) + "\n"
 
@@ -90,77 +93,67 @@ def _versions(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
 # The parts of the page
 
 
-def _how_far(subject: str, progress: Mapping[str, Mapping[Column, Progress]]) -> list[str]:
-    lines = [
-        "",
-        "| backend | mode | conform to every EXP and PAR clause judged | the others |",
-        "| --- | --- | ---: | --- |",
-    ]
-    for column in columns_of(progress.values()):
-        if column.subject == subject:
-            entries = [row[column] for row in progress.values() if column in row]
-            others = Counter(entry.reached for entry in entries if not entry.conforms)
-            # A program that decodes but does not conform fails an EXP clause: there is no other reason.
-            stops = ", ".join(
-                f"{count} × {'decodes but fails EXP' if reached == 'decodes' else reached}"
-                for reached, count in sorted(others.items(), key=lambda item: (-item[1], item[0]))
-            )
-            conforming = f"{len(entries) - others.total()} of {len(entries)}"
-            lines.append(f"| {prose(column.backend)} | {prose(column.mode)} | {conforming} | {stops} |")
-    return lines
-
-
-def _grid(title: str, progress: Mapping[str, Mapping[Column, Progress]]) -> list[str]:
-    columns = columns_of(progress.values())
+def _grid(title: str, variants: Iterable[Variant], architectures: Iterable[Architecture]) -> list[str]:
+    rows = [(each.name, {state.variant: state.status for state in each.covered}) for each in architectures]
+    columns = [variant for variant in variants if variant.subject and any(variant in found for _, found in rows)]
     if not columns:
         return []
-    heads = ["architecture", *("<br>".join(map(prose, column)) for column in columns)]
-    rows = [
-        [prose(architecture), *(str(progress[architecture].get(column, "")) for column in columns)]
-        for architecture in sorted(progress)
+    heads = ["architecture", *("<br>".join(map(prose, filter(None, dataclasses.astuple(each)))) for each in columns)]
+    texts = (
+        [prose(name), *(prose(str(found[each])) if each in found else "" for each in columns)] for name, found in rows
+    )
+    return ["", f"## {title}", "", *legend(), "", *table(heads, texts)]
+
+
+def _causes(report: Report) -> list[str]:
+    """The failures by cause, unexpected ones first, and what was not run."""
+    lines = ["", "## Failures by cause", ""]
+    if not report.causes and not report.unrun:
+        return [*lines, "None: every clause that was judged passes."]
+    for cause in report.causes:
+        lines += [*_cause(cause), ""]
+    for group in report.unrun:
+        lines += [*_unrun(group), ""]
+    return lines[:-1]
+
+
+def _cause(cause: Cause) -> list[str]:
+    first = cause.first
+    counts = Counter(cell.verdict for cell in cause.cells)
+    errors = [error for cell in cause.cells if (error := (cell.metrics or {}).get("max_relative_error")) is not None]
+    lines = [
+        f"### {cause.outcome.glyph} {prose(cause.title)}",
+        "",
+        f"- signature: {code(cause.signature)}",
+        *_where(cause.cells, format_counts(counts.items())),
     ]
-    return ["", f"## {title}", "", *LEGEND.splitlines(), "", *table(heads, rows)]
+    lines += [f"- place: {code(cause.place)}"] if cause.place else []
+    lines += [f"- largest error: {max(errors):.1e} of the logits' scale"] if errors else []
+    lines += [f"- reason: {prose(cause.reason)}"] if cause.reason else []
+    lines += [f"- link: {link(url)}" for url in sorted(cause.links)]
+    lines += [] if cause.known else [f"- example: {code(cause.example, _LONGEST)}"]
+    return lines + ([f"- replay: {code(first.replay, _LONGEST)}"] if first.replay else [])
 
 
-def _causes(cells: Iterable[CellRecord]) -> list[str]:
-    """The failures by root cause, unexpected ones first, and apart from known ones with the same signature."""
-    causes: defaultdict[tuple[bool, str, str, str], list[CellRecord]] = defaultdict(list)
-    for cell in cells:
-        if cell.verdict not in QUIET:
-            reason = cell.expected.reason if cell.expected else ""
-            causes[cell.verdict in ACCEPTABLE, cell.signature or "", reason, cell.verdict].append(cell)
-    lines = ["", "## Where it falls short", ""]
-    lines += [] if causes else ["Nowhere: every clause that was judged passes."]
-    for (known, signature, reason, verdict), alike in sorted(
-        causes.items(), key=lambda item: (item[0][0], -len(item[1]), item[0][1:])
-    ):
-        first = alike[0]
-        columns = sorted({" ".join(filter(None, (cell.subject, cell.backend, cell.mode))) for cell in alike})
-        links = sorted({cell.expected.link for cell in alike if cell.expected and cell.expected.link})
-        errors = [error for cell in alike if (error := (cell.metrics or {}).get("max_relative_error")) is not None]
-        lines += [
-            f"### {'≈' if known else '✗'} {code(signature or verdict)}",
-            "",
-            f"- {verdict}: {plural(len(alike), 'cell')} of {', '.join(map(code, columns))}",
-            f"- architectures: {', '.join(map(code, sorted({cell.architecture for cell in alike})))}",
-        ]
-        lines += [f"- largest error: {max(errors):.1e} of the logits' scale"] if errors else []
-        lines += [f"- reason: {prose(reason)}"] if reason else []
-        lines += [f"- link: {link(url)}" for url in links]
-        lines += [] if known else [f"- example: {code(example_line(first.message or verdict), _LONGEST)}"]
-        lines += [f"- replay: {code(first.replay, _LONGEST)}", ""] if first.replay else [""]
-    return lines[:-1] if causes else lines
+def _unrun(group: Unrun) -> list[str]:
+    counts = f"{len(group.cells)} {Verdict.NOT_RUN}"
+    return [f"### {GLYPHS[Verdict.NOT_RUN]} not run: {prose(group.reason)}", "", *_where(group.cells, counts)]
 
 
-def _inapplicable(cells: Iterable[CellRecord]) -> list[str]:
-    by_name: defaultdict[str, list[CellRecord]] = defaultdict(list)
-    for cell in cells:
-        by_name[cell.architecture].append(cell)
+def _where(cells: Iterable[CellRecord], counts: str) -> list[str]:
+    columns = sorted({" ".join(filter(None, (cell.subject, cell.backend, cell.mode))) for cell in cells})
+    return [
+        f"- cells: {counts}, of {', '.join(map(code, columns))}",
+        f"- architectures: {', '.join(map(code, sorted({cell.architecture for cell in cells})))}",
+    ]
+
+
+def _inapplicable(architectures: Iterable[Architecture]) -> list[str]:
     by_reason: defaultdict[str, list[str]] = defaultdict(list)
-    for architecture, row in sorted(by_name.items()):
-        if all(cell.verdict is Verdict.NOT_APPLICABLE for cell in row):
-            reason = "; ".join(sorted({prose(cell.message or "no reason given") for cell in row}))
-            by_reason[reason].append(architecture)
+    for each in architectures:
+        if all(cell.verdict is Verdict.NOT_APPLICABLE for cell in each.cells):
+            reasons = sorted({prose(cell.message or "no reason given") for cell in each.cells})
+            by_reason["; ".join(reasons)].append(each.name)
     lines = [
         f"- {', '.join(map(code, names))}: {reason}"
         for reason, names in sorted(by_reason.items(), key=lambda item: item[1])

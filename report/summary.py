@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TypeVar
 
 from conformance.core.text import first_few, plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict
-from conformance.records.run import CellRecord, RunRecord
+from conformance.records.run import RunRecord
 
-from .compare import Change, Comparison, Measured
-from .grouping import CellGroup, DifferenceGroup, grouped, grouped_cells, unrun
+from .analysis import Report, analyse
+from .analysis.causes import Cause, Unrun
+from .analysis.compare import Change, Comparison, DifferenceGroup, Measured, grouped
+from .analysis.history import PACKAGES
+from .analysis.status import clause_order
+from .analysis.variants import variant_of
+from .analysis.verdicts import GLYPHS, Outcome, count
 from .loading import when
-from .markdown import code, incomplete, table
-from .model import GLYPHS, Status, count, variant_of
+from .markdown import code, headlines, incomplete, prose, table
 from .names import commit
-from .timeline import PACKAGES
 
 #: Rows of a table before "and N more".
 ROWS = 10
 
-_T = TypeVar("_T")
+#: Names in a cell of a table before "and N more".
+_NAMED = 6
+
+_T = TypeVar("_T", Cause, DifferenceGroup, Measured, Unrun)
 
 
 def summary(head: RunRecord, comparison: Comparison | None = None, rows: int = ROWS) -> str:
     """The summary of `head`, against the base of `comparison` if there is one."""
+    report = analyse([head])
     lines = [f"## {headline(head, comparison)}", *_warnings(head, comparison), "", *_sides(head, comparison)]
+    lines += ["", *headlines(report.headlines)] if report.headlines else []
     if comparison:
         lines += _regressions(comparison, rows)
     regressions = {difference.cell.id for difference in comparison.regressions} if comparison else set()
-    unexpected = [cell for cell in head.cells if cell.verdict not in _SHOWN_ELSEWHERE and cell.id not in regressions]
     title = "Other unexpected failures" if regressions else "Unexpected failures"
-    lines += _section(title, grouped_cells(unexpected), _failure, _FAILURE_HEADS, rows)
-    missed = unrun(head.cells)
-    lines += _section("Not run", missed, _unrun, _UNRUN_HEADS, rows, sum(len(cells) for _, cells in missed))
+    lines += _section(title, unexpected(report, regressions), _failure, _FAILURE_HEADS, rows)
+    lines += _section("Not run", report.unrun, _unrun, _UNRUN_HEADS, rows)
     if comparison:
         for change in Change:
             others = grouped(difference for difference in comparison.of(change) if not difference.regression)
             lines += _section(change.value.capitalize(), others, _difference, _DIFFERENCE_HEADS, rows)
     return "\n".join(lines) + "\n"
+
+
+def unexpected(report: Report, regressions: Container[str]) -> tuple[Cause, ...]:
+    """The failures that the matrix does not list, without the cells that are shown as regressions."""
+    left = (
+        dataclasses.replace(cause, cells=tuple(cell for cell in cause.cells if cell.id not in regressions))
+        for cause in report.causes
+        if not cause.known
+    )
+    return tuple(cause for cause in left if cause.cells)
 
 
 def acceptable(run: RunRecord) -> bool:
@@ -116,12 +133,9 @@ def _regressions(comparison: Comparison, rows: int) -> list[str]:
     )
 
 
-#: The verdicts that are not in the tables of failures. Cells that were not run have one of their own, by reason: a
-#: missing package would fill the others.
-_SHOWN_ELSEWHERE = ACCEPTABLE | {Verdict.NOT_RUN}
 _UNRUN_HEADS = ("reason", "cells", "architectures", "variants")
 _DIFFERENCE_HEADS = ("architecture", "variant", "change", "was", "is", "signature", "clauses")
-_FAILURE_HEADS = ("architecture", "variant", "is", "signature or message", "clauses")
+_FAILURE_HEADS = ("cause", "is", "cells", "architectures", "variants", "clauses")
 _MEASURED_HEADS = ("architecture", "variant", "was", "is")
 
 
@@ -131,13 +145,12 @@ def _section(
     row: Callable[[_T], Sequence[str]],
     heads: Sequence[str],
     max_rows: int,
-    cells: int | None = None,
 ) -> list[str]:
-    """A table of the first `max_rows` items; `cells` is the number of their cells, if they are not groups of cells."""
+    """A table of the first `max_rows` items."""
     if not items:
         return []
     more = [f"… and {len(items) - max_rows} more."] if len(items) > max_rows else []
-    cells = cells or sum(len(each.cells) if isinstance(each, DifferenceGroup | CellGroup) else 1 for each in items)
+    cells = sum(1 if isinstance(each, Measured) else len(each.cells) for each in items)
     return [
         *("", f"### {title}: {plural(cells, 'cell')}", ""),
         *table(heads, map(row, items[:max_rows])),
@@ -153,22 +166,23 @@ def _difference(group: DifferenceGroup) -> Sequence[str]:
     )
 
 
-def _failure(group: CellGroup) -> Sequence[str]:
-    error = group.signature or next(iter((group.cells[0].message or "").splitlines()), "")
+def _failure(cause: Cause) -> Sequence[str]:
+    clauses = sorted({cell.clause for cell in cause.cells}, key=clause_order)
     return (
-        code(group.architecture),
-        code(str(group.variant)),
-        _state(group.status),
-        code(error) if error.strip() else "",
-        _clauses(group.clauses),
+        prose(cause.title),
+        _state(cause.outcome),
+        str(len(cause.cells)),
+        first_few([*map(code, cause.architectures)], _NAMED),
+        first_few([code(str(variant)) for variant in cause.variants], _NAMED),
+        first_few([*map(code, clauses)], _NAMED),
     )
 
 
-def _unrun(missed: tuple[str, Sequence[CellRecord]]) -> Sequence[str]:
-    reason, cells = missed
-    architectures = {cell.architecture for cell in cells}
-    variants = [code(name) for name in sorted({str(variant_of(cell)) for cell in cells})]
-    return code(reason, max_chars=300), str(len(cells)), str(len(architectures)), first_few(variants, 6)
+def _unrun(group: Unrun) -> Sequence[str]:
+    architectures = {cell.architecture for cell in group.cells}
+    variants = [code(name) for name in sorted({str(variant_of(cell)) for cell in group.cells})]
+    reason = code(group.reason, max_chars=300)
+    return reason, str(len(group.cells)), str(len(architectures)), first_few(variants, _NAMED)
 
 
 def _measured(each: Measured, factor: float, unit: str) -> Sequence[str]:
@@ -178,8 +192,8 @@ def _measured(each: Measured, factor: float, unit: str) -> Sequence[str]:
     return code(each.architecture), code(str(each.variant)), before, after
 
 
-def _state(status: Status) -> str:
-    return f"{status.glyph} {status.label}"
+def _state(outcome: Outcome) -> str:
+    return f"{outcome.glyph} {outcome.label}"
 
 
 def _clauses(clauses: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ The same records always give the same page: everything on it is sorted and comes
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,19 +13,18 @@ from typing import NamedTuple
 
 from packaging.version import InvalidVersion, Version
 
+from conformance.core.cells import EXPORTED
 from conformance.core.console import FORMER_OPTIONS
 from conformance.core.text import format_counts, plural
-from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.core.verdicts import Verdict
 from conformance.records.run import CellRecord, RunRecord
 
-from .causes import example_line
+from .analysis import analyse
+from .analysis.causes import Cause, causes
+from .analysis.status import clause_order
 from .loading import when
-from .markdown import code, incomplete, link, prose, table
-from .progress import LEGEND, Progress, clauses_of, columns_of, progress_of
+from .markdown import code, incomplete, legend, link, prose, table
 
-_COMMAND = "conformance docs --compatibility RUN.json [RUN.json ...]"
-#: Failing clauses named in an entry before "N more".
-_SHOWN = 2
 #: Longest command or message on the page, in characters.
 _LONGEST = 1000
 #: Options that a user types. The others, such as the hash of the matrix, are only recorded.
@@ -48,34 +48,23 @@ class _Versions(NamedTuple):
         return self != other and all(mine <= theirs for mine, theirs in zip(self.order, other.order, strict=True))
 
 
-class _Outcome(NamedTuple):
-    """The outcome of a cell. Outcomes that differ only in their messages are equal."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Change:
+    """Cells with an outcome that they have with some versions only."""
 
-    verdict: Verdict
-    signature: str
-
-    @classmethod
-    def of(cls, cell: CellRecord) -> _Outcome:
-        """The outcome of `cell`."""
-        return cls(cell.verdict, cell.signature or "")
-
-
-class _Cause(NamedTuple):
-    """An outcome, its reason if that is known, and the versions that have it."""
-
-    outcome: _Outcome
-    reason: str
+    cause: Cause
     versions: tuple[_Versions, ...]
 
     @property
     def rank(self) -> int:
-        """Unexplained failures come first, and not-applicable comes last."""
-        verdict = self.outcome.verdict
-        return 2 if verdict is Verdict.NOT_APPLICABLE else 1 if verdict in ACCEPTABLE else 0
+        """Unexpected failures come first, and not-applicable comes last."""
+        if self.cause.outcome.verdict is Verdict.NOT_APPLICABLE:
+            return 2
+        return 1 if self.cause.known else 0
 
 
-#: The cells judged with each set of versions, by their ids; older versions first.
-_Judged = Mapping[_Versions, Mapping[str, CellRecord]]
+#: The runs with each set of versions, as one; older versions first.
+_Judged = Mapping[_Versions, RunRecord]
 #: The name of each set of versions, in parts; the first is that of Transformers.
 _Names = Mapping[_Versions, tuple[str, ...]]
 
@@ -95,12 +84,12 @@ def compatibility_page(runs: Sequence[RunRecord]) -> str:
         "# Compatibility",
         "",
         "How far each architecture gets with which versions. Generated from the records of "
-        f"{plural(len(runs), 'run')} by `{_COMMAND}`; do not edit it. [Reading a run](reading-a-run.md) explains the "
+        f"{plural(len(runs), 'run')}; do not edit it. [Reading a run](reading-a-run.md) explains the "
         "words, [the contract](contract.md) the clauses, [versions](versions.md) how to put others under test.",
         *(line for run in runs for line in incomplete(run, f"Run {code(run.run.id)}")),
         *("", "## What was run", "", *map(_run_line, runs)),
-        *("", "## Results", "", *LEGEND.splitlines(), ""),
-        "The first failing clauses are in parentheses. Clauses that a run did not select do not count in its column.",
+        *("", "## Results", "", *legend(), ""),
+        "Clauses that a run did not select do not count in its column.",
         "An entry is also empty if that Transformers does not have the architecture.",
         *_grids(judged, names),
         *_differences(judged, names),
@@ -128,9 +117,11 @@ def _order(text: str) -> tuple[bool, Version, str]:
 
 def _judged(runs: Iterable[RunRecord]) -> _Judged:
     """The cells of `runs`, in their order: a later verdict on a cell replaces an earlier one."""
-    judged: dict[_Versions, dict[str, CellRecord]] = {}
+    judged: dict[_Versions, RunRecord] = {}
     for run in runs:
-        judged.setdefault(_versions(run), {}).update({cell.id: cell for cell in run.cells})
+        versions = _versions(run)
+        cells = {cell.id: cell for each in (judged.get(versions), run) if each for cell in each.cells}
+        judged[versions] = dataclasses.replace(run, cells=tuple(cells.values()))
     return judged
 
 
@@ -169,30 +160,35 @@ def _run_line(run: RunRecord) -> str:
 
 
 def _grids(judged: _Judged, names: _Names) -> Iterator[str]:
-    """A table for each subject and backend: a row for each architecture and mode, a column for each set of versions."""
-    progress = {versions: progress_of(cells.values()) for versions, cells in judged.items()}
-    columns = columns_of(row for rows in progress.values() for row in rows.values())
+    """A table for each exporter and backend: a row for each architecture and mode, a column for each versions."""
+    statuses = {
+        (versions, each.name, state.variant): str(state.status)
+        for versions, run in judged.items()
+        for each in analyse([run]).architectures
+        for state in each.covered
+        if state.variant.subject
+    }
+    variants = sorted(
+        {variant for _, _, variant in statuses}, key=lambda each: (each.subject, each.backend != EXPORTED, each)
+    )
     subject = None
-    for first in dict.fromkeys(column._replace(mode="") for column in columns):
+    for first in dict.fromkeys(dataclasses.replace(variant, mode="") for variant in variants):
         if first.subject != subject:
             subject = first.subject
-            yield from ("", f"## Subject {code(subject)}")
+            yield from ("", f"## Exporter {code(subject)}")
         yield from ("", f"### On {code(first.backend)}", "")
-        modes = [column for column in columns if column._replace(mode="") == first]
-        lines = []
-        for architecture in sorted({name for rows in progress.values() for name in rows}):
-            for column in modes:
-                entries = [rows.get(architecture, {}).get(column) for rows in progress.values()]
-                if any(entries):
-                    texts = (_entry(entry) if entry else "" for entry in entries)
-                    lines.append([prose(architecture), prose(column.mode), *texts])
+        rows = sorted(
+            {(name, variant) for _, name, variant in statuses if dataclasses.replace(variant, mode="") == first}
+        )
+        lines = (
+            [
+                prose(name),
+                prose(variant.mode),
+                *(prose(statuses.get((versions, name, variant), "")) for versions in judged),
+            ]
+            for name, variant in rows
+        )
         yield from table(["architecture", "mode", *("<br>".join(names[versions]) for versions in judged)], lines)
-
-
-def _entry(progress: Progress) -> str:
-    more = len(progress.stopping) - _SHOWN
-    clauses = [*map(prose, progress.stopping[:_SHOWN]), *([f"{more} more"] if more > 0 else [])]
-    return f"{progress} ({', '.join(clauses)})" if clauses else str(progress)
 
 
 def _differences(judged: _Judged, names: _Names) -> Iterator[str]:
@@ -221,77 +217,82 @@ def _steps(judged: _Judged) -> Iterator[tuple[_Versions, _Versions]]:
 
 
 def _step(old: _Versions, new: _Versions, judged: _Judged, names: _Names) -> str:
-    both = [(cell, judged[new][key]) for key, cell in judged[old].items() if key in judged[new]]
+    after = {cell.id: cell for cell in judged[new].cells}
+    both = [(cell, after[cell.id]) for cell in judged[old].cells if cell.id in after]
     kept = [pair for pair in both if all(cell.verdict is not Verdict.NOT_RUN for cell in pair)]
-    changed = [pair for pair in kept if _Outcome.of(pair[0]) != _Outcome.of(pair[1])]
+    changed = [pair for pair in kept if _outcome(pair[0]) != _outcome(pair[1])]
     first, second = ([pair[side].verdict is Verdict.PASS for pair in changed].count(True) for side in (0, 1))
     numbers = (len(kept), first, second, len(changed) - first - second)
     return f"| {', '.join(names[old])} | {', '.join(names[new])} | {' | '.join(map(str, numbers))} |"
 
 
+def _outcome(cell: CellRecord) -> tuple[Verdict, str]:
+    """The outcome of a cell. Outcomes that differ only in their messages are equal."""
+    return cell.verdict, cell.signature or ""
+
+
 def _causes(judged: _Judged, names: _Names) -> Iterator[str]:
-    """The outcomes that differ between versions, by outcome, reason and versions."""
+    """The outcomes that differ between versions, by cause and versions."""
     by_cell: defaultdict[str, dict[_Versions, CellRecord]] = defaultdict(dict)
-    for versions, cells in judged.items():
-        for key, cell in cells.items():
+    for versions, run in judged.items():
+        for cell in run.cells:
             if cell.verdict is not Verdict.NOT_RUN:
-                by_cell[key][versions] = cell
-    causes: defaultdict[_Cause, list[dict[_Versions, CellRecord]]] = defaultdict(list)
+                by_cell[cell.id][versions] = cell
+    differing: defaultdict[tuple[_Versions, ...], list[CellRecord]] = defaultdict(list)
     for _, by_versions in sorted(by_cell.items()):
-        outcomes = {versions: _Outcome.of(cell) for versions, cell in by_versions.items()}
-        differing = set(outcomes.values())
-        for outcome in differing if len(differing) > 1 else ():
+        outcomes = {versions: _outcome(cell) for versions, cell in by_versions.items()}
+        for outcome in dict.fromkeys(outcomes.values()) if len(set(outcomes.values())) > 1 else ():
             equal = tuple(versions for versions in outcomes if outcomes[versions] == outcome)
-            if outcome.verdict is not Verdict.PASS:
-                causes[_Cause(outcome, _reason(by_versions[equal[0]]), equal)].append(by_versions)
-    if not causes:
+            differing[equal].append(by_versions[equal[0]])
+    changes = [_Change(cause, equal) for equal, cells in differing.items() for cause in (*causes(cells), *_na(cells))]
+    if not changes:
         yield from ("", "No differences: every cell has the same outcome with all versions that it was judged with.")
 
-    def order(item: tuple[_Cause, list[dict[_Versions, CellRecord]]]) -> tuple[object, ...]:
-        cause, alike = item
-        return cause.rank, -len(alike), cause.outcome, cause.reason, [versions.order for versions in cause.versions]
+    def order(change: _Change) -> tuple[object, ...]:
+        cause = change.cause
+        return change.rank, -len(cause.cells), cause.title, cause.page, [each.order for each in change.versions]
 
-    for cause, alike in sorted(causes.items(), key=order):
-        yield from _paragraph(cause, alike, names)
-
-
-def _reason(cell: CellRecord) -> str:
-    """The recorded reason; empty if there is none, or if the cell fails differently from its known failure."""
-    if cell.verdict is Verdict.NOT_APPLICABLE:
-        return cell.message or ""
-    return cell.expected.reason if cell.expected and cell.verdict in ACCEPTABLE else ""
+    for change in sorted(changes, key=order):
+        yield from _paragraph(change, by_cell, names)
 
 
-def _paragraph(cause: _Cause, alike: Sequence[Mapping[_Versions, CellRecord]], names: _Names) -> Iterator[str]:
-    cells = [by_versions[versions] for by_versions in alike for versions in cause.versions]
-    first = cells[0]
+def _na(cells: Iterable[CellRecord]) -> Iterator[Cause]:
+    """The cells that no clause applies to, by the fact that makes it so."""
+    alike: defaultdict[str, list[CellRecord]] = defaultdict(list)
+    for cell in cells:
+        if cell.verdict is Verdict.NOT_APPLICABLE:
+            alike[cell.message or ""].append(cell)
+    for message, found in alike.items():
+        yield Cause(Verdict.NOT_APPLICABLE, message, "", tuple(found))
+
+
+def _paragraph(change: _Change, by_cell: Mapping[str, Mapping[_Versions, CellRecord]], names: _Names) -> Iterator[str]:
+    cause = change.cause
     elsewhere = Counter(
         cell.verdict
-        for by_versions in alike
-        for versions, cell in by_versions.items()
-        if versions not in cause.versions
+        for each in cause.cells
+        for versions, cell in by_cell[each.id].items()
+        if versions not in change.versions
     )
-    columns = sorted({" ".join(filter(None, (cell.subject, cell.backend, cell.mode))) for cell in cells})
-    links = (
-        sorted({cell.expected.link for cell in cells if cell.expected and cell.expected.link}) if cause.reason else []
-    )
-    verdict, signature = cause.outcome
+    columns = sorted({" ".join(filter(None, (cell.subject, cell.backend, cell.mode))) for cell in cause.cells})
+    clauses = sorted({cell.clause for cell in cause.cells}, key=clause_order)
     yield from (
         "",
-        f"### {'✗≈–'[cause.rank]} {code(signature or verdict)}",
+        f"### {cause.outcome.glyph} {prose(cause.title)}",
         "",
-        f"- {verdict} with {'; '.join(_together(names[versions] for versions in cause.versions))}",
+        f"- signature: {code(cause.signature)}",
+        f"- {cause.outcome.verdict} with {'; '.join(_together(names[versions] for versions in change.versions))}",
         f"- other versions: {format_counts((each, elsewhere[each]) for each in Verdict)}",
-        f"- {plural(len(alike), 'cell')} of {', '.join(map(code, columns))}",
-        f"- architectures: {', '.join(map(code, sorted({cell.architecture for cell in cells})))}",
-        f"- clauses: {', '.join(map(code, clauses_of(cells)))}",
+        f"- {plural(len(cause.cells), 'cell')} of {', '.join(map(code, columns))}",
+        f"- architectures: {', '.join(map(code, sorted(cause.architectures)))}",
+        f"- clauses: {', '.join(map(code, clauses))}",
         f"- reason: {prose(cause.reason) if cause.reason else '**unexplained**'}",
-        *(f"- link: {link(url)}" for url in links),
+        *(f"- link: {link(url)}" for url in sorted(cause.links)),
     )
-    if cause.rank == 0:
-        yield f"- example: {code(example_line(first.message or verdict), _LONGEST)}"
-        if first.replay:
-            yield f"- replay: {code(first.replay, _LONGEST)}"
+    if change.rank == 0:
+        yield f"- example: {code(cause.example, _LONGEST)}"
+        if cause.first.replay:
+            yield f"- replay: {code(cause.first.replay, _LONGEST)}"
 
 
 def _together(names: Iterable[tuple[str, ...]]) -> Iterator[str]:

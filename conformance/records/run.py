@@ -189,7 +189,8 @@ def load_run(path: Path) -> RunRecord:
         InvalidRecordError: It is not a run record.
     """
     try:
-        return _RUN.validate_json(read_regular_file(path, _MOST_BYTES))
+        # Strict: a damaged value, such as "1.5" for a number, must not be read as what it may have meant.
+        return _RUN.validate_json(read_regular_file(path, _MOST_BYTES), strict=True)
     except ValidationError as error:
         raise InvalidRecordError(f"{path} is not a run record: {first_problem(error)}") from error
 

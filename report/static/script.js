@@ -81,18 +81,15 @@
   const form = document.querySelector("form.filters");
 
   const fits = (row) => {
-    const { q, verdict, stage, cache, tier, since } = Object.fromEntries(new FormData(form));
-    const places = row.dataset.stages.split(" ").map((place) => place.split(":"));
-    const here = places.filter(([at]) => at === stage).map(([, found]) => found);
+    const { q, state, stage, cache, tier, since } = Object.fromEntries(new FormData(form));
     return (
       (!q || value(row, 0).toLowerCase().includes(q.trim().toLowerCase())) &&
       (!tier || row.dataset.tier === tier) &&
       (!cache || row.dataset.caches.split("\n").includes(cache)) &&
       (!since || Date.parse(row.dataset.since) > Date.parse(since)) &&
-      // A stage alone asks who has trouble there; with a verdict, who has that verdict there.
-      (stage
-        ? here.some((found) => (verdict ? found === verdict : !["pass", "not-applicable"].includes(found)))
-        : !verdict || row.dataset.verdict === verdict)
+      (!state || (state === "unexpected" ? "unexpected" in row.dataset : row.dataset.state === state)) &&
+      // A stage asks who has trouble there.
+      (!stage || row.dataset.stages.split(" ").includes(stage))
     );
   };
 

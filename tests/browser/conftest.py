@@ -24,6 +24,7 @@ from conformance.records.run import RunRecord, RunWriter
 from report.__main__ import main
 from tests.report.sample_runs import RUNS, write_bundles
 from tests.report.samples import HOSTILE, cell, run
+from tests.support.site_check import site_problems
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -95,6 +96,7 @@ class Site:
 
 def _served(directory: Path, records: Sequence[Path], *options: str) -> Iterator[Site]:
     assert main(["build", *map(str, records), "-o", str(directory), "--stale-after", "100000", *options]) == 0
+    assert site_problems(directory) == []
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(directory))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield Site(directory, f"http://127.0.0.1:{server.server_address[1]}/")

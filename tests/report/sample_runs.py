@@ -13,7 +13,7 @@ from pathlib import Path
 from conformance.core.cells import Cell
 from conformance.core.contract import BOTH_MODES, CHECKED, Mode, Scope
 from conformance.core.paths import ROOT
-from conformance.core.verdicts import Stage, Verdict
+from conformance.core.verdicts import STAGES, Stage, Verdict
 from conformance.records.bundle import Bundle, write_bundle
 from conformance.records.run import (
     DIRTY,
@@ -26,7 +26,6 @@ from conformance.records.run import (
     RunWriter,
 )
 from conformance.runner.judge import bare_record
-from report.model import STAGES
 
 RUNS = ROOT / "fixtures" / "runs"
 _ARCHITECTURES = ("bamba", "gemma2", "gpt2", "llama", "mamba", "mixtral", "phi", "qwen3")

@@ -92,9 +92,8 @@ def test_signs_that_a_terminal_lacks_are_no_reason_to_fail(tmp_path: Path) -> No
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
-    cells = (cell(architecture=f"a{number}") for number in range(600))  # 165 kB as text; a pipe holds 64 KiB
+    cells = (cell(architecture=f"a{number}") for number in range(600))  # 200 kB as JSON; a pipe holds 64 KiB
     record = _write(tmp_path / "run.json", run(*cells))
-    sql = "SELECT * FROM cells"
-    command = f"{sys.executable} -m report query '{sql}' {record} | head -1"
+    command = f"{sys.executable} -m report history --format json {record} | head -1"
     ended = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.stderr == ""

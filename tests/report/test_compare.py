@@ -9,8 +9,7 @@ from hypothesis import given, settings
 
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord, RunRecord
-from report.compare import Change, Margins, classify, compare
-from report.grouping import groups
+from report.analysis.compare import Change, Margins, classify, compare
 from tests.report.samples import cell, partition, run, runs
 
 pytestmark = pytest.mark.unit
@@ -74,7 +73,7 @@ def test_no_lost_or_failing_cell_is_dropped(base: RunRecord, head: RunRecord) ->
     known = {each.id: each.verdict for each in base.cells}
     failing = {each.id for each in head.cells if each.verdict in (Verdict.FAIL, Verdict.CRASH)}
     assert {each for each in failing if known.get(each) is Verdict.PASS} <= told
-    shown = [cell.id for _, _, found in groups(comparison) for group in found for cell in group.cells]
+    shown = [cell.id for _, _, found in comparison.groups for group in found for cell in group.cells]
     assert sorted(shown) == sorted(each.cell.id for each in comparison.differences)
 
 

@@ -18,12 +18,11 @@ from hypothesis import strategies as st
 
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import ExpectedFailure, RunRecord
+from report.analysis import analyse
 from report.bundles import collect_bundles
 from report.errors import ReportError
 from report.loading import when
-from report.model import stage_statuses, variant_of
 from report.site import MANIFEST, Settings, build, write
-from report.timeline import history
 from tests.report.samples import HOSTILE, STARTED, cell, partition, run, runs
 from tests.support.matrix import small_matrix
 
@@ -34,7 +33,7 @@ _NOW = Settings(datetime(2026, 11, 24, tzinfo=UTC))
 
 
 def _site(*given_runs: RunRecord) -> dict[str, str]:
-    return build(history(given_runs), _MATRIX, _NOW)
+    return build(analyse(given_runs, _MATRIX), _NOW)
 
 
 class _Page(HTMLParser):
@@ -92,8 +91,7 @@ def test_no_text_of_a_record_becomes_markup_or_a_path(text: str) -> None:
     )
     found = collect_bundles(run(failing), Path())
     site = build(
-        history([run(failing, known, name=text), run(failing, known, lost, name="second", commit=text)]),
-        _MATRIX,
+        analyse([run(failing, known, name=text), run(failing, known, lost, name="second", commit=text)], _MATRIX),
         _NOW,
         found,
     )
@@ -149,10 +147,10 @@ def test_every_link_within_the_site_leads_somewhere() -> None:
 
 
 def test_problems_come_first_and_are_told_by_more_than_colour() -> None:
-    bad = cell(architecture="zaya", verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:X", message="it fails")
+    bad = cell(architecture="zaya", verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:X:y", message="it fails")
     page = _Page(_site(run(cell(architecture="llama"), bad))["index.html"])
     assert page.text.index("zaya") < page.text.index("llama")
-    assert "fails at lower" in page.text
+    assert "blocked at lower" in page.text
     assert {attributes.get("scope") for attributes in page.all("th")} == {"row", "col"}
     assert page.all("caption")
 
@@ -163,20 +161,20 @@ def test_what_was_only_lowered_never_looks_as_if_it_decoded() -> None:
     cells = [fixture, *exported, cell("LOW-1"), cell("PAR-1"), cell("LOW-1", backend="vulkan")]
     site = _site(run(*cells))
     llama = json.loads(site["index.json"])["architectures"][0]
-    labels = {each["backend"]: (each["verdict"], each["stage"], each["label"]) for each in llama["variants"]}
+    labels = {each["backend"]: each["label"] for each in llama["variants"]}
     assert list(labels) == ["xnnpack", "vulkan", "exported"]  # what runs comes first
-    assert labels["vulkan"] == ("pass", "lower", "lowered")
-    assert labels["xnnpack"] == labels["exported"] == ("pass", None, "passes")
+    assert labels["vulkan"] == "compiled only"
+    assert labels["xnnpack"] == labels["exported"] == "decodes correctly"
     grid = _Page(next(text for address, text in site.items() if "vulkan" in address))
-    assert [row["data-verdict"] for row in grid.all("tr")[1:]] == ["lowered"]
+    assert [row["data-state"] for row in grid.all("tr")[1:]] == ["compiled only"]
     assert "◇" in grid.text
-    assert "passes" not in grid.text.partition("What the signs mean")[0]
+    assert "0 of 1 architecture decode correctly on vulkan decode" in grid.text
     alone = _site(run(fixture, *exported, cell("LOW-1", backend="vulkan")))
-    assert json.loads(alone["badges/llama.json"])["message"] == "lowered"
-    assert "◇ lowered" in _text(alone["architectures/llama.html"])
-    assert "◇ lowered" in _text(alone["versions.html"])
+    assert json.loads(alone["badges/llama.json"])["message"] == "compiled only"
+    assert "◇ compiled only" in _text(alone["architectures/llama.html"])
+    assert "◇ compiled only" in _text(alone["versions.html"])
     (only,) = json.loads(_site(run(fixture, exported[0]))["index.json"])["architectures"][0]["variants"]
-    assert only["label"] == "exported"
+    assert only["label"] == "compiled only"
 
 
 def test_a_variant_has_no_past_before_it_was_there() -> None:
@@ -257,18 +255,6 @@ def test_commit_of_the_run_is_in_its_header() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "gone_through"),
-    [(Verdict.FAIL, True), (Verdict.EXPECTED_FAILURE, True), (Verdict.PASS, True), (Verdict.CRASH, False)],
-)
-def test_what_comes_before_the_stage_of_a_failure_was_gone_through(verdict: Verdict, gone_through: bool) -> None:
-    found = cell("PAR-1", verdict, None if verdict is Verdict.PASS else Stage.EXECUTE)
-    variant = variant_of(found)
-    places = {place.stage: place for place in stage_statuses({variant: (found,)}, variant)}
-    assert (places[Stage.LOAD].passed, places[Stage.BUILD].passed) == (gone_through, gone_through)
-    assert not places[Stage.EXECUTE].passed
-
-
-@pytest.mark.parametrize(
     ("given_run", "now", "warned"),
     [
         (run(cell()), when(STARTED), False),
@@ -278,7 +264,7 @@ def test_what_comes_before_the_stage_of_a_failure_was_gone_through(verdict: Verd
     ids=["whole", "partial", "stale"],
 )
 def test_a_partial_or_an_old_run_is_warned_of(given_run: RunRecord, now: datetime, warned: bool) -> None:
-    page = _Page(build(history([given_run]), _MATRIX, Settings(now))["index.html"])
+    page = _Page(build(analyse([given_run], _MATRIX), Settings(now))["index.html"])
     warnings = [
         each for _, each in page.elements if each.get("role") == "alert" or "warning" in (each.get("class") or "")
     ]

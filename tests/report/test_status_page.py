@@ -16,6 +16,8 @@ from conformance.core.text import one_line
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord, Environment, ExpectedFailure, RunInfo, RunRecord
 from conformance.runner.judge import bare_record
+from report.analysis.status import status_of
+from report.analysis.verdicts import GLYPHS
 from report.status_page import status_page
 from tests.support.markdown import shape, tokens
 
@@ -87,80 +89,45 @@ def _place(*cells: CellRecord) -> str:
     return dict(zip(heads, row, strict=True))["reference xnnpack decode"]
 
 
-_EXPORTED = _cell("EXP-1", backend=EXPORTED)
-_LOWERED = _cell("LOW-1")
-
-
-@pytest.mark.parametrize(
-    ("cells", "place"),
-    [
-        ([_cell("PAR-1"), _cell("PAR-5", Verdict.NOT_APPLICABLE)], "✓ decodes"),
-        # Nothing executed it, so it is not said to pass, nor to decode.
-        ([_LOWERED, _cell("PAR-1", Verdict.NOT_APPLICABLE)], "✓ lowered"),
-        ([_LOWERED], "✓ lowered"),
-        ([_LOWERED, _cell("LOW-4", Verdict.EXPECTED_FAILURE, Stage.LOWER)], "≈ lowered, not LOW-4"),
-        ([_cell("LOW-2")], "✓ passes"),
-        ([_cell("PAR-1", Verdict.NOT_APPLICABLE)], "– n/a"),
-        ([_cell("PAR-1", Verdict.EXPECTED_FAILURE, Stage.EXECUTE, signature=_DIFFERS)], "≈ differs"),
-        ([_cell("PAR-1", Verdict.FAIL, Stage.EXECUTE, signature=_DIFFERS)], "✗ execute: fail"),
-        ([_cell("PAR-1", Verdict.EXPECTED_FAILURE, Stage.LOAD, signature="load:no")], "≈ load"),
-        ([_cell("LOW-1", Verdict.FAIL, Stage.LOWER), _cell("PAR-1", Verdict.FAIL, Stage.LOWER)], "✗ lower: fail"),
-        ([_LOWERED, _cell("LOW-2", Verdict.FAIL, Stage.LOWER), _cell("PAR-1")], "✗ decodes, not LOW-2"),
-        (
-            [
-                _cell("EXP-9", Verdict.EXPECTED_FAILURE, Stage.EXPORT, backend=EXPORTED),
-                _cell("LOW-2", Verdict.EXPECTED_FAILURE, Stage.LOWER),
-                _cell("PAR-1"),
-            ],
-            "≈ decodes, not EXP-9, LOW-2",
-        ),
-        ([_cell("LOW-2", Verdict.FAIL, Stage.LOWER)], "✗ lower: fail"),
-        # A later stage of its own does not hide that the exported program already failed, and the fixture before it.
-        ([_cell("PAR-1", Verdict.FAIL, Stage.EXPORT, backend=EXPORTED), _cell("PAR-1")], "✗ export: fail"),
-        ([_cell("SEN-1", Verdict.FAIL, Stage.EAGER, backend=EAGER), _cell("PAR-1")], "✗ eager: fail"),
-        ([_cell("PAR-1", Verdict.FAIL, Stage.EXECUTE), _cell("PAR-3", Verdict.FAIL, Stage.LOAD)], "✗ load: fail"),
-        # What is known does not hide what is not.
-        (
-            [
-                _cell("PAR-1", Verdict.EXPECTED_FAILURE, Stage.EXECUTE, signature=_DIFFERS),
-                _cell("PAR-3", Verdict.CRASH),
-            ],
-            "✗ crash",
-        ),
-        # The other mode's exported program is another program.
-        (
-            [_cell("PAR-1", Verdict.FAIL, Stage.EXPORT, backend=EXPORTED, mode=Mode.DYNAMIC), _cell("PAR-1")],
-            "✓ decodes",
-        ),
-    ],
-)
-def test_place(cells: list[CellRecord], place: str) -> None:
-    assert _place(_EXPORTED, *cells) == place
+def test_the_grid_prints_the_one_status() -> None:
+    """Which status, is tested where it is computed."""
+    cells = [
+        _cell("EXP-1", backend=EXPORTED),
+        _cell("EXP-9", Verdict.EXPECTED_FAILURE, Stage.EXPORT, backend=EXPORTED, signature="export:a"),
+        _cell("PAR-1"),
+        _cell("LOW-4", Verdict.FAIL, Stage.LOWER, signature="lower:stored-twice"),
+    ]
+    place = _place(*cells)
+    assert place == "✓ decodes correctly, not EXP-9, ✗ not LOW-4"
+    assert place == str(status_of(cells))
 
 
 @pytest.mark.parametrize(
     "verdict", sorted(set(Verdict) - {Verdict.PASS, Verdict.NOT_APPLICABLE, Verdict.EXPECTED_FAILURE})
 )
 def test_every_other_verdict_shows(verdict: Verdict) -> None:
-    page = status_page([_run(_cell("PAR-1", verdict), _cell("PAR-3"))])
-    assert f"✗ {verdict} |" in page
-    assert f"### ✗ `{verdict}`" in page
-    assert "0 of 1" in page
+    page = status_page([_run(_cell("PAR-1", verdict, message="why"), _cell("PAR-3"))])
+    assert f"### {GLYPHS[verdict]} " in page
+    assert f"1 {verdict}" in page
+    assert ("**0 of 1**" in page) == (verdict is not Verdict.UNEXPECTED_PASS)
 
 
 def test_how_far() -> None:
-    low = [_cell("PAR-1", architecture="a"), _cell("LOW-2", Verdict.FAIL, Stage.LOWER, architecture="a")]
+    cost = [_cell("PAR-1", architecture="a"), _cell("LOW-4", Verdict.FAIL, Stage.LOWER, architecture="a")]
     missing = [
         _cell("PAR-1", architecture="b"),
-        _cell("EXP-9", Verdict.FAIL, Stage.EXPORT, architecture="b", backend=EXPORTED),
+        _cell("EXP-9", Verdict.EXPECTED_FAILURE, Stage.EXPORT, architecture="b", backend=EXPORTED),
     ]
     stuck = [_cell("PAR-1", Verdict.FAIL, Stage.LOAD, architecture=name) for name in "cd"]
     nothing = [_cell("PAR-1", Verdict.NOT_APPLICABLE, architecture="e", message="it has no attention")]
-    page = status_page([_run(*low, *missing, *stuck, *nothing)])
-    rows = {(row[0], row[1]): row[2:] for row in _tables(page)[1]}
-    told = "2 × load: fail, 1 × decodes but fails EXP, 1 × n/a"
-    assert rows["xnnpack", "decode"] == ["1 of 5", told]
-    assert "7 cells: 2 pass, 4 fail, 1 not-applicable." in page
+    varied = [_cell("PAR-1", architecture="a+yarn"), _cell("PAR-1", Verdict.CRASH, architecture="b+yarn")]
+    page = status_page([_run(*cost, *missing, *stuck, *nothing, *varied)])
+    rows = {(row[1], row[2]): row[3:] for row in _tables(page)[1]}
+    assert rows["xnnpack", "decode"] == [
+        "2 of 5 (variations: 1 of 2)",
+        "✗ 2 blocked at load, – 1 not applicable",
+        "EXP-9 ≈1, LOW-4 ✗1",
+    ]
     assert "- `e`: it has no attention" in page
 
 
@@ -175,9 +142,11 @@ def test_causes_are_grouped_and_what_is_unknown_comes_first() -> None:
     )
     unknown = _cell("PAR-1", Verdict.FAIL, Stage.LOAD, signature="load:RuntimeError:error 0x14", message=message)
     page = status_page([_run(*known, unknown)])
-    short = page[page.index("## Where it falls short") :]
-    assert short.index("### ✗ `load:RuntimeError:error 0x14`") < short.index("### ≈ `execute:logits-differ`")
-    assert "- expected-failure: 4 cells of `reference xnnpack decode`" in short
+    short = page[page.index("## Failures by cause") :]
+    assert short.index("### ✗ RuntimeError: error 0x14\n") < short.index(
+        "### ≈ the backend computes another function\n"
+    )
+    assert "- signature: `execute:logits-differ`\n- cells: 4 expected-failure, of `reference xnnpack decode`" in short
     assert "- architectures: `gemma2`, `gemma3_text`" in short
     assert "- reason: the backend computes another function\n- link: <https://example.org/issues/1>" in short
     assert "- example: `PAR-1 failed at stage load: here observed RuntimeError: error 0x14`" in short
@@ -187,8 +156,8 @@ def test_beyond_its_bound_is_no_known_failure() -> None:
     listed = _cell("PAR-1", Verdict.EXPECTED_FAILURE, Stage.EXECUTE, signature=_DIFFERS)
     beyond = _cell("PAR-3", Verdict.FAIL, Stage.EXECUTE, signature=_DIFFERS, expected=_KNOWN)
     page = status_page([_run(listed, beyond)])
-    assert f"### ✗ `{_DIFFERS}`" in page
-    assert f"### ≈ `{_DIFFERS}`" in page
+    assert "### ✗ logits differ (execute)" in page
+    assert "### ≈ the backend computes another function" in page
 
 
 def test_later_run_wins_whatever_the_order() -> None:
@@ -196,10 +165,10 @@ def test_later_run_wins_whatever_the_order() -> None:
     second = _run(_cell("PAR-1"), _cell("PAR-1", subject="other"), started="2026-11-24T09:00:00+00:00")
     page = status_page([second, first])
     assert page == status_page([first, second])
-    assert "| llama | ✓ decodes | ✓ decodes |" in page
+    assert "| llama | ✓ decodes correctly | ✓ decodes correctly |" in page
     assert "| date | 2026-11-23 to 2026-11-24 |" in page
-    assert page.index("## Subject `other`") < page.index("## Subject `reference`")
-    assert "Nowhere" in page
+    assert page.index("## Exporter `other`") < page.index("## Exporter `reference`")
+    assert "None: every clause" in page
 
 
 def test_order_of_cells_does_not_matter() -> None:
@@ -226,7 +195,7 @@ def test_incomplete_run_is_loud() -> None:
 
 def test_fixtures_alone_make_a_page() -> None:
     page = status_page([_run(_cell("SEN-1", backend=EAGER))])
-    assert "shared by all subjects. 1 cell: 1 pass." in page
+    assert "shared by all exporters. 1 cell: 1 pass." in page
     assert "Every architecture" not in page
 
 

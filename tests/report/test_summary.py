@@ -10,8 +10,8 @@ import pytest
 
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord
+from report.analysis.compare import compare
 from report.annotations import annotate
-from report.compare import compare
 from report.markdown import code
 from report.summary import summary
 from tests.report.harness import Report
@@ -160,7 +160,7 @@ def test_what_was_not_run_is_told_by_its_reason() -> None:
 
 def test_a_failure_without_a_signature_shows_what_it_says() -> None:
     crash = cell(verdict=Verdict.CRASH, message="the process died of SIGSEGV\nmore")
-    assert "| ✱ crash | `the process died of SIGSEGV` |" in summary(run(crash))
+    assert "| the process died of SIGSEGV | ✱ crash | 1 |" in summary(run(crash))
 
 
 def test_commit_is_shown_short_where_a_run_has_one() -> None:

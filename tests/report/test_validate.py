@@ -1,46 +1,21 @@
-"""Validation: a sound record or site is called sound, and each way to spoil one is noticed."""
+"""Validation: a run record is described, and what is wrong with any other file is named in one line."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from report.loading import load_all
-from report.site import MANIFEST, Settings, build, write
-from report.timeline import history
+from report.errors import ReportError
+from report.validation import validate_record
 from tests.report.harness import Report
-from tests.report.sample_runs import RUNS, sample_runs
+from tests.report.sample_runs import RUNS
 from tests.report.sample_runs import write as write_samples
 from tests.report.samples import cell, run
-from tests.support.matrix import small_matrix
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site of the sample runs, built once."""
-    directory = tmp_path_factory.mktemp("built") / "site"
-    files = build(history(load_all(sorted(RUNS.glob("*.json")))), small_matrix(), Settings(datetime.now(UTC)))
-    write(files, directory)
-    return directory
-
-
-@pytest.fixture
-def site(built: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be spoilt."""
-    return shutil.copytree(built, tmp_path / "site")
-
-
-def test_the_sample_runs_and_their_site_are_sound(report: Report, site: Path) -> None:
-    ended = report("validate", site, *sorted(RUNS.glob("*.json")))
-    assert (ended.code, ended.err) == (0, "")
-    assert ended.out.count(": valid, ") == 1 + len(sample_runs())
 
 
 def test_the_sample_runs_are_what_their_command_writes(tmp_path: Path) -> None:
@@ -50,66 +25,10 @@ def test_the_sample_runs_are_what_their_command_writes(tmp_path: Path) -> None:
     }
 
 
-def _edit(name: str, old: str, new: str) -> Callable[[Path], None]:
-    def edit(site: Path) -> None:
-        text = (site / name).read_text()
-        assert old in text
-        (site / name).write_text(text.replace(old, new, 1))
-
-    return edit
-
-
-def _drop_a_cell(site: Path) -> None:
-    path = site / "architectures" / "llama.json"
-    plain = json.loads(path.read_text())
-    plain["cells"].pop()
-    path.write_text(json.dumps(plain))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        (lambda site: (site / "architectures" / "llama.html").unlink(), "architectures/llama.html is missing"),
-        (lambda site: (site / "style.css").unlink(), "style.css is missing"),
-        (
-            _edit("index.html", 'href="causes/index.html"', 'href="nowhere.html"'),
-            "the link nowhere.html leads to a missing file",
-        ),
-        (_edit("index.html", 'href="causes/index.html"', 'href="../x.html"'), "leads out of the site"),
-        (_edit("index.html", 'href="#main"', 'href="#elsewhere"'), "leads to a missing element"),
-        (_edit("index.html", 'href="style.css"', 'href="https://example.org/s.css"'), "<link> would load https://"),
-        (_edit("index.html", 'src="script.js"', 'src="//example.org/s.js"'), "<script> would load //example.org"),
-        (_edit("index.html", "<footer>", '<footer><img src="x.png">'), "an element <img>"),
-        (_edit("index.html", "<footer>", '<footer onclick="alert(1)">'), "an attribute onclick at <footer>"),
-        (_edit("index.html", "<footer>", '<footer><a href="javascript:alert(1)">x</a>'), "is not a web address"),
-        (_edit("index.html", "<footer>", "<footer><script>1</script>"), "an inline script"),
-        (_edit("index.html", "default-src 'none'", "default-src *"), "its content security policy lacks"),
-        (_edit("style.css", ":root", "@import 'x';\n:root"), "style.css: '@import' would load a resource"),
-        (_edit("script.js", '"use strict"', 'fetch("/x")'), "would load a resource"),
-        (_edit("index.json", '"schema_version"', '"version"'), "index.json does not fit its schema"),
-        (_edit("index.json", "{", "{{"), "index.json is not JSON"),
-        (_edit("badge.json", '"label"', '"lable"'), "badge.json is not a badge"),
-        (_edit("architectures/llama.json", '"pass"', '"passed"'), "architectures/llama.json does not fit its schema"),
-        (_drop_a_cell, "index.json counts"),
-        (
-            lambda site: (site / "schema/index.schema.json").write_text('{"type": 7}'),
-            "the schema of index.json is invalid",
-        ),
-        (
-            lambda site: (site / "schema/index.schema.json").write_text('{"$ref": "https://example.org/s.json"}'),
-            "the schema of index.json is invalid",
-        ),
-        (lambda site: (site / "index.html").write_bytes(b"\xff"), "cannot read index.html"),
-    ],
-)
-def test_each_way_to_spoil_a_site_is_noticed(
-    report: Report, site: Path, spoil: Callable[[Path], None], told: str
-) -> None:
-    spoil(site)
-    ended = report("validate", site)
-    assert ended.code == 1
-    assert told in ended.err, ended.err
-    assert "valid" not in ended.out
+def test_sample_runs_are_valid(report: Report) -> None:
+    ended = report("validate", *sorted(RUNS.glob("*.json")))
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines()[-1] == f"{RUNS / '2026-11.json'}: a run record of 1216 cells"
 
 
 def test_a_bad_record_is_named_beside_good_ones(report: Report) -> None:
@@ -117,17 +36,52 @@ def test_a_bad_record_is_named_beside_good_ones(report: Report) -> None:
     bad.write_text(good.read_text().replace('"pass"', '"passed"'))
     ended = report("validate", good, bad)
     assert ended.code == 1
-    assert ended.out.startswith(f"{good}: valid, ")
+    assert ended.out == f"{good}: a run record of 1 cell\n"
     assert ended.err.startswith(f"{bad} is not a run record: cells.0.verdict")
     assert ended.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("manifest", ["{", "7", '["../x"]', '["/etc/passwd"]', "[1]"])
-def test_a_damaged_manifest_is_refused(report: Report, site: Path, manifest: str) -> None:
-    (site / MANIFEST).write_text(manifest)
-    assert "is damaged" in report.refused("validate", site)
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        (("schema_version",), 2, "schema_version"),
+        (("run", "started"), "yesterday", "run.started: 'yesterday' is not an ISO 8601 time"),
+        (("run", "complete"), "true", "run.complete"),
+        (("run", "seed"), "7", "run.seed"),
+        (("cells",), None, "cells"),
+        (("cells", 0), None, "cells.0"),
+        (("cells", 0, "architecture"), None, "cells.0.architecture"),
+        (("cells", 0, "architecture"), "gpt2", "cells.0.id: got"),
+        (("cells", 0, "stage"), "later", "cells.0.stage"),
+        (("cells", 0, "duration_s"), "1.5", "cells.0.duration_s"),
+        (("cells", 0, "metrics"), {"lower_s": True}, "cells.0.metrics"),
+        (("cells", 0, "unknown"), 1, "cells.0.unknown"),
+    ],
+)
+def test_each_damage_to_a_record_is_named(
+    report: Report, path: tuple[str | int, ...], value: Any, problem: str
+) -> None:
+    record = report.record(run(cell()))
+    whole = json.loads(record.read_bytes())
+    part = whole
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    record.write_text(json.dumps(whole))
+    with pytest.raises(ReportError) as refused:
+        validate_record(record)
+    assert str(refused.value).startswith(f"{record} is not a run record: {problem}")
 
 
-def test_what_is_neither_is_refused(report: Report) -> None:
-    assert "does not hold a site" in report.refused("validate", report.directory)
-    assert "no such file" in report.refused("validate", report.directory / "none.json")
+@pytest.mark.parametrize("content", [b"", b"7", b"[]", b"{}", b"\x00\xff", b"[" * 100_000])
+def test_other_content_is_not_a_record(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    with pytest.raises(ReportError, match="is not a run record: "):
+        validate_record(path)
+
+
+def test_a_file_that_does_not_exist_is_named(report: Report) -> None:
+    path = report.directory / "none.json"
+    ended = report("validate", path)
+    assert (ended.code, ended.err) == (1, f"{path}: No such file or directory\n")

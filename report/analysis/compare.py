@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from conformance.core.verdicts import ACCEPTABLE, Stage, Verdict
+from conformance.core.verdicts import ACCEPTABLE, STAGES, Verdict
 from conformance.records.run import CellRecord, RunRecord
 
-from .errors import ReportError
-from .model import Variant, variant_of
+from ..errors import ReportError
+from .variants import Variant, variant_of
+from .verdicts import Outcome
 
-_STAGES = tuple(Stage)
 _PASSES = frozenset({Verdict.PASS, Verdict.UNEXPECTED_PASS})
 _FAILED = frozenset({Verdict.FAIL, Verdict.EXPECTED_FAILURE})
 
@@ -90,6 +90,30 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class DifferenceGroup:
+    """Differences in one line: clauses of one architecture and variant that changed alike."""
+
+    architecture: str
+    variant: Variant
+    change: Change
+    regression: bool
+    before: Outcome
+    after: Outcome
+    signature: str | None
+    cells: tuple[CellRecord, ...]
+
+    @property
+    def clauses(self) -> tuple[str, ...]:
+        """The clauses of its cells."""
+        return tuple(cell.clause for cell in self.cells)
+
+    @property
+    def unexpected(self) -> bool:
+        """Whether the verdict now is one that fails a run."""
+        return self.after.verdict is not None and self.after.verdict not in ACCEPTABLE
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """A number of a variant that got worse: seconds to lower, or the share of operators that are delegated, 0 to 1.
 
@@ -127,6 +151,24 @@ class Comparison:
     def of(self, change: Change) -> tuple[Difference, ...]:
         """The differences of one kind."""
         return tuple(each for each in self.differences if each.change is change)
+
+    @property
+    def groups(self) -> tuple[tuple[Change, int, tuple[DifferenceGroup, ...]], ...]:
+        """Each kind of change that occurs, the number of its cells, and their groups."""
+        return tuple((change, len(found), grouped(found)) for change in Change if (found := self.of(change)))
+
+
+def grouped(differences: Iterable[Difference]) -> tuple[DifferenceGroup, ...]:
+    """The groups of `differences`, in their order."""
+    alike: dict[tuple[str, Variant, Change, bool, Outcome, Outcome, str | None], list[CellRecord]] = {}
+    for difference in differences:
+        before, after = (
+            Outcome(cell.verdict, cell.stage) if cell else Outcome(None) for cell in (difference.base, difference.head)
+        )
+        cell, change = difference.cell, difference.change
+        key = (cell.architecture, variant_of(cell), change, difference.regression, before, after, cell.signature)
+        alike.setdefault(key, []).append(cell)
+    return tuple(DifferenceGroup(*key, cells=tuple(cells)) for key, cells in alike.items())
 
 
 def compare(base: RunRecord, head: RunRecord, margins: Margins | None = None) -> Comparison:
@@ -185,7 +227,7 @@ def classify(base: CellRecord | None, head: CellRecord | None) -> Change | None:
         return Change.NEWLY_FAILING
     # The stage of a crash or a timeout is not reliable: it is neither earlier nor later.
     if {base.verdict, head.verdict} <= _FAILED and base.stage and head.stage and base.stage is not head.stage:
-        return Change.FAILS_EARLIER if _STAGES.index(head.stage) < _STAGES.index(base.stage) else Change.FAILS_LATER
+        return Change.FAILS_EARLIER if STAGES.index(head.stage) < STAGES.index(base.stage) else Change.FAILS_LATER
     if (base.stage, base.signature, base.verdict) != (head.stage, head.signature, head.verdict):
         return Change.CHANGED_CAUSE
     return None

@@ -1,0 +1,103 @@
+"""The status of variants over several runs, and since when it has not changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from conformance.core.verdicts import Verdict
+from conformance.records.run import CellRecord, RunRecord
+
+from .status import ABSENT, Status, variant_status
+from .variants import Columns, Variant, by_architecture, cells_of, columns
+from .verdicts import QUIET
+
+#: The packages whose versions reports name.
+PACKAGES = ("transformers", "torch", "executorch")
+
+#: Names and versions of `PACKAGES`; unknown ones are left out.
+Versions: TypeAlias = tuple[tuple[str, str], ...]
+_Ends: TypeAlias = dict[str, tuple[str, str | None, str | None] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """The start of the oldest run since which nothing changed; `first` if there is no older run."""
+
+    started: str
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """A run: its cells by architecture and variant, and the status of each."""
+
+    run: RunRecord
+    columns: Mapping[str, Columns]
+    statuses: Mapping[str, Mapping[Variant, Status]]
+
+    @property
+    def versions(self) -> Versions:
+        """See `versions`."""
+        return versions(self.run)
+
+    def status(self, architecture: str, variant: Variant) -> Status:
+        """The status of a variant of an architecture."""
+        return self.statuses.get(architecture, {}).get(variant, ABSENT)
+
+    def worst(self, architecture: str) -> Status:
+        """The worst status of an architecture, over its variants."""
+        return min(self.statuses.get(architecture, {}).values(), key=lambda status: status.rank, default=ABSENT)
+
+
+def past_run(run: RunRecord) -> PastRun:
+    """The statuses of `run`."""
+    by_name = {name: columns(cells) for name, cells in by_architecture(run.cells).items()}
+    statuses = {
+        # Cells without a subject belong to every variant, and are one of their own only where there is no other.
+        name: {variant: variant_status(found, variant) for variant in [v for v in found if v.subject] or found}
+        for name, found in by_name.items()
+    }
+    return PastRun(run, by_name, statuses)
+
+
+def versions(run: RunRecord) -> Versions:
+    """The versions of a run."""
+    packages = run.environment.packages
+    return tuple((name, packages[name]) for name in PACKAGES if name in packages)
+
+
+def since(runs: Sequence[PastRun], architecture: str, variant: Variant) -> Since | None:
+    """Since when a variant has passed or failed in the same way; None if the newest run does not judge it.
+
+    Args:
+        runs: The runs, oldest first.
+        architecture: The architecture.
+        variant: The variant.
+    """
+    head = runs[-1].columns.get(architecture, {})
+    now = _ends(cells_of(head, variant))
+    if variant not in head or not now:
+        return None
+    started = runs[-1].run.run.started
+    for older in reversed(runs[:-1]):
+        before = older.columns.get(architecture, {})
+        then = _ends(cells_of(before, variant))
+        shared = now.keys() & then.keys()
+        # Cells that it shares with other variants do not make it part of a run that lacks its own.
+        if not shared or variant not in before:
+            continue
+        if any(now[cell] != then[cell] for cell in shared):
+            return Since(started, first=False)
+        started = older.run.run.started
+    return Since(started, first=True)
+
+
+def _ends(cells: Iterable[CellRecord]) -> _Ends:
+    """The outcome of each judged cell; a pass and not-applicable are the same outcome here."""
+    return {
+        cell.id: None if cell.verdict in QUIET else (cell.verdict, cell.stage, cell.signature)
+        for cell in cells
+        if cell.verdict is not Verdict.NOT_RUN
+    }
