@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -130,7 +131,7 @@ def build(runs: tuple[Path, ...], output: Path, stale_after: int, bundles: Path,
     collected = collect_bundles(loaded[-1], bundles, bundle_limit)
     settings = Settings(datetime.now(UTC), stale_after)
     write(build_site(analyse(loaded, matrix), settings, collected), output, archives(collected))
-    click.echo((output / "index.html").resolve())
+    print((output / "index.html").resolve())
 
 
 @report.command(
@@ -155,15 +156,15 @@ def summary(run: Path, base: Path | None, form: str, rows: int, **margins: float
 
     With --base, what the run changed comes first. The format `github` prints annotations for the log of GitHub Actions.
     """
-    from .annotations import annotate
     from .analysis.compare import compare
+    from .annotations import annotate
     from .loading import load
     from .summary import summary as summarise
 
     head = load(run)
     comparison = compare(load(base), head, _margins_of(margins)) if base else None
     write = annotate if form == "github" else summarise
-    click.echo(write(head, comparison, rows), nl=False)
+    print(write(head, comparison, rows), end="")
 
 
 @report.command(epilog=examples("conformance report gate base.json head.json"))
@@ -185,7 +186,7 @@ def gate(base: Path, head: Path, rows: int, **margins: float) -> int:
     for run, path in ((before, base), (after, head)):
         refuse_unfit(run, str(path))
     comparison = compare(before, after, _margins_of(margins))
-    click.echo(format_comparison(comparison, rows), nl=False)
+    print(format_comparison(comparison, rows), end="")
     return 1 if comparison.worse else 0
 
 
@@ -201,8 +202,8 @@ def verdict(run: Path) -> int:
 
     loaded = load(run)
     counts = Counter(cell.verdict for cell in loaded.cells)
-    click.echo(headline(loaded, None))
-    click.echo(f"{plural(len(loaded.cells), 'cell')}: {format_counts(counts.most_common())}")
+    print(headline(loaded, None))
+    print(f"{plural(len(loaded.cells), 'cell')}: {format_counts(counts.most_common())}")
     return 0 if acceptable(loaded) else 1
 
 
@@ -223,7 +224,7 @@ def merge(runs: tuple[Path, ...], output: Path) -> None:
     merged = merge_runs([Named(str(path), load(path)) for path in runs])
     write(merged, output)
     note = "" if merged.run.complete else "; not complete, because not all of them are"
-    click.echo(f"{output}: {plural(len(merged.cells), 'cell')} from {plural(len(runs), 'record')}{note}")
+    print(f"{output}: {plural(len(merged.cells), 'cell')} from {plural(len(runs), 'record')}{note}")
 
 
 @report.command(epilog=examples("conformance report validate build/conformance/run.json"))
@@ -238,10 +239,10 @@ def validate(paths: tuple[Path, ...]) -> int:
     valid = True
     for path in paths:
         try:
-            click.echo(f"{path}: {validate_record(path)}")
+            print(f"{path}: {validate_record(path)}")
         except ReportError as error:
             valid = False
-            click.echo(one_line(str(error), max_chars=500), err=True)
+            print(one_line(str(error), max_chars=500), file=sys.stderr)
     return 0 if valid else 1
 
 
@@ -258,7 +259,7 @@ def history(paths: tuple[Path, ...], architecture: str | None, form: str) -> Non
     """
     from .histories import history as history_of
 
-    click.echo(history_of(paths, architecture, form), nl=False)
+    print(history_of(paths, architecture, form), end="")
 
 
 @report.command("db", epilog=examples("conformance report db runs/ -o runs.duckdb"))
@@ -271,7 +272,7 @@ def database(paths: tuple[Path, ...], output: Path) -> None:
     """
     from .database import write_database
 
-    click.echo(write_database(paths, output))
+    print(write_database(paths, output))
 
 
 @report.command(
@@ -289,7 +290,7 @@ def query(database: Path, sql: str, form: str) -> None:
     from .terminal import as_json, table
 
     heads, rows = rows_of(database, sql)
-    click.echo((as_json if form == "json" else table)(heads, rows), nl=False)
+    print((as_json if form == "json" else table)(heads, rows), end="")
 
 
 def _margins_of(margins: dict[str, float]) -> Margins:

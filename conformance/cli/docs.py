@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,13 +70,13 @@ def docs(check: bool, status: Sequence[Path], compatibility: Sequence[Path]) -> 
             continue
         stale += check
         if check:
-            click.echo(f"{path} is out of date: {command('docs', *arguments)} writes it", err=True)
+            print(f"{path} is out of date: {command('docs', *arguments)} writes it", file=sys.stderr)
         else:
             written += 1
             page.write_text(text, encoding="utf-8")
-            click.echo(f"wrote {path}")
+            print(f"wrote {path}")
     if not stale + written:
-        click.echo("all pages are up to date")
+        print("all pages are up to date")
     return 1 if stale else 0
 
 

@@ -70,7 +70,7 @@ def run(
     if lowering is not None and lowering.obstacle:
         raise ValueError(lowering.obstacle)
     seed = random.randrange(1 << 32) if seed is None else seed
-    click.echo(f"exploring {', '.join(architectures)} for {minutes:g} minutes, --seed {seed}")
+    print(f"exploring {', '.join(architectures)} for {minutes:g} minutes, --seed {seed}")
     sys.stdout.flush()
     import_from_here()
 
@@ -88,10 +88,10 @@ def run(
     warm_up([lowering] if lowering else [])
     found = 0
     for result in explore(architectures, question, subject, minutes * 60):
-        click.echo(str(result))
+        print(result, flush=True)
         found += len(result.findings)
     if found:
-        click.echo(f"{found} found: read them, then keep them with  {command('explore', 'pin')} FINDING.json")
+        print(f"{found} found: read them, then keep them with  {command('explore', 'pin')} FINDING.json")
     return 1 if found else 0
 
 
@@ -145,4 +145,4 @@ def pin(findings: tuple[Path, ...], allow_import: bool) -> None:
             raise ValueError(f"{name} with {finding.variation} is not a candidate here: {judgement.discarded}")
         path = write_pins(name, pinned(read_pins(name), finding, signature or None))
         result = f"fails as {signature}: fill in its reason and link" if signature else "has to pass"
-        click.echo(f"{path}: {finding.clause} with {finding.variation} {result}")
+        print(f"{path}: {finding.clause} with {finding.variation} {result}")

@@ -83,13 +83,13 @@ def _replay(path: Path, trusted: bool, seconds: int | None = None) -> int:
     try:
         bundle = read_bundle(path)
     except BundleError as error:
-        click.echo(f"{Result.CANNOT_RUN}: {one_line(str(error), max_chars=1000)}")
+        print(f"{Result.CANNOT_RUN}: {one_line(str(error), max_chars=1000)}")
         return codes[Result.CANNOT_RUN]
     import_from_here()
     silence_third_party()
-    click.echo(announcement(bundle))
+    print(announcement(bundle), flush=True)  # before the process is forked
     limits = Limits(DEFAULT_TIME_LIMIT_S + (seconds or 0), DEFAULT_MEMORY_LIMIT_MIB)
     store = Store(Path(DEFAULT_STORE), DEFAULT_STORE_LIMIT_MIB)
     done = replay_within(limits, bundle, store, seconds=seconds, trusted=trusted)
-    click.echo(f"{done.result}: {done.message}")
+    print(f"{done.result}: {done.message}")
     return codes[done.result]

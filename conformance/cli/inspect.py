@@ -42,7 +42,7 @@ def partition(architecture: str, backend: str, mode: str, exporter: str) -> None
     Lowers the fixture of the architecture, or reads it from the cache of earlier runs, and compares the operators that
     are left to portable kernels with those that fixtures/partitions lists.
     """
-    click.echo(f"lowering {architecture}, or reading it from the cache", err=True)
+    print(f"lowering {architecture}, or reading it from the cache", file=sys.stderr)
     sys.stderr.flush()
     import_from_here()
     from conformance.cli.partition import partition_page, show

@@ -56,7 +56,7 @@ def version() -> str:
 
 def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     if asked and not ctx.resilient_parsing:
-        click.echo(f"conformance {version()}")
+        print(f"conformance {version()}")
         ctx.exit()
 
 

@@ -35,14 +35,12 @@ def add(architecture: str, force: bool) -> None:
 
     matrix = load_matrix(drafted=True)  # of several newcomers, an earlier one's reason may be still to be found
     made = draft(architecture) if force else add(architecture, matrix)
-    click.echo("\n".join(made.tried))
+    print("\n".join(made.tried))
     fixture = f"fixtures/configs/{architecture}.json"
     if force:
-        click.echo(
-            f"\n{fixture} would be:\n{made.fixture}\nthe row in models_matrix.yaml would be:\n{made.text}", nl=False
-        )
+        print(f"\n{fixture} would be:\n{made.fixture}\nthe row in models_matrix.yaml would be:\n{made.text}", end="")
     else:
-        click.echo(
+        print(
             f"wrote {fixture} and a row in models_matrix.yaml: read both, then run\n  "
             f"{run_command('--arch', architecture)}"
         )
@@ -92,4 +90,4 @@ def durations(record: Path) -> None:
 
 
 def _show(changes: Iterable[str]) -> None:
-    click.echo("\n".join(changes) or "nothing to change")
+    print("\n".join(changes) or "nothing to change")

@@ -106,16 +106,16 @@ def export(checkpoint: Path, backend: str, cache_length: int | None, dtype: str,
     partition, emission = artifact.partition, artifact.emission
     delegated, undelegated = sum(partition.delegated.values()), len(partition.undelegated_nodes)
     names = sorted(partition.undelegated.items(), key=lambda item: -item[1])
-    click.echo(f"wrote {output}: {len(artifact.program) / _MIB:.1f} MiB")
-    click.echo(f"  cache     {read.max_cache_len} tokens, {emission.cache_bytes / _MIB:.1f} MiB of memory")
-    click.echo(f"  planned   {emission.planned_bytes / _MIB:.1f} MiB of memory, the cache included")
+    print(f"wrote {output}: {len(artifact.program) / _MIB:.1f} MiB")
+    print(f"  cache     {read.max_cache_len} tokens, {emission.cache_bytes / _MIB:.1f} MiB of memory")
+    print(f"  planned   {emission.planned_bytes / _MIB:.1f} MiB of memory, the cache included")
     if lowering.delegating:
-        click.echo(f"  {lowering.name:<9} {delegated} of {delegated + undelegated} operators delegated")
+        print(f"  {lowering.name:<9} {delegated} of {delegated + undelegated} operators delegated")
         if names:
-            click.echo(f"  portable  {', '.join(f'{count} {name}' for name, count in names[:6])}")
+            print(f"  portable  {', '.join(f'{count} {name}' for name, count in names[:6])}")
     chat = command("model", "chat", str(output), "--tokenizer", str(checkpoint), "--prompt", "Once upon a time")
-    click.echo(f"  try it    {chat}")
-    click.echo(f"  check it  {command('model', 'check', str(checkpoint), '--backend', lowering.name)}")
+    print(f"  try it    {chat}")
+    print(f"  check it  {command('model', 'check', str(checkpoint), '--backend', lowering.name)}")
 
 
 @model.command("check", needs=NEEDS, epilog=examples("conformance model check MODEL_DIR --backend xnnpack"))
@@ -171,7 +171,7 @@ def check(
     from conformance.records.run import load_run
 
     run = load_run(output)
-    click.echo(f"\n{screen(run, read, lowering.name)}\n\nrecord: {output}")
+    print(f"\n{screen(run, read, lowering.name)}\n\nrecord: {output}")
     return {Answer.YES: 0, Answer.NO: 1, Answer.NOT_KNOWN: 2}[answer(run)]
 
 

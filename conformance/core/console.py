@@ -67,7 +67,7 @@ class Command(click.Command):
         known = {name for param in self.get_params(ctx) for name in param.opts}
         for former, name in former_options(args):
             if former not in known and name in known:
-                click.echo(f"{former} is now {name}", err=True)
+                print(f"{former} is now {name}", file=sys.stderr)
                 args = [_renamed(argument, former, name) for argument in args]
         try:
             return super().parse_args(ctx, args)
