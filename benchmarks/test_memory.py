@@ -26,8 +26,8 @@ _EVERY_S = 0.5
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """Bytes of resident memory, by side: once settled, and the most from then on."""
     record = tmp_path_factory.mktemp("memory") / "run.json"
-    command = [sys.executable, "-m", "pytest", "conformance", "--tier", "full", "-n0", "--record", str(record)]
-    command += ["--backend", "exported", "--mode", "decode", "--clause", "SEN-2,EXP-1,PAR-1", "--examples", "1"]
+    command = [sys.executable, "-m", "pytest", "conformance", "--tier", "full", "-n0", "--output", str(record)]
+    command += ["--backend", "exported", "--mode", "decode", "--clause", "SEN-2,EXP-1,PAR-1", "--max-examples", "1"]
     settled, most = 0, 0
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         for resident in _resident(process):

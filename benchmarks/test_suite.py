@@ -36,7 +36,7 @@ method = Runtime.get().load_program(bytes(emitted.buffer)).load_method("forward"
 method.execute((torch.ones((1, 1), dtype=torch.long), torch.tensor([0])))
 """
 _IMPORTS = "import pytest, hypothesis, torch, transformers, executorch.exir, executorch.runtime"
-_ONE_PROGRAM = ("--arch", "llama", "--backend", "xnnpack", "--mode", "decode", "--store-limit", "0")
+_ONE_PROGRAM = ("--arch", "llama", "--backend", "xnnpack", "--mode", "decode", "--cache-limit", "0")
 
 
 def _run(*arguments: str) -> None:
@@ -45,7 +45,7 @@ def _run(*arguments: str) -> None:
 
 
 def _suite(record: Path, *arguments: str) -> tuple[str, ...]:
-    return ("-m", "pytest", "conformance", *arguments, "-n0", "--record", str(record))
+    return ("-m", "pytest", "conformance", *arguments, "-n0", "--output", str(record))
 
 
 @pytest.mark.parametrize("side", [OURS, BASE])
@@ -72,7 +72,7 @@ def test_two_workers(benchmark: Any, tmp_path: Path, side: str) -> None:
     note(benchmark, "core tier, exported, mode decode: two workers / one", side, 1 / 1.8)
     command = _suite(tmp_path / "run.json", "--backend", "exported", "--mode", "decode", "--clause", "EXP,SEN,PAR")
     workers = "-n2" if side == OURS else "-n1"
-    benchmark.pedantic(_run, (*(part for part in command if part != "-n0"), workers, "--examples", "5"), rounds=1)
+    benchmark.pedantic(_run, (*(part for part in command if part != "-n0"), workers, "--max-examples", "5"), rounds=1)
 
 
 @pytest.mark.parametrize("side", [OURS, BASE])
@@ -80,7 +80,7 @@ def test_second_run(benchmark: Any, tmp_path_factory: pytest.TempPathFactory, si
     """With all programs in the store against none. At least 8 times faster on the core tier; here, one architecture."""
     note(benchmark, "llama on portable and XNNPACK, out of the store / lowered", side, 1 / 2)
     where = tmp_path_factory.mktemp("second")
-    command = _suite(where / "run.json", "--arch", "llama", "--clause", "LOW", "--store", str(where / "store"))
+    command = _suite(where / "run.json", "--arch", "llama", "--clause", "LOW", "--cache-dir", str(where / "store"))
     if side == OURS:
         _run(*command)
     benchmark.pedantic(_run, command, rounds=1)

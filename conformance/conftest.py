@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from conformance.runner import hosts
+from conformance.core.console import former_options
+from conformance.runner import hosts, pytest_settings
 from conformance.runner.options import add_options, read_options
 from conformance.runner.plugin import ConformancePlugin
 from conformance.runner.recorder import Recorder
@@ -20,11 +21,17 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the options, so that a typo ends the run before it begins."""
+    pytest_settings.pytest_configure(config)
     options = read_options(config)
     recorder = None if hasattr(config, "workerinput") else Recorder(config, options)
     config.pluginmanager.register(ConformancePlugin(config, options, recorder), "conformance")
     if recorder is not None:
         config.pluginmanager.register(recorder, "conformance-recorder")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """The options that have other names now."""
+    return [f"conformance: {former} is now {name}" for former, name in former_options(config.invocation_params.args)]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -50,15 +50,17 @@ def test_checkpoint_is_of_the_size_that_it_should_be(saved: Path) -> None:
 
 def test_export_and_chat(saved: Path, tmp_path: Path) -> None:
     program = tmp_path / "model.pte"
-    assert _command("export", saved, "-o", program, "--cache-length", "128").returncode == 0
-    told = _command("chat", program, "--tokenizer", saved, "--prompt", "Once upon a time", "--max-new-tokens", "8")
+    assert _command("model", "export", saved, "-o", program, "--cache-length", "128").returncode == 0
+    told = _command(
+        "model", "chat", program, "--tokenizer", saved, "--prompt", "Once upon a time", "--max-new-tokens", "8"
+    )
     assert told.returncode == 0
     assert "tokens/s of the answer" in told.stdout
 
 
 def test_check_says_yes_within_bounded_memory(saved: Path, tmp_path: Path) -> None:
     record = tmp_path / "check.json"
-    ended = _command("check", saved, "--record", record)
+    ended = _command("model", "check", saved, "--output", record)
     assert ended.returncode == 0
     assert f"May {saved.name} be shipped on xnnpack? Yes." in ended.stdout
     run = load_run(record)
@@ -72,7 +74,9 @@ def test_check_says_yes_within_bounded_memory(saved: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("saved", ["bfloat16"], indirect=True)
 def test_check_says_no_to_bfloat16_on_xnnpack(saved: Path, tmp_path: Path) -> None:
     clauses = "LOW-3,PAR-1,RUN-2"
-    ended = _command("check", saved, "--dtype", "auto", "--clause", clauses, "--record", tmp_path / "check.json")
+    ended = _command(
+        "model", "check", saved, "--dtype", "auto", "--clause", clauses, "--output", tmp_path / "check.json"
+    )
     assert ended.returncode == 1
     assert "✗ Lowering, the program on xnnpack: 0 of 1 clause holds; not LOW-3" in ended.stdout
     assert "✓ Parity, the program on xnnpack: 1 of 1 clause holds" in ended.stdout

@@ -50,7 +50,7 @@ class Archive:
     @property
     def replay(self) -> str:
         """The command to replay the unpacked bundle."""
-        return f"python -m conformance replay {self.folder.name}"
+        return f"conformance failure replay {self.folder.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def write_archives(archives: Iterable[Archive], directory: Path) -> None:
 
 def _link(cell: CellRecord, base: Path, most_mib: int, remaining: int) -> BundleLink:
     path = cell.bundle or ""
-    replay = f"python -m conformance replay {shlex.quote(path)}"
+    replay = f"conformance failure replay {shlex.quote(path)}"
     try:
         parts = _parts(path)
     except _NotPackedError as why:

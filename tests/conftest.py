@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from conformance.core.gc_tuning import freeze_gc, gc_paused
+from conformance.runner.pytest_settings import pytest_configure
+
+__all__ = ["pytest_configure"]
 
 
 def _is_unit_loop(config: pytest.Config) -> bool:

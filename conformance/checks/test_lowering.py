@@ -261,7 +261,7 @@ def assert_as_listed(undelegated: Sequence[UndelegatedNode], delegated: int, kno
         raise _violation(
             "better-than-listed",
             f"{_counted(fewer) or 'nothing'} more delegated than listed, a share of {share:.2%} delegated",
-            f"{known.share:.2%}, as {known.source} lists: run python -m conformance update-partitions on the record",
+            f"{known.share:.2%}, as {known.source} lists: run `conformance matrix partitions` on the record",
         )
 
 

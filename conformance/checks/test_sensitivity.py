@@ -70,7 +70,7 @@ def test_fixture_is_whole(case: Case) -> None:
             Stage.BUILD,
             "unlisted",
             observed=f"{architecture} is registered by Transformers and has no row in models_matrix.yaml",
-            expected=f"a row: python -m conformance new-architecture {architecture}",
+            expected=f"a row: conformance matrix add {architecture}",
         )
     kinds = Counter(layer_types(case.model.config.get_text_config(decoder=True)))
     if set(kinds) != set(case.caches) or min(kinds.values()) < _LEAST_LAYERS:

@@ -1,4 +1,4 @@
-"""`python -m conformance new-architecture`: a fixture and a row for an architecture that the matrix lacks."""
+"""`conformance matrix add`: a fixture and a row for an architecture that the matrix lacks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from conformance.core.paths import CONFIGS
-from conformance.core.suggest import unknown
+from conformance.core.suggest import unknown_architecture
 from conformance.core.verdicts import CellFailedError
 from conformance.decoding.oracle import Oracle
 from conformance.matrix.discovery import registered
@@ -58,9 +58,7 @@ class Draft:
 def draft(architecture: str) -> Draft:
     """Shrink the published config (or take the fixture that is there), and try what it makes."""
     if architecture not in registered():
-        raise NewArchitectureError(
-            unknown("causal-LM architecture of the installed Transformers", architecture, registered())
-        )
+        raise NewArchitectureError(unknown_architecture(architecture, registered()))
     tried: list[str] = []
     if has_fixture(architecture):
         fixture = (CONFIGS / f"{architecture}.json").read_text(encoding="utf-8")

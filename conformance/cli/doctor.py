@@ -1,4 +1,4 @@
-"""`python -m conformance doctor`: what is installed, which versions need which, and what is wrong."""
+"""`conformance doctor`: what is installed, which versions need which, and what is wrong."""
 
 from __future__ import annotations
 

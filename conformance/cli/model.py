@@ -1,8 +1,7 @@
-"""The commands for a checkpoint: `export` it, `check` whether it may be shipped, and `chat` with it."""
+"""`conformance model`: a checkpoint's program, whether it may be shipped, and a conversation with it."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import subprocess
@@ -10,15 +9,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import click
+
+from conformance.cli.params import FILE, Name
+from conformance.cli.run import NEEDS, pytest_command, run_environment
+from conformance.core.commands import command
+from conformance.core.console import Group, examples
 from conformance.core.contract import Mode
-from conformance.core.paths import ROOT
-from conformance.core.suggest import unknown
-from conformance.core.warnings_filter import silence_third_party
-from conformance.models.checkpoints import DTYPES, Checkpoint, read_checkpoint
-from conformance.pipeline.backends import BACKENDS, XNNPACK, Backend
-from conformance.runner.options import DEFAULT_CACHE_LENGTH
+
+if TYPE_CHECKING:
+    from conformance.models.checkpoints import Checkpoint
+    from conformance.pipeline.backends import Backend
 
 #: Positions in the cache of a program that is made to be used, in tokens, if the model was made for as many.
 _USUAL_CACHE_LENGTH = 512
@@ -26,128 +29,189 @@ _USUAL_CACHE_LENGTH = 512
 _EXAMPLES = 2
 _RECORD = "build/conformance/check.json"
 _MIB = 1 << 20
-_OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONHASHSEED": "0",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
+_NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
-def add_commands(commands: Any) -> None:
-    """Add them to the parser of `python -m conformance`."""
-    export = commands.add_parser("export", help="make a checkpoint's .pte file for ExecuTorch's LLM runner")
-    _checkpoint_options(export)
-    export.add_argument(
-        "-o", "--output", type=Path, default=Path("model.pte"), metavar="PATH", help="default: model.pte"
-    )
-    _mode_option(export)
-    export.set_defaults(do=_export)
-    check = commands.add_parser(
-        "check", help="may this checkpoint be shipped? Judge it by the clauses that apply to it"
-    )
-    _checkpoint_options(check)
-    _mode_option(check)
-    check.add_argument("--clause", metavar="IDS", help="as in a run; default: all that depend on the model")
-    check.add_argument("--examples", type=int, default=_EXAMPLES, metavar="N", help=f"default: {_EXAMPLES}")
-    check.add_argument("--memory-limit", type=int, metavar="MIB", help="default: four fifths of the machine's")
-    check.add_argument("--record", type=Path, default=Path(_RECORD), metavar="PATH", help=f"default: {_RECORD}")
-    check.set_defaults(do=_check)
-    chat = commands.add_parser("chat", help="talk to a .pte file through ExecuTorch's LLM runner")
-    chat.add_argument("program", type=Path, metavar="MODEL.pte")
-    chat.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="holds tokenizer.json")
-    chat.add_argument(
-        "--prompt",
-        action="append",
-        metavar="TEXT",
-        help="may be given several times, each continuing the conversation; without it, prompts are read line by line",
-    )
-    chat.add_argument("--max-new-tokens", type=int, default=-1, metavar="N", help="default: until the cache is full")
-    chat.add_argument("--temperature", type=float, default=0.0, metavar="T", help="default: 0, the likeliest token")
-    chat.set_defaults(do=_chat)
+@click.group("model", cls=Group)
+def model() -> None:
+    """Export, check and chat with a model of your own.
+
+    A model is a folder as `save_pretrained` writes it, with its weights as safetensors. Nothing is fetched, and no code
+    in the folder is run.
+    """
 
 
-def _checkpoint_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("checkpoint", type=Path, metavar="MODEL_DIR", help="as `save_pretrained` writes it")
-    command.add_argument("--backend", default=XNNPACK.name, metavar="NAME", help=f"default: {XNNPACK.name}")
-    command.add_argument("--cache-length", type=int, metavar="N", help="positions in the static cache, in tokens")
-    command.add_argument(
-        "--dtype",
-        default="float32",
-        choices=DTYPES,
-        help="what the program computes in; default: float32, to which bfloat16 and float16 convert without loss",
-    )
+def _checkpoint_options(function: Any) -> Any:
+    for decorate in (
+        click.option(
+            "--mode",
+            type=Name("MODES"),
+            default=Mode.DYNAMIC.value,
+            metavar="NAME",
+            help="dynamic, or decode for one token a call; default: dynamic",
+        ),
+        click.option(
+            "--dtype",
+            type=Name("DTYPE_NAMES"),
+            default="float32",
+            metavar="NAME",
+            help="what the program computes in; auto for what it was saved in; default: float32, to which bfloat16 and "
+            "float16 convert without loss",
+        ),
+        click.option(
+            "--cache-length", type=click.IntRange(min=2), metavar="N", help="positions in the static cache, in tokens"
+        ),
+        click.option(
+            "--backend", type=Name("BACKEND_NAMES"), default="xnnpack", metavar="NAME", help="default: xnnpack"
+        ),
+        click.argument("checkpoint", type=click.Path(path_type=Path), metavar="MODEL_DIR"),
+    ):
+        function = decorate(function)
+    return function
 
 
-def _mode_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--mode", default=Mode.DYNAMIC.value, choices=[mode.value for mode in Mode], help="default: dynamic"
-    )
+@model.command(
+    "export",
+    needs=("torch", "transformers", "executorch"),
+    epilog=examples("conformance model export MODEL_DIR --backend xnnpack -o model.pte"),
+)
+@_checkpoint_options
+@click.option("-o", "--output", type=FILE, default=Path("model.pte"), metavar="PATH", help="default: model.pte")
+def export(checkpoint: Path, backend: str, cache_length: int | None, dtype: str, mode: str, output: Path) -> None:
+    """Make a checkpoint's .pte file for ExecuTorch's LLM runner.
 
-
-def _export(arguments: argparse.Namespace) -> None:
-    backend = _backend(arguments)
-    checkpoint = _checkpoint(arguments, _USUAL_CACHE_LENGTH, backend)
+    Loads, exports, lowers and emits the model with the reference exporter. Prints the size of the program, the memory
+    of its cache, and the operators that the backend took.
+    """
+    lowering = _backend(backend)
+    read = _checkpoint(checkpoint, cache_length, dtype, _USUAL_CACHE_LENGTH, lowering)
     steps = _Steps(4)
-    steps.begin(f"loading {checkpoint.name}, {checkpoint.weight_bytes / _MIB:.0f} MiB of {checkpoint.saved_dtype}")
-    os.environ.update(_OFFLINE)
-    silence_third_party()
+    steps.begin(f"loading {read.name}, {read.weight_bytes / _MIB:.0f} MiB of {read.saved_dtype}")
+    os.environ.update(run_environment(os.environ) | _NO_BARS)
     from conformance.cli.export_model import export_for_runner, write_program
     from conformance.core.verdicts import CellFailedError, NotRunError
+    from conformance.core.warnings_filter import silence_third_party
     from conformance.models.checkpoints import load_model
 
-    model = load_model(checkpoint)
+    silence_third_party()
+    loaded = load_model(read)
     try:
-        artifact = export_for_runner(model, backend, Mode(arguments.mode), steps.begin)
+        artifact = export_for_runner(loaded, lowering, Mode(mode), steps.begin)
     except NotRunError as error:
         raise ValueError(str(error)) from error
     except CellFailedError as error:
         raise ValueError(f"it fails at stage {error.stage}: {error}") from error
-    write_program(artifact, arguments.output)
+    write_program(artifact, output)
     steps.end()
     partition, emission = artifact.partition, artifact.emission
     delegated, undelegated = sum(partition.delegated.values()), len(partition.undelegated_nodes)
     names = sorted(partition.undelegated.items(), key=lambda item: -item[1])
-    print(f"wrote {arguments.output}: {len(artifact.program) / _MIB:.1f} MiB")
-    print(f"  cache     {checkpoint.max_cache_len} tokens, {emission.cache_bytes / _MIB:.1f} MiB of memory")
+    print(f"wrote {output}: {len(artifact.program) / _MIB:.1f} MiB")
+    print(f"  cache     {read.max_cache_len} tokens, {emission.cache_bytes / _MIB:.1f} MiB of memory")
     print(f"  planned   {emission.planned_bytes / _MIB:.1f} MiB of memory, the cache included")
-    if backend.delegating:
-        print(f"  {backend.name:<9} {delegated} of {delegated + undelegated} operators delegated")
+    if lowering.delegating:
+        print(f"  {lowering.name:<9} {delegated} of {delegated + undelegated} operators delegated")
         if names:
             print(f"  portable  {', '.join(f'{count} {name}' for name, count in names[:6])}")
-    print(
-        f"  try it    python -m conformance chat {arguments.output} --tokenizer {arguments.checkpoint} --prompt '...'"
+    chat = command("model", "chat", str(output), "--tokenizer", str(checkpoint), "--prompt", "Once upon a time")
+    print(f"  try it    {chat}")
+    print(f"  check it  {command('model', 'check', str(checkpoint), '--backend', lowering.name)}")
+
+
+@model.command("check", needs=NEEDS, epilog=examples("conformance model check MODEL_DIR --backend xnnpack"))
+@_checkpoint_options
+@click.option("--clause", type=Name("CLAUSE_NAMES", several=True), metavar="IDS", help="default: all about the model")
+@click.option(
+    "--max-examples",
+    type=click.IntRange(min=1),
+    default=_EXAMPLES,
+    metavar="N",
+    help=f"scripts for each parity clause; default: {_EXAMPLES}; formerly --examples",
+)
+@click.option("--memory-limit", type=click.IntRange(min=1), metavar="MIB", help="default: four fifths of the machine's")
+@click.option(
+    "--output",
+    type=FILE,
+    default=Path(_RECORD),
+    metavar="PATH",
+    help=f"where the record is written; default: {_RECORD}; formerly --record",
+)
+def check(
+    checkpoint: Path,
+    backend: str,
+    cache_length: int | None,
+    dtype: str,
+    mode: str,
+    clause: list[str] | None,
+    max_examples: int,
+    memory_limit: int | None,
+    output: Path,
+) -> int:
+    """May this checkpoint be shipped? Judge its program by the contract.
+
+    Judges the program as a run does a fixture's, by the clauses that depend on the model, and ends with one screen. The
+    exit code is 0 for yes, 1 for no, 2 where not everything was judged.
+    """
+    from conformance.runner.option_table import DEFAULT_CACHE_LENGTH
+
+    lowering = _backend(backend)
+    read = _checkpoint(checkpoint, cache_length, dtype, DEFAULT_CACHE_LENGTH, lowering)
+    options = ["-n1", "--checkpoint", str(read.directory), "--cache-length", str(read.max_cache_len)]
+    options += ["--dtype", read.dtype, "--backend", lowering.name, "--mode", mode, "--max-examples", str(max_examples)]
+    options += ["--clause", ",".join(clause)] if clause else []
+    options += ["--memory-limit", str(memory_limit)] if memory_limit else []
+    output.unlink(missing_ok=True)
+    sys.stdout.flush()
+    ended = subprocess.run(
+        pytest_command(*options, "--output", str(output)), env=run_environment(os.environ) | _NO_BARS, check=False
     )
-    print(f"  check it  python -m conformance check {arguments.checkpoint} --backend {backend.name}")
-
-
-def _check(arguments: argparse.Namespace) -> int:
-    """Exit code 0 for yes, 1 for no, 2 where not everything was judged."""
-    backend = _backend(arguments)
-    checkpoint = _checkpoint(arguments, DEFAULT_CACHE_LENGTH, backend)
-    record = arguments.record.absolute()
-    command = [sys.executable, "-m", "pytest", "conformance", "-n1", "--checkpoint", str(checkpoint.directory)]
-    command += ["--cache-length", str(checkpoint.max_cache_len), "--dtype", checkpoint.dtype]
-    command += ["--backend", backend.name, "--mode", arguments.mode, "--examples", str(arguments.examples)]
-    command += ["--clause", arguments.clause] if arguments.clause else []
-    command += ["--memory-limit", str(arguments.memory_limit)] if arguments.memory_limit else []
-    record.unlink(missing_ok=True)
-    ended = subprocess.run([*command, "--record", str(record)], cwd=ROOT, env=os.environ | _OFFLINE, check=False)
-    if not record.exists():
+    if not output.exists():
         return ended.returncode or 2
     from conformance.cli.check import Answer, answer, screen
     from conformance.records.run import load_run
 
-    run = load_run(record)
-    print(f"\n{screen(run, checkpoint, backend.name)}\n\nrecord: {record}")
+    run = load_run(output)
+    print(f"\n{screen(run, read, lowering.name)}\n\nrecord: {output}")
     return {Answer.YES: 0, Answer.NO: 1, Answer.NOT_KNOWN: 2}[answer(run)]
 
 
-def _chat(arguments: argparse.Namespace) -> None:
+@model.command(
+    "chat",
+    needs=("executorch",),
+    epilog=examples('conformance model chat model.pte --tokenizer MODEL_DIR --prompt "Once upon a time"'),
+)
+@click.argument("program", type=FILE, metavar="MODEL.pte")
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="holds tokenizer.json",
+)
+@click.option(
+    "--prompt",
+    multiple=True,
+    metavar="TEXT",
+    help="may be given several times, each continuing the conversation; without it, prompts are read line by line",
+)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), metavar="N", help="default: until the cache is full")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="T",
+    help="default: 0, the likeliest token",
+)
+def chat(
+    program: Path, tokenizer: Path, prompt: tuple[str, ...], max_new_tokens: int | None, temperature: float
+) -> None:
+    """Talk to a .pte file through ExecuTorch's LLM runner.
+
+    Prints the answer to each prompt as it comes, and how fast it came.
+    """
     from conformance.cli.chat import Chat, chat
 
-    asked = Chat(arguments.program, arguments.tokenizer, arguments.max_new_tokens, arguments.temperature)
-    chat(asked, arguments.prompt or _typed())
+    chat(Chat(program, tokenizer, max_new_tokens or -1, temperature), prompt or _typed())
 
 
 def _typed() -> Iterator[str]:
@@ -160,25 +224,23 @@ def _typed() -> Iterator[str]:
         yield line.strip()
 
 
-def _backend(arguments: argparse.Namespace) -> Backend:
-    if arguments.backend not in BACKENDS:
-        raise ValueError(unknown("backend", arguments.backend, BACKENDS))
-    backend = BACKENDS[arguments.backend]
+def _backend(name: str) -> Backend:
+    from conformance.pipeline.backends import BACKENDS
+
+    backend = BACKENDS[name]
     if backend.obstacle:
         raise ValueError(backend.obstacle)
     return backend
 
 
-def _checkpoint(arguments: argparse.Namespace, usual: int, backend: Backend) -> Checkpoint:
-    if arguments.cache_length is not None and arguments.cache_length < 2:
-        raise ValueError(
-            f"--cache-length {arguments.cache_length}: a cache holds a prompt and an answer, 2 tokens at least"
-        )
-    checkpoint = read_checkpoint(arguments.checkpoint, arguments.cache_length or 1, arguments.dtype)
+def _checkpoint(directory: Path, cache_length: int | None, dtype: str, usual: int, backend: Backend) -> Checkpoint:
+    from conformance.models.checkpoints import read_checkpoint
+
+    checkpoint = read_checkpoint(directory, cache_length or 1, dtype)
     computes = checkpoint.saved_dtype if checkpoint.dtype == "auto" else checkpoint.dtype
     if (backend.prepare or backend.requantise) and computes != "float32":
-        raise ValueError(f"{backend.name} quantises a model of float32; leave out --dtype {arguments.dtype}")
-    if arguments.cache_length is None:
+        raise ValueError(f"{backend.name} quantises a model of float32; leave out --dtype {dtype}")
+    if cache_length is None:
         return dataclasses.replace(checkpoint, max_cache_len=min(usual, checkpoint.context or usual))
     return checkpoint
 

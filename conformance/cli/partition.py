@@ -1,4 +1,4 @@
-"""`python -m conformance partition`: a program's delegated and undelegated operators, with reasons and sources."""
+"""`conformance inspect partition`: a program's delegated and undelegated operators, with reasons and sources."""
 
 from __future__ import annotations
 

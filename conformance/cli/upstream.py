@@ -37,9 +37,7 @@ def requirements(environ: Mapping[str, str], releases: Mapping[str, Mapping[str,
         if spec in listed:
             wanted += listed[spec]
         elif re.fullmatch(r"\d+\.\d+", spec) and package != "torch":
-            raise ValueError(
-                f"{package.upper()}_SPEC: {unknown('release', spec, listed)}, or write {package}=={spec}.0"
-            )
+            raise ValueError(f"{package.upper()}_SPEC: {unknown('release', spec, listed)} Or write {package}=={spec}.0")
         elif re.fullmatch(r"\d+(\.\w+)+", spec):
             # What the other releases of the same two numbers need beside them.
             beside = listed.get(".".join(spec.split(".")[:2]), ())

@@ -1,7 +1,7 @@
 """The contract: every clause, as data, in one place.
 
 An id never changes its meaning and is never used again. Checks, expectations in the matrix, records and reports all
-speak in these ids; `docs/contract.md` is generated from this list (`python -m conformance contract`).
+speak in these ids; `docs/contract.md` is generated from this list (`conformance docs`).
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ def contract_page() -> str:
     lines = [
         "# The contract",
         "",
-        "Generated from `conformance/core/contract.py` by `python -m conformance contract`; a test compares the two.",
+        "Generated from `conformance/core/contract.py` by `conformance docs`; a test compares the two.",
         "An id never changes its meaning. A clause with nothing under “checked on” has no check yet.",
     ]
     for chapter in Chapter:

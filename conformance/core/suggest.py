@@ -5,9 +5,29 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
+from conformance.core.text import first_few
+
+#: Known names that are listed where none is similar.
+_LISTED = 30
+
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:
-    """`no architecture 'lama'; did you mean 'llama'?`, or the known names if none is similar."""
+    """`No such architecture 'lama'. Did you mean 'llama'?`, or the known names if none is similar."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {str(near[0])!r}?" if near else f"known: {', '.join(sorted(known))}"
-    return f"no {kind} {name!r}; {hint}"
+    hint = f"Did you mean {str(near[0])!r}?" if near else f"Known: {first_few(sorted(known), _LISTED)}"
+    return f"No such {kind} {name!r}. {hint}"
+
+
+def unknown_architecture(name: str, known: Collection[str]) -> str:
+    """As `unknown`; the name of a model on the Hub, or a path, gets the option for it."""
+    if "/" in name or "\\" in name:
+        return (
+            f"{name!r} is not an architecture, which is a model_type of Transformers, such as 'llama'. A model in a "
+            "folder is judged with --checkpoint DIR"
+        )
+    return unknown("architecture", name, known)
+
+
+def unknown_exporter(name: str, known: Collection[str]) -> str:
+    """As `unknown`, with the way to write an exporter that has no name here."""
+    return f"{unknown('exporter', name, known)} Others are written package.module:callable"

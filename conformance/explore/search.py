@@ -1,4 +1,4 @@
-"""`python -m conformance explore`: Hypothesis varies a fixture's config, and looks for variations that fail."""
+"""`conformance explore run`: Hypothesis varies a fixture's config, and looks for variations that fail."""
 
 from __future__ import annotations
 

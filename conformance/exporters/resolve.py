@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from conformance.core.contract import Mode
 from conformance.core.exporter_names import ENVIRONMENTS, KNOWN
-from conformance.core.suggest import unknown
+from conformance.core.suggest import unknown, unknown_exporter
 from conformance.core.text import one_line
 from conformance.core.verdicts import NotApplicableError, Stage, at
 from conformance.decoding.sessions import BufferDriver, Driver
@@ -82,15 +82,15 @@ def resolve(name: str) -> Exporter:
     target = KNOWN.get(name, name)
     module_name, colon, attribute = target.partition(":")
     if not colon:
-        raise UnknownExporterError(f"{unknown('subject', name, KNOWN)}, or write package.module:callable")
+        raise UnknownExporterError(unknown_exporter(name, KNOWN))
     if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
-        raise UnknownExporterError(f"no subject {name!r}: it has to read package.module:callable")
+        raise UnknownExporterError(f"No such exporter {name!r}: it has to read package.module:callable")
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a module may do anything when it is imported
         kind = "" if isinstance(error, ImportError) else f"importing it failed: {type(error).__name__}: "
         hint = f"; it is in the environment of `{ENVIRONMENTS[name]}`" if name in ENVIRONMENTS else ""
-        raise UnknownExporterError(f"no subject {name!r}: {kind}{one_line(str(error), _SHOWN)}{hint}") from error
+        raise UnknownExporterError(f"No such exporter {name!r}: {kind}{one_line(str(error), _SHOWN)}{hint}") from error
     export: Any = getattr(module, attribute, None)
     if isinstance(export, Exporter):
         return dataclasses.replace(export, name=name)

@@ -96,7 +96,7 @@ def _located(case: Case, error: ClauseViolationError, seconds: int | None) -> Di
     if case.cell.backend == EXPORTED or any(step.right is False for step in steps):
         return Divergence(tuple(steps))
     if seconds is None:
-        return Divergence(tuple(steps), obstacle="`python -m conformance locate BUNDLE` looks further")
+        return Divergence(tuple(steps), obstacle="`conformance failure locate BUNDLE` looks further")
     if seconds < _LEAST_S:
         return Divergence(tuple(steps), obstacle="no time remained to look further")
     first = case.built.first_located(case.cell.clause)

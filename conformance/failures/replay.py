@@ -1,4 +1,4 @@
-"""`python -m conformance replay`: judge a bundle's cell again, with what is installed now.
+"""`conformance failure replay`: judge a bundle's cell again, with what is installed now.
 
 A bundle may come from anybody. `announcement` says what will run before it runs; an exporter that the bundle names is
 code, and is imported only with the user's consent; and the model that the bundle describes is built within limits.

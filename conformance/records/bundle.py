@@ -26,7 +26,7 @@ SCHEMA_VERSION: Literal[1] = 1
 #: The file that makes a folder a bundle.
 FACTS = "bundle.json"
 #: The option that allows a command to import the exporter that a bundle or a finding names.
-CONSENT = "--trust-subject"
+CONSENT = "--allow-import"
 #: Largest `bundle.json` that is read, in bytes; a real one has some 10 kB.
 _MOST_BYTES = 4 << 20
 #: Longest name of a folder without the digits that keep it unique; file systems allow 255.

@@ -34,7 +34,7 @@ def claim(path: Path) -> Iterator[None]:
     try:
         held = lock.acquire(blocking=False)
     except Timeout as error:
-        raise RecordTakenError(f"another run is writing {path}: wait for it, or choose another --record") from error
+        raise RecordTakenError(f"another run is writing {path}: wait for it, or choose another --output") from error
     with held:
         for partial in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
             partial.unlink(missing_ok=True)  # left by a run that was killed as it wrote

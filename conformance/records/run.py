@@ -1,6 +1,6 @@
 """Run records: the file that a run writes, its schema, and a writer that keeps it valid at every moment.
 
-`conformance/records/run.schema.json` is generated from these classes (`python -m conformance schema`).
+`conformance/records/run.schema.json` is generated from these classes (`conformance docs`).
 """
 
 from __future__ import annotations

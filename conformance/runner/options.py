@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from conformance.core.cells import EXPORTED, Cell, Selection, plan, split_row
 from conformance.core.contract import CHECKED, CLAUSES, Chapter, Clause, Mode
 from conformance.core.exporter_names import KNOWN, canonical
-from conformance.core.suggest import unknown
+from conformance.core.suggest import unknown, unknown_architecture, unknown_exporter
 from conformance.core.versions import incompatible, installed, unsupported
 from conformance.matrix.discovery import registered
 from conformance.matrix.known_failures import ANY_EXPORTER
@@ -24,166 +23,66 @@ from conformance.matrix.schema import Matrix, Tier, load_matrix, matrix_digest
 from conformance.matrix.sharding import durations, read_shard, share
 from conformance.matrix.yaml_file import MatrixError
 from conformance.models.checkpoints import DTYPES, Checkpoint, CheckpointError, read_checkpoint
-from conformance.pipeline.backends import BACKENDS, PORTABLE, XNNPACK
+from conformance.pipeline.backends import BACKENDS, XNNPACK
 from conformance.process.worker import Limits
 from conformance.records.run import RunInfo
+from conformance.runner.option_table import (
+    ALL,
+    CHECKPOINT_TIME_LIMIT_S,
+    DEFAULT_BACKENDS,
+    DEFAULT_CACHE_LENGTH,
+    DEFAULT_EXAMPLES,
+    DEFAULT_MEMORY_LIMIT_MIB,
+    DEFAULT_TIME_LIMIT_S,
+    FULL_TIER_EXAMPLES,
+    NONE,
+    OPTIONS,
+    READERS,
+    ROWS,
+    Option,
+    Value,
+    seed,
+    split_names,
+)
 
 if TYPE_CHECKING:
     from conformance.exporters.resolve import Exporter
 
-DEFAULT_EXAMPLES = 25
-#: Over all architectures, generated scripts would cost more than lowering does; the pinned ones are always tried.
-FULL_TIER_EXAMPLES = 5
-#: Cells of an architecture take 20 to 200 s on a machine of 2 cores, all backends together.
-DEFAULT_TIME_LIMIT_S = 600
-#: The largest fixture needs 1.6 GiB while it is lowered.
-DEFAULT_MEMORY_LIMIT_MIB = 6144
-#: The same for a model of realistic size, whose lowering alone takes minutes.
-_OWN_TIME_LIMIT_S = 14_400
-DEFAULT_RECORD = "build/conformance/run.json"
-DEFAULT_STORE = "build/conformance/store"
-DEFAULT_BUNDLES = "build/conformance/failures"
-#: A program of a fixture takes 0.1 to 0.5 MiB, all 378 of the full tier on one backend about 100.
-DEFAULT_STORE_LIMIT_MIB = 2048
-
-
-#: Positions in the cache of a checkpoint that is judged, in tokens. Each costs a step of eager decoding for each text.
-DEFAULT_CACHE_LENGTH = 64
 #: Independent of the model, so skipped for checkpoints: they are about fixtures or the exporter. LOW-8 is about
 #: ExecuTorch, and lowers a second time.
 NOT_OF_CHECKPOINTS = ("SEN-2", "SEN-3", "EXP-4", "EXP-6", "EXP-9", "EXP-10", "EXP-11", "LOW-8")
 
 
-#: What `--backend` and `--variation` take for every one there is.
-_ALL = "all"
-#: What `--variation` takes for the fixtures alone.
-_NONE = "none"
-#: Those that need nothing beside ExecuTorch.
-_DEFAULT_BACKENDS = (PORTABLE.name, XNNPACK.name)
-
-
 def add_options(parser: pytest.Parser) -> None:
     """Register the options, all in one group of `--help`."""
     group = parser.getgroup("conformance", "ExecuTorch conformance suite for Transformers")
-    group.addoption("--arch", metavar="NAMES", help="architectures, comma-separated; default: all of the tier")
-    group.addoption(
-        "--variation",
-        metavar="NAMES",
-        help=f"judge these variations of the fixtures in place of the fixtures themselves; {_ALL} of them; or {_NONE} "
-        "(default: those that the tier has; none with --arch)",
-    )
-    group.addoption(
-        "--exporter",
-        "--subject",
-        dest="subject",
-        metavar="NAMES",
-        default="reference",
-        help=f"exporters to test: {', '.join(KNOWN)} or package.module:callable (default: reference)",
-    )
-    group.addoption(
-        "--backend",
-        metavar="NAMES",
-        help=f"of {', '.join(BACKENDS)}; {_ALL} of them; or {EXPORTED} to lower nothing (default: "
-        f"{', '.join(_DEFAULT_BACKENDS)}; {XNNPACK.name} in tier full)",
-    )
-    group.addoption("--mode", metavar="NAMES", help=f"of {', '.join(Mode)}")
-    group.addoption("--clause", metavar="IDS", help="clauses such as PAR-1, or whole chapters such as PAR")
-    group.addoption("--tier", metavar="TIER", help=f"of {', '.join(Tier)} (default: core)")
-    group.addoption(
-        "--checkpoint",
-        metavar="DIR",
-        help="judge the model in this directory, as `save_pretrained` writes it, in place of architectures; see "
-        "`python -m conformance check`",
-    )
-    group.addoption(
-        "--cache-length",
-        type=_positive,
-        metavar="N",
-        help=f"positions in the cache of a --checkpoint, in tokens (default: {DEFAULT_CACHE_LENGTH})",
-    )
-    group.addoption("--dtype", metavar="NAME", help=f"of {', '.join(DTYPES)}: what a --checkpoint computes in")
-    group.addoption(
-        "--shard",
-        type=_shard,
-        metavar="K/N",
-        help="judge the K-th of N parts of the architectures, which take about equally long; "
-        "`python -m report merge` makes one record of all N",
-    )
-    group.addoption(
-        "--max-examples",
-        "--examples",
-        dest="examples",
-        type=_positive,
-        metavar="N",
-        help="scripts generated for each parity cell, beside the pinned ones (default: "
-        f"{DEFAULT_EXAMPLES}; {FULL_TIER_EXAMPLES} in tier full)",
-    )
-    group.addoption(
-        "--time-limit",
-        type=_positive,
-        metavar="SECONDS",
-        help=f"for the cells of one architecture on one backend in one mode (default: {DEFAULT_TIME_LIMIT_S}; "
-        f"{_OWN_TIME_LIMIT_S} for a --checkpoint)",
-    )
-    group.addoption(
-        "--memory-limit",
-        type=_positive,
-        metavar="MIB",
-        help=f"resident memory of the process that judges an architecture (default: {DEFAULT_MEMORY_LIMIT_MIB}; four "
-        "fifths of the machine's for a --checkpoint)",
-    )
-    group.addoption(
-        "--host",
-        action="append",
-        default=[],
-        metavar="SPEC",
-        help="a worker in a checkout of the same commit on another machine: socket=HOST:PORT//chdir=CHECKOUT or "
-        "ssh=HOST//python=PYTHON//chdir=CHECKOUT; may be given several times",
-    )
-    group.addoption(
-        "--in-process",
-        action="store_true",
-        help="run in the pytest process (no isolation or limits); for debugging",
-    )
-    group.addoption(
-        "--output",
-        "--record",
-        dest="record",
-        default=DEFAULT_RECORD,
-        metavar="PATH",
-        help=f"where the record of the run is written (default: {DEFAULT_RECORD})",
-    )
-    group.addoption(
-        "--resume",
-        action="store_true",
-        help="go on with the run that is recorded at --record, if there is one, and judge only what has no verdict yet",
-    )
-    group.addoption(
-        "--since",
-        metavar="RUN.json",
-        help="rerun only cells whose verdict may have changed since that run",
-    )
-    group.addoption(
-        "--cache-dir",
-        "--store",
-        dest="store",
-        default=DEFAULT_STORE,
-        metavar="PATH",
-        help=f"where lowered programs are kept from run to run (default: {DEFAULT_STORE})",
-    )
-    group.addoption(
-        "--bundles",
-        default=DEFAULT_BUNDLES,
-        metavar="PATH",
-        help=f"where failure bundles are written (default: {DEFAULT_BUNDLES})",
-    )
-    group.addoption(
-        "--store-limit",
-        type=_size,
-        default=DEFAULT_STORE_LIMIT_MIB,
-        metavar="MIB",
-        help=f"size of the store; 0 to lower everything anew and keep nothing (default: {DEFAULT_STORE_LIMIT_MIB})",
-    )
+    for option in OPTIONS:
+        if not option.of_hypothesis:
+            names = [option.name, option.former] if option.former else [option.name]
+            group.addoption(*names, help=option.full_help, **_attributes(option))
+
+
+def _attributes(option: Option) -> dict[str, Any]:
+    """What argparse makes of it."""
+    attributes: dict[str, Any] = {"dest": option.dest} if option.dest else {}
+    if option.value is Value.FLAG:
+        return {**attributes, "action": "store_true"}
+    attributes["metavar"] = option.metavar or ("N" if option.value is Value.COUNT else "NAMES")
+    if option.value is Value.TEXTS:
+        return {**attributes, "action": "append", "default": []}
+    if option.value in READERS:
+        attributes["type"] = _argparse_type(READERS[option.value])
+    return {**attributes, "default": option.default}
+
+
+def _argparse_type(read: Callable[[str], object]) -> Callable[[str], object]:
+    def convert(text: str) -> object:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +114,7 @@ class Options:
     @property
     def exploring(self) -> str:
         """The options beside the selection that change what is judged and which scripts are tried, as typed."""
-        parts = [f"--examples {self.examples}"] if self.examples != DEFAULT_EXAMPLES else []
+        parts = [f"--max-examples {self.examples}"] if self.examples != DEFAULT_EXAMPLES else []
         parts += [f"--hypothesis-seed {self.seed}"] if self.seed is not None else []
         if self.checkpoint is not None:
             own = self.checkpoint
@@ -257,7 +156,7 @@ def read_options(config: pytest.Config) -> Options:
     backends = _backends(get("--backend"), tier)
     selection = Selection(
         architectures=architectures,
-        subjects=[_subject_name(name) for name in split_names(get("--subject"))],
+        subjects=[_subject_name(name) for name in split_names(get("--exporter"))],
         backends=[BACKENDS[name].traits for name in backends if name in BACKENDS],
         clauses=_clauses(get("--clause"), NOT_OF_CHECKPOINTS if checkpoint else ()),
         modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
@@ -267,7 +166,7 @@ def read_options(config: pytest.Config) -> Options:
         raise pytest.UsageError("; ".join(problems))
     # A debugger needs the terminal, which a forked process does not have.
     in_process = get("--in-process") or get("usepdb", False)
-    names = [
+    names = [  # of the record, in which an option keeps the name that it had first
         "--arch",
         "--variation",
         "--subject",
@@ -284,15 +183,15 @@ def read_options(config: pytest.Config) -> Options:
     return Options(
         matrix=matrix,
         selection=selection,
-        examples=get("--examples") or _usual_examples(tier),
+        examples=get("--max-examples") or _usual_examples(tier),
         seed=_seed(get("--hypothesis-seed", None)),
-        record=_record(config.rootpath, get("--record")),
+        record=_record(config.rootpath, get("--output")),
         resume=get("--resume"),
         since=config.rootpath / get("--since") if get("--since") else None,
         limits=None if in_process else _limits(config, checkpoint),
-        bundles=config.rootpath / get("--bundles"),
-        store=config.rootpath / get("--store"),
-        store_limit=0 if checkpoint else get("--store-limit"),  # it has the size of thousands of fixtures
+        bundles=config.rootpath / get("--failures-dir"),
+        store=config.rootpath / get("--cache-dir"),
+        store_limit=0 if checkpoint else get("--cache-limit"),  # it has the size of thousands of fixtures
         asked={**{name.lstrip("-"): get(name) for name in names}, "matrix": matrix_digest()},
         absent=absent,
         retired=() if get("--arch") else tuple(sorted(retired.intersection(registered()))),
@@ -322,7 +221,7 @@ def _checkpoint(config: pytest.Config) -> Checkpoint | None:
 def _limits(config: pytest.Config, checkpoint: Checkpoint | None) -> Limits:
     seconds, mebibytes = DEFAULT_TIME_LIMIT_S, DEFAULT_MEMORY_LIMIT_MIB
     if checkpoint is not None:
-        seconds = _OWN_TIME_LIMIT_S
+        seconds = CHECKPOINT_TIME_LIMIT_S
         mebibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1 << 20) * 4 // 5
     return Limits(config.getoption("--time-limit") or seconds, config.getoption("--memory-limit") or mebibytes)
 
@@ -330,7 +229,7 @@ def _limits(config: pytest.Config, checkpoint: Checkpoint | None) -> Limits:
 def other_scripts(run: RunInfo, options: Options) -> str:
     """How the scripts that `options` ask for differ from those that a run tried; empty if they are the same."""
     asked = str(run.options.get("examples") or _usual_examples(str(run.options.get("tier"))))
-    pairs = (("--examples", asked, str(options.examples)), ("--hypothesis-seed", run.seed, options.seed))
+    pairs = (("--max-examples", asked, str(options.examples)), ("--hypothesis-seed", run.seed, options.seed))
     return ", ".join(f"{name} was {before} there and is {now} now" for name, before, now in pairs if before != now)
 
 
@@ -382,14 +281,14 @@ def with_variations(
     Raises:
         pytest.UsageError: There is no variation of this name, or none of the architectures has it.
     """
-    names = _chosen("variation", text, (*matrix.variations, _ALL, _NONE), (_NONE,))
-    if names != (_NONE,):
-        if _NONE in names:
-            raise pytest.UsageError(f"--variation {text}: {_NONE} excludes all others")
-        chosen = None if _ALL in names else names
+    names = _chosen("variation", text, (*matrix.variations, ALL, NONE), (NONE,))
+    if names != (NONE,):
+        if NONE in names:
+            raise pytest.UsageError(f"--variation {text}: {NONE} excludes all others")
+        chosen = None if ALL in names else names
         rows = tuple(row for name in architectures for row in matrix.varied(name, chosen))
         for name in names:
-            if name != _ALL and not any(split_row(row)[1] == name for row in rows):
+            if name != ALL and not any(split_row(row)[1] == name for row in rows):
                 having = ", ".join(matrix.variations[name].rows)
                 raise pytest.UsageError(f"--variation {name}: none of the chosen architectures has it; {having} do")
         if not rows:
@@ -416,24 +315,6 @@ def resolve_exporters(selection: Selection) -> dict[str, Exporter]:
         raise pytest.UsageError(str(error)) from error
 
 
-def _size(text: str) -> int:
-    return 0 if text == "0" else _positive(text)
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0 and below 1000000000")
-    return int(text)
-
-
-def _shard(text: str) -> str:
-    try:
-        read_shard(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
 def _share(architectures: tuple[str, ...], shard: str) -> tuple[str, ...]:
     try:
         return share(architectures, read_shard(shard), durations())
@@ -442,24 +323,17 @@ def _share(architectures: tuple[str, ...], shard: str) -> tuple[str, ...]:
 
 
 def _seed(given: str | int | None) -> int | None:
-    """Hypothesis takes any text for a seed; a record holds a number."""
-    if given is None:
-        return None
-    if re.fullmatch(r"[0-9]{1,40}", str(given)):
-        return int(given)
-    raise pytest.UsageError(f"--hypothesis-seed: {str(given)!r} is not a whole number of up to 40 digits")
+    try:
+        return None if given is None else seed(str(given))
+    except ValueError as error:
+        raise pytest.UsageError(f"--hypothesis-seed: {error}") from error
 
 
 def _record(directory: Path, name: str) -> Path:
     path = directory / name
     if not name or "\0" in name or path.is_dir():
-        raise pytest.UsageError(f"--record: {name!r} cannot be a file")
+        raise pytest.UsageError(f"--output: {name!r} cannot be a file")
     return path
-
-
-def split_names(text: str | None) -> list[str]:
-    """What stands between commas, each once."""
-    return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
 
 
 def _chosen(kind: str, text: str | None, known: Collection[str], default: tuple[str, ...]) -> tuple[str, ...]:
@@ -470,14 +344,15 @@ def _chosen(kind: str, text: str | None, known: Collection[str], default: tuple[
         raise pytest.UsageError(f"no {kind} given; known: {', '.join(sorted(known))}")
     for name in names:
         if name not in known:
-            raise pytest.UsageError(unknown(kind, name, known))
+            is_row = kind == ROWS.kind
+            raise pytest.UsageError(unknown_architecture(name, known) if is_row else unknown(kind, name, known))
     return tuple(names)
 
 
 def _backends(text: str | None, tier: Tier) -> tuple[str, ...]:
-    default = (XNNPACK.name,) if tier is Tier.FULL else _DEFAULT_BACKENDS
-    chosen = _chosen("backend", text, (*BACKENDS, EXPORTED, _ALL), default)
-    return tuple(BACKENDS) if _ALL in chosen else chosen
+    default = (XNNPACK.name,) if tier is Tier.FULL else DEFAULT_BACKENDS
+    chosen = _chosen("backend", text, (*BACKENDS, EXPORTED, ALL), default)
+    return tuple(BACKENDS) if ALL in chosen else chosen
 
 
 def _one_tier(text: str | None) -> Tier:
@@ -487,7 +362,7 @@ def _one_tier(text: str | None) -> Tier:
 def _subject_name(name: str) -> str:
     """The name as it will stand in cells. A dotted path is imported later; any other has to be known."""
     if ":" not in name and name not in KNOWN:
-        raise pytest.UsageError(f"{unknown('subject', name, KNOWN)}, or write package.module:callable")
+        raise pytest.UsageError(unknown_exporter(name, KNOWN))
     return canonical(name)
 
 

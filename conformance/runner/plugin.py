@@ -25,7 +25,8 @@ from conformance.records.run import CellRecord, ExpectedFailure, cell_to_json
 from conformance.runner.hosts import is_remote
 from conformance.runner.isolation import Isolation
 from conformance.runner.judge import bare_record, is_listed, judge
-from conformance.runner.options import DEFAULT_BUNDLES, Options, resolve_exporters
+from conformance.runner.option_table import DEFAULT_BUNDLES
+from conformance.runner.options import Options, resolve_exporters
 from conformance.runner.pytest_reports import BUNDLE, RECORD, cell_named, item_cell, properties
 from conformance.runner.recorder import Recorder, relative_to
 
@@ -51,7 +52,9 @@ class ConformancePlugin:
         self.versions = environment.versions()
         workerinput = getattr(config, "workerinput", {})
         self.is_remote = bool(workerinput.get(_REMOTE))
-        if self.is_remote:  # bundles are sent to the controller; its --bundles may be a path that exists only there
+        if (
+            self.is_remote
+        ):  # bundles are sent to the controller; its --failures-dir may be a path that exists only there
             self.options = dataclasses.replace(options, bundles=config.rootpath / DEFAULT_BUNDLES)
         if hasattr(config, "workerinput"):
             end_with(os.getppid())  # xdist would let it go on for up to 15 s

@@ -121,7 +121,7 @@ class Recorder:
             self.writer = RunWriter(self.options.record, self._info(None), environment.environment(), cells)
         except (OSError, RecordTakenError) as error:
             problem = f"cannot write {self.options.record}: {error.strerror}" if isinstance(error, OSError) else error
-            raise pytest.UsageError(f"--record: {problem}") from error
+            raise pytest.UsageError(f"--output: {problem}") from error
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self.config.option.verbose <= 0:
             reporter.showfspath = False

@@ -22,7 +22,7 @@ from conformance.core.text import first_few, format_counts, plural
 from conformance.core.verdicts import Verdict
 from conformance.records.bundle import CONSENT
 from conformance.records.run import CellRecord
-from conformance.runner.options import DEFAULT_RECORD
+from conformance.runner.option_table import DEFAULT_RECORD
 
 if TYPE_CHECKING:
     from report.analysis import Report

@@ -73,18 +73,19 @@ def test_draft_of_what_cannot_decode_leaves_the_reason_to_a_person() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "code", "told"),
     [
-        (["qwen3"], "error: qwen3 exists: it has a row in models_matrix.yaml; --force shows what would be written"),
+        (["qwen3"], 1, "error: qwen3 exists: it has a row in models_matrix.yaml; --force shows what would be written"),
         (
             ["qwen33", "--force"],
-            "error: no causal-LM architecture of the installed Transformers 'qwen33'; did you mean 'qwen3'?",
+            2,
+            "error: Invalid value for 'MODEL_TYPE': No such architecture 'qwen33'. Did you mean 'qwen3'?",
         ),
     ],
 )
-def test_command_refuses_in_a_sentence(arguments: list[str], told: str) -> None:
-    ended = python_module("conformance", "new-architecture", *arguments)
-    assert ended.returncode == 1
+def test_command_refuses_in_a_sentence(arguments: list[str], code: int, told: str) -> None:
+    ended = python_module("conformance", "matrix", "add", *arguments)
+    assert ended.returncode == code
     assert told in ended.stderr
 
 
@@ -121,7 +122,7 @@ def test_unlisted_architecture_fails_the_run_and_is_added_by_the_command(checkou
     ended = suite(*smoke, cwd=checkout)
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout
     assert "arcee is registered by Transformers and has no row in models_matrix.yaml" in ended.stdout
-    assert "python -m conformance new-architecture arcee" in ended.stdout
+    assert "conformance matrix add arcee" in ended.stdout
     verdicts = {cell.id: cell for cell in load_run(checkout / "build/conformance/run.json").cells}
     assert (verdicts["arcee/eager/SEN-2"].verdict, verdicts["arcee/eager/SEN-2"].signature) == (
         Verdict.FAIL,
@@ -129,7 +130,7 @@ def test_unlisted_architecture_fails_the_run_and_is_added_by_the_command(checkou
     )
     assert verdicts["arcee/eager/PAR-8"].verdict is Verdict.PASS  # tried with a shrunk config
 
-    added = python_module("conformance", "new-architecture", "arcee", cwd=checkout)
+    added = python_module("conformance", "matrix", "add", "arcee", cwd=checkout)
     assert added.returncode == 0, added.stderr
     assert matrix.read_text(encoding="utf-8") == MATRIX_PATH.read_text(encoding="utf-8"), "a row in its old place"
     ended = suite(*smoke, cwd=checkout)
@@ -142,7 +143,7 @@ def test_a_reason_that_is_still_todo_does_not_stop_the_next_command(checkout: Pa
     matrix.write_text(MATRIX_PATH.read_text(encoding="utf-8") + row, encoding="utf-8")
     cause = "another-undecodable:\n  exporter: any\n  reason: TODO\n  fails:\n    - {undecodable: 'eager:x'}\n"
     (checkout / "known_failures" / "unexplained.yaml").write_text(cause, encoding="utf-8")
-    ended = python_module("conformance", "new-architecture", "arcee", cwd=checkout)
+    ended = python_module("conformance", "matrix", "add", "arcee", cwd=checkout)
     assert "error: arcee exists: it has a row" in ended.stderr
 
 

@@ -1,4 +1,4 @@
-"""What `doctor` says of the machine, sound or not."""
+"""What `conformance doctor` says of the machine, sound or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m conformance partition` as people use it."""
+"""`conformance inspect partition` as people use it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,8 @@ from conformance.core.contract import Mode
 from conformance.pipeline.emission import EmissionReport
 from conformance.pipeline.lowering import Artifact
 from conformance.pipeline.partition import PartitionReport, UndelegatedNode
-from tests.support.harness import python_module
 
-pytestmark = pytest.mark.process
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["lama"], "error: no architecture 'lama'; did you mean 'llama'?"),
-        (["llama", "--backend", "xnpack"], "error: no backend 'xnpack'; did you mean 'xnnpack'?"),
-        (["llama", "--mode", "dynamics"], "error: no mode 'dynamics'; did you mean 'dynamic'?"),
-        (["llama", "--subject", "referense"], "error: no subject 'referense'; did you mean 'reference'?"),
-    ],
-)
-def test_typo_is_answered(arguments: list[str], told: str) -> None:
-    ended = python_module("conformance", "partition", *arguments)
-    assert ended.returncode == 1
-    assert told in ended.stderr
-    assert "Traceback" not in ended.stderr
+pytestmark = pytest.mark.torch
 
 
 def test_page_names_undelegated_operators_with_reason_and_source() -> None:

@@ -23,7 +23,6 @@ from conformance.models.fixtures import MAX_CACHE_LEN, cache_length, config_valu
 from conformance.models.variations import Space, Variation, build, variations
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import programs
-from tests.support.harness import python_module
 
 pytestmark = [pytest.mark.torch, pytest.mark.process]
 
@@ -197,28 +196,6 @@ def test_finding_becomes_a_pinned_variation(tmp_path: Path) -> None:
     assert pins[0].variation == finding.variation
     with pytest.raises(ValueError, match="pinned already"):
         pinned(pins, finding, None)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["lama"], "no architecture 'lama'; did you mean 'llama'?"),
-        (["llama", "--mode", "dynamc"], "no mode 'dynamc'; did you mean 'dynamic'?"),
-        (["llama", "--backend", "xnpack"], "no backend that runs here 'xnpack'; did you mean 'xnnpack'?"),
-        (["llama", "--subject", "refrence"], "no subject 'refrence'; did you mean 'reference'?"),
-        ([","], "no architecture given"),
-    ],
-)
-def test_typo_is_answered_with_the_nearest_name(arguments: list[str], told: str) -> None:
-    ended = python_module("conformance", "explore", *arguments)
-    assert ended.returncode == 1
-    assert told in ended.stderr
-
-
-def test_minutes_have_to_be_a_time() -> None:
-    ended = python_module("conformance", "explore", "llama", "--minutes", "-1")
-    assert ended.returncode == 2
-    assert "'-1' is not a number of minutes above 0" in ended.stderr
 
 
 def test_file_that_is_not_a_finding_is_refused(tmp_path: Path) -> None:

@@ -77,14 +77,17 @@ def test_a_variation_is_a_row_with_causes_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (_LONG.replace("  gpt2:", "  gpt3:"), "long.yaml:6: rows.gpt3: no architecture 'gpt3'; did you mean 'gpt2'?"),
-        (_LONG.replace("core: [llama]", "core: [mistral]"), "long.yaml:3: core.0: no architecture 'mistral'"),
+        (
+            _LONG.replace("  gpt2:", "  gpt3:"),
+            "long.yaml:6: rows.gpt3: No such architecture 'gpt3'. Did you mean 'gpt2'?",
+        ),
+        (_LONG.replace("core: [llama]", "core: [mistral]"), "long.yaml:3: core.0: No such architecture 'mistral'"),
         (
             _LONG.replace("known: [rounded]", "known: [rounded, runded]"),
-            "known.1: no cause 'runded'; did you mean 'rounded'?",
+            "known.1: No such cause 'runded'. Did you mean 'rounded'?",
         ),
-        (_LONG.replace("without: [tied]", "without: [rounded]"), "without.0: no cause 'rounded'"),
-        (_LONG.replace("cache_length", "cache_lenght"), "did you mean 'cache_length'?"),
+        (_LONG.replace("without: [tied]", "without: [rounded]"), "without.0: No such cause 'rounded'"),
+        (_LONG.replace("cache_length", "cache_lenght"), "Did you mean 'cache_length'?"),
         (_LONG + "dtype: float8\n", "dtype: Input should be 'float32', 'bfloat16' or 'float16'"),
         ("[]\n", "expected a mapping with the keys what and rows"),
     ],
@@ -128,7 +131,7 @@ def test_which_rows_a_run_judges(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lnog", "no variation 'lnog'; did you mean 'long'?"),
+        ("lnog", "No such variation 'lnog'. Did you mean 'long'?"),
         ("long,none", "none excludes all others"),
         ("long", "none of the chosen architectures has it; llama, gpt2 do"),
         ("all", "none of the chosen architectures has one"),

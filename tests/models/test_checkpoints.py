@@ -46,7 +46,7 @@ def test_dtype_is_the_one_that_was_asked_for(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"model_type": "lama"}, "no model_type 'lama'; did you mean 'llama'"),
+        ({"model_type": "lama"}, "No such model_type 'lama'. Did you mean 'llama'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised already"),
         (None, "not JSON"),
     ],

@@ -80,7 +80,7 @@ def test_folder_stays_in_its_directory(subject: str) -> None:
         ({}, Result.STILL_FAILING, "logits"),
         ({"signature": "execute:else"}, Result.STILL_FAILING, "expected execute:else, got execute:logits-differ"),
         ({"subject": "reference"}, Result.FIXED, "PAR-1 passes"),
-        ({"subject": "nobody:knows"}, Result.CANNOT_RUN, "no subject"),
+        ({"subject": "nobody:knows"}, Result.CANNOT_RUN, "No such exporter"),
         ({"architecture": "lama"}, Result.CANNOT_RUN, "no architecture lama"),
         ({"backend": "quantum"}, Result.CANNOT_RUN, "no backend"),
         ({"clause": "PAR-99"}, Result.CANNOT_RUN, "no check"),
@@ -124,7 +124,7 @@ def test_damaged_bundle_is_refused_in_one_sentence(
 
 
 def test_no_bundle_at_all(tmp_path: Path) -> None:
-    done = python_module("conformance", "replay", str(tmp_path / "none"))
+    done = python_module("conformance", "failure", "replay", str(tmp_path / "none"))
     assert done.returncode == 2
     assert done.stdout.startswith("CANNOT RUN: ")
     assert not done.stderr
@@ -142,7 +142,7 @@ def test_failing_run_leaves_bundles_and_says_how_to_replay(tmp_path: Path) -> No
     assert "  diverged  exported program: off by " in done.stdout
     assert read_bundle(folder).diverged == "exported program"
     assert (folder / "divergence.json").is_file()
-    again = python_module("conformance", "replay", str(folder))
+    again = python_module("conformance", "failure", "replay", str(folder))
     assert again.returncode == 1
     assert "STILL FAILING: " in again.stdout
     assert "  diverged  exported program: off by " in again.stdout

@@ -170,7 +170,7 @@ def test_a_key_that_the_config_class_lacks_is_a_verdict(monkeypatch: pytest.Monk
     with pytest.raises(ClauseViolationError) as failed:
         build("llama")
     assert failed.value.signature == "build:config-lacks-key"
-    assert "no key of LlamaConfig 'attention_sink'" in failed.value.observed
+    assert "No such key of LlamaConfig 'attention_sink'" in failed.value.observed
 
 
 def test_no_program_for_several_tokens_where_only_one_is_right(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def test_bundle_is_packed_linked_and_always_the_same(report: Report, started: Pa
         assert archive.read(f"{name}/weights.pt") == b"\x00" * 5000
     page = (sites[0] / "architectures/llama.html").read_text()
     assert f'href="../bundles/{packed.name}" download' in page
-    assert f"python -m conformance replay {name}<" in page
+    assert f"conformance failure replay {name}<" in page
     document = json.loads((sites[0] / "architectures/llama.json").read_text())
     assert document["bundles"] == {_failing().id: f"bundles/{packed.name}"}
     assert site_problems(sites[0]) == []
@@ -93,7 +93,7 @@ def test_bundle_of_an_earlier_site_goes(report: Report, started: Path) -> None:
     assert not [*(site / "bundles").iterdir()]
     page = (site / "architectures/llama.html").read_text()
     assert "No bundle to download: its folder did not exist when this page was made." in page
-    assert f"python -m conformance replay {_PLACE}<" in page
+    assert f"conformance failure replay {_PLACE}<" in page
     assert site_problems(site) == []
 
 
@@ -167,7 +167,7 @@ def test_all_bundles_together_have_a_limit(started: Path, monkeypatch: pytest.Mo
 
 
 def test_a_command_to_copy_is_one_command(started: Path) -> None:
-    assert _found(started, "$(reboot); x").replay == "python -m conformance replay '$(reboot); x'"
+    assert _found(started, "$(reboot); x").replay == "conformance failure replay '$(reboot); x'"
 
 
 def test_a_cause_offers_the_first_bundle_that_there_is(started: Path) -> None:

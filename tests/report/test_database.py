@@ -126,8 +126,7 @@ def test_history_of_records_needs_no_duckdb(report: Report, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "duckdb", None)
     monkeypatch.delitem(sys.modules, "report.database")
     assert report("history", RUNS).code == 0
-    with pytest.raises(ModuleNotFoundError):
-        report("history", report.directory / "runs.duckdb")
+    assert "needs duckdb, which is not installed" in report.refused("history", report.directory / "runs.duckdb")
 
 
 def test_history_reads_a_database_alone(report: Report) -> None:
@@ -326,7 +325,7 @@ def test_several_statements_give_the_rows_of_the_last(report: Report) -> None:
         ("SELECT '", "unterminated"),
         ("\x00", "syntax error"),
         ("", "the SQL is empty"),
-        ("-- nothing", "the SQL is empty"),
+        (" -- nothing", "the SQL is empty"),
         ("SELECT 'x'::INTEGER", "Could not convert"),
     ],
 )

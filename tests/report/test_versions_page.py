@@ -213,7 +213,7 @@ def test_what_was_run_is_told_as_it_would_be_typed() -> None:
         "matrix": "0123456789ab",
     }
     page = compatibility_page([_run(_NEW, _cell(), options=options)])
-    command = "`conformance run --backend exported,xnnpack --clause PAR --examples 3`"
+    command = "`conformance run --backend exported,xnnpack --clause PAR --max-examples 3`"
     told = f"transformers 5.23.0, executorch 1.5.1, torch 2.13.0: {command}, 2026-11-28, commit `c0ffeec0ffee`"
     assert f"- {told}. 1 cell: 1 pass." in page
 

@@ -31,7 +31,8 @@ from conformance.matrix.schema import Tier, load_matrix
 from conformance.pipeline.backends import BACKENDS
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.store import Store
-from conformance.runner.options import DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB, chosen_architectures
+from conformance.runner.option_table import DEFAULT_STORE, DEFAULT_STORE_LIMIT_MIB
+from conformance.runner.options import chosen_architectures
 
 #: Outcomes of a cell that does not fail.
 PASSED, NOT_APPLICABLE = "pass", "not-applicable"

@@ -1,0 +1,109 @@
+"""`conformance docs`: the pages that are generated, written or compared."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from conformance.cli.params import FILE
+from conformance.core.commands import command
+from conformance.core.console import Command, examples
+from conformance.core.paths import INSTALLED, ROOT, report_module
+
+#: Pages that need nothing but the project, and the function that makes each.
+_PAGES = {
+    "docs/contract.md": ("conformance.core.contract", "contract_page"),
+    "docs/backends.md": ("conformance.cli.backends_page", "backends_page"),
+    "docs/cli.md": ("conformance.cli.help_page", "help_page"),
+    "conformance/records/run.schema.json": ("conformance.records.run", "schema_text"),
+}
+#: Those that are made of records: the option that names these, the page, and the module of the report and its function.
+_OF_RECORDS = {
+    "--status": ("docs/status.md", "status_page", "status_page"),
+    "--compatibility": ("docs/compatibility.md", "versions_page", "compatibility_page"),
+}
+
+
+class _Docs(Command):
+    """Options that take all that follows, as far as the next option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give each record its own `--status` or `--compatibility`."""
+        return super().parse_args(ctx, list(_spelt_out(args)))
+
+
+@click.command(
+    "docs",
+    cls=_Docs,
+    epilog=examples(
+        "conformance docs",
+        "conformance docs --check",
+        "conformance docs --status build/conformance/run.json build/conformance/transformers.json",
+    ),
+)
+@click.option("--check", is_flag=True, help="write nothing; exit with 1 if a page is not as it would be written")
+@click.option("--status", multiple=True, type=FILE, metavar="RUN.json...", help="write docs/status.md of these records")
+@click.option(
+    "--compatibility",
+    multiple=True,
+    type=FILE,
+    metavar="RUN.json...",
+    help="write docs/compatibility.md of these records, which have different versions",
+)
+def docs(check: bool, status: Sequence[Path], compatibility: Sequence[Path]) -> int:
+    """Write the pages of the documentation that are generated.
+
+    These are the contract, the backends, the command line and the schema of records; docs/status.md and
+    docs/compatibility.md are made of records, and written if these are named. Needs a checkout.
+    """
+    if INSTALLED:
+        raise ValueError("docs needs a checkout of the project, whose pages it writes; this is an installed copy")
+    stale = written = 0
+    for path, text, arguments in _pages({"--status": status, "--compatibility": compatibility}):
+        page = ROOT / path
+        if page.is_file() and page.read_text(encoding="utf-8") == text:
+            continue
+        stale += check
+        if check:
+            print(f"{path} is out of date: {command('docs', *arguments)} writes it", file=sys.stderr)
+        else:
+            written += 1
+            page.write_text(text, encoding="utf-8")
+            print(f"wrote {path}")
+    if not stale + written:
+        print("all pages are up to date")
+    return 1 if stale else 0
+
+
+def _pages(records: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, str, list[str]]]:
+    """The path and the text of each page, and what is typed after `docs` for it."""
+    for path, (module, name) in _PAGES.items():
+        yield path, _function(importlib.import_module(module), name)(), []
+    for option, (path, module, name) in _OF_RECORDS.items():
+        if paths := records[option]:
+            from conformance.records.run import load_run
+
+            text = _function(report_module(module), name)([load_run(each) for each in paths])
+            yield path, text, [option, *map(str, paths)]
+
+
+def _function(module: Any, name: str) -> Callable[..., str]:
+    function: Callable[..., str] = getattr(module, name)
+    return function
+
+
+def _spelt_out(args: Sequence[str]) -> Iterator[str]:
+    option, values = "", 0
+    for argument in args:
+        if argument.startswith("-"):
+            option, values = argument, 0
+        elif option in _OF_RECORDS:
+            if values:
+                yield option
+            values += 1
+        yield argument

@@ -1,0 +1,88 @@
+"""Types of parameters."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from conformance.core.console import CommandError
+
+if TYPE_CHECKING:
+    from conformance.runner.option_table import Names
+
+_TABLE = "conformance.runner.option_table"
+
+
+class Name(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
+    """A name of a kind, or several between commas; one that does not exist gets the nearest that does.
+
+    Args:
+        kind: The kind, or its name in `conformance.runner.option_table`, which is imported when a name has been typed.
+        several: Whether it takes several, and gives a list.
+    """
+
+    name = "name"
+
+    def __init__(self, kind: str | Names, *, several: bool = False) -> None:
+        self._kind = kind
+        self._several = several
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name or names, if all of them are known."""
+        table = importlib.import_module(_TABLE)
+        kind: Names = getattr(table, self._kind) if isinstance(self._kind, str) else self._kind
+        names = table.split_names(value) if self._several else [value]
+        if not names:
+            self.fail(f"no {kind.kind} given", param, ctx)
+        try:
+            problem = next(filter(None, map(kind.problem, names)), "")
+        except (ValueError, LookupError) as error:  # in the matrix, or there is no Transformers
+            raise CommandError(str(error)) from error
+        if problem:
+            self.fail(problem, param, ctx)
+        return names if self._several else value
+
+
+class Reader(click.ParamType):  # type: ignore[type-arg]
+    """A text that a function reads, which raises ValueError for what it cannot."""
+
+    def __init__(self, name: str, read: Callable[[str], object]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """What the function makes of it."""
+        try:
+            return self._read(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"{text!r} is not a number of minutes above 0")
+    return minutes
+
+
+#: A time to search for.
+MINUTES = Reader("minutes", _minutes)
+#: Files and folders; what is wrong with their content is said by what reads them.
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def import_from_here() -> None:
+    """Let exporters be found in the current folder, as `python -m` does and a script does not."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())

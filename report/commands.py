@@ -1,0 +1,299 @@
+"""The report's commands: `conformance report`, and `python -m report` in a checkout. Imports little until one runs."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from conformance.core.console import Command, Group, examples
+from conformance.core.text import format_counts, one_line, plural
+
+from .errors import ReportError
+
+if TYPE_CHECKING:
+    from .analysis.compare import Margins
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_PATH = click.Path(path_type=Path)
+
+
+class _ReportCommand(Command):
+    """Input that is wrong is exit code 2: 1 is the answer of a gate."""
+
+    errors = (ReportError,)
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, error_code=2, **attributes)
+
+
+class _ReportGroup(Group):
+    command_class = _ReportCommand
+
+
+@click.group(
+    "report",
+    cls=_ReportGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples("conformance report build build/conformance/run.json -o build/report"),
+)
+def report() -> None:
+    """Make pages, summaries and exit codes of run records.
+
+    Needs no torch. A record is the file that a run writes, build/conformance/run.json by default.
+    """
+
+
+_rows = click.option(
+    "--rows", type=click.IntRange(min=1), default=10, metavar="N", help='rows before "and N more"; default: 10'
+)
+_format = click.option("--format", "form", type=click.Choice(("table", "json")), default="table", help="default: table")
+
+
+def _margins(function: _F) -> _F:
+    """What a run may cost more than the one before."""
+    for option, default, text in (
+        ("--less-delegated", 0.0, "allowed decrease of the share of delegated operators, 0 to 1; default: 0"),
+        (
+            "--slower-seconds",
+            2.0,
+            "allowed seconds by which lowering gets slower; only above both is a regression; default: 2",
+        ),
+        ("--slower-by", 1.5, "allowed factor by which lowering gets slower; default: 1.5"),
+    ):
+        function = click.option(option, type=_AMOUNT, default=default, metavar="X", help=text)(function)
+    return function
+
+
+class _Amount(click.FloatRange):
+    """A number that is not negative, infinite or none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not number < float("inf"):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+_AMOUNT = _Amount(min=0)
+
+
+@report.command(
+    epilog=examples(
+        "conformance report build build/conformance/run.json -o build/report",
+        "conformance report build older.json newer.json -o build/report",
+    )
+)
+@click.argument("runs", nargs=-1, required=True, type=_PATH, metavar="RUN.json...")
+@click.option("-o", "--output", type=_PATH, required=True, metavar="DIR", help="the site's folder")
+@click.option("--stale-after", type=int, default=14, metavar="DAYS", help="warn of older runs; default: 14")
+@click.option(
+    "--bundles",
+    type=_PATH,
+    default=Path(),
+    metavar="DIR",
+    help="the folder that the newest run was started in, from which its record names failure bundles; default: here",
+)
+@click.option(
+    "--bundle-limit",
+    type=click.IntRange(min=1),
+    default=16,
+    metavar="MIB",
+    help="largest failure bundle to include; default: 16",
+)
+def build(runs: tuple[Path, ...], output: Path, stale_after: int, bundles: Path, bundle_limit: int) -> None:
+    """Build the site for the newest run; older runs become its history.
+
+    The site is static: a grid, a page for each architecture and each cause, what changed since the run before, and the
+    same as JSON. Prints the path of its first page.
+    """
+    from conformance.matrix.schema import load_matrix
+    from conformance.matrix.yaml_file import MatrixError
+
+    from .analysis import analyse
+    from .bundles import archives, collect_bundles
+    from .loading import load_all
+    from .site import Settings, write
+    from .site import build as build_site
+
+    loaded = load_all(runs)
+    try:
+        matrix = load_matrix()
+    except MatrixError as error:
+        raise ReportError(str(error)) from error
+    if not bundles.is_dir():
+        raise ReportError(f"--bundles: no such directory: {bundles}")
+    collected = collect_bundles(loaded[-1], bundles, bundle_limit)
+    settings = Settings(datetime.now(UTC), stale_after)
+    write(build_site(analyse(loaded, matrix), settings, collected), output, archives(collected))
+    print((output / "index.html").resolve())
+
+
+@report.command(
+    epilog=examples(
+        "conformance report summary head.json --base base.json",
+        "conformance report summary head.json --format github",
+    )
+)
+@click.argument("run", type=_PATH, metavar="RUN.json")
+@click.option("--base", type=_PATH, metavar="RUN.json", help="the run to compare with")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("markdown", "github")),
+    default="markdown",
+    help="default: markdown; github: annotations",
+)
+@_rows
+@_margins
+def summary(run: Path, base: Path | None, form: str, rows: int, **margins: float) -> None:
+    """Print a run as Markdown for a pull request, regressions first.
+
+    With --base, what the run changed comes first. The format `github` prints annotations for the log of GitHub Actions.
+    """
+    from .analysis.compare import compare
+    from .annotations import annotate
+    from .loading import load
+    from .summary import summary as summarise
+
+    head = load(run)
+    comparison = compare(load(base), head, _margins_of(margins)) if base else None
+    write = annotate if form == "github" else summarise
+    print(write(head, comparison, rows), end="")
+
+
+@report.command(epilog=examples("conformance report gate base.json head.json"))
+@click.argument("base", type=_PATH, metavar="BASE.json")
+@click.argument("head", type=_PATH, metavar="HEAD.json")
+@_rows
+@_margins
+def gate(base: Path, head: Path, rows: int, **margins: float) -> int:
+    """Compare two runs cell by cell; exit with 1 if the second is worse.
+
+    A cell that vanished is worse too. Runs that cannot be compared, such as one that was interrupted, are refused with
+    exit code 2.
+    """
+    from .analysis.compare import compare
+    from .gate import format_comparison, refuse_unfit
+    from .loading import load
+
+    before, after = load(base), load(head)
+    for run, path in ((before, base), (after, head)):
+        refuse_unfit(run, str(path))
+    comparison = compare(before, after, _margins_of(margins))
+    print(format_comparison(comparison, rows), end="")
+    return 1 if comparison.worse else 0
+
+
+@report.command(epilog=examples("conformance report verdict build/conformance/run.json"))
+@click.argument("run", type=_PATH, metavar="RUN.json")
+def verdict(run: Path) -> int:
+    """Print the overall result; exit with 1 on any unexpected result.
+
+    The same exit code as that of the run itself, for a record that was merged or fetched.
+    """
+    from .loading import load
+    from .summary import acceptable, headline
+
+    loaded = load(run)
+    counts = Counter(cell.verdict for cell in loaded.cells)
+    print(headline(loaded, None))
+    print(f"{plural(len(loaded.cells), 'cell')}: {format_counts(counts.most_common())}")
+    return 0 if acceptable(loaded) else 1
+
+
+@report.command(epilog=examples("conformance report merge shard-1.json shard-2.json -o run.json"))
+@click.argument("runs", nargs=-1, required=True, type=_PATH, metavar="RUN.json...")
+@click.option("-o", "--output", type=_PATH, required=True, metavar="OUT.json", help="the record to write")
+def merge(runs: tuple[Path, ...], output: Path) -> None:
+    """Merge the shards of a run into one record.
+
+    Shards that overlap, or were run with other options or versions, are refused.
+    """
+    from .loading import load
+    from .merging import Named, write
+    from .merging import merge as merge_runs
+
+    if output.resolve() in {path.resolve() for path in runs}:
+        raise ReportError(f"--output {output} is one of the records to merge and would be overwritten")
+    merged = merge_runs([Named(str(path), load(path)) for path in runs])
+    write(merged, output)
+    note = "" if merged.run.complete else "; not complete, because not all of them are"
+    print(f"{output}: {plural(len(merged.cells), 'cell')} from {plural(len(runs), 'record')}{note}")
+
+
+@report.command(epilog=examples("conformance report validate build/conformance/run.json"))
+@click.argument("paths", nargs=-1, required=True, type=_PATH, metavar="RUN.json...")
+def validate(paths: tuple[Path, ...]) -> int:
+    """Check run records for errors.
+
+    Reads each record, and prints what it is or what is wrong with it. The exit code is 1 if anything is.
+    """
+    from .validation import validate_record
+
+    valid = True
+    for path in paths:
+        try:
+            print(f"{path}: {validate_record(path)}")
+        except ReportError as error:
+            valid = False
+            print(one_line(str(error), max_chars=500), file=sys.stderr)
+    return 0 if valid else 1
+
+
+@report.command(
+    epilog=examples("conformance report history runs/", "conformance report history runs.duckdb --architecture llama")
+)
+@click.argument("paths", nargs=-1, required=True, type=_PATH, metavar="DIR|RUN.json|RUNS.duckdb...")
+@click.option("--architecture", metavar="NAME", help="print this one only, run by run")
+@_format
+def history(paths: tuple[Path, ...], architecture: str | None, form: str) -> None:
+    """Print the status of each architecture over many runs.
+
+    Reads records, folders of records, or one file that `db` wrote. Architectures with problems come first.
+    """
+    from .histories import history as history_of
+
+    print(history_of(paths, architecture, form), end="")
+
+
+@report.command("db", epilog=examples("conformance report db runs/ -o runs.duckdb"))
+@click.argument("paths", nargs=-1, required=True, type=_PATH, metavar="DIR|RUN.json...")
+@click.option("-o", "--output", type=_PATH, required=True, metavar="OUT.duckdb", help="the file to write")
+def database(paths: tuple[Path, ...], output: Path) -> None:
+    """Write run records to a DuckDB file.
+
+    It has the tables runs, cells and statuses. Needs the package duckdb.
+    """
+    from .database import write_database
+
+    print(write_database(paths, output))
+
+
+@report.command(
+    epilog=examples('conformance report query runs.duckdb "SELECT verdict, count(*) FROM cells GROUP BY ALL"')
+)
+@click.argument("database", type=_PATH, metavar="RUNS.duckdb")
+@click.argument("sql", metavar="SQL")
+@_format
+def query(database: Path, sql: str, form: str) -> None:
+    """Query a file of `db` with SQL.
+
+    Prints the rows as a table or as JSON. The file is not changed.
+    """
+    from .database import query as rows_of
+    from .terminal import as_json, table
+
+    heads, rows = rows_of(database, sql)
+    print((as_json if form == "json" else table)(heads, rows), end="")
+
+
+def _margins_of(margins: dict[str, float]) -> Margins:
+    from .analysis.compare import Margins
+
+    return Margins(margins["slower_by"], margins["slower_seconds"], margins["less_delegated"])
