@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.core.cells import Cell
+from conformance.core.commands import RUN_COMMAND, command, runnable
 from conformance.core.exporter_names import is_own
 from conformance.core.paths import ROOT
 from conformance.core.text import first_few, format_counts, plural
@@ -30,8 +32,8 @@ _GLYPHS = {
 }
 _BAD = ("✗", "bold red")
 _LEGEND = "✓ pass   ≈ expected failure   – not applicable   ✗ unexpected result (stage)"
-#: The page that `tox -e report` writes.
-_SITE = "build/report/index.html"
+#: The page that `tox -e report` writes, and the folder for a site where there is no tox.
+_TOX_SITE, _SITE = "build/report/index.html", "build/site"
 #: Cells listed under a cause before "and N more".
 _SHOWN = 6
 
@@ -88,8 +90,11 @@ def render_summary(
 
 def _site(record: Path) -> str:
     """How to build and open a site of this record."""
+    if RUN_COMMAND not in os.environ:
+        build = command("report", "build", str(record.resolve()), "-o", _SITE)
+        return f"run `{build}`, then open {Path(_SITE).absolute() / 'index.html'}"
     argument = "" if record.resolve() == ROOT / DEFAULT_RECORD else f" -- {shlex.quote(str(record.resolve()))}"
-    return f"run `tox -e report{argument}`, then open {ROOT / _SITE}"
+    return f"run `tox -e report{argument}`, then open {ROOT / _TOX_SITE}"
 
 
 def _grid(records: Sequence[CellRecord], cells: Mapping[str, Cell]) -> Table:
@@ -141,13 +146,15 @@ def _causes(records: Iterable[CellRecord]) -> list[str]:
     paragraphs = []
     for (title, _), alike in bad.items():
         first = alike[0]
-        lines = [f"✗ {title}: {plural(len(alike), 'cell')}", first.message or str(first.verdict)]
-        if first.replay not in lines[1]:
-            lines.append(f"  replay    {first.replay}")
+        replay = runnable(first.replay)
+        message = (first.message or str(first.verdict)).replace(first.replay, replay)
+        lines = [f"✗ {title}: {plural(len(alike), 'cell')}", message]
+        if replay not in message:
+            lines.append(f"  replay    {replay}")
         if first.bundle:
             # The user ran this exporter, so they trust it.
-            trust = f" {CONSENT}" if first.subject and not is_own(first.subject) else ""
-            lines.append(f"  bundle    {first.bundle}: `python -m conformance replay {first.bundle}{trust}`")
+            trust = [CONSENT] if first.subject and not is_own(first.subject) else []
+            lines.append(f"  bundle    {first.bundle}: `{command('failure', 'replay', first.bundle, *trust)}`")
         if len(alike) > 1:
             lines.append(f"  also      {first_few([record.id for record in alike[1:]], _SHOWN)}")
         paragraphs.append("\n".join(lines))
