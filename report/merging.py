@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conformance.core.text import first_few
 from conformance.matrix.sharding import Shard, read_shard
-from conformance.records.run import DIRTY, Environment, RunInfo, RunRecord, RunWriter, Since
+from conformance.records.run import DIRTY, Environment, RunInfo, RunRecord, Since, write_run
 
 from .errors import ReportError
 from .loading import when
@@ -54,7 +54,7 @@ def merge(records: Sequence[Named]) -> RunRecord:
 def write(run: RunRecord, path: Path) -> None:
     """Write a record to `path`."""
     try:
-        RunWriter(path, run.run, run.environment, run.cells)
+        write_run(path, run)
     except OSError as error:
         raise ReportError(f"{path}: {error.strerror or error}") from error
 

@@ -17,7 +17,7 @@ import yaml
 from conformance.core.paths import ROOT
 from conformance.core.time_scale import scaled
 from conformance.core.verdicts import Stage, Verdict
-from conformance.records.run import CellRecord, RunRecord, RunWriter
+from conformance.records.run import CellRecord, RunRecord, write_run
 from tests.report.samples import cell, run
 
 pytestmark = pytest.mark.process
@@ -34,7 +34,7 @@ def _steps(job: str) -> list[Mapping[str, Any]]:
 
 
 def _write(path: Path, record: RunRecord) -> None:
-    RunWriter(path, record.run, record.environment, record.cells)
+    write_run(path, record)
 
 
 def _shell(script: str, where: Path, **environment: str) -> subprocess.CompletedProcess[str]:

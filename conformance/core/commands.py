@@ -11,7 +11,10 @@ from pathlib import Path
 #: Set by the environments of tox.ini that run the suite: the command before a run's options, such as
 #: ``tox -e conformance --``.
 RUN_COMMAND = "CONFORMANCE_RUN_COMMAND"
+#: Set by `conformance run` for pytest, which it starts: its own arguments as typed, quoted for a shell.
+RUN_ARGUMENTS = "CONFORMANCE_RUN_ARGUMENTS"
 _SCRIPT = "conformance"
+_RUN = f"{_SCRIPT} run"
 
 
 def command(*arguments: str) -> str:
@@ -27,6 +30,16 @@ def run_command(*options: str) -> str:
     if prefix := os.environ.get(RUN_COMMAND):
         return f"{prefix} {shlex.join(options)}"
     return command("run", *options)
+
+
+def recorded_run_command(*options: str) -> str:
+    """As `run_command`, for a record, which is read on other machines too: without the path of this one's Python."""
+    return f"{os.environ.get(RUN_COMMAND, _RUN)} {shlex.join(options)}"
+
+
+def runnable(recorded: str) -> str:
+    """A command from `recorded_run_command` as it runs in the current folder."""
+    return run_command(*shlex.split(recorded.removeprefix(_RUN))) if recorded.startswith(_RUN) else recorded
 
 
 def _program() -> list[str]:

@@ -44,11 +44,16 @@ def read_regular_file(path: Path, max_bytes: int, *, follow: bool = True) -> byt
     return content
 
 
-def atomic_write(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes, *, sync: bool = False) -> None:
     """Replace the file at `path`, whose folder need not exist: readers see all of the old content or all of the new.
 
     Several processes may write the same path at once; the last one wins. A writer that is killed leaves its temporary
     file, `.NAME.*.partial` in the same folder.
+
+    Args:
+        path: The file.
+        content: Its new content.
+        sync: Whether to wait until the content is on the disk, because what it replaces will be deleted.
 
     Raises:
         OSError: It cannot be written, as on a full disk. The file is as it was.
@@ -58,6 +63,9 @@ def atomic_write(path: Path, content: bytes) -> None:
     try:
         with partial.open("xb") as file:
             file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

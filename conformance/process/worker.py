@@ -202,6 +202,7 @@ def _serve(
     end_with(parent)
     STAGE_BYTE.set(stage)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and SIGTERM, which would not end this process
     with open(traceback_file, "w") as file:
         faulthandler.enable(file=file)
         faulthandler.register(signal.SIGUSR1, file=file, all_threads=False)

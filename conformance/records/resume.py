@@ -1,4 +1,4 @@
-"""Resume an interrupted run: lock its record, and check that it belongs to the same run."""
+"""Resume an interrupted run: lock its record and journal, and check that they belong to the same run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from conformance.core.files import PARTIAL
 from conformance.core.verdicts import Verdict
-from conformance.records.run import DIRTY, InvalidRecordError, RunRecord, load_run
+from conformance.records.run import DIRTY, InvalidRecordError, RunRecord, journal_of, load_run
 
 
 class RecordTakenError(ValueError):
@@ -20,7 +20,7 @@ class RecordTakenError(ValueError):
 
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Lock the record at `path` for this process: two runs that replace it in turns would lose each other's verdicts.
+    """Lock the record at `path` and its journal for this process: two runs would lose each other's verdicts.
 
     The lock ends with the process, however that ends.
 
@@ -30,19 +30,20 @@ def claim(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Where the file system has no `flock`, the fallback would be a file that outlives a killed process.
-    lock = FileLock(path.with_name(f".{path.name}.lock"), fallback_to_soft=False)
+    lock = FileLock(path.with_name(f".{journal_of(path).name}.lock"), fallback_to_soft=False)
     try:
         held = lock.acquire(blocking=False)
     except Timeout as error:
         raise RecordTakenError(f"another run is writing {path}: wait for it, or choose another --output") from error
     with held:
-        for partial in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
-            partial.unlink(missing_ok=True)  # left by a run that was killed as it wrote
+        for file in (path, journal_of(path)):
+            for partial in path.parent.glob(f".{glob.escape(file.name)}.*{PARTIAL}"):
+                partial.unlink(missing_ok=True)  # left by a run that was killed as it wrote
         yield
 
 
 class NotResumableError(ValueError):
-    """The record is not a run record, or is that of a different run."""
+    """There is no record, or it is not a run record, or that of a different run."""
 
 
 def judged_so_far(
@@ -51,8 +52,8 @@ def judged_so_far(
     versions: Mapping[str, str],
     seed: int | None,
     commit: str | None = None,
-) -> RunRecord | None:
-    """The run recorded at `path`, with the cells that have a verdict; None if there is none.
+) -> RunRecord:
+    """The run recorded at `path`, or in its journal if it was killed, with the cells that have a verdict.
 
     Args:
         path: The record.
@@ -62,12 +63,17 @@ def judged_so_far(
         commit: The commit of the checkout, if it is known. Uncommitted changes are allowed.
 
     Raises:
-        NotResumableError: Versions, options, seed or commit differ, or the file is not a run record.
+        NotResumableError: Versions, options, seed or commit differ, or the file is not a run record, or does not exist.
     """
-    if not path.exists():
-        return None
+    journal = journal_of(path)
     try:
-        run = load_run(path)
+        # Where both exist, the journal is the later one: it is deleted once the record has been written.
+        run = load_run(journal if journal.exists() else path)
+    except FileNotFoundError as error:
+        raise NotResumableError(
+            f"no run to resume: neither {path} nor its journal {journal.name} exists; run without --resume to start "
+            "one, or give the --output of the run to resume"
+        ) from error
     except OSError as error:
         raise NotResumableError(f"{path}: {error.strerror or error}") from error
     except InvalidRecordError as error:
@@ -80,7 +86,7 @@ def judged_so_far(
         if before.get(name) != now.get(name):
             raise NotResumableError(
                 f"cannot resume {path}: {name} was {before.get(name)} and is now {now.get(name)}; "
-                "run without --resume to start again"
+                "run without --resume to start again, which keeps that record under another name"
             )
     cells = tuple(cell for cell in run.cells if cell.verdict is not Verdict.NOT_RUN)
     return RunRecord(run.schema_version, run.run, run.environment, cells)

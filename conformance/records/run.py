@@ -1,12 +1,12 @@
-"""Run records: the file that a run writes, its schema, and a writer that keeps it valid at every moment.
+"""Run records: the file that a run ends with, its schema, and its journal, which is read in its place until then.
 
 `conformance/records/run.schema.json` is generated from these classes (`conformance docs`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -17,13 +17,16 @@ from conformance.core.files import atomic_write, read_regular_file
 from conformance.core.validation import first_problem
 from conformance.core.verdicts import Stage, Verdict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 SCHEMA_PATH = Path(__file__).parent / "run.schema.json"
 #: Largest record that is read, in bytes. One of all architectures on one backend has 5 MiB.
 _MOST_BYTES = 256 << 20
 
 #: Follows a commit if the checkout had uncommitted changes, like in `git describe`.
 DIRTY = "-dirty"
+
+#: The end of a journal's name.
+_JOURNAL = ".jsonl"
 
 #: The message of a cell that a run did not reach. If a package was missing, the message names it instead.
 UNREACHED = "the run ended before this cell was reached"
@@ -170,10 +173,29 @@ class RunRecord:
     cells: tuple[CellRecord, ...]
 
 
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class JournalHeader:
+    """The first line of a journal."""
+
+    schema_version: Literal[1]
+    run: RunInfo
+    environment: Environment
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class JournalFooter:
+    """The last line of a journal. Without it, its run is not complete, whatever the other lines say."""
+
+    finished: str | None
+    complete: bool
+
+
 _RUN = TypeAdapter(RunRecord)
 _INFO = TypeAdapter(RunInfo)
 _ENVIRONMENT = TypeAdapter(Environment)
 _CELL = TypeAdapter(CellRecord)
+_HEADER = TypeAdapter(JournalHeader)
+_LINE: TypeAdapter[CellRecord | JournalFooter] = TypeAdapter(CellRecord | JournalFooter)
 
 
 def run_schema() -> dict[str, Any]:
@@ -182,17 +204,38 @@ def run_schema() -> dict[str, Any]:
 
 
 def load_run(path: Path) -> RunRecord:
-    """Read a run back.
+    """Read a run back, from its record or from the journal of a run that has not ended.
 
     Raises:
         OSError: It cannot be read, or is too large.
-        InvalidRecordError: It is not a run record.
+        InvalidRecordError: It is not a run record, or only its journal exists.
     """
     try:
+        content = read_regular_file(path, _MOST_BYTES)
         # Strict: a damaged value, such as "1.5" for a number, must not be read as what it may have meant.
-        return _RUN.validate_json(read_regular_file(path, _MOST_BYTES), strict=True)
+        return _read_journal(content) if is_journal(path) else _RUN.validate_json(content, strict=True)
     except ValidationError as error:
         raise InvalidRecordError(f"{path} is not a run record: {first_problem(error)}") from error
+    except FileNotFoundError as error:
+        journal = journal_of(path)
+        if is_journal(path) or not journal.exists():
+            raise
+        raise InvalidRecordError(f"{path} does not exist, but the journal of an unfinished run: {journal}") from error
+
+
+def _read_journal(content: bytes) -> RunRecord:
+    # What follows the last line end was cut off when the run was killed in the middle of a write.
+    first, *others = content.split(b"\n")[:-1] or [b""]
+    header = _HEADER.validate_json(first, strict=True)
+    footer: JournalFooter | None = None
+    cells: dict[str, CellRecord] = {}
+    for line in (_LINE.validate_json(other, strict=True) for other in others):
+        footer = line if isinstance(line, JournalFooter) else None
+        if isinstance(line, CellRecord):
+            cells[line.id] = line
+    ended = footer or JournalFooter(None, False)
+    info = dataclasses.replace(header.run, finished=ended.finished, complete=ended.complete)
+    return RunRecord(header.schema_version, info, header.environment, tuple(cells.values()))
 
 
 def cell_to_json(cell: CellRecord) -> dict[str, Any]:
@@ -206,46 +249,28 @@ def cell_from_json(plain: dict[str, Any]) -> CellRecord:
     return _CELL.validate_python(plain)
 
 
-class RunWriter:
-    """Writes `run.json` after each verdict, atomically.
+def write_run(path: Path, run: RunRecord) -> None:
+    """Write a record atomically, one line a cell. It is on the disk when this returns.
 
-    Each cell is encoded once, so that writing thousands of them again takes milliseconds.
+    Raises:
+        OSError: It cannot be written, as on a full disk. The file is as it was.
     """
+    cells = ",\n".join(_CELL.dump_json(cell).decode() for cell in run.cells)
+    text = (
+        f'{{"schema_version": {run.schema_version},\n"run": {_INFO.dump_json(run.run).decode()},\n'
+        f'"environment": {_ENVIRONMENT.dump_json(run.environment).decode()},\n"cells": [\n{cells}\n]}}\n'
+    )
+    atomic_write(path, text.encode(), sync=True)
 
-    def __init__(self, path: Path, info: RunInfo, environment: Environment, cells: Iterable[CellRecord] = ()) -> None:
-        self.path = path
-        self._environment = _ENVIRONMENT.dump_json(environment).decode()
-        self._cells: dict[str, str] = {}
-        self._info = info
-        self.add(*cells)
 
-    def add(self, *cells: CellRecord) -> None:
-        """Add verdicts, or replace them, and write.
+def is_journal(path: Path) -> bool:
+    """Whether a file of this name is read as a journal."""
+    return path.name.endswith(_JOURNAL)
 
-        Raises:
-            OSError: They cannot be written, as on a full disk. The file is as it was; the next call writes them too.
-        """
-        for cell in cells:
-            self._cells[cell.id] = _CELL.dump_json(cell).decode()
-        self._write()
 
-    def finish(self, info: RunInfo, order: Iterable[str]) -> None:
-        """Write for the last time, with the cells in the order of the plan."""
-        self._info = info
-        known, self._cells = self._cells, {}
-        for cell_id in order:
-            if cell_id in known:
-                self._cells[cell_id] = known.pop(cell_id)
-        self._cells.update(known)
-        self._write()
-
-    def _write(self) -> None:
-        cells = ",\n".join(self._cells.values())
-        text = (
-            f'{{"schema_version": {SCHEMA_VERSION},\n"run": {_INFO.dump_json(self._info).decode()},\n'
-            f'"environment": {self._environment},\n"cells": [\n{cells}\n]}}\n'
-        )
-        atomic_write(self.path, text.encode())
+def journal_of(record: Path) -> Path:
+    """The journal of the run that `record` will be the record of: `run.jsonl` beside `run.json`."""
+    return record.with_name(record.name.removesuffix(".json") + _JOURNAL)
 
 
 def schema_text() -> str:

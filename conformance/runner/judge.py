@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import traceback
 from collections.abc import Mapping, Sequence
 
 from conformance.core.cells import EAGER, EXPORTED, Cell
+from conformance.core.commands import recorded_run_command
 from conformance.core.text import one_line
 from conformance.core.verdicts import (
     CellFailedError,
@@ -21,21 +23,21 @@ from conformance.failures.outcome import Outcome
 from conformance.matrix.schema import Expectation
 from conformance.records.run import CellRecord, ExpectedFailure, Measured
 
+#: The record of a replay, which has only the cells of one clause and would otherwise be that of the last whole run.
+REPLAY_RECORD = "build/conformance/replay.json"
 #: Where an environment stands says nothing about a failure, and makes the same one read differently elsewhere.
 _SITE_PACKAGES = re.compile(r"[^\s`'\"]*/site-packages/")
 
 
 def replay_command(cell: Cell, exploring: str = "") -> str:
     """One command that judges this cell again; `exploring` are the options that change which scripts are tried."""
-    parts = ["tox -e conformance -- --arch", cell.architecture, "--clause", cell.clause]
+    options = ["--arch", cell.architecture, "--clause", cell.clause]
     if cell.subject:
-        parts += ["--subject", cell.subject]
-    parts += ["--backend", EXPORTED if cell.backend == EAGER else cell.backend]
+        options += ["--exporter", cell.subject]
+    options += ["--backend", EXPORTED if cell.backend == EAGER else cell.backend]
     if cell.mode:
-        parts += ["--mode", cell.mode]
-    if exploring:
-        parts.append(exploring)
-    return " ".join(parts)
+        options += ["--mode", cell.mode]
+    return recorded_run_command(*options, *shlex.split(exploring), "--output", REPLAY_RECORD)
 
 
 def bare_record(cell: Cell, verdict: Verdict, message: str | None = None, exploring: str = "") -> CellRecord:

@@ -1,10 +1,13 @@
-"""Writes the record of a run as verdicts arrive, and its header, progress and summary in the terminal."""
+"""Writes the journal of a run as verdicts arrive, then its record; and its header, progress and summary."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import datetime
+import os
+import shlex
+import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +16,8 @@ from typing import Any
 import pytest
 
 from conformance.core.cells import Cell
-from conformance.core.paths import ROOT
+from conformance.core.commands import RUN_ARGUMENTS, RUN_COMMAND, run_command
+from conformance.core.paths import PACKAGE, ROOT
 from conformance.core.text import first_few
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.failures.transport import unpack
@@ -27,16 +31,24 @@ from conformance.matrix.incremental import (
     reused_line,
 )
 from conformance.records import environment
+from conformance.records.journal import Journal, move_aside
 from conformance.records.resume import NotResumableError, RecordTakenError, claim, judged_so_far
 from conformance.records.run import (
+    SCHEMA_VERSION,
     UNREACHED,
     CellRecord,
+    InvalidRecordError,
+    JournalFooter,
     RunInfo,
     RunRecord,
-    RunWriter,
     Since,
     cell_from_json,
+    is_journal,
+    journal_of,
+    load_run,
+    write_run,
 )
+from conformance.runner.interrupts import end_in_order
 from conformance.runner.judge import bare_record
 from conformance.runner.options import Options, other_scripts
 from conformance.runner.pytest_reports import BUNDLE, RECORD, cell_named, teardown
@@ -46,6 +58,7 @@ from conformance.runner.terminal import Progress, render_summary
 _WORKER_DIED = "???"
 #: The next step after a full disk.
 _NEXT_STEP = "free some space, then run again with --resume"
+_RESUME = "--resume"
 #: Architectures named in the header before "and N more".
 _SHOWN = 12
 
@@ -61,7 +74,12 @@ class Recorder:
     def __init__(self, config: pytest.Config, options: Options) -> None:
         self.config = config
         self.options = options
+        if is_journal(options.record):
+            raise pytest.UsageError(f"--output: {options.record.name} is the name of a journal; a record ends in .json")
+        if options.since and options.since.resolve() == options.record.resolve():
+            raise pytest.UsageError("--since: this run would write its record there too; give it another --output")
         self.versions = environment.versions()
+        self.environment = environment.environment()
         self.commit = environment.commit(ROOT)
         self.plan = {cell.id: cell for cell in options.cells}
         self.collected: dict[str, Cell] = {}
@@ -75,9 +93,16 @@ class Recorder:
         self.done = frozenset(self.records)
         reused = {cell.id for cell in self.incremental.reused} if self.incremental else set()
         self.already_done = self.done | reused
-        self.writer: RunWriter | None = None
+        self.journal: Journal | None = None
+        self._journal_path = journal_of(options.record)
+        #: The new paths of an earlier run's files, by the paths that they had.
+        self.moved: dict[Path, Path] = {}
         self.progress: Progress | None = None
         self._session: pytest.Session | None = None
+        #: Whether pytest got as far as ending the session.
+        self._finished = False
+        #: Whether `--resume` would judge more cells.
+        self._resumable = False
         #: The error message, if the record could not be written at the end.
         self._write_error = ""
         self._lock = contextlib.ExitStack()
@@ -90,12 +115,15 @@ class Recorder:
         absent = f"conformance: not in transformers {self.versions.get('transformers')}, so not run: "
         retired = "conformance: removed in newer Transformers; run only with --arch: "
         done = f"{len(self.done)} of {len(self.plan)} cells done"
+        done += "; nothing left to judge" if len(self.done) == len(self.plan) else ""
         return [
             *([f"conformance: resuming the run of {self.started}: {done}"] if self.done else []),
             *(f"conformance: {line}" for line in (plan_lines(self.incremental) if self.incremental else [])),
             f"conformance: {', '.join(selection.subjects)}; {versions}",
             f"conformance: {len(self.plan)} cells of {first_few(selection.architectures, _SHOWN)}; "
-            f"{self.options.examples} generated scripts per parity check ({seed}); record {self.options.record}",
+            f"{self.options.examples} generated scripts per parity check ({seed})",
+            f"conformance: record {self.options.record}, written at the end; until then {self._journal_path.name}",
+            *(f"conformance: {_moved_line(path, new)}" for path, new in self.moved.items()),
             *([absent + first_few(self.options.absent, _SHOWN)] if self.options.absent else []),
             *([retired + first_few(self.options.retired, _SHOWN)] if self.options.retired else []),
         ]
@@ -111,17 +139,21 @@ class Recorder:
         self._collected(ids)
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Start the record, and replace pytest's dots by lines of progress."""
+        """Start the journal, and replace pytest's dots by lines of progress."""
         self._session = session
         if self.config.option.collectonly:
             return
-        cells = self.records.values()
         try:
             self._lock.enter_context(claim(self.options.record))
-            self.writer = RunWriter(self.options.record, self._info(None), environment.environment(), cells)
+            if not self.options.resume:
+                self._move_aside(self._journal_path)
+            self.journal = Journal(self._journal_path, self._info(None), self.environment, self.records.values())
+            if not self._is_resumed(self.options.record):
+                self._move_aside(self.options.record)
         except (OSError, RecordTakenError) as error:
             problem = f"cannot write {self.options.record}: {error.strerror}" if isinstance(error, OSError) else error
             raise pytest.UsageError(f"--output: {problem}") from error
+        self.config.add_cleanup(end_in_order())
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self.config.option.verbose <= 0:
             reporter.showfspath = False
@@ -156,19 +188,27 @@ class Recorder:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Close the record: cells that were collected and not judged get the verdict not-run."""
-        if self.writer is None:
+        if self.journal is None:
             return
         missing = [cell for cell_id, cell in self.collected.items() if cell_id not in self.records]
         for cell in missing:
             self.records[cell.id] = bare_record(cell, Verdict.NOT_RUN, UNREACHED)
+        info = self._info(_now())
+        place = {cell_id: index for index, cell_id in enumerate(self.plan)}
+        ordered = sorted(self.records.values(), key=lambda record: place.get(record.id, len(place)))
         try:
-            if missing:
-                self.writer.add(*(self.records[cell.id] for cell in missing))
-            self.writer.finish(self._info(_now()), self.plan)
-        except OSError as error:  # the file still has what could be written before
-            self._write_error = f"{self.options.record} lacks the last verdicts: {error.strerror}; {_NEXT_STEP}"
+            self.journal.add(JournalFooter(info.finished, info.complete))
+            write_run(self.options.record, RunRecord(SCHEMA_VERSION, info, self.environment, tuple(ordered)))
+            self.journal.remove()
+        except OSError as error:  # the journal has what could be written
+            self._write_error = (
+                f"{self.options.record} cannot be written: {error.strerror}; "
+                f"its verdicts are in {self._journal_path.name}, as far as they could be written; {_NEXT_STEP}"
+            )
             session.exitstatus = pytest.ExitCode.INTERRUPTED
         self._lock.close()
+        self._finished = True
+        self._resumable = bool(missing or self._write_error) or session.exitstatus == pytest.ExitCode.INTERRUPTED
         if self.already_done and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
             session.exitstatus = pytest.ExitCode.OK  # every cell was already done
         bad = any(record.verdict not in ACCEPTABLE for record in self.records.values())
@@ -177,7 +217,7 @@ class Recorder:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The grid, the failures by cause, the counts, and the path of the record."""
-        if self.writer is None:
+        if self.journal is None:
             return
         if self.incremental and self.incremental.reused:
             terminalreporter.write_line(reused_line(self.incremental))
@@ -194,9 +234,22 @@ class Recorder:
         if self._write_error:
             terminalreporter.write_line(self._write_error, red=True)
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        """End with the command that resumes a run that was interrupted."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if self._resumable and reporter is not None:
+            reporter.write_line(f"to resume this run:\n{self._resume_command()}")
+        if not self._finished and not self.options.resume:  # it could not begin, as with a --host that does not answer
+            if self.journal is not None:
+                self.journal.remove()
+            for path, new in self.moved.items():
+                new.rename(path)
+            self._lock.close()
+
     def _kept(self, report: pytest.TestReport) -> CellRecord | None:
         plain = getattr(report, RECORD, None)
-        if plain is None or self.writer is None:
+        if plain is None or self.journal is None:
             return None
         record = cell_from_json(plain)
         if sent := getattr(report, BUNDLE, None):
@@ -204,9 +257,9 @@ class Recorder:
             record = dataclasses.replace(record, bundle=relative_to(folder, self.config.rootpath))
         self.records[record.id] = record
         try:
-            self.writer.add(record)
+            self.journal.add(record)
         except OSError as error:
-            self._stop(f"{self.options.record} cannot be written: {error.strerror}; {_NEXT_STEP}")
+            self._stop(f"{self._journal_path} cannot be written: {error.strerror}; {_NEXT_STEP}")
         if self.progress is not None:
             self.progress.add(record, self.plan[record.id], self.collected)
         return record
@@ -238,6 +291,25 @@ class Recorder:
         except NotResumableError as error:
             raise pytest.UsageError(f"--resume: {error}") from error
 
+    def _move_aside(self, path: Path) -> None:
+        if new := move_aside(path):
+            self.moved[path] = new
+
+    def _is_resumed(self, path: Path) -> bool:
+        """Whether the record at `path` is that of the run that is resumed."""
+        try:
+            return self.options.resume and load_run(path).run.id == self.run_id
+        except (OSError, InvalidRecordError):
+            return False
+
+    def _resume_command(self) -> str:
+        """The arguments as typed, and --resume before them: options of pytest may be among them, after `--`."""
+        typed = shlex.split(os.environ.get(RUN_ARGUMENTS, ""))
+        if RUN_ARGUMENTS not in os.environ:  # pytest was started without `conformance run`, which names the package
+            typed = [each for each in sys.argv[1:] if Path(each).resolve() != PACKAGE]
+            typed = typed if RUN_COMMAND in os.environ else ["--", *typed]
+        return run_command(_RESUME, *(each for each in typed if each != _RESUME))
+
     def _stop(self, why: str) -> None:
         """End the run after the cells that are being judged now."""
         distributed = self.config.pluginmanager.get_plugin("dsession")
@@ -266,6 +338,12 @@ class Recorder:
 def relative_to(folder: Path, root: Path) -> str:
     """The path of `folder` relative to `root`, if it lies inside."""
     return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
+
+
+def _moved_line(path: Path, new: Path) -> str:
+    if not is_journal(path):
+        return f"the earlier {path.name} was moved to {new}"
+    return f"the journal of an unfinished run was moved to {new}; resume it with --output {new.with_suffix('.json')}"
 
 
 def _by_cause(reports: Iterable[pytest.CollectReport]) -> dict[str, list[pytest.CollectReport]]:

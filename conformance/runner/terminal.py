@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.core.cells import Cell
+from conformance.core.commands import RUN_COMMAND, command, runnable
 from conformance.core.exporter_names import is_own
 from conformance.core.paths import ROOT, report_module
 from conformance.core.text import first_few, format_counts, plural
@@ -38,8 +40,8 @@ _STYLES = {
     "harness-error": "bold red",
 }
 _LEGEND = "≈ known   ✗ unexpected   ✓ ≈ – and other signs before a number: cells, by verdict"
-#: The page that `tox -e report` writes.
-_SITE = "build/report/index.html"
+#: The page that `tox -e report` writes, and the folder for a site where there is no tox.
+_TOX_SITE, _SITE = "build/report/index.html", "build/site"
 #: The statuses that need no look.
 _QUIET = frozenset({"decodes-correctly", "compiled-only", "not-applicable"})
 #: More than any terminal has.
@@ -107,8 +109,11 @@ def render_summary(records: Sequence[CellRecord], path: Path, *, width: int, col
 
 def _site(record: Path) -> str:
     """How to build and open a site of this record."""
+    if RUN_COMMAND not in os.environ:
+        build = command("report", "build", str(record.resolve()), "-o", _SITE)
+        return f"run `{build}`, then open {Path(_SITE).absolute() / 'index.html'}"
     argument = "" if record.resolve() == ROOT / DEFAULT_RECORD else f" -- {shlex.quote(str(record.resolve()))}"
-    return f"run `tox -e report{argument}`, then open {ROOT / _SITE}"
+    return f"run `tox -e report{argument}`, then open {ROOT / _TOX_SITE}"
 
 
 def _grid(report: Report, glyphs: Mapping[Verdict, str]) -> Table:
@@ -160,13 +165,15 @@ def _causes(report: Report) -> list[str]:
     paragraphs = []
     for title, alike in bad:
         first = alike[0]
-        lines = [f"{title}: {plural(len(alike), 'cell')}", first.message or str(first.verdict)]
-        if first.replay not in lines[1]:
-            lines.append(f"  replay    {first.replay}")
+        replay = runnable(first.replay)
+        message = (first.message or str(first.verdict)).replace(first.replay, replay)
+        lines = [f"{title}: {plural(len(alike), 'cell')}", message]
+        if replay not in message:
+            lines.append(f"  replay    {replay}")
         if first.bundle:
             # The user ran this exporter, so they trust it.
-            trust = f" {CONSENT}" if first.subject and not is_own(first.subject) else ""
-            lines.append(f"  bundle    {first.bundle}: `python -m conformance replay {first.bundle}{trust}`")
+            trust = [CONSENT] if first.subject and not is_own(first.subject) else []
+            lines.append(f"  bundle    {first.bundle}: `{command('failure', 'replay', first.bundle, *trust)}`")
         if len(alike) > 1:
             lines.append(f"  also      {first_few([record.id for record in alike[1:]], _SHOWN)}")
         paragraphs.append("\n".join(lines))

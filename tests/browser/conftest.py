@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, 
 
 from conformance.core.time_scale import scaled
 from conformance.core.verdicts import Stage, Verdict
-from conformance.records.run import RunRecord, RunWriter
+from conformance.records.run import RunRecord, write_run
 from report.__main__ import main
 from tests.report.sample_runs import RUNS, write_bundles
 from tests.report.samples import HOSTILE, cell, run
@@ -124,7 +124,7 @@ def partial_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     record = run(*held, *lost, complete=False)
     record = dataclasses.replace(record, run=dataclasses.replace(record.run, finished=record.run.started))
     path = tmp_path_factory.mktemp("partial") / "run.json"
-    RunWriter(path, record.run, record.environment, record.cells)
+    write_run(path, record)
     yield from _served(tmp_path_factory.mktemp("partial-site"), [path])
 
 
@@ -141,7 +141,7 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "head.json": run(*cells, name=HOSTILE[0]),
     }
     for name, record in hostile.items():
-        RunWriter(records / name, record.run, record.environment, record.cells)
+        write_run(records / name, record)
     yield from _served(tmp_path_factory.mktemp("hostile"), sorted(records.iterdir()))
 
 

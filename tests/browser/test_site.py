@@ -131,7 +131,7 @@ def test_the_command_to_replay_is_copied(page: Page, context: BrowserContext, si
     button = page.locator(".failure button").first
     button.click()
     expect(button).to_have_text("Copied")
-    assert page.evaluate("navigator.clipboard.readText()").startswith("tox -e conformance -- --arch mixtral ")
+    assert page.evaluate("navigator.clipboard.readText()").startswith("conformance run --arch mixtral ")
 
 
 def test_the_failure_bundle_is_downloaded(page: Page, site: Site, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from conformance.cli import docs
 from conformance.cli.main import main
 from conformance.core.paths import ROOT
-from conformance.records.run import RunWriter
+from conformance.records.run import write_run
 from tests.report.samples import cell, run
 
 pytestmark = pytest.mark.unit
@@ -33,7 +33,7 @@ def test_a_stale_page_is_named_with_the_command_that_writes_it(tmp_path: Path, m
     (tmp_path / "docs").mkdir()
     given = run(cell())
     for name in ("a.json", "b.json"):
-        RunWriter(tmp_path / name, given.run, given.environment, given.cells)
+        write_run(tmp_path / name, given)
     records = ["--status", str(tmp_path / "a.json"), str(tmp_path / "b.json")]
     stale = CliRunner().invoke(main, ["docs", "--check", *records])
     assert stale.exit_code == 1

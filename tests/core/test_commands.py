@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.core.commands import RUN_COMMAND, command, run_command
+from conformance.core.commands import RUN_COMMAND, command, recorded_run_command, run_command, runnable
 
 pytestmark = pytest.mark.unit
 
@@ -51,6 +51,18 @@ def test_tox_puts_its_environment_on_path_and_the_reader_does_not(
 def test_runs_go_through_tox_where_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RUN_COMMAND, "tox -e conformance --")
     assert run_command("--arch", "llama") == "tox -e conformance -- --arch llama"
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_record_names_no_python_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = recorded_run_command("--arch", "a b")
+    assert recorded == "conformance run --arch 'a b'"
+    assert runnable(recorded) == "env/bin/python -m conformance run --arch 'a b'"
+    monkeypatch.setenv(RUN_COMMAND, "tox -e conformance --")
+    assert runnable(recorded) == "tox -e conformance -- --arch 'a b'"
+    assert recorded_run_command("--arch", "a b") == "tox -e conformance -- --arch 'a b'"
+    monkeypatch.delenv(RUN_COMMAND)
+    assert runnable("tox -e conformance -- --arch 'a b'") == "tox -e conformance -- --arch 'a b'"
 
 
 def test_python_outside_the_folder_is_named_in_full(

@@ -14,7 +14,7 @@ from conformance.core.verdicts import Verdict
 from conformance.matrix import fingerprints as prints
 from conformance.matrix.incremental import NotComparableError, earlier_run, plan_incremental, plan_lines
 from conformance.matrix.schema import load_matrix
-from conformance.records.run import RunRecord, RunWriter, Since
+from conformance.records.run import RunRecord, Since, write_run
 from report.errors import ReportError
 from report.merging import Named, merge
 from tests.report.samples import cell, run
@@ -168,7 +168,7 @@ def test_what_cannot_be_gone_by_is_told(tmp_path: Path, write: Callable[[Path], 
 
 
 def _write(path: Path, record: RunRecord) -> Path:
-    RunWriter(path, record.run, record.environment, record.cells)
+    write_run(path, record)
     return path
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
 from conformance.core.cells import EXPORTED, Cell
+from conformance.core.commands import command
 from conformance.core.contract import Mode
 from conformance.core.time_scale import scaled
 from conformance.core.verdicts import CellFailedError, Verdict
@@ -138,7 +139,7 @@ def test_failing_run_leaves_bundles_and_says_how_to_replay(tmp_path: Path) -> No
     )
     assert done.returncode == 1
     (folder,) = bundles.iterdir()
-    assert f"python -m conformance replay {folder}`" in done.stdout
+    assert f": `{command('failure', 'replay', str(folder))}`" in done.stdout
     assert "  diverged  exported program: off by " in done.stdout
     assert read_bundle(folder).diverged == "exported program"
     assert (folder / "divergence.json").is_file()

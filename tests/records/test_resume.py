@@ -10,8 +10,9 @@ import pytest
 
 from conformance.core.verdicts import Verdict
 from conformance.records.environment import versions
+from conformance.records.journal import Journal
 from conformance.records.resume import NotResumableError, judged_so_far
-from conformance.records.run import CellRecord, Environment, RunInfo, RunRecord, RunWriter, load_run
+from conformance.records.run import CellRecord, Environment, RunInfo, RunRecord, write_run
 
 pytestmark = pytest.mark.unit
 
@@ -24,16 +25,30 @@ def _cell(clause: str, verdict: Verdict) -> CellRecord:
 
 def _write(path: Path) -> RunRecord:
     info = RunInfo(id="1", started="then", finished=None, complete=False, options=_ASKED, seed=None)
-    cells = [_cell("SEN-1", Verdict.PASS), _cell("SEN-2", Verdict.NOT_RUN), _cell("PAR-8", Verdict.CRASH)]
-    RunWriter(path, info, Environment("3.11", "linux", "a cpu", versions()), cells)
-    return load_run(path)
+    cells = (_cell("SEN-1", Verdict.PASS), _cell("SEN-2", Verdict.NOT_RUN), _cell("PAR-8", Verdict.CRASH))
+    run = RunRecord(1, info, Environment("3.11", "linux", "a cpu", versions()), cells)
+    write_run(path, run)
+    return run
 
 
 def test_what_has_a_verdict_is_kept(tmp_path: Path) -> None:
     run = _write(tmp_path / "run.json")
     kept = judged_so_far(tmp_path / "run.json", _ASKED, versions(), None)
     assert kept == dataclasses.replace(run, cells=(run.cells[0], run.cells[2]))
-    assert judged_so_far(tmp_path / "none.json", _ASKED, versions(), None) is None
+
+
+def test_the_journal_of_a_killed_run_goes_before_the_record(tmp_path: Path) -> None:
+    run = _write(tmp_path / "run.json")
+    Journal(tmp_path / "run.jsonl", run.run, run.environment, [_cell("SEN-2", Verdict.PASS)])
+    assert judged_so_far(tmp_path / "run.json", _ASKED, versions(), None).cells == (_cell("SEN-2", Verdict.PASS),)
+    (tmp_path / "run.json").unlink()
+    assert judged_so_far(tmp_path / "run.json", _ASKED, versions(), None).cells == (_cell("SEN-2", Verdict.PASS),)
+
+
+def test_without_a_record_there_is_nothing_to_resume(tmp_path: Path) -> None:
+    told = f"no run to resume: neither {tmp_path / 'run.json'} nor its journal run.jsonl exists; run without --resume"
+    with pytest.raises(NotResumableError, match=re.escape(told)):
+        judged_so_far(tmp_path / "run.json", _ASKED, versions(), None)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +71,7 @@ def test_another_commit_is_not_added_to_and_changes_on_top_of_the_same_are(tmp_p
     path, at = tmp_path / "run.json", "a" * 40
     run = _write(path)
     assert judged_so_far(path, _ASKED, versions(), None, at)  # an older record does not say
-    RunWriter(path, dataclasses.replace(run.run, commit=at), run.environment, run.cells)
+    write_run(path, dataclasses.replace(run, run=dataclasses.replace(run.run, commit=at)))
     assert judged_so_far(path, _ASKED, versions(), None)
     assert judged_so_far(path, _ASKED, versions(), None, f"{at}-dirty")
     with pytest.raises(NotResumableError, match=f"commit was {at} and is now {'b' * 40}"):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from conformance.records.run import RunRecord, RunWriter
+from conformance.records.run import RunRecord, write_run
 from report.__main__ import main
 
 
@@ -40,7 +40,7 @@ class Report:
         """A file with this run."""
         self._written += 1
         path = self.directory / f"record-{self._written}.json"
-        RunWriter(path, run.run, run.environment, run.cells)
+        write_run(path, run)
         return path
 
     def refused(self, *arguments: str | Path) -> str:

@@ -23,7 +23,7 @@ from conformance.records.run import (
     PartitionRecord,
     RunInfo,
     RunRecord,
-    RunWriter,
+    write_run,
 )
 from conformance.runner.judge import bare_record
 
@@ -73,7 +73,7 @@ def sample_runs() -> dict[str, RunRecord]:
 def write(directory: Path) -> None:
     """Write them all into `directory`."""
     for name, run in sample_runs().items():
-        RunWriter(directory / name, run.run, run.environment, run.cells)
+        write_run(directory / name, run)
 
 
 def write_bundles(directory: Path) -> None:

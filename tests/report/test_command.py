@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conformance.core.paths import ROOT
-from conformance.records.run import RunRecord, RunWriter, cell_to_json
+from conformance.records.run import RunRecord, cell_to_json, write_run
 from tests.report.harness import Report
 from tests.report.samples import cell, partition, run
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 
 
 def _write(path: Path, given: RunRecord) -> Path:
-    RunWriter(path, given.run, given.environment, given.cells)
+    write_run(path, given)
     return path
 
 

@@ -33,7 +33,7 @@ def test_regressions_come_before_what_else_is_wrong_and_what_was_fixed() -> None
     places = [told.index(title) for title in ("### Regressions", "### Other unexpected failures", "### Fixed")]
     assert places == sorted(places)
     assert told.startswith("## ✗ ExecuTorch conformance: 1 regression\n")
-    assert "To reproduce the first: `tox -e conformance -- --arch llama" in told
+    assert "To reproduce the first: `conformance run --arch llama" in told
 
 
 @pytest.mark.parametrize(("failing", "more"), [(10, None), (11, "… and 1 more."), (25, "… and 15 more.")])
@@ -154,7 +154,7 @@ def test_what_was_not_run_is_told_by_its_reason() -> None:
     told_lines = annotate(run(*lost, complete=False)).splitlines()
     assert len(told_lines) == 2
     assert told_lines[1].startswith(
-        "::error title=30 cells not run::it needs a package: `pip install other`%0Areplay: tox"
+        "::error title=30 cells not run::it needs a package: `pip install other`%0Areplay: conformance run"
     )
 
 

@@ -149,7 +149,7 @@ def test_a_difference_without_a_reason_is_unexplained_and_comes_first() -> None:
     told = _differs(compatibility_page(runs))
     assert told.index("### ✗ a guard") < told.index("- signature: `export:E:other`") < told.index("### ≈")
     first = told[told.index("### ✗") : told.index("### ≈")]
-    assert "- reason: **unexplained**\n- example: `PAR-1 failed observed a guard`\n- replay: `tox -e" in first
+    assert "- reason: **unexplained**\n- example: `PAR-1 failed observed a guard`\n- replay: `conformance run" in first
     assert _KNOWN.reason not in first
 
 

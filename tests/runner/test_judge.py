@@ -66,13 +66,13 @@ def test_failure_explains_itself() -> None:
     message = _judged(_differs(0.001), None).message or ""
     for part in ("PAR-1", "stage execute", "llama", "torch 2.13.0", "observed  1", "expected  2", "[3] at 0"):
         assert part in message
-    assert "tox -e conformance -- --arch llama --clause PAR-1" in message
+    assert "conformance run --arch llama --clause PAR-1 --exporter reference --backend xnnpack --mode decode" in message
 
 
 def test_replay_repeats_what_was_explored() -> None:
     outcome = Outcome(_differs(0.001))
     record = judge(_CELL, outcome, None, versions={}, metrics={}, duration_s=0, exploring="--hypothesis-seed 7")
-    assert record.replay.endswith("--mode decode --hypothesis-seed 7")
+    assert record.replay.endswith("--mode decode --hypothesis-seed 7 --output build/conformance/replay.json")
     assert record.replay in (record.message or "")
 
 

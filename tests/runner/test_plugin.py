@@ -12,11 +12,12 @@ import jsonschema
 import pytest
 
 from conformance.core.cells import Cell
+from conformance.core.commands import RUN_COMMAND, run_command
 from conformance.core.contract import Mode
 from conformance.core.paths import ROOT
 from conformance.core.verdicts import Verdict
 from conformance.records.environment import commit
-from conformance.records.run import Environment, RunInfo, RunWriter, load_run, run_schema
+from conformance.records.run import load_run, run_schema
 from conformance.runner.judge import bare_record
 from conformance.runner.terminal import render_summary
 from tests.support.harness import copied_suite, suite
@@ -70,6 +71,8 @@ def test_checks_that_cannot_be_imported_are_told_once(tmp_path: Path, workers: s
     cause = "ModuleNotFoundError: No module named 'nothing_of_this_name'"
     assert f"checks that cannot be imported: 2, by {cause}" in ended.stdout
     assert ended.stdout.count(f"E   {cause}") == 1
+    if ended.returncode == pytest.ExitCode.INTERRUPTED:  # with workers, pytest judges what it could import
+        assert ended.stdout.splitlines()[-1].endswith(f" run --resume -- --arch llama --clause SEN-2 {workers}")
 
 
 def test_good_run_is_recorded(tmp_path: Path) -> None:
@@ -89,9 +92,13 @@ def test_good_run_is_recorded(tmp_path: Path) -> None:
     assert run.run.finished
     assert {cell.verdict for cell in run.cells} == {Verdict.PASS}
     assert run.cells[0].id == "llama/eager/SEN-1" or run.cells[0].id == "gpt2/eager/SEN-1"
-    assert all(cell.replay.startswith("tox -e conformance -- --arch") for cell in run.cells)
+    assert all(cell.replay.startswith("conformance run --arch") for cell in run.cells)
+    assert all(cell.replay.endswith(" --output build/conformance/replay.json") for cell in run.cells)
     assert run.run.commit == commit(ROOT)
-    assert f"site: run `tox -e report -- {record}`, then open {ROOT / 'build/report/index.html'}" in ended.stdout
+    assert f"record {record}, written at the end; until then run.jsonl" in ended.stdout
+    assert [path.name for path in tmp_path.glob("run*")] == ["run.json"]
+    site = f"report build {record} -o build/site`, then open {ROOT / 'build/site/index.html'}"
+    assert site in ended.stdout
     assert _junit(junit) == {cell.id: ("pass", None) for cell in run.cells}
 
 
@@ -117,9 +124,9 @@ def test_faulty_subject_fails_the_run(tmp_path: Path) -> None:
     assert verdicts["EXP-1"].verdict is Verdict.PASS
     failure = verdicts["PAR-1"]
     assert (failure.verdict, failure.stage, failure.signature) == (Verdict.FAIL, "execute", "execute:logits-differ")
-    assert "replay    tox -e conformance -- --arch llama --clause PAR-1 --subject tests.faults.programs:off_by_one" in (
-        failure.message or ""
-    )
+    replay = "--arch llama --clause PAR-1 --exporter tests.faults.programs:off_by_one"
+    assert f"replay    conformance run {replay}" in (failure.message or "")
+    assert f"replay    {run_command(*replay.split())}" in ended.stdout  # with this environment's Python
 
 
 @pytest.mark.parametrize(
@@ -176,15 +183,6 @@ def test_commit_of_the_checkout_and_whether_it_was_changed(tmp_path: Path, monke
     assert commit(checkout) is None
 
 
-def test_record_is_whole_before_the_first_verdict(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    info = RunInfo(id="1", started="now", finished=None, complete=False, options={}, seed=None)
-    RunWriter(path, info, Environment("3.11", "linux", "a cpu", {}))
-    run = load_run(path)
-    assert run.cells == ()
-    assert not run.run.complete
-
-
 @pytest.mark.parametrize("change", [{"schema_version": 2}, {"cells": [{"id": "x"}]}, {"stray": 1}])
 def test_schema_refuses_what_is_no_run(change: dict[str, Any]) -> None:
     environment = {"python": "3", "platform": "p", "cpu": "c", "packages": {}}
@@ -204,4 +202,13 @@ def test_what_was_not_run_is_told_once_and_why() -> None:
     assert f"○ not run: 2 cells\n{told}\n" in summary
     assert "also      llama/reference/other/decode/LOW-1" in summary
     assert "○ not run: 1 cell\nthe run ended before this cell was reached\n" in summary
-    assert "site: run `tox -e report`, then open " in summary
+
+
+def test_under_tox_the_site_is_built_by_tox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUN_COMMAND, "tox -e conformance --")
+    for record, build in (
+        (ROOT / "build/conformance/run.json", "tox -e report"),
+        (tmp_path / "a b.json", f"tox -e report -- '{tmp_path / 'a b.json'}'"),
+    ):
+        summary = render_summary([], record, width=120, color=False)
+        assert f"site: run `{build}`, then open {ROOT / 'build/report/index.html'}" in summary

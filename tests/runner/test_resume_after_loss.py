@@ -3,79 +3,20 @@
 from __future__ import annotations
 
 import os
-import random
-import resource
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from conformance.core.commands import run_command
 from conformance.core.time_scale import scaled
 from conformance.core.verdicts import Verdict
-from conformance.records.environment import versions
 from conformance.records.resume import RecordTakenError, claim
-from conformance.records.run import CellRecord, Environment, RunInfo, RunWriter, load_run
-from tests.support.processes import children, ended, is_gone, started, wait_for_verdicts
+from conformance.records.run import RunInfo, journal_of, load_run
+from tests.support.processes import CELLS, CHECKS, children, ended, is_gone, started, wait_for_verdicts
 
 pytestmark = pytest.mark.process
-
-_INFO = RunInfo(id="1", started="then", finished=None, complete=False, options={}, seed=None)
-_CELLS = [
-    CellRecord(f"llama/eager/PAR-{n}", "llama", None, "eager", None, f"PAR-{n}", Verdict.PASS) for n in range(300)
-]
-
-
-def _writer(path: Path, count: int = 0) -> RunWriter:
-    return RunWriter(path, _INFO, Environment("3.11", "linux", "a cpu", versions()), _CELLS[:count])
-
-
-def test_a_record_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    writer = _writer(path)
-    moments = random.Random(0)
-    most = 0
-    for _ in range(100):
-        writing = os.fork()
-        if writing == 0:
-            try:
-                for cell in _CELLS:
-                    writer.add(cell)
-            finally:
-                os._exit(0)
-        time.sleep(moments.uniform(0, 0.02))
-        os.kill(writing, signal.SIGKILL)
-        os.waitpid(writing, 0)
-        found = load_run(path).cells
-        assert found == tuple(_CELLS[: len(found)])
-        most = max(most, len(found))
-    assert most > 0
-
-
-@contextmanager
-def _room_for(size: int) -> Iterator[None]:
-    """No file of this process can become larger than `size` bytes, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_costs_no_verdict(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    writer = _writer(path, 2)
-    with _room_for(path.stat().st_size + 500):
-        writer.add(_CELLS[2])
-        with pytest.raises(OSError, match="too large"):
-            writer.add(*_CELLS[3:50])
-        assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
-        assert load_run(path).cells == tuple(_CELLS[:3])
-    writer.add()
-    assert load_run(path).cells == tuple(_CELLS[:50])
 
 
 def _goes_on(record: Path, workers: str, done: int) -> None:
@@ -86,6 +27,7 @@ def _goes_on(record: Path, workers: str, done: int) -> None:
     run = load_run(record)
     assert run.run.complete
     assert {cell.verdict for cell in run.cells} == {Verdict.PASS}
+    assert not journal_of(record).exists()
 
 
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])
@@ -99,9 +41,11 @@ def test_a_killed_run_goes_on_and_leaves_no_process(tmp_path: Path, workers: str
     run.communicate()
     assert below
     assert all(is_gone(pid) for pid in below)
-    done = load_run(record)
+    assert not record.exists()
+    done = load_run(journal_of(record))
     assert not done.run.complete
     _goes_on(record, workers, len(done.cells))
+    assert load_run(record).run.id == done.run.id
 
 
 def test_a_killed_worker_costs_no_verdict(tmp_path: Path) -> None:
@@ -125,30 +69,137 @@ def test_a_full_disk_ends_the_run_in_order(tmp_path: Path, workers: str) -> None
     run = started(record, workers, "-s", room=2600)  # without -s, pytest keeps what is printed in a file
     told = run.communicate(timeout=scaled(300))[0]
     assert run.returncode == pytest.ExitCode.INTERRUPTED, told
-    assert "run.json cannot be written: File too large; free some space, then run again with --resume" in told
-    assert "run.json lacks the last verdicts: File too large" in told
+    assert "run.jsonl cannot be written: File too large; free some space, then run again with --resume" in told
+    assert "run.json cannot be written: File too large; its verdicts are in run.jsonl, as far as" in told
+    assert " run --resume -- " in told.splitlines()[-1]
     assert "Traceback" not in told
-    done = load_run(record)
+    assert not record.exists()
+    done = load_run(journal_of(record))
     assert done.cells
     assert not done.run.complete
     _goes_on(record, workers, len(done.cells))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])
-def test_an_interrupted_run_sums_up_at_once(tmp_path: Path, workers: str) -> None:
+def test_an_interrupted_run_sums_up_at_once(tmp_path: Path, workers: str, number: signal.Signals) -> None:
     record = tmp_path / "run.json"
     run = started(record, workers, behaviours="any EXP-2 hangs")
     wait_for_verdicts(run, record, 2)
+    below = children(run.pid)
     began = time.monotonic()
-    run.send_signal(signal.SIGINT)  # to the controller alone; a terminal would tell the workers too
+    run.send_signal(number)  # to the controller alone; a terminal would send it to the workers too
     assert run.stdout
     summary = next(line for line in run.stdout if line.startswith("8 cells: "))
     assert time.monotonic() - began < scaled(5)
     assert "not-run" in summary
-    assert "Traceback" not in run.communicate(timeout=scaled(60))[0]
+    printed = run.communicate(timeout=scaled(60))[0]
+    assert "Traceback" not in printed
     assert run.returncode == pytest.ExitCode.INTERRUPTED
-    done = [cell for cell in load_run(record).cells if cell.verdict is not Verdict.NOT_RUN]
-    _goes_on(record, workers, len(done))
+    assert all(is_gone(pid) for pid in below)
+    typed = [*CHECKS, *CELLS, "--record", str(record), workers]
+    assert printed.splitlines()[-1] == run_command("--resume", "--", *typed)
+    done = load_run(record)
+    assert not done.run.complete
+    assert {cell.verdict for cell in done.cells} == {Verdict.PASS, Verdict.NOT_RUN}
+    assert not journal_of(record).exists()
+
+
+def test_an_interruption_in_process_leaves_a_record(tmp_path: Path) -> None:
+    record = tmp_path / "run.json"
+    run = started(record, "-n0", "--in-process", behaviours="any EXP-2 hangs")
+    wait_for_verdicts(run, record, 2)
+    run.terminate()
+    printed = run.communicate(timeout=scaled(60))[0]
+    assert run.returncode == pytest.ExitCode.INTERRUPTED
+    assert printed.splitlines()[-1].endswith(" -n0 --in-process")
+    assert not load_run(record).run.complete
+
+
+def test_a_signal_to_the_whole_group_ends_the_run_in_order(tmp_path: Path) -> None:
+    record = tmp_path / "run.json"
+    run = started(record, "-n2", behaviours="any EXP-2 hangs", session=True)
+    wait_for_verdicts(run, record, 2)
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):  # a terminal's, and what tox sends in 0.3 s
+        os.killpg(run.pid, number)
+        time.sleep(0.1)
+    printed = run.communicate(timeout=scaled(60))[0]
+    assert run.returncode == pytest.ExitCode.INTERRUPTED, printed
+    assert " run --resume -- " in printed.splitlines()[-1]
+    assert not load_run(record).run.complete
+
+
+def _info(record: Path) -> RunInfo:
+    return load_run(record).run
+
+
+def test_no_run_replaces_the_record_of_another(tmp_path: Path) -> None:
+    record, other = tmp_path / "run.json", ("--clause", "EXP-1")
+    assert ended(record, "-n0", *other)[0] == 0
+    first = _info(record)
+    code, printed = ended(record, "-n0", "--collect-only")
+    assert (code, _info(record)) == (0, first)
+
+    run = started(record, "-n0", behaviours="any EXP-2 hangs")
+    wait_for_verdicts(run, record, 2)
+    run.kill()
+    run.communicate()
+    (kept,) = tmp_path.glob("run-*.json")
+    assert _info(kept) == first
+    unfinished = _info(tmp_path / "run.jsonl")
+
+    for _ in range(2):  # the same again is another run too
+        code, printed = ended(record, "-n0")
+        assert code == 0, printed
+    (journal,) = tmp_path.glob("run-*.jsonl")
+    assert _info(journal) == unfinished
+    second = next(path for path in tmp_path.glob("run-*.json") if path != kept)
+    assert f"the earlier run.json was moved to {second}" in printed
+    assert len({first.id, unfinished.id, _info(second).id, _info(record).id}) == 4
+
+    code, printed = ended(journal.with_suffix(".json"), "-n0", "--resume")
+    assert (code, _info(journal.with_suffix(".json")).id) == (0, unfinished.id), printed
+    assert not journal.exists()
+
+
+def test_what_is_complete_leaves_nothing_to_judge(tmp_path: Path) -> None:
+    record = tmp_path / "run.json"
+    assert ended(record, "-n0")[0] == 0
+    cells = load_run(record).cells
+    code, printed = ended(record, "-n0", "--resume")
+    assert code == 0, printed
+    assert "8 of 8 cells done; nothing left to judge" in printed
+    assert "8 cells: 8 pass" in printed
+    assert "to resume" not in printed
+    assert load_run(record).cells == cells
+    assert list(tmp_path.glob("run-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("run.json", ["--resume"], "--resume: no run to resume: neither "),
+        ("run.jsonl", [], "--output: run.jsonl is the name of a journal; a record ends in .json"),
+        ("run.json", ["--since", "{}/run.json"], "--since: this run would write its record there too"),
+    ],
+)
+def test_a_usage_error_writes_nothing(tmp_path: Path, name: str, options: list[str], message: str) -> None:
+    code, printed = ended(tmp_path / name, "-n0", *(option.format(tmp_path) for option in options))
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert message in printed
+    assert "Traceback" not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_cannot_begin_leaves_the_record_where_it_was(tmp_path: Path) -> None:
+    record = tmp_path / "run.json"
+    assert ended(record, "-n0")[0] == 0
+    content = record.read_bytes()
+    code, printed = ended(record, "-n1", "--host", "socket=localhost:9//chdir=/nowhere")
+    assert code != 0
+    assert "to resume" not in printed
+    assert record.read_bytes() == content
+    assert [path.name for path in tmp_path.glob("run*")] == ["run.json"]
 
 
 def test_two_runs_do_not_write_one_record(tmp_path: Path) -> None:
@@ -172,5 +223,5 @@ def test_a_record_that_cannot_be_written_is_told_before_anything_runs(tmp_path: 
     (tmp_path / "file").write_text("")
     code, told = ended(tmp_path / place, "-n0")
     assert code == pytest.ExitCode.USAGE_ERROR
-    assert "--record: cannot write" in told
+    assert "--output: cannot write" in told
     assert "Traceback" not in told

@@ -12,17 +12,24 @@ from pathlib import Path
 
 from conformance.core.paths import ROOT
 from conformance.core.time_scale import scaled
-from conformance.records.run import load_run
+from conformance.records.run import journal_of, load_run
 
 #: Eight cells: four clauses of two architectures.
-_CELLS = ("--arch", "gpt2,llama", "--backend", "exported", "--mode", "decode", "--clause", "EXP-1,EXP-2,EXP-3,SEN-2")
+CELLS = ("--arch", "gpt2,llama", "--backend", "exported", "--mode", "decode", "--clause", "EXP-1,EXP-2,EXP-3,SEN-2")
+
+#: What makes it the miniature suite.
+CHECKS = ("-p", "tests.faults.miniature", "tests/faults/miniature_checks.py")
 
 #: Seconds after which a run is ended; on a busy machine one takes 20.
 _MOST_S = scaled(180)
 
 
 def started(
-    record: Path, *arguments: str, behaviours: str = "", room: int = resource.RLIM_INFINITY
+    record: Path,
+    *arguments: str,
+    behaviours: str = "",
+    room: int = resource.RLIM_INFINITY,
+    session: bool = False,
 ) -> subprocess.Popen[str]:
     """A run of the miniature suite; all it prints goes to its `stdout`.
 
@@ -31,13 +38,12 @@ def started(
         arguments: More of the command line.
         behaviours: What its checks do; see `tests.faults.miniature_checks`.
         room: Bytes that any of its files may have, as on a disk that is full.
+        session: Whether it leads a process group, as in a terminal.
     """
     command = [
         "pytest",
-        "-p",
-        "tests.faults.miniature",
-        "tests/faults/miniature_checks.py",
-        *_CELLS,
+        *CHECKS,
+        *CELLS,
         "--record",
         str(record),
     ]
@@ -48,6 +54,7 @@ def started(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=session,
         preexec_fn=lambda: _begin(room),  # noqa: PLW1509
     )
 
@@ -67,8 +74,9 @@ def ended(record: Path, *arguments: str, behaviours: str = "") -> tuple[int, str
 
 
 def wait_for_verdicts(run: subprocess.Popen[str], record: Path, count: int = 1) -> None:
-    """Until the record has `count` verdicts; it has to be one whenever it is looked at."""
-    while not record.exists() or len(load_run(record).cells) < count:
+    """Until the record's journal has `count` verdicts; it has to be one whenever it is looked at."""
+    journal = journal_of(record)
+    while not journal.exists() or len(load_run(journal).cells) < count:
         assert run.poll() is None, run.communicate()[0]
         time.sleep(0.02)
 
