@@ -45,10 +45,11 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = _run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
     assert built.returncode == 0, built.stderr
     (wheel,) = folder.glob("*.whl")
-    made = _run(sys.executable, "-m", "venv", folder / "env", cwd=folder)
+    # Without a pip of its own, with which an old setuptools comes that torch refuses.
+    made = _run(sys.executable, "-m", "venv", "--without-pip", folder / "env", cwd=folder)
     assert made.returncode == 0, made.stderr
-    pip = (folder / "env" / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile")
-    installed = _run(*pip, "-c", ROOT / "constraints.txt", wheel, cwd=folder)
+    pip = (sys.executable, "-m", "pip", "--python", folder / "env" / "bin" / "python", "install", "--quiet")
+    installed = _run(*pip, "--no-compile", "-c", ROOT / "constraints.txt", wheel, cwd=folder)
     assert installed.returncode == 0, installed.stderr
     return folder / "env" / "bin"
 
