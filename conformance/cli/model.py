@@ -156,15 +156,13 @@ def check(
 
     lowering = _backend(backend)
     read = _checkpoint(checkpoint, cache_length, dtype, DEFAULT_CACHE_LENGTH, lowering)
-    options = ["-n1", "--checkpoint", str(read.directory), "--cache-length", str(read.max_cache_len)]
-    options += ["--dtype", read.dtype, "--backend", lowering.name, "--mode", mode, "--max-examples", str(max_examples)]
-    options += ["--clause", ",".join(clause)] if clause else []
-    options += ["--memory-limit", str(memory_limit)] if memory_limit else []
+    options = ["-n1", f"--checkpoint={read.directory}", f"--cache-length={read.max_cache_len}", f"--dtype={read.dtype}"]
+    options += [f"--backend={lowering.name}", f"--mode={mode}", f"--max-examples={max_examples}", f"--output={output}"]
+    options += [f"--clause={','.join(clause)}"] if clause else []
+    options += [f"--memory-limit={memory_limit}"] if memory_limit else []
     output.unlink(missing_ok=True)
     sys.stdout.flush()
-    ended = subprocess.run(
-        pytest_command(*options, "--output", str(output)), env=run_environment(os.environ) | _NO_BARS, check=False
-    )
+    ended = subprocess.run(pytest_command(*options), env=run_environment(os.environ) | _NO_BARS, check=False)
     if not output.exists():
         return ended.returncode or 2
     from conformance.cli.check import Answer, answer, screen

@@ -107,15 +107,16 @@ def run(**given: Any) -> None:
 def _pytest_options(given: Mapping[str, Any]) -> list[str]:
     from conformance.runner.option_table import OPTIONS, Value
 
-    arguments = ["-n", given["workers"]]
+    # With "=": pytest looks for a conftest.py beside what could be a path of a test, before it knows the options.
+    arguments = [f"-n{given['workers']}"]
     for option in OPTIONS:
         value = given[_parameter(option.name)]
         if option.value is Value.FLAG:
             arguments += [option.name] * value
         elif option.value is Value.TEXTS:
-            arguments += [part for text in value for part in (option.name, text)]
+            arguments += [f"{option.name}={text}" for text in value]
         elif value is not None:
-            arguments += [option.name, ",".join(value) if isinstance(value, list) else str(value)]
+            arguments.append(f"{option.name}={','.join(value) if isinstance(value, list) else value}")
     return [*arguments, *click.get_current_context().meta[__name__]]
 
 
