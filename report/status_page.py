@@ -46,6 +46,7 @@ def status_page(runs: Sequence[RunRecord]) -> str:
         *(line for run in runs for line in incomplete(run, f"Run {code(run.run.id)}")),
         *("", "## Versions", ""),
         *table(["what", "version"], ([prose(name), prose(version)] for name, version in _versions(runs))),
+        *("", "## Statuses", "", *legend()),
     ]
     fixtures = [cell for cell in cells if cell.subject is None]
     if fixtures:
@@ -102,7 +103,7 @@ def _grid(title: str, variants: Iterable[Variant], architectures: Iterable[Archi
     texts = (
         [prose(name), *(prose(str(found[each])) if each in found else "" for each in columns)] for name, found in rows
     )
-    return ["", f"## {title}", "", *legend(), "", *table(heads, texts)]
+    return ["", f"## {title}", "", *table(heads, texts)]
 
 
 def _causes(report: Report) -> list[str]:
