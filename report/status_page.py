@@ -6,7 +6,7 @@ The same records always give the same page: everything on it is sorted and comes
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from conformance.core.cells import EXPORTED
@@ -46,6 +46,7 @@ def status_page(runs: Sequence[RunRecord]) -> str:
         *(line for run in runs for line in incomplete(run, f"Run {code(run.run.id)}")),
         *("", "## Versions", ""),
         *table(["what", "version"], ([prose(name), prose(version)] for name, version in _versions(runs))),
+        *("", "## Statuses", "", *legend()),
     ]
     fixtures = [cell for cell in cells if cell.subject is None]
     if fixtures:
@@ -60,7 +61,7 @@ def status_page(runs: Sequence[RunRecord]) -> str:
         *_grid("Every architecture", shown, [each for each in report.architectures if not each.is_variation]),
         *_grid("Variations of fixtures", shown, [each for each in report.architectures if each.is_variation]),
         *_causes(report),
-        *_inapplicable(report.architectures),
+        *_inapplicable(report),
     ]
     return "\n".join(lines) + "\n"
 
@@ -102,7 +103,7 @@ def _grid(title: str, variants: Iterable[Variant], architectures: Iterable[Archi
     texts = (
         [prose(name), *(prose(str(found[each])) if each in found else "" for each in columns)] for name, found in rows
     )
-    return ["", f"## {title}", "", *legend(), "", *table(heads, texts)]
+    return ["", f"## {title}", "", *table(heads, texts)]
 
 
 def _causes(report: Report) -> list[str]:
@@ -148,16 +149,8 @@ def _where(cells: Iterable[CellRecord], counts: str) -> list[str]:
     ]
 
 
-def _inapplicable(architectures: Iterable[Architecture]) -> list[str]:
-    by_reason: defaultdict[str, list[str]] = defaultdict(list)
-    for each in architectures:
-        if all(cell.verdict is Verdict.NOT_APPLICABLE for cell in each.cells):
-            reasons = sorted({prose(cell.message or "no reason given") for cell in each.cells})
-            by_reason["; ".join(reasons)].append(each.name)
-    lines = [
-        f"- {', '.join(map(code, names))}: {reason}"
-        for reason, names in sorted(by_reason.items(), key=lambda item: item[1])
-    ]
+def _inapplicable(report: Report) -> list[str]:
+    lines = [f"- {', '.join(map(code, each.architectures))}: {prose(each.reason)}" for each in report.inapplicable]
     return ["", "## Not applicable", "", "No clause applies to these.", "", *lines] if lines else []
 
 

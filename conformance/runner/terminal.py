@@ -20,7 +20,7 @@ from conformance.core.cells import Cell
 from conformance.core.commands import RUN_COMMAND, command, runnable
 from conformance.core.exporter_names import is_own
 from conformance.core.paths import ROOT, report_module
-from conformance.core.text import first_few, format_counts, plural
+from conformance.core.text import first_few, format_counts, one_line, plural
 from conformance.core.verdicts import Verdict
 from conformance.records.bundle import CONSENT
 from conformance.records.run import CellRecord
@@ -156,7 +156,8 @@ def _status(status: Status, glyphs: Mapping[Verdict, str], separator: str) -> Te
 
 
 def _causes(report: Report) -> list[str]:
-    """A paragraph for each cause of unexpected results, the first failure in full, the others by id; then known ones.
+    """A paragraph for each cause of unexpected results, the first failure in full, the others by id; then what is
+    known, in a line each.
 
     Cells that were not run are grouped over all architectures: the cause, such as a missing package, is the same.
     """
@@ -177,12 +178,17 @@ def _causes(report: Report) -> list[str]:
         if len(alike) > 1:
             lines.append(f"  also      {first_few([record.id for record in alike[1:]], _SHOWN)}")
         paragraphs.append("\n".join(lines))
-    known = [
+    explained = [
         f"≈ {cause.title}: {plural(len(cause.cells), 'cell')} of {first_few(cause.architectures, _SHOWN)}"
+        + "".join(f"; {link}" for link in cause.links[:1])
         for cause in report.causes
         if cause.known
     ]
-    return [*paragraphs, "\n".join(known)] if known else paragraphs
+    explained += [
+        f"– {first_few(each.architectures, _SHOWN)}: {one_line(each.reason, max_chars=400)}"
+        for each in report.inapplicable
+    ]
+    return [*paragraphs, "\n".join(explained)] if explained else paragraphs
 
 
 def _column(cell: Cell) -> tuple[str, str, str]:

@@ -35,7 +35,7 @@ class Cause:
     """Cells that fail with the same signature for the same reason, or at the same place where no reason is known.
 
     Args:
-        signature: The signature; the verdict where a record has none.
+        signature: The signature; where records have none, the verdict, and without a place the message.
         reason: What the matrix says; empty if it does not explain these cells.
         place: The innermost frame of a crash or a timeout, or the operator that is wrong; empty if it is not known.
         cells: The cells.
@@ -55,7 +55,7 @@ class Cause:
     def _seen(self) -> str:
         message = self.first.message or ""
         if not self.first.signature:
-            return f"{self.signature} in {self.place}" if _FRAME.search(message) else _head(message)
+            return f"{self.signature} in {self.place}" if self.place else _head(message)
         stage, _, what = self.signature.partition(":")
         if ":" in what:
             observed = _OBSERVED.search(message)
@@ -147,8 +147,11 @@ def causes(cells: Iterable[CellRecord]) -> tuple[Cause, ...]:
     alike: dict[tuple[str, str, str], list[CellRecord]] = {}
     for cell in failing:
         reason = reason_of(cell)
-        key = (cell.signature or cell.verdict, reason, "" if reason else _place(cell, places))
-        alike.setdefault(key, []).append(cell)
+        place = "" if reason else _place(cell, places)
+        # Messages that are alike but for numbers go together.
+        head = "" if place or reason else _NUMBERED.sub("#", _head(cell.message))
+        signature = cell.signature or (f"{cell.verdict}: {head}" if head else cell.verdict.value)
+        alike.setdefault((signature, reason, place), []).append(cell)
     found = [Cause(*key, cells=tuple(group)) for key, group in alike.items()]
     return tuple(sorted(found, key=lambda cause: (cause.known, -len(cause.cells), cause.title, cause.page)))
 
@@ -169,10 +172,8 @@ def unrun(cells: Iterable[CellRecord]) -> tuple[Unrun, ...]:
 
 
 def _place(cell: CellRecord, places: Mapping[tuple[str, str], str]) -> str:
-    message = cell.message or ""
-    own = _own_place(cell) or (places.get(_program(cell), "") if _ELSEWHERE.search(message) else "")
-    # Without a signature or a place, what is alike but for numbers goes together.
-    return own or ("" if cell.signature else _NUMBERED.sub("#", _head(message)))
+    elsewhere = _ELSEWHERE.search(cell.message or "")
+    return _own_place(cell) or (places.get(_program(cell), "") if elsewhere else "")
 
 
 def _own_place(cell: CellRecord) -> str:

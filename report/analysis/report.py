@@ -133,6 +133,14 @@ class Headline:
 
 
 @dataclass(frozen=True, slots=True)
+class Inapplicable:
+    """Architectures that no clause applies to, for the same reason."""
+
+    reason: str
+    architectures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class VersionsColumn:
     """A set of versions, and the worst status of each architecture in the newest run with them that has it."""
 
@@ -158,6 +166,7 @@ class Report:
     headlines: tuple[Headline, ...]
     causes: tuple[Cause, ...]
     unrun: tuple[Unrun, ...]
+    inapplicable: tuple[Inapplicable, ...]
     comparisons: tuple[Comparison, ...]
     by_versions: tuple[VersionsColumn, ...]
     hidden_versions: int
@@ -213,6 +222,7 @@ def analyse(runs: Sequence[RunRecord], matrix: Matrix | None = None) -> Report:
         tuple(_headline(variant, architectures) for variant in shown),
         all_causes,
         unrun(run.cells),
+        _inapplicable(architectures),
         tuple(compare(base, run) for base in reversed(runs[:-1][-COMPARED:])),
         columns[:_VERSIONS],
         max(0, len(columns) - _VERSIONS),
@@ -253,6 +263,15 @@ def _architectures(
             matrix.row(name) if matrix else None,
             matrix.undecodable(name, head.run.environment.packages) if matrix else None,
         )
+
+
+def _inapplicable(architectures: Iterable[Architecture]) -> tuple[Inapplicable, ...]:
+    by_reason: dict[str, list[str]] = {}
+    for each in architectures:
+        if all(cell.verdict is Verdict.NOT_APPLICABLE for cell in each.cells):
+            reasons = sorted({cell.message or "no reason given" for cell in each.cells})
+            by_reason.setdefault("; ".join(reasons), []).append(each.name)
+    return tuple(Inapplicable(reason, tuple(names)) for reason, names in by_reason.items())
 
 
 def _headline(variant: Variant, architectures: Iterable[Architecture]) -> Headline:

@@ -122,7 +122,7 @@ def test_how_far() -> None:
     nothing = [_cell("PAR-1", Verdict.NOT_APPLICABLE, architecture="e", message="it has no attention")]
     varied = [_cell("PAR-1", architecture="a+yarn"), _cell("PAR-1", Verdict.CRASH, architecture="b+yarn")]
     page = status_page([_run(*cost, *missing, *stuck, *nothing, *varied)])
-    rows = {(row[1], row[2]): row[3:] for row in _tables(page)[1]}
+    rows = {(row[1], row[2]): row[3:] for row in _tables(page)[2]}
     assert rows["xnnpack", "decode"] == [
         "2 of 5 (variations: 1 of 2)",
         "✗ 2 blocked at load, – 1 not applicable",

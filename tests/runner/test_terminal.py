@@ -1,0 +1,41 @@
+"""What a run prints at its end, from hand-made verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from conformance.core.cells import Cell
+from conformance.core.contract import Mode
+from conformance.core.verdicts import Stage, Verdict
+from conformance.records.run import ExpectedFailure
+from conformance.runner.judge import bare_record
+from conformance.runner.terminal import render_summary
+
+pytestmark = pytest.mark.unit
+
+
+def test_what_is_known_is_told_in_a_line_and_no_name_is_cut() -> None:
+    names = [f"an_architecture_with_a_long_name_{number}" for number in range(3)]
+    cells = [
+        Cell(name, "reference", backend, Mode.DECODE, "PAR-1")
+        for name in names
+        for backend in ("exported", "xnnpack", "portable", "vulkan")
+    ]
+    records = [bare_record(cell, Verdict.PASS) for cell in cells]
+    known = ExpectedFailure("The backend drops an argument. Fixed later.", "https://example.org/1")
+    records[1] = dataclasses.replace(
+        records[1], verdict=Verdict.EXPECTED_FAILURE, stage=Stage.EXECUTE, signature="execute:a-b", expected=known
+    )
+    records[8:] = [bare_record(cell, Verdict.NOT_APPLICABLE, "it has no cache") for cell in cells[8:]]
+    narrow, wide = (render_summary(records, Path("run.json"), width=width, color=False) for width in (80, 200))
+    for summary in (narrow, wide):
+        assert f"≈ The backend drops an argument: 1 cell of {names[0]}; https://example.org/1\n" in summary
+        assert f"– {names[2]}: it has no cache\n" in summary
+        assert "1 of 3 architectures decode correctly on xnnpack decode (≈ 1 wrong result (known), – 1" in summary
+        assert "…" not in summary
+        assert names[0] in summary
+    assert names[1] not in narrow  # it decodes
+    assert wide.count("✓ decodes correctly") == 7
