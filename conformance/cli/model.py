@@ -30,6 +30,8 @@ _EXAMPLES = 2
 _RECORD = "build/conformance/check.json"
 _MIB = 1 << 20
 _NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+#: pytest's exit codes for an error of its own and for wrong options.
+_NOT_BEGUN = (3, 4)
 
 
 @click.group("model", cls=Group)
@@ -160,10 +162,9 @@ def check(
     options += [f"--backend={lowering.name}", f"--mode={mode}", f"--max-examples={max_examples}", f"--output={output}"]
     options += [f"--clause={','.join(clause)}"] if clause else []
     options += [f"--memory-limit={memory_limit}"] if memory_limit else []
-    output.unlink(missing_ok=True)
     sys.stdout.flush()
     ended = subprocess.run(pytest_command(*options), env=run_environment(os.environ) | _NO_BARS, check=False)
-    if not output.exists():
+    if ended.returncode in _NOT_BEGUN or not output.exists():  # a record there is that of an earlier run
         return ended.returncode or 2
     from conformance.cli.check import Answer, answer, screen
     from conformance.records.run import load_run

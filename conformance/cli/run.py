@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from conformance.cli.params import Name, Reader
+from conformance.core.commands import RUN_ARGUMENTS
 from conformance.core.console import Command, examples
 from conformance.core.paths import PACKAGE
 
@@ -101,7 +103,8 @@ def run(**given: Any) -> None:
     """
     sys.stdout.flush()
     command = pytest_command(*_pytest_options(given))
-    os.execve(command[0], command, run_environment(os.environ))
+    typed = {RUN_ARGUMENTS: shlex.join(sys.argv[2:])}  # after `conformance run`
+    os.execve(command[0], command, {**run_environment(os.environ), **typed})
 
 
 def _pytest_options(given: Mapping[str, Any]) -> list[str]:
