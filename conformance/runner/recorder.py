@@ -18,7 +18,7 @@ import pytest
 from conformance.core.cells import Cell
 from conformance.core.commands import RUN_ARGUMENTS, RUN_COMMAND, run_command
 from conformance.core.paths import PACKAGE, ROOT
-from conformance.core.text import first_few
+from conformance.core.text import first_few, plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.failures.transport import unpack
 from conformance.matrix.fingerprints import fingerprints
@@ -120,7 +120,7 @@ class Recorder:
             *([f"conformance: resuming the run of {self.started}: {done}"] if self.done else []),
             *(f"conformance: {line}" for line in (plan_lines(self.incremental) if self.incremental else [])),
             f"conformance: {', '.join(selection.subjects)}; {versions}",
-            f"conformance: {len(self.plan)} cells of {first_few(selection.architectures, _SHOWN)}; "
+            f"conformance: {plural(len(self.plan), 'cell')} of {first_few(selection.architectures, _SHOWN)}; "
             f"{self.options.examples} generated scripts per parity check ({seed})",
             f"conformance: record {self.options.record}, written at the end; until then {self._journal_path.name}",
             *(f"conformance: {_moved_line(path, new)}" for path, new in self.moved.items()),

@@ -123,8 +123,8 @@ class Headline:
         """`5 of 8 architectures decode correctly`, and variations if there are any."""
         if not self.variant.subject:
             return f"the fixtures of {plural(self.of, 'architecture')}, without a program"
-        text = f"{self.decoding} of {plural(self.of, 'architecture')} decode correctly"
-        return text + (f", {self.varied_decoding} of {plural(self.varied, 'variation')}" if self.varied else "")
+        text = f"{self.decoding} of {self.of} architectures decode correctly"
+        return text + (f", {self.varied_decoding} of {self.varied} variations" if self.varied else "")
 
     @property
     def others(self) -> str:
