@@ -11,13 +11,12 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from conformance.core.contract import Level
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord, Environment, RunInfo
 
 from .analysis.causes import Cause
-from .analysis.report import Architecture, Headline, Report, VariantState
-from .analysis.status import Reached
+from .analysis.report import Architecture, Headline, Missed, Report, VariantState
+from .analysis.status import Reached, Violation
 from .names import slug
 from .views import architecture_page
 
@@ -27,20 +26,11 @@ _CONFIG = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
-class ViolationDocument:
-    """A clause that is violated; `known` if each of its cells fails as the matrix expects."""
-
-    clause: str
-    level: Level
-    known: bool
-
-
-@dataclass(frozen=True, slots=True, config=_CONFIG)
 class VariantStatus:
     """The status of one variant of an architecture.
 
-    `reached` says how far it gets; `stage` is where, if it is blocked. `known` says that the matrix expects all that
-    fails of what must hold, `unexpected` is the number of cells that fail the run, and `label` is `reached` in words.
+    `reached` says how far it gets; `stage` is where, if it is blocked. `known` says that it is blocked, or wrong, as
+    the matrix expects, `unexpected` is the number of cells that fail the run, and `label` is `reached` in words.
     """
 
     subject: str
@@ -51,17 +41,8 @@ class VariantStatus:
     known: bool
     unexpected: int
     label: str
-    violations: tuple[ViolationDocument, ...]
+    violations: tuple[Violation, ...]
     since: str | None
-
-
-@dataclass(frozen=True, slots=True, config=_CONFIG)
-class MissedDocument:
-    """A `should` clause that programs violate though they are not blocked, and how many of them, expected to or not."""
-
-    clause: str
-    known: int
-    unexpected: int
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -79,7 +60,7 @@ class HeadlineDocument:
     variations_decode_correctly: int
     variations: int
     statuses: dict[str, int]
-    missed: tuple[MissedDocument, ...]
+    missed: tuple[Missed, ...]
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -198,10 +179,10 @@ def _variant(state: VariantState) -> VariantStatus:
         state.variant.mode,
         status.reached,
         status.stage,
-        status.known,
+        status.failed and status.known,
         status.unexpected,
         status.label,
-        tuple(ViolationDocument(each.clause, each.level, each.known) for each in status.violations),
+        status.violations,
         state.since.started if state.since else None,
     )
 
@@ -216,7 +197,7 @@ def _headline(headline: Headline) -> HeadlineDocument:
         headline.varied_decoding,
         headline.varied,
         {tally.label: tally.number for tally in headline.tallies},
-        tuple(MissedDocument(each.clause, each.known, each.unexpected) for each in headline.missed),
+        headline.missed,
     )
 
 
