@@ -12,7 +12,7 @@ from conformance.core.verdicts import STAGES, Stage, Verdict
 from conformance.records.run import CellRecord
 
 #: The stage that a chapter's clauses are about.
-HOMES = {
+_HOMES = {
     Chapter.EXP.name: Stage.EXPORT,
     Chapter.LOW.name: Stage.LOWER,
     Chapter.PAR.name: Stage.EXECUTE,
@@ -47,7 +47,7 @@ Columns: TypeAlias = Mapping[Variant, tuple[CellRecord, ...]]
 
 def home_of(cell: CellRecord) -> Stage:
     """The stage that a cell's clause is about."""
-    return Stage.EAGER if cell.subject is None else HOMES.get(cell.clause.partition("-")[0], Stage.EXECUTE)
+    return Stage.EAGER if cell.subject is None else _HOMES.get(cell.clause.partition("-")[0], Stage.EXECUTE)
 
 
 def by_architecture(cells: Iterable[CellRecord]) -> dict[str, tuple[CellRecord, ...]]:

@@ -118,4 +118,4 @@ def test_variations_are_counted_apart() -> None:
         (each.decoding, each.of) for each in after.headlines
     ]
     assert (after.headlines[0].varied_decoding, after.headlines[0].varied) == (1, 1)
-    assert after.headlines[0].text == "5 of 8 architectures decode correctly, 1 of 1 variation"
+    assert after.headlines[0].text == "5 of 8 architectures decode correctly, 1 of 1 variations"

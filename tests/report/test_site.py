@@ -171,7 +171,7 @@ def test_what_was_only_lowered_never_looks_as_if_it_decoded() -> None:
     grid = _Page(next(text for address, text in site.items() if "vulkan" in address))
     assert [row["data-state"] for row in grid.all("tr")[1:]] == ["compiled only"]
     assert "◇" in grid.text
-    assert "0 of 1 architecture decode correctly on vulkan decode" in grid.text
+    assert "0 of 1 architectures decode correctly on vulkan decode" in grid.text
     alone = _site(run(fixture, *exported, cell("LOW-1", backend="vulkan")))
     assert json.loads(alone["badges/llama.json"])["message"] == "compiled only"
     assert "◇ compiled only" in _text(alone["architectures/llama.html"])

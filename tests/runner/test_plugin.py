@@ -119,7 +119,7 @@ def test_faulty_subject_fails_the_run(tmp_path: Path) -> None:
     )
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED
     assert "✗ logits differ (execute): 1 cell\n" in ended.stdout
-    assert "0 of 1 architecture decode correctly on " in ended.stdout
+    assert "0 of 1 architectures decode correctly on " in ended.stdout
     verdicts = {cell.clause: cell for cell in load_run(record).cells}
     assert verdicts["EXP-1"].verdict is Verdict.PASS
     failure = verdicts["PAR-1"]
