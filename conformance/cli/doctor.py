@@ -33,7 +33,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 _LOAD_LIMIT_S = 180
 #: Shows that native code fits the installed torch: the runtime's library loads, and has kernels.
 _LOAD = "from executorch.runtime import Runtime; print(len(Runtime.get().operator_registry.operator_names))"
-#: What tox.ini sets, and the effect on a run without it.
+#: What `conformance run` and tox.ini set, and the effect on a run without it.
 _SETTINGS = {
     "PYTHONHASHSEED": "models with several kinds of layers may export as a different program in each process",
     "OMP_NUM_THREADS": "workers compete for cores",
@@ -137,4 +137,4 @@ def _load_problem() -> str:
 def _unset(environ: Mapping[str, str]) -> Iterator[str]:
     for name, effect in _SETTINGS.items():
         if name not in environ:
-            yield f"{name} is not set, and tox sets it: without it, {effect}"
+            yield f"{name} is not set: `conformance run` and tox set it, and with pytest alone {effect}"

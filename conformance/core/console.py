@@ -75,6 +75,8 @@ class Command(click.Command):
             name = error.option_name
             message = unknown("option", name, known) if name.startswith("--") else f"No such option {name!r}."
             raise click.UsageError(f"{message}{self.option_hint}", ctx) from error
+        except ValueError as error:  # of a path that no file can have
+            raise click.UsageError(str(error), ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it; what it could not do is a `CommandError`."""

@@ -132,7 +132,7 @@ def test_what_cannot_be_is_one_sentence(saved: Path, tmp_path: Path, arguments: 
     [
         (("--cache-length", "8"), "are about a --checkpoint, and none is given"),
         (("--checkpoint", "{saved}", "--arch", "llama"), "own is judged and nothing else"),
-        (("--checkpoint", "{saved}", "--dtype", "float8"), "no dtype 'float8'"),
+        (("--checkpoint", "{saved}", "--dtype", "float8"), "No such dtype 'float8'"),
         (("--checkpoint", "{saved}", "--cache-length", "300"), "longer than the model's 256 positions"),
     ],
 )
