@@ -8,6 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from conformance.core.paths import ROOT
+
 #: Set by the environments of tox.ini that run the suite: the command before a run's options, such as
 #: ``tox -e conformance --``.
 RUN_COMMAND = "CONFORMANCE_RUN_COMMAND"
@@ -32,6 +34,13 @@ def run_command(*options: str) -> str:
     return command("run", *options)
 
 
+def install_command(*arguments: str) -> str:
+    """The command that installs packages into this environment, in the versions that this project pins."""
+    program = _program()
+    pip = ["pip"] if program == [_SCRIPT] else [program[0], "-m", "pip"]
+    return shlex.join([*pip, "install", "-c", _from_here(ROOT / "constraints.txt"), *arguments])
+
+
 def recorded_run_command(*options: str) -> str:
     """As `run_command`, for a record, which is read on other machines too: without the path of this one's Python."""
     return f"{os.environ.get(RUN_COMMAND, _RUN)} {shlex.join(options)}"
@@ -48,6 +57,9 @@ def _program() -> list[str]:
     # tox puts its environment first on PATH, which the reader's shell does not.
     if found and "TOX_ENV_NAME" not in os.environ and Path(found).parent.resolve() == python.parent.resolve():
         return [_SCRIPT]
+    return [_from_here(python), "-m", _SCRIPT]
+
+
+def _from_here(path: Path) -> str:
     here = Path.cwd()
-    shown = python.relative_to(here) if python.is_relative_to(here) else python
-    return [str(shown), "-m", _SCRIPT]
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from importlib import metadata
+from urllib.parse import unquote, urlparse
 
+from conformance.core.commands import install_command
 from conformance.core.paths import INSTALLED, ROOT
 
 _PROJECT = "executorch-conformance"
@@ -20,12 +23,24 @@ _EXTRAS = {
 
 
 def missing(command: str, package: str) -> str:
-    """`COMMAND needs PACKAGE, which is not installed: pip install ...`."""
+    """`COMMAND needs PACKAGE, which is not installed:`, and the command that installs it."""
     extra = f"[{_EXTRAS[package]}]" if package in _EXTRAS else ""
-    if INSTALLED:
-        return f"{command} needs {package}, which is not installed: pip install '{_PROJECT}{extra}'"
-    project = "." if Path.cwd() == ROOT else ROOT
-    return (
-        f"{command} needs {package}, which is not installed: pip install '{project}{extra}', or `tox -e conformance`, "
-        "whose environment has it all"
-    )
+    problem = f"{command} needs {package}, which is not installed: {install_command(_project(extra))}"
+    return problem if INSTALLED else f"{problem}, or `tox -e conformance`, whose environment has it all"
+
+
+def _project(extra: str) -> str:
+    """This project, from where it was installed, as pip takes it."""
+    if not INSTALLED:
+        return f"{ROOT}{extra}"
+    try:
+        origin = json.loads(metadata.distribution(_PROJECT).read_text("direct_url.json") or "{}")
+    except metadata.PackageNotFoundError:  # such as an unpacked wheel
+        origin = {}
+    url = urlparse(origin.get("url", ""))
+    if url.scheme == "file":
+        return f"{unquote(url.path)}{extra}"
+    vcs = origin.get("vcs_info")
+    if vcs:
+        return f"{_PROJECT}{extra} @ {vcs['vcs']}+{origin['url']}@{vcs['commit_id']}"
+    return f"{_PROJECT}{extra}"

@@ -9,6 +9,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from conformance.core.commands import install_command
+
 #: The torch that a release of ExecuTorch is built against. Its native code loads only with that, and since 1.5 its
 #: metadata does not name it. From each release's `install_requirements.py` and `torch_pin.py`.
 TORCH_FOR_EXECUTORCH: Mapping[str, str] = {
@@ -52,7 +54,7 @@ def incompatible(version_of: Versions = installed, required_by: Requirements = r
         required_by: The requirements in a package's metadata.
     """
     missing = [name for name in REQUIRED if version_of(name) is None]
-    problems = [f"{name} is not installed: pip install -c constraints.txt {name}" for name in missing]
+    problems = [f"{name} is not installed: {install_command(name)}" for name in missing]
     return [*problems, *_torch(version_of), *_declared(version_of, required_by)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from conformance.cli.main import main
+from conformance.core import missing
 from conformance.core.paths import ROOT
 from conformance.runner import options
 
@@ -191,7 +193,8 @@ def test_package_that_is_missing_is_one_sentence_that_installs_it(
     assert ended.returncode in (1, 2)
     assert ended.stdout == ""
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
-    assert f" needs {package}, which is not installed: pip install '{ROOT}{extra}'" in ended.stderr
+    assert f" needs {package}, which is not installed: " in ended.stderr
+    assert f"pip install -c {ROOT}/constraints.txt {shlex.quote(f'{ROOT}{extra}')}" in ended.stderr
 
 
 def test_python_without_any_package_gets_the_sentence_too() -> None:
@@ -199,17 +202,34 @@ def test_python_without_any_package_gets_the_sentence_too() -> None:
         [sys.executable, "-S", "-m", "conformance", "doctor"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: conformance needs click, which is not installed: pip install '.'")
+    assert ended.stderr.startswith("error: conformance needs click, which is not installed: ")
+    assert f"pip install -c constraints.txt {ROOT}" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_installed_copy_names_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    from conformance.core import missing
+@pytest.mark.parametrize(
+    ("origin", "project"),
+    [
+        ({"url": "file:///home/a%20b/suite", "dir_info": {}}, "/home/a b/suite[run]"),
+        (
+            {"url": "https://example.org/s.git", "vcs_info": {"vcs": "git", "commit_id": "12ab"}},
+            "executorch-conformance[run] @ git+https://example.org/s.git@12ab",
+        ),
+        (None, "executorch-conformance[run]"),
+    ],
+)
+def test_installed_copy_names_where_it_is_from(monkeypatch: pytest.MonkeyPatch, origin: object, project: str) -> None:
+    class Installed:
+        @staticmethod
+        def read_text(name: str) -> str | None:
+            assert name == "direct_url.json"
+            return None if origin is None else json.dumps(origin)
 
     monkeypatch.setattr(missing, "INSTALLED", True)
-    assert missing.missing("conformance run", "torch") == (
-        "conformance run needs torch, which is not installed: pip install 'executorch-conformance[run]'"
-    )
+    monkeypatch.setattr(missing.metadata, "distribution", lambda _: Installed)
+    sentence = missing.missing("conformance run", "torch")
+    assert sentence.startswith("conformance run needs torch, which is not installed: ")
+    assert sentence.endswith(f"constraints.txt {shlex.quote(project)}")
 
 
 def test_python_m_runs_the_same_commands() -> None:

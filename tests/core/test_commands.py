@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.core.commands import RUN_COMMAND, command, recorded_run_command, run_command, runnable
+from conformance.core.commands import RUN_COMMAND, command, install_command, recorded_run_command, run_command, runnable
+from conformance.core.paths import ROOT
 
 pytestmark = pytest.mark.unit
 
@@ -71,3 +72,11 @@ def test_python_outside_the_folder_is_named_in_full(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert shlex.split(command("doctor"))[0] == str(environment / "python")
+
+
+def test_packages_go_into_this_environment(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constraints = ROOT / "constraints.txt"
+    assert install_command("torch") == f"env/bin/python -m pip install -c {constraints} torch"
+    monkeypatch.setenv("PATH", str(environment))
+    monkeypatch.chdir(ROOT)
+    assert install_command("--no-deps", "a[b]") == "pip install -c constraints.txt --no-deps 'a[b]'"

@@ -8,6 +8,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from conformance.core.commands import install_command
 from conformance.core.versions import TORCH_FOR_EXECUTORCH, incompatible, unsupported, untested
 
 pytestmark = pytest.mark.unit
@@ -41,9 +42,7 @@ def test_native_code_built_for_another_torch_is_told(changed: dict[str, str], to
 
 def test_a_missing_package_says_what_to_install() -> None:
     without = {name: version for name, version in _GOOD.items() if name != "executorch"}
-    assert incompatible(without.get, _nothing) == [
-        "executorch is not installed: pip install -c constraints.txt executorch"
-    ]
+    assert incompatible(without.get, _nothing) == [f"executorch is not installed: {install_command('executorch')}"]
 
 
 def test_what_metadata_asks_for_is_held_against_what_is_there() -> None:

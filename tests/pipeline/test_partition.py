@@ -13,6 +13,7 @@ from executorch.exir import to_edge_transform_and_lower
 from torch import nn
 
 from conformance.core.cells import BackendTraits, Program, Selection, plan
+from conformance.core.commands import install_command
 from conformance.core.contract import CHECKED, Mode
 from conformance.core.verdicts import NotRunError
 from conformance.exporters.resolve import Exporter
@@ -144,7 +145,7 @@ def test_the_suites_own_pass_changes_no_byte(artifact: Artifact, monkeypatch: py
 
 def test_missing_package_says_what_to_install() -> None:
     lacking = Backend("lacking", list, FLOAT32_TOLERANCE, delegating=True, requires=("torch", "no-such-package>=2"))
-    told = "lacking needs no-such-package>=2: pip install -c constraints.txt no-such-package"
+    told = f"lacking needs no-such-package>=2: {install_command('no-such-package')}"
     assert lacking.obstacle == told
     program = Program("llama", "mine", Mode.DECODE, "lacking")
     built = Builder({"mine": Exporter("mine", convert_and_export_with_cache)}, {"lacking": lacking}).program(program)

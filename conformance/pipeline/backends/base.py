@@ -10,6 +10,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from conformance.core.cells import BackendTraits
+from conformance.core.commands import install_command
 from conformance.pipeline.backends.recipes import checked_edge, in_place_emission, no_passes
 
 #: Share of the logits' scale. Float32 agrees to 1e-7 to 3e-6 over the core architectures, on the exported program and
@@ -56,7 +57,7 @@ class Backend:
         precision: How near the logits must come, where that is not by `tolerance`.
         runs: Whether its programs can be executed here. Others are only lowered and emitted.
         requires: The packages it needs, as in a requirements file.
-        install: The command that installs them; pip under the suite's constraints, unless they need another.
+        pip_options: What pip has to be given beside them to install them.
         environment: Environment variables that have to be set before its package is first used.
         owns_state: Whether its delegates take over the cache buffers that they update.
         declares: Whether it says that it can take an operator, by name without namespace, such as ``linear.default``.
@@ -75,7 +76,7 @@ class Backend:
     precision: Precision | None = None
     runs: bool = True
     requires: tuple[str, ...] = ()
-    install: str = ""
+    pip_options: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     owns_state: bool = False
     declares: Callable[[str], bool] | None = None
@@ -99,8 +100,7 @@ class Backend:
         lacking = [text for text in self.requires if not _installed(Requirement(text))]
         if not lacking:
             return ""
-        names = " ".join(Requirement(text).name for text in lacking)
-        install = self.install or f"pip install -c constraints.txt {names}"
+        install = install_command(*self.pip_options, *(Requirement(text).name for text in lacking))
         return f"{self.name} needs {', '.join(lacking)}: {install}"
 
 

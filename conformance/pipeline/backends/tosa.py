@@ -46,6 +46,6 @@ TOSA = Backend(
     runs=False,
     requires=("tosa-tools>=2026.5", "ml_dtypes"),
     # It pins NumPy and others to old versions; the serializer in it, all that lowering needs, does without them.
-    install="pip install --no-deps tosa-tools ml_dtypes",
+    pip_options=("--no-deps",),
     declares=declares,
 )
