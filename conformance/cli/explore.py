@@ -13,6 +13,7 @@ from conformance.core.commands import command
 from conformance.core.console import Group, examples
 from conformance.core.contract import CHECKED, Mode
 from conformance.core.exporter_names import canonical, is_own
+from conformance.core.warnings_filter import silence_third_party
 
 _NEEDS = ("torch", "transformers", "executorch", "hypothesis")
 
@@ -73,15 +74,14 @@ def run(
     print(f"exploring {', '.join(architectures)} for {minutes:g} minutes, --seed {seed}")
     sys.stdout.flush()
     import_from_here()
+    silence_third_party()
 
     import torch
 
-    from conformance.core.warnings_filter import silence_third_party
     from conformance.explore.search import Question, explore
     from conformance.exporters.resolve import resolve
     from conformance.pipeline.warmup import warm_up
 
-    silence_third_party()
     torch.set_num_threads(1)
     subject = resolve(canonical(exporter))
     question = Question(subject.name, backend, [Mode(name) for name in mode], seed)

@@ -10,6 +10,7 @@ import click
 from conformance.cli.params import import_from_here
 from conformance.core.console import Group, examples
 from conformance.core.text import one_line
+from conformance.core.warnings_filter import silence_third_party
 
 #: Somebody waits for it, and large models lower for minutes.
 _LOCATE_S = 900
@@ -67,11 +68,18 @@ def locate(bundle: Path, allow_import: bool) -> int:
 
 
 def _replay(path: Path, trusted: bool, seconds: int | None = None) -> int:
-    from conformance.core.warnings_filter import silence_third_party
+    from conformance.records.bundle import BundleError, read_bundle
+
+    try:
+        bundle = read_bundle(path)
+    except BundleError as error:
+        print(f"CANNOT RUN: {one_line(str(error), max_chars=1000)}")
+        return 2
+    import_from_here()
+    silence_third_party()
     from conformance.failures.replay import Result, announcement, replay_within
     from conformance.pipeline.store import Store
     from conformance.process.worker import Limits
-    from conformance.records.bundle import BundleError, read_bundle
     from conformance.runner.option_table import (
         DEFAULT_MEMORY_LIMIT_MIB,
         DEFAULT_STORE,
@@ -79,17 +87,9 @@ def _replay(path: Path, trusted: bool, seconds: int | None = None) -> int:
         DEFAULT_TIME_LIMIT_S,
     )
 
-    codes = {Result.FIXED: 0, Result.STILL_FAILING: 1, Result.CANNOT_RUN: 2}
-    try:
-        bundle = read_bundle(path)
-    except BundleError as error:
-        print(f"{Result.CANNOT_RUN}: {one_line(str(error), max_chars=1000)}")
-        return codes[Result.CANNOT_RUN]
-    import_from_here()
-    silence_third_party()
     print(announcement(bundle), flush=True)  # before the process is forked
     limits = Limits(DEFAULT_TIME_LIMIT_S + (seconds or 0), DEFAULT_MEMORY_LIMIT_MIB)
     store = Store(Path(DEFAULT_STORE), DEFAULT_STORE_LIMIT_MIB)
     done = replay_within(limits, bundle, store, seconds=seconds, trusted=trusted)
     print(f"{done.result}: {done.message}")
-    return codes[done.result]
+    return {Result.FIXED: 0, Result.STILL_FAILING: 1, Result.CANNOT_RUN: 2}[done.result]

@@ -18,6 +18,7 @@ from conformance.cli.run import NEEDS, pytest_command, run_environment
 from conformance.core.commands import command
 from conformance.core.console import Group, examples
 from conformance.core.contract import Mode
+from conformance.core.warnings_filter import silence_third_party
 
 if TYPE_CHECKING:
     from conformance.models.checkpoints import Checkpoint
@@ -90,12 +91,11 @@ def export(checkpoint: Path, backend: str, cache_length: int | None, dtype: str,
     steps = _Steps(4)
     steps.begin(f"loading {read.name}, {read.weight_bytes / _MIB:.0f} MiB of {read.saved_dtype}")
     os.environ.update(run_environment(os.environ) | _NO_BARS)
+    silence_third_party()
     from conformance.cli.export_model import export_for_runner, write_program
     from conformance.core.verdicts import CellFailedError, NotRunError
-    from conformance.core.warnings_filter import silence_third_party
     from conformance.models.checkpoints import load_model
 
-    silence_third_party()
     loaded = load_model(read)
     try:
         artifact = export_for_runner(loaded, lowering, Mode(mode), steps.begin)

@@ -11,7 +11,7 @@ _NOISY_LOGGERS = ("torchao", "torch.utils._pytree")
 
 
 def silence_third_party() -> None:
-    """Silence what a user cannot act on, like pyproject.toml does for the suite. Call it before importing torch."""
+    """Silence what a user cannot act on, as `pytest_settings` does for the suite. Call it before importing torch."""
     warnings.simplefilter("ignore", DeprecationWarning)
     warnings.simplefilter("ignore", FutureWarning)
     warnings.filterwarnings("ignore", "Mutation on a buffer in the model", UserWarning)

@@ -65,7 +65,7 @@ def _named_commands(text: str) -> Iterator[str]:
 def _problem(command: str) -> str:
     """Why click refuses the command line; empty if it does not. Values of options are not looked at."""
     words = shlex.split(command.replace("...", "").replace("…", ""), comments=True)[1:]
-    ctx = click.Context(main, info_name="conformance")
+    ctx = click.Context(main, info_name="conformance", **main.context_settings)  # click keeps the names of `--help`
     found: click.Command = main
     try:
         while isinstance(found, click.Group) and words and not words[0].startswith("-"):
