@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -226,7 +227,7 @@ def test_installed_copy_names_where_it_is_from(monkeypatch: pytest.MonkeyPatch, 
             return None if origin is None else json.dumps(origin)
 
     monkeypatch.setattr(missing, "INSTALLED", True)
-    monkeypatch.setattr(missing.metadata, "distribution", lambda _: Installed)
+    monkeypatch.setattr(metadata, "distribution", lambda _: Installed)
     sentence = missing.missing("conformance run", "torch")
     assert sentence.startswith("conformance run needs torch, which is not installed: ")
     assert sentence.endswith(f"constraints.txt {shlex.quote(project)}")
