@@ -13,7 +13,7 @@ import click
 from conformance.cli.params import FILE
 from conformance.core.commands import command
 from conformance.core.console import Command, examples
-from conformance.core.paths import INSTALLED, ROOT, report_module
+from conformance.core.paths import ROOT, report_module
 
 #: Pages that need nothing but the project, and the function that makes each.
 _PAGES = {
@@ -40,6 +40,7 @@ class _Docs(Command):
 @click.command(
     "docs",
     cls=_Docs,
+    checkout=True,
     epilog=examples(
         "conformance docs",
         "conformance docs --check",
@@ -61,8 +62,6 @@ def docs(check: bool, status: Sequence[Path], compatibility: Sequence[Path]) -> 
     These are the contract, the backends, the command line and the schema of records; docs/status.md and
     docs/compatibility.md are made of records, and written if these are named. Needs a checkout.
     """
-    if INSTALLED:
-        raise ValueError("docs needs a checkout of the project, whose pages it writes; this is an installed copy")
     stale = written = 0
     for path, text, arguments in _pages({"--status": status, "--compatibility": compatibility}):
         page = ROOT / path

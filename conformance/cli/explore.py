@@ -96,7 +96,10 @@ def run(
 
 
 @explore.command(
-    "pin", needs=_NEEDS, epilog=examples("conformance explore pin build/conformance/findings/llama-1.json")
+    "pin",
+    checkout=True,
+    needs=_NEEDS,
+    epilog=examples("conformance explore pin build/conformance/findings/llama-1.json"),
 )
 @click.argument("findings", nargs=-1, required=True, type=FILE, metavar="FINDING.json...")
 @click.option(

@@ -21,7 +21,7 @@ def matrix() -> None:
     """
 
 
-@matrix.command("add", needs=("torch", "transformers"), epilog=examples("conformance matrix add arcee"))
+@matrix.command("add", checkout=True, needs=("torch", "transformers"), epilog=examples("conformance matrix add arcee"))
 @click.argument("architecture", type=Name("ARCHITECTURES"), metavar="MODEL_TYPE")
 @click.option("--force", is_flag=True, help="show what would be written, also where a row exists; write nothing")
 def add(architecture: str, force: bool) -> None:
@@ -46,7 +46,7 @@ def add(architecture: str, force: bool) -> None:
         )
 
 
-@matrix.command("update", epilog=examples("conformance matrix update build/conformance/run.json"))
+@matrix.command("update", checkout=True, epilog=examples("conformance matrix update build/conformance/run.json"))
 @click.argument("record", type=FILE, metavar="RUN.json")
 def update(record: Path) -> None:
     """List the failures of a run in the matrix.
@@ -63,7 +63,9 @@ def update(record: Path) -> None:
     _show(updated.changes)
 
 
-@matrix.command("partitions", epilog=examples("conformance matrix partitions build/conformance/run.json"))
+@matrix.command(
+    "partitions", checkout=True, epilog=examples("conformance matrix partitions build/conformance/run.json")
+)
 @click.argument("record", type=FILE, metavar="RUN.json")
 def partitions(record: Path) -> None:
     """List the operators that backends did not take in a run.
@@ -76,7 +78,7 @@ def partitions(record: Path) -> None:
     _show(updated(load_run(record)))
 
 
-@matrix.command("durations", epilog=examples("conformance matrix durations build/conformance/run.json"))
+@matrix.command("durations", checkout=True, epilog=examples("conformance matrix durations build/conformance/run.json"))
 @click.argument("record", type=FILE, metavar="RUN.json")
 def durations(record: Path) -> None:
     """Update the durations by which --shard balances its parts.

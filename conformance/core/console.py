@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import click
 
 from conformance.core.missing import missing
+from conformance.core.paths import INSTALLED
 from conformance.core.suggest import unknown
 from conformance.core.text import one_line
 
@@ -46,6 +47,7 @@ class Command(click.Command):
     Args:
         needs: Packages without which it does nothing.
         error_code: The exit code where it could not do its work.
+        checkout: Whether it changes files of the project, of which an installed copy has no use.
     """
 
     #: Errors whose message is a sentence already.
@@ -53,14 +55,27 @@ class Command(click.Command):
     #: Said after an option that does not exist.
     option_hint: ClassVar[str] = ""
 
-    def __init__(self, *args: Any, needs: Iterable[str] = (), error_code: int = 1, **attributes: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        needs: Iterable[str] = (),
+        error_code: int = 1,
+        checkout: bool = False,
+        **attributes: Any,
+    ) -> None:
         super().__init__(*args, **attributes)
         self.needs = tuple(needs)
         self.error_code = error_code
+        self.checkout = checkout
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Look for what the command needs, then read the options, former names among them."""
         if not set(ctx.help_option_names).intersection(args):
+            if self.checkout and INSTALLED:
+                problem = (
+                    f"{ctx.command_path} changes files of the project: run it in a checkout, not an installed copy"
+                )
+                raise CommandError(problem, self.error_code)
             for package in self.needs:
                 if importlib.util.find_spec(package) is None:
                     raise CommandError(missing(ctx.command_path, package), self.error_code)

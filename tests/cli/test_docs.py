@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from conformance.cli import docs
 from conformance.cli.main import main
+from conformance.core import console
 from conformance.core.paths import ROOT
 from conformance.records.run import write_run
 from tests.report.samples import cell, run
@@ -48,11 +49,12 @@ def test_a_stale_page_is_named_with_the_command_that_writes_it(tmp_path: Path, m
     assert CliRunner().invoke(main, ["docs", "--check", *records]).exit_code == 0
 
 
-def test_an_installed_copy_has_no_pages_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docs, "INSTALLED", True)
-    result = CliRunner().invoke(main, ["docs"])
+@pytest.mark.parametrize("arguments", [["docs"], ["matrix", "update", "run.json"], ["matrix", "durations", "run.json"]])
+def test_an_installed_copy_has_no_files_to_change(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "INSTALLED", True)
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
-    assert "needs a checkout" in result.stderr
+    assert "changes files of the project: run it in a checkout" in result.stderr
 
 
 def _named_commands(text: str) -> Iterator[str]:
