@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.core.option_names import option_of
 from conformance.core.text import first_few
 from conformance.matrix.sharding import Shard, read_shard
 from conformance.records.run import DIRTY, Environment, RunInfo, RunRecord, Since, write_run
@@ -71,18 +72,18 @@ def _shard(record: Named) -> Shard | None:
 
 def _must_be_alike(first: Named, other: Named) -> None:
     """Verdicts reached under different conditions would look like those of one run."""
-    pairs: tuple[tuple[str, Mapping[str, object], Mapping[str, object]], ...] = (
-        ("", first.run.environment.packages, other.run.environment.packages),
-        ("", {"Python": first.run.environment.python}, {"Python": other.run.environment.python}),
-        ("--", _conditions(first.run), _conditions(other.run)),
-        ("", {"commit": _commit(first.run)}, {"commit": _commit(other.run)}),
-        ("", {"Hypothesis seed": first.run.run.seed}, {"Hypothesis seed": other.run.run.seed}),
+    pairs: tuple[tuple[Mapping[str, object], Mapping[str, object]], ...] = (
+        (first.run.environment.packages, other.run.environment.packages),
+        ({"Python": first.run.environment.python}, {"Python": other.run.environment.python}),
+        (_conditions(first.run), _conditions(other.run)),
+        ({"commit": _commit(first.run)}, {"commit": _commit(other.run)}),
+        ({"Hypothesis seed": first.run.run.seed}, {"Hypothesis seed": other.run.run.seed}),
     )
-    for prefix, ours, theirs in pairs:
+    for ours, theirs in pairs:
         for name in sorted({*ours, *theirs}):
             if ours.get(name) != theirs.get(name):
                 here, there = (f"{_value(values, name)} in" for values in (ours, theirs))
-                raise ReportError(f"cannot merge: {prefix}{name} is {here} {first.name} and {there} {other.name}")
+                raise ReportError(f"cannot merge: {name} is {here} {first.name} and {there} {other.name}")
 
 
 def _commit(run: RunRecord) -> str | None:
@@ -93,7 +94,7 @@ def _commit(run: RunRecord) -> str | None:
 def _conditions(run: RunRecord) -> _Options:
     """The options that verdicts depend on. Without shards, a run is divided by its selection of architectures."""
     left_out = {SHARD} if run.run.options.get(SHARD) else {SHARD, _ARCHITECTURES}
-    return {name: value for name, value in run.run.options.items() if name not in left_out}
+    return {option_of(name): value for name, value in run.run.options.items() if name not in left_out}
 
 
 def _value(values: Mapping[str, object], name: str) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from packaging.version import InvalidVersion, Version
 
 from conformance.core.cells import EXPORTED
-from conformance.core.console import FORMER_OPTIONS
+from conformance.core.option_names import option_of
 from conformance.core.text import format_counts, plural
 from conformance.core.verdicts import Verdict
 from conformance.records.run import CellRecord, RunRecord
@@ -143,9 +143,10 @@ def _names(judged: Iterable[_Versions]) -> _Names:
 def _run_line(run: RunRecord) -> str:
     """The versions, the command, the date and the verdicts of a run."""
     info, packages = run.run, run.environment.packages
-    typed = {name: FORMER_OPTIONS.get(f"--{name}", f"--{name}") for name in _TYPED}
     given = [
-        f"{typed[name]} {shlex.quote(str(info.options[name]))}" for name in typed if info.options.get(name) is not None
+        f"{option_of(name)} {shlex.quote(str(info.options[name]))}"
+        for name in _TYPED
+        if info.options.get(name) is not None
     ]
     given += [f"--hypothesis-seed {info.seed}"] if info.seed is not None else []
     command = code(" ".join(["conformance run", *given]), _LONGEST)

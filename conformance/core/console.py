@@ -13,20 +13,11 @@ from typing import Any, ClassVar
 import click
 
 from conformance.core.missing import missing
+from conformance.core.option_names import FORMER_OPTIONS
 from conformance.core.paths import INSTALLED
 from conformance.core.suggest import unknown
 from conformance.core.text import one_line
 
-#: Former names of options, which still work.
-FORMER_OPTIONS = {
-    "--bundles": "--failures-dir",
-    "--examples": "--max-examples",
-    "--record": "--output",
-    "--store": "--cache-dir",
-    "--store-limit": "--cache-limit",
-    "--subject": "--exporter",
-    "--trust-subject": "--allow-import",
-}
 #: Names of this project's packages: one of their modules that is missing is an error of ours.
 _OWN = ("conformance", "report", "tests")
 _INTERRUPTED = 130

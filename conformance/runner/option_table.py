@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from conformance.core.cells import EXPORTED
-from conformance.core.console import FORMER_OPTIONS
 from conformance.core.contract import CLAUSES, Chapter, Mode
 from conformance.core.exporter_names import KNOWN
+from conformance.core.option_names import FORMER_OPTIONS
 from conformance.core.suggest import unknown, unknown_architecture, unknown_exporter
 from conformance.matrix.discovery import registered
 from conformance.matrix.schema import Tier, load_matrix
