@@ -160,10 +160,15 @@ def read_points(database: Path) -> list[HistoryPoint]:
     """The statuses in a file that `write_database` wrote.
 
     Raises:
-        ReportError: The file cannot be read, or lacks the tables.
+        ReportError: The file cannot be read, lacks the tables, or has other words or columns in them.
     """
     heads, rows = query(database, "SELECT * EXCLUDE started, runs.started FROM statuses JOIN runs USING (run)")
-    return [_point(dict(zip(heads, row, strict=True))) for row in rows]
+    try:
+        return [_point(dict(zip(heads, row, strict=True))) for row in rows]
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        write = command("report", "db", "RUNS", "-o", str(database))
+        problem = f"its statuses are of another version ({error}); write it again with `{write}`"
+        raise ReportError(f"{database}: {problem}") from error
 
 
 def _point(row: Mapping[str, Any]) -> HistoryPoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from conformance.core.suggest import unknown
 from conformance.core.text import plural
 
 from .errors import ReportError
@@ -40,12 +41,12 @@ def history(paths: Sequence[Path], architecture: str | None, form: str) -> str:
     Raises:
         ReportError: A path cannot be read, or no run has `architecture`.
     """
-    points = _points(paths)
     if architecture is None:
-        return _overview(trends(points), form)
+        return _overview(trends(_points(paths)), form)
+    points = list(_points(paths))
     own = [point for point in points if point.architecture == architecture]
     if not own:
-        raise ReportError(f"no run has an architecture {architecture!r}")
+        raise ReportError(unknown("architecture", architecture, {point.architecture for point in points}))
     by_variant = sorted(own, key=lambda point: point.variant)
     return _detail(sorted(by_variant, key=run_order, reverse=True), form)
 

@@ -113,6 +113,7 @@ def pin(findings: tuple[Path, ...], allow_import: bool) -> None:
     What fails has to fail like that from then on, until it is fixed, and its reason and link are yours to fill in; what
     passes has to go on passing.
     """
+    silence_third_party()
     from conformance.core.cells import EXPORTED
     from conformance.core.suggest import unknown, unknown_architecture
     from conformance.explore.findings import pinned, read_finding, read_pins, write_pins

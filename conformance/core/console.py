@@ -91,7 +91,10 @@ class Command(click.Command):
         except BrokenPipeError:
             raise
         except self.errors as error:
-            raise CommandError(str(error), self.error_code) from error
+            message = str(error)
+            if isinstance(error, OSError) and error.filename:
+                message = f"{error.filename}: {error.strerror}"
+            raise CommandError(message, self.error_code) from error
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             if package in ("", *_OWN):
@@ -152,7 +155,7 @@ class Group(click.Group):
                 stream.reconfigure(errors="backslashreplace")
         try:
             code = super().main(args, prog_name, **{**attributes, "standalone_mode": False})
-            sys.stdout.flush()
+            print(end="", flush=True)  # there may be no stdout
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             return error.exit_code

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
 from types import FrameType
 
-#: Seconds after a signal in which others do not count. A terminal, tox and CI systems each send several, and the second
-#: would end a run that is just writing its record.
+#: Seconds in which signals do not count once the run ends. A terminal, tox and CI systems each send several, and the
+#: second would end a run that is just writing its record.
 _ENDING_S = 10
 
 
-def end_in_order() -> Callable[[], None]:
-    """Raise `KeyboardInterrupt` at SIGINT and SIGTERM; returns what undoes this. Signals that are ignored remain so."""
-    last = float("-inf")
+class Interrupts:
+    """From its creation on, raises `KeyboardInterrupt` at SIGINT and SIGTERM. Signals that are ignored remain so."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal last
-        if time.monotonic() - last > _ENDING_S:
-            last = time.monotonic()
-            raise KeyboardInterrupt(signal.Signals(number).name)
+    def __init__(self) -> None:
+        self._ending = float("-inf")
+        usual = (signal.default_int_handler, signal.SIG_DFL)
+        signals = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: handler for number in signals if (handler := signal.getsignal(number)) in usual}
+        for number in self._before:
+            signal.signal(number, self._interrupt)
 
-    usual = (signal.default_int_handler, signal.SIG_DFL)
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: handler for number in signals if (handler := signal.getsignal(number)) in usual}
-    for number in before:
-        signal.signal(number, interrupt)
+    def ending(self) -> None:
+        """The run ends now, with or without a signal: one that comes meanwhile changes nothing."""
+        self._ending = time.monotonic()
 
-    def undo() -> None:
-        for number, handler in before.items():
+    def undo(self) -> None:
+        """Restore the handlers of before."""
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    return undo
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if time.monotonic() - self._ending > _ENDING_S:
+            self.ending()
+            raise KeyboardInterrupt(signal.Signals(number).name)

@@ -15,6 +15,7 @@ import pytest
 from conformance.core.cells import Cell
 from conformance.core.gc_tuning import gc_paused
 from conformance.core.verdicts import CellFailedError, Verdict
+from conformance.core.warnings_filter import silence_third_party
 from conformance.failures.outcome import Outcome
 from conformance.failures.transport import packed
 from conformance.matrix.schema import Expectation
@@ -67,10 +68,11 @@ class ConformancePlugin:
         #: The program whose cells were judged last, and the seconds that they took.
         self._program: tuple[str | None, ...] = ()
         self._seconds = 0.0
-        # A typo in a dotted path should end the run, not fail each of its cells. Known names need no import here.
-        self.subjects = (
-            resolve_exporters(options.selection) if any(":" in name for name in options.selection.subjects) else {}
-        )
+        #: A typo in a dotted path should end the run, not fail each of its cells. Known names need no import here.
+        self.subjects = {}
+        if any(":" in name for name in options.selection.subjects):
+            silence_third_party()  # this early, pytest shows what it ignores later
+            self.subjects = resolve_exporters(options.selection)
 
     # Collection
 

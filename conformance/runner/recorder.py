@@ -48,7 +48,7 @@ from conformance.records.run import (
     load_run,
     write_run,
 )
-from conformance.runner.interrupts import end_in_order
+from conformance.runner.interrupts import Interrupts
 from conformance.runner.judge import bare_record
 from conformance.runner.options import Options, other_scripts
 from conformance.runner.pytest_reports import BUNDLE, RECORD, cell_named, teardown
@@ -106,6 +106,7 @@ class Recorder:
         #: The error message, if the record could not be written at the end.
         self._write_error = ""
         self._lock = contextlib.ExitStack()
+        self._interrupts: Interrupts | None = None
 
     def pytest_report_header(self) -> list[str]:
         """What is under test, the versions, and the options that decide how much is judged."""
@@ -153,7 +154,8 @@ class Recorder:
         except (OSError, RecordTakenError) as error:
             problem = f"cannot write {self.options.record}: {error.strerror}" if isinstance(error, OSError) else error
             raise pytest.UsageError(f"--output: {problem}") from error
-        self.config.add_cleanup(end_in_order())
+        self._interrupts = Interrupts()
+        self.config.add_cleanup(self._interrupts.undo)
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self.config.option.verbose <= 0:
             reporter.showfspath = False
@@ -186,8 +188,11 @@ class Recorder:
             ended.node = getattr(report, "node", None)  # type: ignore[attr-defined]  # as xdist does
             self.config.hook.pytest_runtest_logreport(report=ended)
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Close the record: cells that were collected and not judged get the verdict not-run."""
+        if self._interrupts is not None:
+            self._interrupts.ending()
         if self.journal is None:
             return
         missing = [cell for cell_id, cell in self.collected.items() if cell_id not in self.records]
@@ -238,9 +243,11 @@ class Recorder:
     def pytest_unconfigure(self) -> None:
         """End with the command that resumes a run that was interrupted."""
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if self._resumable and reporter is not None:
+        judged = len(self.records) > len(self.done)
+        if (self._resumable or (judged and not self._finished)) and reporter is not None:
             reporter.write_line(f"to resume this run:\n{self._resume_command()}")
-        if not self._finished and not self.options.resume:  # it could not begin, as with a --host that does not answer
+        # It could not begin, as with a --host that does not answer. If it was interrupted as it ended, verdicts stay.
+        if not self._finished and not judged and not self.options.resume:
             if self.journal is not None:
                 self.journal.remove()
             for path, new in self.moved.items():

@@ -66,6 +66,16 @@ def test_help_imports_little() -> None:
     assert ended.stdout.startswith("Usage: conformance ")
 
 
+def test_a_file_that_does_not_exist_is_named_first() -> None:
+    code, printed = _ended("matrix", "durations", "none.json")
+    assert (code, printed) == (1, "error: none.json: No such file or directory\n")
+
+
+def test_a_command_runs_without_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main.run(["--version"], "conformance") == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

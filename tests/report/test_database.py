@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -105,7 +106,8 @@ def test_history_of_one_architecture_shows_every_run(report: Report) -> None:
     assert [variant for name, variant in order if name == "sample-2026-09"] == sorted(
         variant for name, variant in order if name == "sample-2026-09"
     )
-    assert "no run has an architecture 'lama'" in report.refused("history", directory, "--architecture", "lama")
+    problem = report.refused("history", directory, "--architecture", "lama")
+    assert problem == "No such architecture 'lama'. Did you mean 'llama'?"
 
 
 def test_history_names_short_commits_and_compiled_only(report: Report) -> None:
@@ -132,6 +134,21 @@ def test_history_of_records_needs_no_duckdb(report: Report, monkeypatch: pytest.
 def test_history_reads_a_database_alone(report: Report) -> None:
     record = report.record(run(cell()))
     assert "give it alone" in report.refused("history", record, _database(report, record))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE statuses SET reached = 'done'",
+        "UPDATE statuses SET violations = NULL",
+        "ALTER TABLE statuses DROP COLUMN stage",
+    ],
+)
+def test_history_of_a_database_of_another_version_is_refused(report: Report, change: str) -> None:
+    database = _database(report, report.record(run(cell())))
+    with duckdb.connect(str(database)) as connection:
+        connection.execute(change)
+    assert "its statuses are of another version" in report.refused("history", database)
 
 
 # Databases

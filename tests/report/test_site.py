@@ -74,6 +74,10 @@ def _is_safe(address: str, page: _Page) -> None:
                 assert not outside or tag == "a", (address, value)
 
 
+def test_one_cell_of_one_architecture_is_counted_as_one() -> None:
+    assert "1 cell of 1 architecture\n" in _Page(_site(run(cell()))["index.html"]).text
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_text_of_a_record_becomes_markup_or_a_path(text: str) -> None:
     failing = cell(

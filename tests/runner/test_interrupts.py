@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from conformance.runner import interrupts
-from conformance.runner.interrupts import end_in_order
+from conformance.runner.interrupts import Interrupts
 
 pytestmark = pytest.mark.unit
 
@@ -27,7 +27,7 @@ def usual() -> Iterator[None]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_interrupts_once(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    undo = end_in_order()
+    handlers = Interrupts()
     with pytest.raises(KeyboardInterrupt, match=number.name):
         os.kill(os.getpid(), number)
     for again in (signal.SIGINT, signal.SIGTERM):
@@ -35,14 +35,21 @@ def test_a_signal_interrupts_once(number: signal.Signals, monkeypatch: pytest.Mo
     monkeypatch.setattr(interrupts, "_ENDING_S", 0)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), number)
-    undo()
+    handlers.undo()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_signal_that_is_ignored_remains_so() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background job
-    undo = end_in_order()
+    handlers = Interrupts()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    undo()
+    handlers.undo()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_signal_changes_nothing_when_the_run_ends_anyway() -> None:
+    handlers = Interrupts()
+    handlers.ending()
+    os.kill(os.getpid(), signal.SIGTERM)
+    handlers.undo()

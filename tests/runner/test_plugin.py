@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,21 @@ def _junit(path: Path) -> dict[str, tuple[str, str | None]]:
         assert len(ends) <= 1
         found[told["cell"]] = (told["verdict"], ends[0] if ends else None)
     return found
+
+
+def test_importing_an_exporter_shows_no_warnings_of_torch(tmp_path: Path) -> None:
+    exporter = ("--exporter", "tests.faults.exporters:trains", "--arch", "llama", "--clause", "EXP-9")
+    ended = suite(*exporter, "--output", str(tmp_path / "run.json"), "--collect-only", "-q")
+    printed = ended.stderr + ended.stdout
+    assert ended.returncode == 0, printed
+    assert "Warning" not in printed
+    assert "Failed to load" not in printed
+
+
+def test_pinning_shows_no_warnings_of_torch(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "conformance", "explore", "pin", str(tmp_path / "none.json")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.stderr == f"error: cannot read {tmp_path / 'none.json'}: No such file or directory\n"
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,26 @@ def test_an_interruption_in_process_leaves_a_record(tmp_path: Path) -> None:
     assert not load_run(record).run.complete
 
 
+def _plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: str) -> tuple[str, str]:
+    (tmp_path / "late.py").write_text(f"import os, pytest\n@pytest.hookimpl(wrapper=True)\n{hook}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "-p", "late"
+
+
+def test_a_signal_as_the_summary_is_printed_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = _plugin(tmp_path, monkeypatch, "def pytest_terminal_summary(): os.kill(os.getpid(), 15); yield")
+    code, printed = ended(tmp_path / "run.json", "-n0", *late)
+    assert (code, "8 cells: 8 pass" in printed, "to resume" in printed) == (0, True, False), printed
+
+
+def test_verdicts_stay_where_a_run_is_interrupted_as_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "run.json"
+    late = _plugin(tmp_path, monkeypatch, "def pytest_sessionfinish(): raise KeyboardInterrupt; yield")
+    printed = ended(record, "-n0", *late)[1]
+    assert len(load_run(journal_of(record)).cells) == 8
+    assert "to resume this run:\n" in printed
+
+
 def test_a_signal_to_the_whole_group_ends_the_run_in_order(tmp_path: Path) -> None:
     record = tmp_path / "run.json"
     run = started(record, "-n2", behaviours="any EXP-2 hangs", session=True)
