@@ -40,5 +40,5 @@ def test_a_folder_with_settings_of_its_own_does_not_matter(tmp_path: Path) -> No
     assert "warning" not in ended.stdout.casefold(), "markers and filters reach workers and their children"
     assert {cell.verdict for cell in load_run(tmp_path / "run.json").cells} == {"pass"}
     assert {path.name for path in tmp_path.iterdir()} <= {
-        *("pytest.ini", "conftest.py", "mine.py", "__pycache__", "run.json", ".run.json.lock", "build"),
+        *("pytest.ini", "conftest.py", "mine.py", "__pycache__", "run.json", ".run.jsonl.lock", "build"),
     }

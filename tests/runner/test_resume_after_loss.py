@@ -93,7 +93,9 @@ def test_an_interrupted_run_sums_up_at_once(tmp_path: Path, workers: str, number
     summary = next(line for line in run.stdout if line.startswith("8 cells: "))
     assert time.monotonic() - began < scaled(5)
     assert "not-run" in summary
-    printed = run.communicate(timeout=scaled(60))[0]
+    # Not `communicate`, which would miss what has been read ahead.
+    printed = run.stdout.read()
+    run.wait(timeout=scaled(60))
     assert "Traceback" not in printed
     assert run.returncode == pytest.ExitCode.INTERRUPTED
     assert all(is_gone(pid) for pid in below)
