@@ -26,7 +26,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], max_chars: int
         rich_table.add_column(Text(one_line(head)), overflow="fold")
     for row in rows:
         rich_table.add_row(*(Text(one_line(_plain(value), max_chars)) for value in row))
-    tty = sys.stdout.isatty()
+    tty = sys.stdout is not None and sys.stdout.isatty()
     buffer = io.StringIO()
     console = Console(file=buffer, force_terminal=tty, width=None if tty else _UNBOUNDED)
     console.print(rich_table)

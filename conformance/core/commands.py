@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import shutil
@@ -38,7 +39,10 @@ def install_command(*arguments: str) -> str:
     """The command that installs packages into this environment, in the versions that this project pins."""
     program = _program()
     pip = ["pip"] if program == [_SCRIPT] else [program[0], "-m", "pip"]
-    return shlex.join([*pip, "install", "-c", _from_here(ROOT / "constraints.txt"), *arguments])
+    install = [*pip, "install"]
+    if importlib.util.find_spec("pip") is None:  # as in an environment of uv
+        install = ["uv", "pip", "install", "--python", _from_here(Path(sys.executable))]
+    return shlex.join([*install, "-c", _from_here(ROOT / "constraints.txt"), *arguments])
 
 
 def recorded_run_command(*options: str) -> str:

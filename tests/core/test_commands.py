@@ -80,3 +80,9 @@ def test_packages_go_into_this_environment(environment: Path, monkeypatch: pytes
     monkeypatch.setenv("PATH", str(environment))
     monkeypatch.chdir(ROOT)
     assert install_command("--no-deps", "a[b]") == "pip install -c constraints.txt --no-deps 'a[b]'"
+
+
+@pytest.mark.usefixtures("environment")
+def test_an_environment_without_pip_is_one_of_uv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert install_command("torch").startswith("uv pip install --python env/bin/python -c ")

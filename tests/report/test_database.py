@@ -19,6 +19,7 @@ from report.analysis.variants import columns, variants
 from report.database import query, read_points, write_database
 from report.errors import ReportError
 from report.loading import load_all
+from report.terminal import table
 from report.trends import history_points
 from tests.report.harness import Report
 from tests.report.sample_runs import RUNS
@@ -149,6 +150,11 @@ def test_history_of_a_database_of_another_version_is_refused(report: Report, cha
     with duckdb.connect(str(database)) as connection:
         connection.execute(change)
     assert "its statuses are of another version" in report.refused("history", database)
+
+
+def test_a_table_needs_no_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert "llama" in table(("architecture",), [("llama",)])
 
 
 # Databases
