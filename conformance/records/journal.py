@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from conformance.core.cells import Cell
 from conformance.core.files import atomic_write
 from conformance.records.run import (
     SCHEMA_VERSION,
@@ -35,15 +36,23 @@ class Journal:
         path: The file, which is replaced.
         info: The run.
         environment: Its environment.
+        planned: The cells that it will judge.
         cells: Verdicts from before the run was interrupted.
 
     Raises:
         OSError: The file cannot be written.
     """
 
-    def __init__(self, path: Path, info: RunInfo, environment: Environment, cells: Iterable[CellRecord] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: RunInfo,
+        environment: Environment,
+        planned: Iterable[Cell] = (),
+        cells: Iterable[CellRecord] = (),
+    ) -> None:
         self.path = path
-        content = _encoded(JournalHeader(SCHEMA_VERSION, info, environment), *cells)
+        content = _encoded(JournalHeader(SCHEMA_VERSION, info, environment, tuple(planned)), *cells)
         atomic_write(path, content)
         self._file = path.open("ab", buffering=0)
         #: The size of the file up to the end of its last whole line.

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypedDict
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from conformance.core.cells import Cell
 from conformance.core.files import atomic_write, read_regular_file
 from conformance.core.validation import first_problem
 from conformance.core.verdicts import Stage, Verdict
@@ -175,11 +176,12 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class JournalHeader:
-    """The first line of a journal."""
+    """The first line of a journal. `planned` are the cells of the run: those that have no line were not reached."""
 
     schema_version: Literal[1]
     run: RunInfo
     environment: Environment
+    planned: tuple[Cell, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -228,7 +230,7 @@ def _read_journal(content: bytes) -> RunRecord:
     first, *others = content.split(b"\n")[:-1] or [b""]
     header = _HEADER.validate_json(first, strict=True)
     footer: JournalFooter | None = None
-    cells: dict[str, CellRecord] = {}
+    cells = {cell.id: _unreached(cell) for cell in header.planned}
     for line in (_LINE.validate_json(other, strict=True) for other in others):
         footer = line if isinstance(line, JournalFooter) else None
         if isinstance(line, CellRecord):
@@ -236,6 +238,19 @@ def _read_journal(content: bytes) -> RunRecord:
     ended = footer or JournalFooter(None, False)
     info = dataclasses.replace(header.run, finished=ended.finished, complete=ended.complete)
     return RunRecord(header.schema_version, info, header.environment, tuple(cells.values()))
+
+
+def _unreached(cell: Cell) -> CellRecord:
+    return CellRecord(
+        id=cell.id,
+        architecture=cell.architecture,
+        subject=cell.subject,
+        backend=cell.backend,
+        mode=cell.mode.value if cell.mode else None,
+        clause=cell.clause,
+        verdict=Verdict.NOT_RUN,
+        message=UNREACHED,
+    )
 
 
 def cell_to_json(cell: CellRecord) -> dict[str, Any]:

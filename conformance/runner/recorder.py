@@ -148,7 +148,10 @@ class Recorder:
             self._lock.enter_context(claim(self.options.record))
             if not self.options.resume:
                 self._move_aside(self._journal_path)
-            self.journal = Journal(self._journal_path, self._info(None), self.environment, self.records.values())
+            planned = [cell for cell_id, cell in self.plan.items() if cell_id not in self.already_done]
+            self.journal = Journal(
+                self._journal_path, self._info(None), self.environment, planned, self.records.values()
+            )
             if not self._is_resumed(self.options.record):
                 self._move_aside(self.options.record)
         except (OSError, RecordTakenError) as error:

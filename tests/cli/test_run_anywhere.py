@@ -25,8 +25,8 @@ def test_a_folder_with_settings_of_its_own_does_not_matter(tmp_path: Path) -> No
     )
     ended = subprocess.run(
         [
-            *(sys.executable, "-m", "conformance", "run", "--arch", "llama,gpt2", "--backend", "exported", "-n2"),
-            *("--mode", "decode", "--clause", "SEN-2,EXP-1", "--exporter", "mine:export", "--record", "run.json"),
+            *(sys.executable, "-m", "conformance", "run", "--arch", "llama", "--backend", "exported", "-n1"),
+            *("--mode", "decode", "--clause", "EXP-1", "--exporter", "mine:export", "--record", "run.json"),
         ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from conformance.core.cells import Cell
+from conformance.core.contract import Mode
 from conformance.core.verdicts import Verdict
 from conformance.records.journal import Journal, move_aside
 from conformance.records.run import (
+    UNREACHED,
     CellRecord,
     Environment,
     InvalidRecordError,
@@ -40,13 +43,13 @@ _CELLS = [
 
 
 def _journal(path: Path, count: int = 0) -> Journal:
-    return Journal(path, _INFO, _ENVIRONMENT, _CELLS[:count])
+    return Journal(path, _INFO, _ENVIRONMENT, cells=_CELLS[:count])
 
 
 def test_a_journal_is_the_run_so_far_and_its_footer_makes_it_whole(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     whole = dataclasses.replace(_INFO, finished="now", complete=True)
-    journal = Journal(path, whole, _ENVIRONMENT, _CELLS[:1])
+    journal = Journal(path, whole, _ENVIRONMENT, cells=_CELLS[:1])
     journal.add(*_CELLS[1:3])
     unfinished = RunRecord(1, _INFO, _ENVIRONMENT, tuple(_CELLS[:3]))
     assert load_run(path) == unfinished  # whatever the header says
@@ -190,3 +193,13 @@ def test_what_is_not_a_file_is_not_moved(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.json")
     with pytest.raises(OSError, match="not a regular file"):
         move_aside(tmp_path / "run.json")
+
+
+def test_a_cell_that_was_not_reached_is_not_run(tmp_path: Path) -> None:
+    planned = [Cell("llama", None, "eager", None, "SEN-1"), Cell("llama", "reference", "xnnpack", Mode.DECODE, "PAR-1")]
+    journal = Journal(tmp_path / "run.jsonl", _INFO, _ENVIRONMENT, planned)
+    unreached, later = load_run(journal.path).cells
+    assert (unreached.id, unreached.verdict) == ("llama/eager/SEN-1", Verdict.NOT_RUN)
+    assert (later.id, later.mode, later.message) == (planned[1].id, "decode", UNREACHED)
+    journal.add(dataclasses.replace(later, verdict=Verdict.PASS, message=None))
+    assert [cell.verdict for cell in load_run(journal.path).cells] == [Verdict.NOT_RUN, Verdict.PASS]

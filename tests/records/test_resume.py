@@ -39,7 +39,7 @@ def test_what_has_a_verdict_is_kept(tmp_path: Path) -> None:
 
 def test_the_journal_of_a_killed_run_goes_before_the_record(tmp_path: Path) -> None:
     run = _write(tmp_path / "run.json")
-    Journal(tmp_path / "run.jsonl", run.run, run.environment, [_cell("SEN-2", Verdict.PASS)])
+    Journal(tmp_path / "run.jsonl", run.run, run.environment, cells=[_cell("SEN-2", Verdict.PASS)])
     assert judged_so_far(tmp_path / "run.json", _ASKED, versions(), None).cells == (_cell("SEN-2", Verdict.PASS),)
     (tmp_path / "run.json").unlink()
     assert judged_so_far(tmp_path / "run.json", _ASKED, versions(), None).cells == (_cell("SEN-2", Verdict.PASS),)

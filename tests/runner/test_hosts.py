@@ -170,7 +170,10 @@ def _edit(checkout: Path) -> None:
         (lambda checkouts: _edit(checkouts.here), "this checkout has uncommitted changes; commit them, and check"),
         (lambda checkouts: shutil.rmtree(checkouts.there / ".git"), "there there is not a git repository"),
         (lambda checkouts: shutil.rmtree(checkouts.there), r"No such file or directory.*; add //chdir=/path"),
-        (lambda checkouts: shutil.rmtree(checkouts.there / "conformance"), r"(No module named|it has imported the one in).*; add //chdir=/path"),
+        (
+            lambda checkouts: shutil.rmtree(checkouts.there / "conformance"),
+            r"(No module named|it has imported the one in).*; add //chdir=/path",
+        ),
     ],
 )
 def test_another_checkout_is_refused(

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from conformance.core.paths import ROOT
 from conformance.records.run import CellRecord, journal_of, load_run
 from tests.support.harness import suite
+from tests.support.processes import judged
 
 pytestmark = pytest.mark.process
 
@@ -34,20 +35,20 @@ def test_killed_run_goes_on_to_the_same_end(tmp_path: Path, workers: str) -> Non
     killed = subprocess.Popen(
         [sys.executable, "-m", "pytest", "conformance", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
     )
-    before: tuple[CellRecord, ...] = ()
+    before: list[CellRecord] = []
     journal = journal_of(record)
     while len(before) < 3:
         assert killed.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
         try:
-            before = load_run(journal).cells
+            before = judged(journal)
         except FileNotFoundError:
             continue
         except ValidationError as error:
             pytest.fail(f"a record that is not valid: {error}")
     killed.kill()
     killed.wait()
-    before = load_run(journal).cells
+    before = judged(journal)
     assert not load_run(journal).run.complete
 
     ended = suite(*arguments, "--resume")

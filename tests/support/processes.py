@@ -12,7 +12,8 @@ from pathlib import Path
 
 from conformance.core.paths import ROOT
 from conformance.core.time_scale import scaled
-from conformance.records.run import journal_of, load_run
+from conformance.core.verdicts import Verdict
+from conformance.records.run import CellRecord, journal_of, load_run
 
 #: Eight cells: four clauses of two architectures.
 CELLS = ("--arch", "gpt2,llama", "--backend", "exported", "--mode", "decode", "--clause", "EXP-1,EXP-2,EXP-3,SEN-2")
@@ -73,10 +74,15 @@ def ended(record: Path, *arguments: str, behaviours: str = "") -> tuple[int, str
     return run.returncode, output
 
 
+def judged(record: Path) -> list[CellRecord]:
+    """The cells of a record or a journal that have a verdict."""
+    return [cell for cell in load_run(record).cells if cell.verdict is not Verdict.NOT_RUN]
+
+
 def wait_for_verdicts(run: subprocess.Popen[str], record: Path, count: int = 1) -> None:
     """Until the record's journal has `count` verdicts; it has to be one whenever it is looked at."""
     journal = journal_of(record)
-    while not journal.exists() or len(load_run(journal).cells) < count:
+    while not journal.exists() or len(judged(journal)) < count:
         assert run.poll() is None, run.communicate()[0]
         time.sleep(0.02)
 
