@@ -22,10 +22,11 @@ _PAGES = {
     "docs/cli.md": ("conformance.cli.help_page", "help_page"),
     "conformance/records/run.schema.json": ("conformance.records.run", "schema_text"),
 }
-#: Those that are made of records: the option that names these, the page, and the module of the report and its function.
+#: Those that are made of records: the option that names new ones, the page, the folder in which its records are kept,
+#: and the module of the report and its function.
 _OF_RECORDS = {
-    "--status": ("docs/status.md", "status_page", "status_page"),
-    "--compatibility": ("docs/compatibility.md", "versions_page", "compatibility_page"),
+    "--status": ("docs/status.md", "docs/records/status", "status_page", "status_page"),
+    "--compatibility": ("docs/compatibility.md", "docs/records/compatibility", "versions_page", "compatibility_page"),
 }
 
 
@@ -48,22 +49,24 @@ class _Docs(Command):
     ),
 )
 @click.option("--check", is_flag=True, help="write nothing; exit with 1 if a page is not as it would be written")
-@click.option("--status", multiple=True, type=FILE, metavar="RUN.json...", help="write docs/status.md of these records")
+@click.option("--status", multiple=True, type=FILE, metavar="RUN.json...", help="make docs/status.md of these records")
 @click.option(
     "--compatibility",
     multiple=True,
     type=FILE,
     metavar="RUN.json...",
-    help="write docs/compatibility.md of these records, which have different versions",
+    help="make docs/compatibility.md of these records, which have different versions",
 )
 def docs(check: bool, status: Sequence[Path], compatibility: Sequence[Path]) -> int:
     """Write the pages of the documentation that are generated.
 
     These are the contract, the backends, the command line and the schema of records; docs/status.md and
-    docs/compatibility.md are made of records, and written if these are named. Needs a checkout.
+    docs/compatibility.md are made of the records in docs/records. Records that are named replace those of their page.
+    Needs a checkout.
     """
+    given = {"--status": status, "--compatibility": compatibility}
     stale = written = 0
-    for path, text, arguments in _pages({"--status": status, "--compatibility": compatibility}):
+    for path, text, arguments in _pages(given):
         page = ROOT / path
         if page.is_file() and page.read_text(encoding="utf-8") == text:
             continue
@@ -74,21 +77,34 @@ def docs(check: bool, status: Sequence[Path], compatibility: Sequence[Path]) -> 
             written += 1
             page.write_text(text, encoding="utf-8")
             print(f"wrote {path}")
+    for option, paths in given.items() if not check else ():
+        _keep(ROOT / _OF_RECORDS[option][1], paths)
     if not stale + written:
         print("all pages are up to date")
     return 1 if stale else 0
 
 
-def _pages(records: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, str, list[str]]]:
+def _pages(given: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, str, list[str]]]:
     """The path and the text of each page, and what is typed after `docs` for it."""
     for path, (module, name) in _PAGES.items():
         yield path, _function(importlib.import_module(module), name)(), []
-    for option, (path, module, name) in _OF_RECORDS.items():
-        if paths := records[option]:
+    for option, (path, folder, module, name) in _OF_RECORDS.items():
+        if paths := given[option] or sorted((ROOT / folder).glob("*.json")):
             from conformance.records.run import load_run
 
             text = _function(report_module(module), name)([load_run(each) for each in paths])
-            yield path, text, [option, *map(str, paths)]
+            yield path, text, [option, *map(str, given[option])] if given[option] else []
+
+
+def _keep(folder: Path, paths: Sequence[Path]) -> None:
+    """Replace the records in `folder` by those at `paths`, if there are any."""
+    from conformance.records.run import load_run, write_run
+
+    runs = [load_run(path) for path in paths]
+    for old in folder.glob("*.json") if runs else ():
+        old.unlink()
+    for number, run in enumerate(runs, 1):
+        write_run(folder / f"{number:02}.json", run)
 
 
 def _function(module: Any, name: str) -> Callable[..., str]:

@@ -79,7 +79,8 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             name = error.option_name
-            message = unknown("option", name, known) if name.startswith("--") else f"No such option {name!r}."
+            near = known.union(former for former, now in FORMER_OPTIONS.items() if now in known)
+            message = unknown("option", name, near) if name.startswith("--") else f"No such option {name!r}."
             raise click.UsageError(f"{message}{self.option_hint}", ctx) from error
         except ValueError as error:  # of a path that no file can have
             raise click.UsageError(str(error), ctx) from error

@@ -15,7 +15,7 @@ from conformance.cli import docs
 from conformance.cli.main import main
 from conformance.core import console
 from conformance.core.paths import ROOT
-from conformance.records.run import write_run
+from conformance.records.run import load_run, write_run
 from tests.report.samples import cell, run
 
 pytestmark = pytest.mark.unit
@@ -47,6 +47,13 @@ def test_a_stale_page_is_named_with_the_command_that_writes_it(tmp_path: Path, m
     written = CliRunner().invoke(main, ["docs", *records])
     assert written.stdout.splitlines() == ["wrote page.md", "wrote docs/status.md"]
     assert CliRunner().invoke(main, ["docs", "--check", *records]).exit_code == 0
+    kept = tmp_path / "docs" / "records" / "status"
+    assert [load_run(path) for path in sorted(kept.iterdir())] == [given, given]
+    assert CliRunner().invoke(main, ["docs", "--check"]).exit_code == 0
+    (tmp_path / "docs" / "status.md").write_text("changed", encoding="utf-8")
+    assert "docs/status.md is out of date" in CliRunner().invoke(main, ["docs", "--check"]).stderr
+    CliRunner().invoke(main, ["docs", "--status", records[1]])
+    assert len(list(kept.iterdir())) == 1
 
 
 @pytest.mark.parametrize("arguments", [["docs"], ["matrix", "update", "run.json"], ["matrix", "durations", "run.json"]])
