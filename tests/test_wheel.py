@@ -78,7 +78,16 @@ def test_a_run_and_its_report(scripts: Path, tmp_path: Path) -> None:
     where = _run(scripts / "python", "-c", "import conformance, torch; print(conformance.__file__)", cwd=tmp_path)
     assert where.stdout.startswith(str(site)), where.stderr
     ended = _run(
-        scripts / "conformance", "run", "--tier", "smoke", "--arch", "llama", "--backend", "exported", cwd=tmp_path
+        scripts / "conformance",
+        "run",
+        "--tier",
+        "smoke",
+        "--arch",
+        "llama",
+        "--backend",
+        "exported",
+        "-n0",
+        cwd=tmp_path,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     record = load_run(tmp_path / "build" / "conformance" / "run.json")
