@@ -16,6 +16,8 @@ _IGNORED_WARNINGS = (
     "ignore:.isinstance.treespec, LeafSpec:FutureWarning:copyreg",
     # From Python 3.12 on, at each fork of a process with threads; the children need none of them.
     "ignore:This process .pid=:DeprecationWarning:(multiprocessing[.]popen_fork|conformance[.]process[.]fork)",
+    # Transformers' own exporter reads what torch has renamed.
+    "ignore:var_to_val is deprecated:FutureWarning:(.*/)?transformers[./]exporters[./]",
     # torch's strict export says at each call that non-strict is the default now.
     "ignore::UserWarning:torch[.]",
     # ExecuTorch says at each emission that a cache's initial value is not stored; zeros are what a cache starts with.

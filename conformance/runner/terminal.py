@@ -88,8 +88,10 @@ def render_summary(records: Sequence[CellRecord], path: Path, *, width: int, col
     glyphs: Mapping[Verdict, str] = report_module("analysis.verdicts").GLYPHS
     grid = _grid(report, glyphs)
     is_wide = console.measure(grid, options=console.options.update(max_width=_ANY_WIDTH)).maximum > width
-    console.print(_rows(report, glyphs) if is_wide else grid)
-    console.print(_LEGEND, style="dim", highlight=False)
+    table = _rows(report, glyphs) if is_wide else grid
+    if table.row_count:
+        console.print(table)
+        console.print(_LEGEND, style="dim", highlight=False)
     console.print()
     for headline in report.headlines:
         others = f" ({headline.others})" if headline.others else ""

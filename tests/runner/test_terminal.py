@@ -39,3 +39,11 @@ def test_what_is_known_is_told_in_a_line_and_no_name_is_cut() -> None:
         assert names[0] in summary
     assert names[1] not in narrow  # it decodes
     assert wide.count("✓ decodes correctly") == 7
+
+
+def test_where_nothing_needs_a_look_a_narrow_terminal_has_no_table() -> None:
+    backends = ("exported", "xnnpack", "portable", "vulkan", "openvino")
+    cells = [Cell("llama", "reference", backend, mode, "PAR-1") for backend in backends for mode in Mode]
+    summary = render_summary([bare_record(cell, Verdict.PASS) for cell in cells], Path("r"), width=80, color=False)
+    assert "1 of 1 architectures decode correctly on xnnpack decode\n" in summary
+    assert "architecture  variant" not in summary
