@@ -230,7 +230,7 @@ def _read_journal(content: bytes) -> RunRecord:
     first, *others = content.split(b"\n")[:-1] or [b""]
     header = _HEADER.validate_json(first, strict=True)
     footer: JournalFooter | None = None
-    cells = {cell.id: _unreached(cell) for cell in header.planned}
+    cells = {cell.id: record_of(cell, Verdict.NOT_RUN, UNREACHED) for cell in header.planned}
     for line in (_LINE.validate_json(other, strict=True) for other in others):
         footer = line if isinstance(line, JournalFooter) else None
         if isinstance(line, CellRecord):
@@ -240,7 +240,8 @@ def _read_journal(content: bytes) -> RunRecord:
     return RunRecord(header.schema_version, info, header.environment, tuple(cells.values()))
 
 
-def _unreached(cell: Cell) -> CellRecord:
+def record_of(cell: Cell, verdict: Verdict, message: str | None = None, replay: str = "") -> CellRecord:
+    """A verdict on `cell` and nothing measured."""
     return CellRecord(
         id=cell.id,
         architecture=cell.architecture,
@@ -248,8 +249,9 @@ def _unreached(cell: Cell) -> CellRecord:
         backend=cell.backend,
         mode=cell.mode.value if cell.mode else None,
         clause=cell.clause,
-        verdict=Verdict.NOT_RUN,
-        message=UNREACHED,
+        verdict=verdict,
+        message=message,
+        replay=replay,
     )
 
 

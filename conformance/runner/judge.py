@@ -21,7 +21,7 @@ from conformance.core.verdicts import (
 )
 from conformance.failures.outcome import Outcome
 from conformance.matrix.schema import Expectation
-from conformance.records.run import CellRecord, ExpectedFailure, Measured
+from conformance.records.run import CellRecord, ExpectedFailure, Measured, record_of
 
 #: The record of a replay, which has only the cells of one clause and would otherwise be that of the last whole run.
 REPLAY_RECORD = "build/conformance/replay.json"
@@ -41,18 +41,8 @@ def replay_command(cell: Cell, exploring: str = "") -> str:
 
 
 def bare_record(cell: Cell, verdict: Verdict, message: str | None = None, exploring: str = "") -> CellRecord:
-    """A verdict on `cell` and nothing measured."""
-    return CellRecord(
-        id=cell.id,
-        architecture=cell.architecture,
-        subject=cell.subject,
-        backend=cell.backend,
-        mode=cell.mode.value if cell.mode else None,
-        clause=cell.clause,
-        verdict=verdict,
-        message=message,
-        replay=replay_command(cell, exploring),
-    )
+    """A verdict on `cell` and nothing measured, with the command that judges it again."""
+    return record_of(cell, verdict, message, replay_command(cell, exploring))
 
 
 def judge(
