@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from conformance.core.option_names import option_of
+from conformance.core.option_names import by_option
 from conformance.core.text import format_counts, one_line, plural
 from conformance.core.verdicts import Verdict
 from conformance.records.run import UNREACHED, CellRecord, RunRecord
@@ -81,15 +81,11 @@ def _differing(comparison: Comparison) -> Iterator[str]:
     """The versions and options that differ: the purpose of a comparison, or the mistake in it."""
     for prefix, before, after in (
         ("version of ", comparison.base.environment.packages, comparison.head.environment.packages),
-        ("", _options(comparison.base), _options(comparison.head)),
+        ("", by_option(comparison.base.run.options), by_option(comparison.head.run.options)),
     ):
         for name in sorted({*before, *after}):
             if before.get(name) != after.get(name):
                 yield one_line(f"{prefix}{name}: {_value(before.get(name))} → {_value(after.get(name))}")
-
-
-def _options(run: RunRecord) -> Mapping[str, object]:
-    return {option_of(key): value for key, value in run.run.options.items()}
 
 
 def _value(value: object) -> str:

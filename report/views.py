@@ -9,7 +9,7 @@ from datetime import datetime
 
 from conformance.core.cells import EAGER, EXPORTED
 from conformance.core.contract import CLAUSES
-from conformance.core.option_names import option_of
+from conformance.core.option_names import by_option
 from conformance.records.run import CellRecord
 
 from .analysis.report import Architecture, Headline, Report, VariantState
@@ -49,8 +49,8 @@ class RunHeader:
     @property
     def options(self) -> tuple[tuple[str, str], ...]:
         """The options that were given to the run."""
-        given = self.report.run.run.options.items()
-        return tuple((option_of(name), str(value)) for name, value in given if value is not None)
+        given = by_option(self.report.run.run.options).items()
+        return tuple((name, str(value)) for name, value in given if value is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
 #: Former names of options, which still work.
 FORMER_OPTIONS = {
     "--bundles": "--failures-dir",
@@ -17,3 +22,8 @@ FORMER_OPTIONS = {
 def option_of(key: str) -> str:
     """The option whose value a record has under `key`, which may be its former name; other keys are themselves."""
     return key if key == "matrix" else FORMER_OPTIONS.get(f"--{key}", f"--{key}")
+
+
+def by_option(recorded: Mapping[str, _T]) -> dict[str, _T]:
+    """What a record has of a run's options, by the options."""
+    return {option_of(key): value for key, value in recorded.items()}

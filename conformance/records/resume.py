@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from conformance.core.files import PARTIAL
-from conformance.core.option_names import option_of
+from conformance.core.option_names import by_option
 from conformance.core.verdicts import Verdict
 from conformance.records.run import DIRTY, InvalidRecordError, RunRecord, journal_of, load_run
 
@@ -79,8 +79,8 @@ def judged_so_far(
         raise NotResumableError(f"{path}: {error.strerror or error}") from error
     except InvalidRecordError as error:
         raise NotResumableError(str(error)) from error
-    before = {**run.environment.packages, **_options(run.run.options), "--hypothesis-seed": run.run.seed}
-    now = {**versions, **_options(asked), "--hypothesis-seed": seed}
+    before = {**run.environment.packages, **by_option(run.run.options), "--hypothesis-seed": run.run.seed}
+    now = {**versions, **by_option(asked), "--hypothesis-seed": seed}
     if commit and run.run.commit:
         before["commit"], now["commit"] = run.run.commit.removesuffix(DIRTY), commit.removesuffix(DIRTY)
     for name in dict.fromkeys([*before, *now]):
@@ -91,7 +91,3 @@ def judged_so_far(
             )
     cells = tuple(cell for cell in run.cells if cell.verdict is not Verdict.NOT_RUN)
     return RunRecord(run.schema_version, run.run, run.environment, cells)
-
-
-def _options(recorded: Mapping[str, str | int | None]) -> dict[str, str | int | None]:
-    return {option_of(key): value for key, value in recorded.items()}
