@@ -170,7 +170,8 @@ class Case:
     def space(self) -> ScriptSpace:
         """The scripts this cell's program can be asked to follow."""
         length = self.architecture.cache_length
-        return ScriptSpace(self.architecture.vocabulary, length, 1 if self.cell.mode is Mode.DECODE else length)
+        chunk = 1 if self.cell.mode is Mode.DECODE else self.builder.shape.longest(length)
+        return ScriptSpace(self.architecture.vocabulary, length, chunk)
 
     def new_session(self) -> Session:
         """A decoder with fresh caches: the exported program's or the runtime's, as the cell says."""

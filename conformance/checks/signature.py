@@ -6,6 +6,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
+from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.verdicts import ClauseViolationError, Stage
 from conformance.models.fixtures import BATCH_SIZE
 
@@ -13,7 +14,7 @@ from conformance.models.fixtures import BATCH_SIZE
 _INPUTS = {"input_ids": 2, "cache_position": 1}
 
 
-def assert_signature(program: ExportedProgram, vocab: int, rows: int = BATCH_SIZE) -> None:
+def assert_signature(program: ExportedProgram, vocab: int, rows: int = BATCH_SIZE, shape: CallShape = WHOLE) -> None:
     """Raises `ClauseViolationError` unless `program` has the signature of EXP-1, for `rows` rows a call."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
@@ -29,7 +30,8 @@ def assert_signature(program: ExportedProgram, vocab: int, rows: int = BATCH_SIZ
     if len(outputs) != 1:
         raise _violation("wrong-outputs", f"{len(outputs)} outputs", "logits alone")
     logits = values[outputs[0].name]
-    wanted = [*values["input_ids"].shape, vocab]
+    tokens = 1 if shape.last_logits else values["input_ids"].shape[1]
+    wanted = [rows, tokens, vocab]
     if list(logits.shape) != wanted or not logits.is_floating_point():
         raise _violation("wrong-outputs", f"{logits.dtype} {list(logits.shape)}", f"floating-point logits {wanted}")
 

@@ -26,7 +26,7 @@ from conformance.checks.signature import assert_signature
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, StageError, at
 from conformance.decoding.oracle import cache_states
-from conformance.decoding.scripts import in_chunks, token_by_token
+from conformance.decoding.scripts import token_by_token
 from conformance.exporters.resolve import Exporter
 from conformance.models.fixtures import batch_size
 from conformance.pipeline.identity import difference
@@ -45,7 +45,7 @@ _TRAINING_WORDS, _TRAINED_TOKENS = ("training mode", "eval"), 4
 @clause("EXP-1")
 def test_signature(case: Case) -> None:
     """Token ids and cache position in, logits out, and nothing else."""
-    assert_signature(case.program, case.space.vocab, batch_size(case.model))
+    assert_signature(case.program, case.space.vocab, batch_size(case.model), case.builder.shape)
 
 
 @clause("EXP-2")
@@ -106,16 +106,17 @@ def test_strict_or_not(case: Case) -> None:
         if choice is not strict.default:
             program, side_effects = _export_anew(case, strict=choice)
             _assert_unchanged(side_effects)
-        run_script(case, in_chunks(full, chunks), case.session_of(program))
+        run_script(case, case.space.in_chunks(full, chunks), case.session_of(program))
 
 
 @clause("EXP-5")
 def test_dynamic_length(case: Case) -> None:
-    """Any length from 1 to the whole cache."""
+    """Any length from 1 to the longest call, which is the whole cache unless a shorter one was asked for."""
     length = next(n for n in case.program.graph.nodes if n.name == "input_ids").meta["val"].shape[1]
     if isinstance(length, int):
         raise _violation("length-fixed", f"input_ids has a sequence length of {length}", "a dynamic one")
-    for tokens in (1, 2, case.space.length - 1, case.space.length):
+    longest = case.space.chunk
+    for tokens in sorted({1, 2, longest - 1, longest}):
         session = case.new_session()
         try:
             session.step(*tensors(case.space.text(0)[:tokens], 0))
@@ -144,7 +145,7 @@ def test_saved_and_loaded(case: Case) -> None:
         program = torch.export.load(held)
     case.metrics["saved_bytes"] = held.getbuffer().nbytes
     chunks = () if case.space.chunk == 1 else (3,)
-    run_script(case, in_chunks(case.space.text(0)[:5], chunks), case.session_of(program))
+    run_script(case, case.space.in_chunks(case.space.text(0)[:5], chunks), case.session_of(program))
 
 
 @clause("EXP-8")
@@ -210,7 +211,7 @@ def _export_anew(
     model = case.model_to_export()
     prepare(model)
     before = footprint(model)
-    program = export(case.exporter, model, case.mode, **options)
+    program = export(case.exporter, model, case.mode, case.builder.shape, **options)
     return program, [Change("model", text) for text in changes(before, footprint(model))]
 
 

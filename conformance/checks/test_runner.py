@@ -57,7 +57,7 @@ class Conversation:
 @clause("RUN-1")
 def test_metadata(case: Case) -> None:
     """Each method, or the runner's default in its place, against the program."""
-    metadata = stages.constants(case.artifact.program)
+    metadata = stages.constants(case.built.emitted)
     missing: list[Fact] = []
     untrue: list[Fact] = []
     for fact in _facts(case, metadata):
@@ -166,7 +166,7 @@ def _shown(values: Values) -> str:
 def _sizes(case: Case) -> set[int]:
     """Lengths of prompts: one token, both sides of where the runner splits, and up to the last that leaves any room."""
     length = case.space.length
-    split = stages.constants(case.artifact.program).get("get_max_seq_len", (length,))[0]
+    split = stages.constants(case.built.emitted).get("get_max_seq_len", (length,))[0]
     sizes = (1, 2, split - 1, split, split + 1, length // 2, length - 2, length - 1)
     # A program's metadata may allow calls longer than its cache: one that fills it is the longest that is tried.
     return {min(size, length) for size in sizes if size > 0}
@@ -212,7 +212,7 @@ def _last_of_answer(case: Case, prompt: tuple[int, ...]) -> int | None:
 def _hold(case: Case, conversation: Conversation) -> None:
     """Hold the conversation, and compare each answer with what eager greedy decoding gives."""
     seconds = _CHECKPOINT_SECONDS if case.is_checkpoint else DEFAULT_SECONDS
-    answers = converse(case.artifact.program, case.runner_tokenizer, conversation.turns, seconds)
+    answers = converse(case.built.emitted, case.runner_tokenizer, conversation.turns, seconds)
     held: tuple[int, ...] | None = ()
     for number, (turn, answer) in enumerate(zip(conversation.turns, answers, strict=True), 1):
         before = () if turn.again else held

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 
 from conformance.core.cells import EAGER, EXPORTED
@@ -10,7 +10,7 @@ from conformance.core.contract import CLAUSES, Chapter
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.models.checkpoints import Checkpoint
 from conformance.records.run import CellRecord, PartitionRecord, RunRecord
-from conformance.runner.options import NOT_OF_CHECKPOINTS
+from conformance.runner.options import NOT_OF_CHECKPOINTS, NOT_OF_FILES
 
 _MIB = 1 << 20
 _VERSIONS = ("torch", "transformers", "executorch")
@@ -35,27 +35,47 @@ def answer(run: RunRecord) -> Answer:
     return Answer.YES if run.run.complete and not bad else Answer.NOT_KNOWN
 
 
-def screen(run: RunRecord, checkpoint: Checkpoint, backend: str) -> str:
-    """The answer, what speaks for it and against it, and what it does not cover."""
+def screen(run: RunRecord, checkpoint: Checkpoint) -> str:
+    """The answer, the program that it is about, what speaks for it and against it, and what it does not cover."""
     bad = [cell for cell in run.cells if cell.verdict not in ACCEPTABLE]
+    asked = run.run.options
     versions = ", ".join(
         f"{name} {run.environment.packages[name]}" for name in _VERSIONS if name in run.environment.packages
     )
     lines = [
-        f"May {checkpoint.name} be shipped on {backend}? {answer(run).capitalize()}.",
+        f"May {_subject(asked, checkpoint)} be shipped on {asked.get('backend')}? {answer(run).capitalize()}.",
         "",
-        f"  {checkpoint.model_type}, a cache of {checkpoint.max_cache_len} tokens, {_dtype(checkpoint)}; {versions}",
+        f"  {checkpoint.model_type}; {', '.join(_about(asked, checkpoint))}",
+        f"  {versions}",
         "",
         *(f"  {line}" for line in _chapters(run.cells)),
         *(f"  {line}" for line in _programs(run.cells)),
     ]
-    for cell in bad:
-        lines += ["", *_explained(cell)]
+    for alike in _alike(bad):
+        lines += ["", *_explained(alike)]
     for cell in run.cells:
         if cell.verdict is Verdict.EXPECTED_FAILURE and cell.expected:
             link = f" ({cell.expected.link})" if cell.expected.link else ""
             lines += ["", f"≈ {cell.clause}, known of {cell.backend}: {cell.expected.reason}{link}"]
     return "\n".join([*lines, "", *_left_out(run, checkpoint)])
+
+
+def _subject(asked: Mapping[str, object], checkpoint: Checkpoint) -> str:
+    program = asked.get("program")
+    return f"{program}, of {checkpoint.name}," if program else checkpoint.name
+
+
+def _about(asked: Mapping[str, object], checkpoint: Checkpoint) -> Iterator[str]:
+    """The program that the answer is about."""
+    yield f"mode {asked.get('mode')}"
+    yield f"a cache of {checkpoint.max_cache_len} tokens"
+    if asked.get("prompt-chunk"):
+        yield f"at most {asked['prompt-chunk']} tokens a call"
+    if asked.get("batch-size"):
+        yield f"{asked['batch-size']} rows a call"
+    if asked.get("logits"):
+        yield f"logits of {asked['logits']} tokens" if asked["logits"] == "all" else "logits of the last token"
+    yield _dtype(checkpoint)
 
 
 def _dtype(checkpoint: Checkpoint) -> str:
@@ -115,8 +135,20 @@ def _program(made: PartitionRecord) -> str:
     )
 
 
-def _explained(cell: CellRecord) -> Iterator[str]:
+def _alike(cells: Iterable[CellRecord]) -> list[list[CellRecord]]:
+    """Cells that end alike, such as all that need a model which does not load."""
+    groups: dict[tuple[object, ...], list[CellRecord]] = {}
+    for cell in cells:
+        seen = [line for line in (cell.message or "").splitlines() if line.split()[:1] == ["observed"]]
+        groups.setdefault((cell.verdict, cell.signature, *seen) if seen else (cell.id,), []).append(cell)
+    return list(groups.values())
+
+
+def _explained(cells: Sequence[CellRecord]) -> Iterator[str]:
+    cell, *others = cells
     yield f"✗ {cell.clause} ({cell.verdict}): {_TEXTS[cell.clause]}"
+    if others:
+        yield f"  likewise  {', '.join(dict.fromkeys(other.clause for other in others))}"
     for line in (cell.message or "").splitlines():
         name = line.split()[0] if line.split() else ""
         if name in ("observed", "expected", "script") or cell.verdict is not Verdict.FAIL:
@@ -128,6 +160,9 @@ def _left_out(run: RunRecord, checkpoint: Checkpoint) -> Iterator[str]:
     """What this answer does not cover."""
     judged = {cell.clause for cell in run.cells}
     never = [clause for clause in NOT_OF_CHECKPOINTS if clause not in judged]
+    if run.run.options.get("program"):
+        ways = [clause for clause in NOT_OF_FILES if clause not in (*judged, *never)]
+        yield f"Not asked: {', '.join(ways)}, which are about how a program is made; the file holds the result."
     yield f"Not asked: {', '.join(never)}, which are about fixtures, the exporter and ExecuTorch, whatever the model."
     beyond = [window for window in checkpoint.windows if window >= checkpoint.max_cache_len]
     if beyond:

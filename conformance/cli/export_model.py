@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.core.files import atomic_write
@@ -15,13 +16,18 @@ from conformance.pipeline import lowering
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.lowering import Artifact
+from conformance.pipeline.program_file import RECIPE
 
 #: What `export_for_runner` goes through, in order.
 STEPS = ("exporting", "lowering", "emitting")
 
 
 def export_for_runner(
-    model: PreTrainedModel, backend: Backend, mode: Mode, announce: Callable[[str], None] = lambda step: None
+    model: PreTrainedModel,
+    backend: Backend,
+    mode: Mode,
+    announce: Callable[[str], None] = lambda step: None,
+    shape: CallShape = WHOLE,
 ) -> Artifact:
     """The model as a program that `TextLLMRunner` runs out of the box, metadata methods and all.
 
@@ -31,6 +37,7 @@ def export_for_runner(
         backend: One of `conformance.pipeline.backends.BACKENDS`.
         mode: `Mode.DYNAMIC` for prompts in chunks of any length, `Mode.DECODE` for one token a call.
         announce: Called with each of `STEPS` when it begins.
+        shape: The longest call, and the logits of which tokens a call returns.
 
     Returns:
         The program as the bytes of a `.pte` file, with its partition and its memory.
@@ -43,12 +50,12 @@ def export_for_runner(
         raise NotRunError(backend.obstacle)
     if backend.requantise:
         raise NotRunError(f"{backend.name} is calibrated, and the suite has texts for fixtures only")
-    program = Program(model.config.model_type, "reference", mode, backend.name)
-    built = Builder(backends={backend.name: backend}, build=lambda _: model, single_use=True).program(program)
+    builder = Builder(backends={backend.name: backend}, build=lambda _: model, shape=shape, single_use=True)
+    built = builder.program(Program(model.config.model_type, "reference", mode, backend.name))
     announce(STEPS[0])
     built.exported  # noqa: B018 - so that each step is announced
     announce(STEPS[1])
-    lowered = built.lower()
+    lowered = lowering.lower(built.exported, backend, {**built.methods, RECIPE: backend.name})
     announce(STEPS[2])
     return lowering.emit(lowered, backend)
 

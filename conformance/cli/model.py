@@ -6,23 +6,19 @@ import dataclasses
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from conformance.cli.checkpoint_options import Asked, asked_of_file, backend_of, checkpoint_of, checkpoint_options
 from conformance.cli.params import FILE, Name
 from conformance.cli.run import NEEDS, pytest_command, run_environment
+from conformance.cli.steps import Steps
 from conformance.core.commands import command
 from conformance.core.console import Group, examples
-from conformance.core.contract import Mode
 from conformance.core.warnings_filter import silence_third_party
-
-if TYPE_CHECKING:
-    from conformance.models.checkpoints import Checkpoint
-    from conformance.pipeline.backends import Backend
 
 #: Positions in the cache of a program that is made to be used, in tokens, if the model was made for as many.
 _USUAL_CACHE_LENGTH = 512
@@ -44,67 +40,41 @@ def model() -> None:
     """
 
 
-def _checkpoint_options(function: Any) -> Any:
-    for decorate in (
-        click.option(
-            "--mode",
-            type=Name("MODES"),
-            default=Mode.DYNAMIC.value,
-            metavar="NAME",
-            help="dynamic, or decode for one token a call; default: dynamic",
-        ),
-        click.option(
-            "--dtype",
-            type=Name("DTYPE_NAMES"),
-            default="float32",
-            metavar="NAME",
-            help="what the program computes in; auto for what it was saved in; default: float32, to which bfloat16 and "
-            "float16 convert without loss",
-        ),
-        click.option(
-            "--cache-length", type=click.IntRange(min=2), metavar="N", help="positions in the static cache, in tokens"
-        ),
-        click.option(
-            "--backend", type=Name("BACKEND_NAMES"), default="xnnpack", metavar="NAME", help="default: xnnpack"
-        ),
-        click.argument("checkpoint", type=click.Path(path_type=Path), metavar="MODEL_DIR"),
-    ):
-        function = decorate(function)
-    return function
-
-
 @model.command(
     "export",
     needs=("torch", "transformers", "executorch"),
     epilog=examples("conformance model export MODEL_DIR --backend xnnpack -o model.pte"),
 )
-@_checkpoint_options
+@click.argument("checkpoint", type=click.Path(path_type=Path), metavar="MODEL_DIR")
+@checkpoint_options
 @click.option("-o", "--output", type=FILE, default=Path("model.pte"), metavar="PATH", help="default: model.pte")
-def export(checkpoint: Path, backend: str, cache_length: int | None, dtype: str, mode: str, output: Path) -> None:
+def export(checkpoint: Path, output: Path, **options: Any) -> None:
     """Make a checkpoint's .pte file for ExecuTorch's LLM runner.
 
     Loads, exports, lowers and emits the model with the reference exporter. Prints the size of the program, the memory
     of its cache, and the operators that the backend took.
     """
-    lowering = _backend(backend)
-    read = _checkpoint(checkpoint, cache_length, dtype, _USUAL_CACHE_LENGTH, lowering)
-    steps = _Steps(4)
+    asked = Asked(**options)
+    lowering = backend_of(asked.backend_name)
+    read = checkpoint_of(checkpoint, asked, _USUAL_CACHE_LENGTH, lowering)
+    steps = Steps(4)
     steps.begin(f"loading {read.name}, {read.weight_bytes / _MIB:.0f} MiB of {read.saved_dtype}")
     os.environ.update(run_environment(os.environ) | _NO_BARS)
     silence_third_party()
     from conformance.cli.export_model import export_for_runner, write_program
-    from conformance.core.verdicts import CellFailedError, NotRunError
+    from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError
     from conformance.models.checkpoints import load_model
 
-    loaded = load_model(read)
     try:
-        artifact = export_for_runner(loaded, lowering, Mode(mode), steps.begin)
-    except NotRunError as error:
+        loaded = load_model(read)
+        artifact = export_for_runner(loaded, lowering, asked.program_mode, steps.begin, asked.shape)
+    except (NotRunError, NotApplicableError) as error:
         raise ValueError(str(error)) from error
     except CellFailedError as error:
         raise ValueError(f"it fails at stage {error.stage}: {error}") from error
+    finally:
+        steps.end()
     write_program(artifact, output)
-    steps.end()
     partition, emission = artifact.partition, artifact.emission
     delegated, undelegated = sum(partition.delegated.values()), len(partition.undelegated_nodes)
     names = sorted(partition.undelegated.items(), key=lambda item: -item[1])
@@ -115,13 +85,29 @@ def export(checkpoint: Path, backend: str, cache_length: int | None, dtype: str,
         print(f"  {lowering.name:<9} {delegated} of {delegated + undelegated} operators delegated")
         if names:
             print(f"  portable  {', '.join(f'{count} {name}' for name, count in names[:6])}")
-    chat = command("model", "chat", str(output), "--tokenizer", str(checkpoint), "--prompt", "Once upon a time")
-    print(f"  try it    {chat}")
-    print(f"  check it  {command('model', 'check', str(checkpoint), '--backend', lowering.name)}")
+    print(f"  made      with {steps.peak_bytes / _MIB:.0f} MiB of memory at most")
+    if read.batch_size == 1:
+        chat = command("model", "chat", str(output), "--tokenizer", str(checkpoint), "--prompt", "Once upon a time")
+        print(f"  try it    {chat}")
+    print(f"  check it  {command('model', 'check', str(output), '--model', str(checkpoint))}")
 
 
-@model.command("check", needs=NEEDS, epilog=examples("conformance model check MODEL_DIR --backend xnnpack"))
-@_checkpoint_options
+@model.command(
+    "check",
+    needs=NEEDS,
+    epilog=examples(
+        "conformance model check MODEL_DIR --backend xnnpack", "conformance model check model.pte --model MODEL_DIR"
+    ),
+)
+@click.argument("subject", type=click.Path(path_type=Path), metavar="MODEL_DIR|MODEL.pte")
+@click.option(
+    "--model",
+    "directory",
+    type=click.Path(path_type=Path),
+    metavar="MODEL_DIR",
+    help="the checkpoint that a MODEL.pte was made of",
+)
+@checkpoint_options
 @click.option("--clause", type=Name("CLAUSE_NAMES", several=True), metavar="IDS", help="default: all about the model")
 @click.option(
     "--max-examples",
@@ -139,39 +125,59 @@ def export(checkpoint: Path, backend: str, cache_length: int | None, dtype: str,
     help=f"where the record is written; default: {_RECORD}; formerly --record",
 )
 def check(
-    checkpoint: Path,
-    backend: str,
-    cache_length: int | None,
-    dtype: str,
-    mode: str,
+    subject: Path,
+    directory: Path | None,
     clause: list[str] | None,
     max_examples: int,
     memory_limit: int | None,
     output: Path,
+    **options: Any,
 ) -> int:
-    """May this checkpoint be shipped? Judge its program by the contract.
+    """May this checkpoint, or this program of it, be shipped?
 
-    Judges the program as a run does a fixture's, by the clauses that depend on the model, and ends with one screen. The
-    exit code is 0 for yes, 1 for no, 2 where not everything was judged.
+    Judges the program that `export` would write, or with MODEL.pte that very file, as a run does a fixture's, by the
+    clauses that depend on the model, and ends with one screen. The exit code is 0 for yes, 1 for no, 2 where not
+    everything was judged.
     """
     from conformance.runner.option_table import DEFAULT_CACHE_LENGTH
 
-    lowering = _backend(backend)
-    read = _checkpoint(checkpoint, cache_length, dtype, DEFAULT_CACHE_LENGTH, lowering)
-    options = ["-n1", f"--checkpoint={read.directory}", f"--cache-length={read.max_cache_len}", f"--dtype={read.dtype}"]
-    options += [f"--backend={lowering.name}", f"--mode={mode}", f"--max-examples={max_examples}", f"--output={output}"]
-    options += [f"--clause={','.join(clause)}"] if clause else []
-    options += [f"--memory-limit={memory_limit}"] if memory_limit else []
+    asked, program = Asked(**options), None
+    if subject.is_file():
+        if directory is None:
+            raise ValueError(f"{subject} is a file: --model MODEL_DIR has to say which checkpoint it was made of")
+        program = subject
+        asked = _asked_of_file(program, directory, asked)
+    elif directory is not None:
+        raise ValueError(f"--model is about a MODEL.pte, and {subject} is not a file")
+    read = checkpoint_of(directory or subject, asked, DEFAULT_CACHE_LENGTH, backend_of(asked.backend_name))
+    asked = dataclasses.replace(asked, cache_length=read.max_cache_len)
+    arguments = ["-n1", f"--checkpoint={read.directory}", *asked.options]
+    arguments += [f"--max-examples={max_examples}", f"--output={output}"]
+    arguments += [f"--program={program}"] if program else []
+    arguments += [f"--clause={','.join(clause)}"] if clause else []
+    arguments += [f"--memory-limit={memory_limit}"] if memory_limit else []
     sys.stdout.flush()
-    ended = subprocess.run(pytest_command(*options), env=run_environment(os.environ) | _NO_BARS, check=False)
+    ended = subprocess.run(pytest_command(*arguments), env=run_environment(os.environ) | _NO_BARS, check=False)
     if ended.returncode in _NOT_BEGUN or not output.exists():  # a record there is that of an earlier run
         return ended.returncode or 2
     from conformance.cli.check import Answer, answer, screen
     from conformance.records.run import load_run
 
     run = load_run(output)
-    print(f"\n{screen(run, read, lowering.name)}\n\nrecord: {output}")
+    print(f"\n{screen(run, read)}\n\nrecord: {output}")
     return {Answer.YES: 0, Answer.NO: 1, Answer.NOT_KNOWN: 2}[answer(run)]
+
+
+def _asked_of_file(path: Path, directory: Path, asked: Asked) -> Asked:
+    """The options that fit the program at `path`, of the checkpoint in `directory`."""
+    from conformance.models.checkpoints import read_checkpoint
+
+    vocab = read_checkpoint(directory, 1).config.get("vocab_size")
+    os.environ.update(run_environment(os.environ) | _NO_BARS)
+    silence_third_party()
+    from conformance.pipeline.program_file import read_program
+
+    return asked_of_file(read_program(path), asked, vocab)
 
 
 @model.command(
@@ -221,45 +227,3 @@ def _typed() -> Iterator[str]:
         print(f"one prompt a line; {RESET} starts again, Ctrl-D ends", flush=True)
     for line in sys.stdin:
         yield line.strip()
-
-
-def _backend(name: str) -> Backend:
-    from conformance.pipeline.backends import BACKENDS
-
-    backend = BACKENDS[name]
-    if backend.obstacle:
-        raise ValueError(backend.obstacle)
-    return backend
-
-
-def _checkpoint(directory: Path, cache_length: int | None, dtype: str, usual: int, backend: Backend) -> Checkpoint:
-    from conformance.models.checkpoints import read_checkpoint
-
-    checkpoint = read_checkpoint(directory, cache_length or 1, dtype)
-    computes = checkpoint.saved_dtype if checkpoint.dtype == "auto" else checkpoint.dtype
-    if (backend.prepare or backend.requantise) and computes != "float32":
-        raise ValueError(f"{backend.name} quantises a model of float32; leave out --dtype {dtype}")
-    if cache_length is None:
-        return dataclasses.replace(checkpoint, max_cache_len=min(usual, checkpoint.context or usual))
-    return checkpoint
-
-
-class _Steps:
-    """Prints each step when it begins, and how long it took when it ends."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._done = 0
-        self._began = time.monotonic()
-
-    def begin(self, what: str) -> None:
-        """A step begins."""
-        self.end()
-        self._done += 1
-        print(f"[{self._done}/{self._count}] {what}", end="", flush=True, file=sys.stderr)
-        self._began = time.monotonic()
-
-    def end(self) -> None:
-        """The step has ended."""
-        if self._done:
-            print(f", {time.monotonic() - self._began:.1f} s", flush=True, file=sys.stderr)

@@ -90,7 +90,8 @@ class BackendTraits:
 class Selection:
     """What a run is asked to cover. Cells that no backend has a part in come along whatever backends are chosen.
 
-    `not_lowered` are the architectures of which no program is lowered.
+    `not_lowered` are the architectures of which no program is lowered. Without `exported`, no cell is about a program
+    before lowering.
     """
 
     architectures: Sequence[str]
@@ -99,6 +100,7 @@ class Selection:
     clauses: Sequence[Clause]
     modes: Sequence[Mode] = BOTH_MODES
     not_lowered: Collection[str] = ()
+    exported: bool = True
 
 
 def plan(selection: Selection) -> Iterator[Cell]:
@@ -107,7 +109,8 @@ def plan(selection: Selection) -> Iterator[Cell]:
         yield from _eager(architecture, selection)
         for subject in selection.subjects:
             for mode in selection.modes:
-                yield from _exported(architecture, subject, mode, selection)
+                if selection.exported:
+                    yield from _exported(architecture, subject, mode, selection)
                 for backend in () if architecture in selection.not_lowered else selection.backends:
                     yield from _lowered(architecture, subject, mode, backend, selection)
 

@@ -15,6 +15,9 @@ KNOWN = {
 #: Of those that need a package which the suite does without: where to find it.
 ENVIRONMENTS = {"optimum": "tox -e optimum"}
 
+#: The subject of cells whose program is a file: whatever exported it, the file does not say.
+FILE = "file"
+
 #: The suite's packages with code that can be put under test: the deliberately faulty subjects are among its tests.
 _OWN_PACKAGES = frozenset({"conformance", "tests"})
 

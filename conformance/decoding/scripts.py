@@ -133,7 +133,7 @@ class ScriptSpace:
     Args:
         vocabulary: The token ids.
         length: Positions in the cache.
-        chunk: Longest chunk of a call: 1 in decode mode, `length` in dynamic mode.
+        chunk: Longest chunk of a call: 1 in decode mode, up to `length` in dynamic mode.
     """
 
     vocabulary: Vocabulary
@@ -153,6 +153,11 @@ class ScriptSpace:
     def texts(self) -> st.SearchStrategy[tuple[int, ...]]:
         """Texts that fill the whole cache."""
         return st.integers(0, 3).map(self.text)
+
+    def in_chunks(self, tokens: Sequence[int], lengths: Sequence[int], start: int = 0) -> DecodeScript:
+        """See `in_chunks`; chunks that are longer than a call may be are split."""
+        pieces = (min(self.chunk, n - at) for n in lengths for at in range(0, n, self.chunk))
+        return in_chunks(tokens, tuple(pieces), start)
 
     def chunk_lengths(self, total: int) -> st.SearchStrategy[tuple[int, ...]]:
         """Chunks that make up at most `total` tokens; the rest goes token by token."""

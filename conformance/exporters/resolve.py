@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
 from conformance.core.contract import Mode
-from conformance.core.exporter_names import ENVIRONMENTS, KNOWN
+from conformance.core.exporter_names import ENVIRONMENTS, FILE, KNOWN
 from conformance.core.suggest import unknown, unknown_exporter
 from conformance.core.text import one_line
 from conformance.core.verdicts import NotApplicableError, Stage, at
@@ -41,8 +41,9 @@ class Exporter:
             example_cache_position=None, *, dynamic_shapes=None, strict=...)`; the last two are optional.
         driver: How its programs are called.
         inapplicable: By id, the clauses that do not apply to it, and why.
-        metadata: `metadata(model, *, dynamic: bool)` gives the constant methods that a program of that model is lowered
-            with, by name; None where the exporter has none.
+        metadata: `metadata(model, *, dynamic: bool, max_seq_len: int | None = None)` gives the constant methods that a
+            program of that model is lowered with, by name; the last argument is optional. None where the exporter has
+            none.
     """
 
     name: str
@@ -53,22 +54,49 @@ class Exporter:
 
     def require(self, mode: Mode) -> None:
         """Raises `NotApplicableError` where the exporter cannot export in `mode`."""
-        parameters = inspect.signature(self.export).parameters.values()
-        takes = any(p.name == "dynamic_shapes" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-        if mode is Mode.DYNAMIC and not takes:
-            raise NotApplicableError(f"{self.name} takes no dynamic_shapes")
+        if mode is Mode.DYNAMIC:
+            self.require_argument("dynamic_shapes")
+
+    def require_argument(self, name: str) -> None:
+        """Raises `NotApplicableError` where the exporter does not take the keyword argument `name`."""
+        _require_argument(self.name, self.export, name)
 
     def require_clause(self, clause: str) -> None:
         """Raises `NotApplicableError` where the clause with this id does not apply to the exporter."""
         if clause in self.inapplicable:
             raise NotApplicableError(f"{self.name} {self.inapplicable[clause]}")
 
-    def methods(self, model: PreTrainedModel, mode: Mode) -> dict[str, Any]:
-        """The constant methods of the program of `model` in `mode`, by name."""
+    def methods(self, model: PreTrainedModel, mode: Mode, longest: int | None = None) -> dict[str, Any]:
+        """The constant methods of the program of `model` in `mode`, by name.
+
+        Args:
+            model: The model that the program was exported from.
+            mode: The program's mode.
+            longest: The longest call, in tokens, where that is not the cache's length.
+        """
         if self.metadata is None:
             return {}
+        more = {}
+        if longest is not None and mode is Mode.DYNAMIC:
+            _require_argument(self.name, self.metadata, "max_seq_len")
+            more["max_seq_len"] = longest
         with at(Stage.EXPORT):
-            return dict(self.metadata(model, dynamic=mode is Mode.DYNAMIC))
+            return dict(self.metadata(model, dynamic=mode is Mode.DYNAMIC, **more))
+
+
+def _require_argument(exporter: str, function: Callable[..., Any], name: str) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    if not any(p.name == name or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        raise NotApplicableError(f"{exporter} takes no {name}")
+
+
+def of_a_file() -> Exporter:
+    """What stands for the exporter of a program that is a `.pte` file: it exports nothing."""
+
+    def export(*_: object, **__: object) -> ExportedProgram:
+        raise NotApplicableError("the program is a file; nothing is exported")
+
+    return Exporter(FILE, export)
 
 
 def resolve(name: str) -> Exporter:

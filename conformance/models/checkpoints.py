@@ -45,6 +45,7 @@ class Checkpoint:
         max_cache_len: Positions in the static cache, in tokens.
         dtype: One of `DTYPES`.
         config: What `config.json` says of the text decoder.
+        batch_size: Rows in a call.
     """
 
     directory: Path
@@ -52,6 +53,7 @@ class Checkpoint:
     max_cache_len: int
     dtype: str
     config: Mapping[str, Any]
+    batch_size: int = 1
 
     @property
     def name(self) -> str:
@@ -87,7 +89,7 @@ class Checkpoint:
         return sum(path.stat().st_size for path in self.directory.glob("*.safetensors"))
 
 
-def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto") -> Checkpoint:
+def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto", batch_size: int = 1) -> Checkpoint:
     """The checkpoint in `directory`, of which only the config is read.
 
     Raises:
@@ -105,7 +107,7 @@ def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto") ->
         reason = f"{pickled.name} is a pickle, which is code; " if pickled else ""
         raise CheckpointError(f"{directory}: no *.safetensors; {reason}save it with `model.save_pretrained(...)`")
     text = next((values[part] for part in _TEXT_PARTS if isinstance(values.get(part), dict)), values)
-    checkpoint = Checkpoint(directory, str(model_type), max_cache_len, dtype, text)
+    checkpoint = Checkpoint(directory, str(model_type), max_cache_len, dtype, text, batch_size)
     if checkpoint.context is not None and max_cache_len > checkpoint.context:
         raise CheckpointError(
             f"a cache of {max_cache_len} tokens is longer than the model's {checkpoint.context} positions "
@@ -115,7 +117,7 @@ def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto") ->
 
 
 def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The model with its weights, in evaluation mode; its generation config asks for a static cache of one row.
+    """The model with its weights, in evaluation mode; its generation config asks for a static cache of that size.
 
     Raises:
         CheckpointError: Weights are missing or do not fit, or the config is not one of its class.
@@ -139,7 +141,7 @@ def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
         **dict(_kept(model.generation_config)),
         use_cache=True,
         cache_implementation="static",
-        cache_config={"batch_size": 1, "max_cache_len": checkpoint.max_cache_len},
+        cache_config={"batch_size": checkpoint.batch_size, "max_cache_len": checkpoint.max_cache_len},
     )
     loaded: PreTrainedModel = model
     return loaded

@@ -14,11 +14,12 @@ import torch
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
+from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import EXPORTED, Program
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, at
 from conformance.decoding.oracle import Oracle, ProgramOracle, perturbed_model, perturbed_program
 from conformance.decoding.scripts import Vocabulary
-from conformance.decoding.sessions import Session, Startable
+from conformance.decoding.sessions import RuntimeSession, Session, Startable
 from conformance.decoding.tokenizers import CharTokenizer, RunnerTokenizer, tokenizer_of
 from conformance.decoding.vocabulary import vocabulary_of
 from conformance.exporters.resolve import Exporter, resolve
@@ -97,6 +98,8 @@ class Builder:
         build: Makes an architecture's model; tests give others than the fixtures.
         store: Where artifacts are kept from run to run.
         tokenizer: The directory of the model's own tokenizer; without it, each token id is a character.
+        shape: The shape of the programs' calls.
+        program_file: A `.pte` file that takes the place of every program: nothing is exported or lowered.
         single_use: Export the model itself and not a newly built one, lower its program and not a copy, and do not
             look for side effects. For a checkpoint that is exported once and is too large for copies.
     """
@@ -109,12 +112,16 @@ class Builder:
         store: Store | None = None,
         tokenizer: Path | None = None,
         *,
+        shape: CallShape = WHOLE,
+        program_file: Path | None = None,
         single_use: bool = False,
     ) -> None:
         self.backends = backends
         self.build = build
         self.store = store
         self.tokenizer = tokenizer
+        self.shape = shape
+        self.program_file = program_file
         self.single_use = single_use
         self._exporters = dict(exporters or {})
         self._current: BuiltArchitecture | None = None
@@ -279,7 +286,14 @@ class BuiltProgram(_Built):
     @_Part
     def methods(self) -> dict[str, Any]:
         """The constant methods that the program is lowered with, by name."""
-        return self.exporter.methods(self.architecture.prepared(self.backend), self.program.mode)
+        model, mode = self.architecture.prepared(self.backend), self.program.mode
+        return self.exporter.methods(model, mode, self._builder.shape.prompt_chunk)
+
+    @property
+    def emitted(self) -> bytes:
+        """The bytes of the program's `.pte` file: the one that was given, or the artifact's."""
+        given = self._builder.program_file
+        return self.artifact.program if given is None else self._cached("program file", given.read_bytes)
 
     @_Part
     def artifact(self) -> Artifact:
@@ -325,7 +339,9 @@ class BuiltProgram(_Built):
         """
         if self.backend is None:
             return self._module.new_session()
-        method = stages.load(self.artifact.program)
+        method = stages.load(self.emitted)
+        if self._builder.program_file is not None:
+            return RuntimeSession(method)
         return self.exporter.driver.runtime(self.exported, method)
 
     @property
@@ -388,12 +404,13 @@ class BuiltProgram(_Built):
                 f"{self.backend.name} is calibrated by calls with token ids and cache position, as EXP-1 has them, "
                 f"and {self.exporter.name} takes others"
             )
-        program = stages.export(self.exporter, self.architecture.model_to_export(self.backend), self.program.mode)
+        program = self._export(self.architecture.model_to_export(self.backend))
         if not self.backend.requantise:
             return program
         length = self.architecture.cache_length
         texts = [self.architecture.vocabulary.text(seed, length) for seed in range(_CALIBRATION_TEXTS)]
-        return stages.requantise(self.backend.requantise, program, self.program.mode, texts)
+        shape = self._builder.shape
+        return stages.requantise(self.backend.requantise, program, self.program.mode, texts, shape.longest(length))
 
     @_Part
     def _exporting(self) -> tuple[ExportedProgram, list[Change]]:
@@ -402,11 +419,14 @@ class BuiltProgram(_Built):
         model = self.architecture.model_to_export()
         exporter = self.exporter
         if self._builder.single_use:
-            return stages.export(exporter, model, self.program.mode), []
+            return self._export(model), []
         before, process = footprint(model), process_snapshot()
-        program = stages.export(exporter, model, self.program.mode)
+        program = self._export(model)
         self._builder.left_behind.setdefault(exporter.name, []).extend(process_changes(process))
         return program, [Change("model", text) for text in changes(before, footprint(model))]
+
+    def _export(self, model: PreTrainedModel) -> ExportedProgram:
+        return stages.export(self.exporter, model, self.program.mode, self._builder.shape)
 
     @_Part
     def _saved(self) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ from executorch.runtime import Method, Runtime
 from torch.export import Dim, ExportedProgram
 from transformers import PreTrainedModel
 
+from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import split_row
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, at
@@ -55,19 +56,25 @@ def build_own(checkpoint: Checkpoint) -> PreTrainedModel:
         return load_model(checkpoint)
 
 
-def export(exporter: Exporter, model: PreTrainedModel, mode: Mode, **options: Any) -> ExportedProgram:
+def export(
+    exporter: Exporter, model: PreTrainedModel, mode: Mode, shape: CallShape = WHOLE, **options: Any
+) -> ExportedProgram:
     """The exporter's program for `model`, with example inputs of the suite's choice.
 
     Args:
         exporter: The exporter.
         model: The model, whose rows a call are those of its cache.
-        mode: The shape to export with.
+        mode: Whether a call takes one token or any number.
+        shape: How many at most, and the logits of which are returned.
         options: More keyword arguments of the exporter.
     """
     exporter.require(mode)
+    if shape.last_logits:
+        exporter.require_argument("logits_to_keep")
+        options["logits_to_keep"] = 1
     with at(Stage.EXPORT):
         if mode is Mode.DYNAMIC:
-            options["dynamic_shapes"] = _dynamic_shapes(cache_length(model))
+            options["dynamic_shapes"] = _dynamic_shapes(shape.longest(cache_length(model)))
         length = _DYNAMIC_EXAMPLE_LENGTH if mode is Mode.DYNAMIC else 1
         program: Any = exporter.export(model, *example_inputs(length, batch_size(model)), **options)
         if not isinstance(program, ExportedProgram):
@@ -76,7 +83,11 @@ def export(exporter: Exporter, model: PreTrainedModel, mode: Mode, **options: An
 
 
 def requantise(
-    quantise: Callable[..., ExportedProgram], program: ExportedProgram, mode: Mode, texts: Sequence[tuple[int, ...]]
+    quantise: Callable[..., ExportedProgram],
+    program: ExportedProgram,
+    mode: Mode,
+    texts: Sequence[tuple[int, ...]],
+    longest: int,
 ) -> ExportedProgram:
     """What `quantise` makes of an exported program, which it exports again in the same way.
 
@@ -85,11 +96,12 @@ def requantise(
         program: The program to quantise.
         mode: The mode of both programs.
         texts: Token ids that ranges are measured on; each text fills the cache.
+        longest: The longest call in mode dynamic, in tokens.
     """
     with at(Stage.EXPORT):
         if mode is Mode.DECODE:
             return quantise(program, example_inputs(1), None, texts)
-        return quantise(program, example_inputs(_DYNAMIC_EXAMPLE_LENGTH), _dynamic_shapes(len(texts[0])), texts)
+        return quantise(program, example_inputs(_DYNAMIC_EXAMPLE_LENGTH), _dynamic_shapes(longest), texts)
 
 
 def _dynamic_shapes(longest: int) -> dict[str, Any]:

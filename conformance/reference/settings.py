@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from conformance.reference.errors import ModelNotExportableError
+from conformance.reference.transformers_api import parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,24 @@ def cache_settings(
         batch_size=_size("batch_size", batch_size, cache_config),
         max_cache_len=_size("max_cache_len", max_cache_len, cache_config),
     )
+
+
+def logits_returned(model: PreTrainedModel, logits_to_keep: int) -> int:
+    """`logits_to_keep`, if the model can be asked for it.
+
+    Raises:
+        ModelNotExportableError: It is not a number of tokens, or the model's forward does not take it.
+    """
+    if isinstance(logits_to_keep, bool) or not isinstance(logits_to_keep, int) or logits_to_keep < 0:
+        raise ModelNotExportableError(
+            f"logits_to_keep is {logits_to_keep!r}; it must be 0, for the logits of all tokens, or a positive integer"
+        )
+    if logits_to_keep and "logits_to_keep" not in parameters(model):
+        raise ModelNotExportableError(
+            f"{type(model).__name__}.forward takes no logits_to_keep and computes the logits of all tokens; leave "
+            "logits_to_keep at 0"
+        )
+    return logits_to_keep
 
 
 def _size(name: str, argument: int | None, cache_config: Mapping[str, Any]) -> int:

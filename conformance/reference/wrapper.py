@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, StaticCache
 
 from conformance.reference.cache import allocate_cache, set_integer_length, set_position, state_slots
 from conformance.reference.calling_convention import find_convention
-from conformance.reference.settings import cache_settings
+from conformance.reference.settings import cache_settings, logits_returned
 from conformance.reference.tracing import ready_to_trace
 from conformance.reference.tracing.complex_numbers import RealPairs
 from conformance.reference.transformers_api import mark_mid_sequence
@@ -32,7 +32,14 @@ class TorchExportableModuleWithStaticCache(nn.Module):
 
     cache: StaticCache
 
-    def __init__(self, model: PreTrainedModel, batch_size: int | None = None, max_cache_len: int | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        batch_size: int | None = None,
+        max_cache_len: int | None = None,
+        *,
+        logits_to_keep: int = 0,
+    ) -> None:
         """Allocate the cache by running a few tokens through `model`, which is unchanged afterwards.
 
         Args:
@@ -40,12 +47,15 @@ class TorchExportableModuleWithStaticCache(nn.Module):
             batch_size: Rows per call. Defaults to `model.generation_config.cache_config["batch_size"]`.
             max_cache_len: Positions in the cache, in tokens. Defaults to
                 `model.generation_config.cache_config["max_cache_len"]`.
+            logits_to_keep: Of how many of a call's last tokens the logits are returned; 0 for all. Computing those of a
+                prompt's last token alone saves `seq - 1` rows of the vocabulary's size.
 
         Raises:
             ModelNotExportableError: A setting is missing or wrong; see `conformance.reference.settings`.
         """
         super().__init__()
         settings = cache_settings(model, batch_size, max_cache_len)
+        self.logits_to_keep = logits_returned(model, logits_to_keep)
         self.model = model
         self.batch_size = settings.batch_size
         self.max_cache_len = settings.max_cache_len
@@ -75,7 +85,7 @@ class TorchExportableModuleWithStaticCache(nn.Module):
                 [0, max_cache_len - seq].
 
         Returns:
-            The logits, of the model's dtype, shape [batch_size, seq, vocab].
+            The logits, of the model's dtype, shape [batch_size, seq, vocab], or [batch_size, logits_to_keep, vocab].
 
         Raises:
             IndexError: A token id is outside the vocabulary, a position outside the cache, or the positions are not
@@ -98,6 +108,8 @@ class TorchExportableModuleWithStaticCache(nn.Module):
         if self._convention.integer_length:
             set_integer_length(self.cache, start, self.max_cache_len)
         arguments = self._convention.arguments(tokens, cache_position, self.cache, self.max_cache_len, name)
+        if self.logits_to_keep:
+            arguments["logits_to_keep"] = self.logits_to_keep
         with RealPairs() if self._convention.complex_numbers else nullcontext():
             logits: torch.Tensor = self.model(**arguments).logits
         return logits

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from conformance.core.cells import EAGER, EXPORTED, Cell
 from conformance.core.commands import recorded_run_command
+from conformance.core.exporter_names import FILE
 from conformance.core.text import one_line
 from conformance.core.verdicts import (
     CellFailedError,
@@ -32,7 +33,7 @@ _SITE_PACKAGES = re.compile(r"[^\s`'\"]*/site-packages/")
 def replay_command(cell: Cell, exploring: str = "") -> str:
     """One command that judges this cell again; `exploring` are the options that change which scripts are tried."""
     options = ["--arch", cell.architecture, "--clause", cell.clause]
-    if cell.subject:
+    if cell.subject and cell.subject != FILE:  # `exploring` names the file
         options += ["--exporter", cell.subject]
     options += ["--backend", EXPORTED if cell.backend == EAGER else cell.backend]
     if cell.mode:

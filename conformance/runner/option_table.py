@@ -41,6 +41,8 @@ DEFAULT_BACKENDS = (PORTABLE.name, XNNPACK.name)
 ALL = "all"
 #: What `--variation` takes for the fixtures alone.
 NONE = "none"
+#: Of which tokens of a call a program returns the logits.
+ALL_LOGITS, LAST_LOGITS = LOGITS = ("all", "last")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ MODES = Names("mode", lambda: list(Mode))
 CLAUSE_NAMES = Names("clause", lambda: [*(clause.id for clause in CLAUSES), *(chapter.name for chapter in Chapter)])
 TIERS = Names("tier", lambda: list(Tier))
 DTYPE_NAMES = Names("dtype", lambda: DTYPES)
+LOGITS_NAMES = Names("choice of logits", lambda: LOGITS)
 
 
 class Topic(StrEnum):
@@ -244,6 +247,33 @@ OPTIONS = (
         value=Value.NAME,
         metavar="NAME",
         names=DTYPE_NAMES,
+    ),
+    Option(
+        "--logits",
+        Topic.WHAT,
+        "all, or last: of which tokens of a call the program of a --checkpoint returns the logits (default: all)",
+        value=Value.NAME,
+        metavar="NAME",
+        names=LOGITS_NAMES,
+    ),
+    Option(
+        "--prompt-chunk",
+        Topic.WHAT,
+        "longest call of the program of a --checkpoint in mode dynamic, in tokens (default: the cache's length)",
+        value=Value.COUNT,
+    ),
+    Option(
+        "--batch-size",
+        Topic.WHAT,
+        "rows in a call of the program of a --checkpoint (default: 1)",
+        value=Value.COUNT,
+    ),
+    Option(
+        "--program",
+        Topic.WHAT,
+        "judge this program of the --checkpoint, and export nothing; see `conformance model check`",
+        value=Value.FILE,
+        metavar="MODEL.pte",
     ),
     Option(
         "--shard",

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import EXPORTED, Cell, Selection, plan, split_row
-from conformance.core.contract import CHECKED, CLAUSES, Chapter, Clause, Mode
-from conformance.core.exporter_names import KNOWN, canonical
+from conformance.core.contract import CHECKED, CLAUSES, Chapter, Clause, Mode, Scope
+from conformance.core.exporter_names import FILE, KNOWN, canonical
 from conformance.core.suggest import unknown, unknown_architecture, unknown_exporter
 from conformance.core.versions import incompatible, installed, unsupported
 from conformance.matrix.discovery import registered
@@ -35,6 +36,8 @@ from conformance.runner.option_table import (
     DEFAULT_MEMORY_LIMIT_MIB,
     DEFAULT_TIME_LIMIT_S,
     FULL_TIER_EXAMPLES,
+    LAST_LOGITS,
+    LOGITS,
     NONE,
     OPTIONS,
     READERS,
@@ -51,6 +54,10 @@ if TYPE_CHECKING:
 #: Independent of the model, so skipped for checkpoints: they are about fixtures or the exporter. LOW-8 is about
 #: ExecuTorch, and lowers a second time.
 NOT_OF_CHECKPOINTS = ("SEN-2", "SEN-3", "EXP-4", "EXP-6", "EXP-9", "EXP-10", "EXP-11", "LOW-8")
+#: About how a program is made, so skipped for a `.pte` file, which holds the result.
+NOT_OF_FILES = tuple(clause.id for clause in CHECKED if not {Scope.EAGER, Scope.RUNTIME}.intersection(clause.scopes))
+#: The options that are about a checkpoint and how it is exported.
+_OF_CHECKPOINTS = ("--cache-length", "--dtype", "--logits", "--prompt-chunk", "--batch-size", "--program")
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -91,7 +98,8 @@ class Options:
 
     `absent` are the rows that it would have judged, had the installed Transformers such an architecture, and `retired`
     what that has and is judged only if it is named. With a `checkpoint`, that is judged and no fixture, the matrix has
-    no rows, and `known` is the one that says what backends cannot do.
+    no rows, and `known` is the one that says what backends cannot do. `shape` is that of its programs' calls, and
+    `program` the file that is judged in their place.
     """
 
     matrix: Matrix
@@ -110,6 +118,8 @@ class Options:
     retired: tuple[str, ...] = ()
     checkpoint: Checkpoint | None = None
     known: Matrix | None = None
+    shape: CallShape = WHOLE
+    program: Path | None = None
 
     @property
     def exploring(self) -> str:
@@ -117,9 +127,10 @@ class Options:
         parts = [f"--max-examples {self.examples}"] if self.examples != DEFAULT_EXAMPLES else []
         parts += [f"--hypothesis-seed {self.seed}"] if self.seed is not None else []
         if self.checkpoint is not None:
-            own = self.checkpoint
-            parts += [f"--checkpoint {shlex.quote(str(own.directory))} --cache-length {own.max_cache_len}"]
-            parts += [f"--dtype {own.dtype}"]
+            parts += [f"--checkpoint {shlex.quote(str(self.checkpoint.directory))}"]
+            settings = {**self.asked, "cache-length": self.checkpoint.max_cache_len, "dtype": self.checkpoint.dtype}
+            typed = {name: settings.get(name.lstrip("-")) for name in _OF_CHECKPOINTS}
+            parts += [f"{name} {shlex.quote(str(value))}" for name, value in typed.items() if value]
         return " ".join(parts)
 
     @property
@@ -154,13 +165,16 @@ def read_options(config: pytest.Config) -> Options:
     if get("--shard"):
         architectures = _share(architectures, get("--shard"))
     backends = _backends(get("--backend"), tier)
+    program = _program(config)
+    left_out = NOT_OF_CHECKPOINTS if checkpoint else ()
     selection = Selection(
         architectures=architectures,
-        subjects=[_subject_name(name) for name in split_names(get("--exporter"))],
+        subjects=[FILE] if program else [_subject_name(name) for name in split_names(get("--exporter"))],
         backends=[BACKENDS[name].traits for name in backends if name in BACKENDS],
-        clauses=_clauses(get("--clause"), NOT_OF_CHECKPOINTS if checkpoint else ()),
+        clauses=_clauses(get("--clause"), (*left_out, *NOT_OF_FILES) if program else left_out),
         modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
         not_lowered=not_lowered,
+        exported=program is None,
     )
     if problems := [*incompatible(), *unsupported(selection.subjects)]:
         raise pytest.UsageError("; ".join(problems))
@@ -179,7 +193,7 @@ def read_options(config: pytest.Config) -> Options:
         "--since",
     ]
     if checkpoint is not None:
-        names += ["--checkpoint", "--cache-length", "--dtype"]
+        names += ["--checkpoint", *_OF_CHECKPOINTS]
     return Options(
         matrix=matrix,
         selection=selection,
@@ -197,25 +211,46 @@ def read_options(config: pytest.Config) -> Options:
         retired=() if get("--arch") else tuple(sorted(retired.intersection(registered()))),
         checkpoint=checkpoint,
         known=known if checkpoint else None,
+        shape=_shape(config),
+        program=program,
     )
 
 
 def _checkpoint(config: pytest.Config) -> Checkpoint | None:
     get = config.getoption
     if not get("--checkpoint"):
-        if get("--cache-length") or get("--dtype"):
-            raise pytest.UsageError("--cache-length and --dtype are about a --checkpoint, and none is given")
+        given = [name for name in _OF_CHECKPOINTS if get(name)]
+        if given:
+            raise pytest.UsageError(f"{given[0]} is about a --checkpoint, and none is given")
         return None
     dtype = _chosen("dtype", get("--dtype"), DTYPES, ("auto",))[0]
     try:
         found = read_checkpoint(
-            config.rootpath / get("--checkpoint"), get("--cache-length") or DEFAULT_CACHE_LENGTH, dtype
+            config.rootpath / get("--checkpoint"),
+            get("--cache-length") or DEFAULT_CACHE_LENGTH,
+            dtype,
+            batch_size=get("--batch-size") or 1,
         )
     except CheckpointError as error:
         raise pytest.UsageError(f"--checkpoint: {error}") from error
     if get("--arch") not in (None, found.name):
         raise pytest.UsageError(f"--arch {get('--arch')}: with --checkpoint, {found.name} is judged and nothing else")
     return found
+
+
+def _shape(config: pytest.Config) -> CallShape:
+    last = _chosen("choice of logits", config.getoption("--logits"), LOGITS, (LOGITS[0],))[0] == LAST_LOGITS
+    return CallShape(last, config.getoption("--prompt-chunk"))
+
+
+def _program(config: pytest.Config) -> Path | None:
+    name = config.getoption("--program")
+    if not name:
+        return None
+    path: Path = config.rootpath / name
+    if not path.is_file():
+        raise pytest.UsageError(f"--program: {path}: no such file")
+    return path
 
 
 def _limits(config: pytest.Config, checkpoint: Checkpoint | None) -> Limits:
@@ -307,8 +342,10 @@ def with_variations(
 
 def resolve_exporters(selection: Selection) -> dict[str, Exporter]:
     """The selected subjects, imported; a usage error names one that cannot be."""
-    from conformance.exporters.resolve import UnknownExporterError, resolve
+    from conformance.exporters.resolve import UnknownExporterError, of_a_file, resolve
 
+    if not selection.exported:
+        return {FILE: of_a_file()}
     try:
         return {name: resolve(name) for name in selection.subjects}
     except UnknownExporterError as error:

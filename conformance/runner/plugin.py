@@ -183,10 +183,16 @@ class ConformancePlugin:
         from conformance.pipeline.builder import Builder
         from conformance.pipeline.store import Store
 
-        subjects = self.subjects or resolve_exporters(self.options.selection)
         checkpoint = self.options.checkpoint
         if checkpoint is not None:  # alone on all cores
-            return Builder(subjects, build=lambda _: stages.build_own(checkpoint), tokenizer=checkpoint.tokenizer)
+            return Builder(
+                self.subjects or resolve_exporters(self.options.selection),
+                build=lambda _: stages.build_own(checkpoint),
+                tokenizer=checkpoint.tokenizer,
+                shape=self.options.shape,
+                program_file=self.options.program,
+            )
+        subjects = self.subjects or resolve_exporters(self.options.selection)
         # Two workers on two cores: more threads would only take turns.
         torch.set_num_threads(1)
         store = Store(self.options.store, self.options.store_limit) if self.options.store_limit else None

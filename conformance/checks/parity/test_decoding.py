@@ -5,7 +5,7 @@ from __future__ import annotations
 from conformance.checks.case import Case, clause
 from conformance.checks.compare import assert_close, run_scripts
 from conformance.core.verdicts import NotApplicableError, Stage
-from conformance.decoding.scripts import DecodeScript, in_chunks, joined, token_by_token
+from conformance.decoding.scripts import DecodeScript, joined, token_by_token
 from conformance.reference.transformers_api import sliding_windows
 
 #: For PAR-8 where there is recurrent state: the forward pass without cache scans in chunks and the oracle goes step by
@@ -26,8 +26,8 @@ def test_chunks(case: Case) -> None:
     """Chunks of any length, continued at any position."""
     length = case.space.length
     full = case.space.text(0)
-    pinned = [in_chunks(full, lengths) for lengths in ((length,), (1, length - 1), (length - 1, 1))]
-    pinned += [in_chunks(tokens, (2, 3, 5)) for tokens in _every_token(case)]
+    pinned = [case.space.in_chunks(full, lengths) for lengths in ((length,), (1, length - 1), (length - 1, 1))]
+    pinned += [case.space.in_chunks(tokens, (2, 3, 5)) for tokens in _every_token(case)]
     run_scripts(case, case.space.prefills(), token_by_token(full[:1]), *pinned)
 
 
@@ -60,7 +60,9 @@ def test_past_the_window(case: Case) -> None:
         raise NotApplicableError(f"the window of {window} positions is never full before the cache is")
     full = case.space.text(0)
     firsts = (window - 1, window, window + 1) if case.space.chunk > 1 else ()
-    pinned = [in_chunks(full[: 2 * window + 1], (first,)) for first in firsts if first]  # a window of 1 has none before
+    pinned = [
+        case.space.in_chunks(full[: 2 * window + 1], (first,)) for first in firsts if first
+    ]  # a window of 1 has none before
     run_scripts(case, case.space.prefills(least=window + 1), token_by_token(full[: 2 * window + 1]), *pinned)
 
 
@@ -70,7 +72,7 @@ def test_last_slot(case: Case) -> None:
     length = case.space.length
     full = case.space.text(0)
     chunks = ((length,), (length - 1,)) if case.space.chunk > 1 else ()
-    pinned = [in_chunks(full, lengths) for lengths in chunks]
+    pinned = [case.space.in_chunks(full, lengths) for lengths in chunks]
     run_scripts(case, case.space.prefills(least=length), token_by_token(full), *pinned)
 
 

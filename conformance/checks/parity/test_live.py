@@ -73,7 +73,7 @@ class LiveSession(RuleBasedStateMachine):
     @rule(seed=_TEXTS, back=st.integers(1, 31), length=st.integers(1, 5))
     def rewind(self, seed: int, back: int, length: int) -> None:
         """Other tokens at an earlier position."""
-        self._call(seed, max(1, self.held - back), min(length, self.space.chunk))
+        self._call(seed, max(1, self.held - back), length)
 
     @precondition(lambda self: self.decoding.script.calls and (self.rewinds or self._last.position == 0))
     @rule()
@@ -87,5 +87,5 @@ class LiveSession(RuleBasedStateMachine):
         return script.calls[-1]
 
     def _call(self, seed: int, position: int, length: int) -> None:
-        tokens = self.space.text(seed)[position : position + length]
+        tokens = self.space.text(seed)[position : position + min(length, self.space.chunk)]
         self.decoding.call(Call(position, tokens))

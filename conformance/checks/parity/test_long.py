@@ -9,7 +9,7 @@ from conformance.checks.case import Case, clause
 from conformance.checks.compare import Decoding, run_script
 from conformance.core.contract import Mode
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError
-from conformance.decoding.scripts import Call, DecodeScript, ScriptSpace, in_chunks
+from conformance.decoding.scripts import Call, DecodeScript, ScriptSpace
 
 #: Calls of the long session.
 _CALLS = 500
@@ -54,12 +54,15 @@ def long_script(space: ScriptSpace, *, rewinds: bool) -> DecodeScript:
 def _calls(space: ScriptSpace, tokens: tuple[int, ...], start: int, random_numbers: random.Random) -> tuple[Call, ...]:
     """`tokens` from position `start` on, a few of them in one chunk first where chunks are taken."""
     chunk = random_numbers.randint(1, min(space.chunk, len(tokens), _FOLLOWING))
-    return in_chunks(tokens, (chunk,), start).calls
+    return space.in_chunks(tokens, (chunk,), start).calls
 
 
 def _other_program(case: Case) -> list[Decoding]:
-    """In dynamic mode a session of the program of mode decode, unless it cannot be built: its own cells say so."""
-    if case.mode is Mode.DECODE:
+    """In dynamic mode a session of the program of mode decode, unless it cannot be built: its own cells say so.
+
+    Of a `.pte` file there is no other mode.
+    """
+    if case.mode is Mode.DECODE or case.builder.program_file is not None:
         return []
     other = dataclasses.replace(case, cell=dataclasses.replace(case.cell, mode=Mode.DECODE))
     try:

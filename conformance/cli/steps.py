@@ -1,0 +1,52 @@
+"""Steps of a long command: what it is at, a sign of life while a step lasts, and the memory that it took."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+import time
+
+#: Seconds between two signs of life.
+_EVERY = 10
+_MIB = 1 << 20
+
+
+class Steps:
+    """Prints each step when it begins, its time and the process's memory while it lasts, and how long it took.
+
+    Args:
+        count: How many there are.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._done = 0
+        self._began = time.monotonic()
+        self._ended: threading.Event | None = None
+
+    def begin(self, what: str) -> None:
+        """A step begins."""
+        self.end()
+        self._done += 1
+        print(f"[{self._done}/{self._count}] {what}", end="", flush=True, file=sys.stderr)
+        self._began = time.monotonic()
+        self._ended = threading.Event()
+        threading.Thread(target=self._show, args=(self._ended,), daemon=True).start()
+
+    def end(self) -> None:
+        """The step has ended."""
+        if self._ended is not None:
+            self._ended.set()
+            self._ended = None
+            print(f", {time.monotonic() - self._began:.1f} s", flush=True, file=sys.stderr)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most resident memory that the process has had."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def _show(self, ended: threading.Event) -> None:
+        while not ended.wait(_EVERY):
+            seconds = time.monotonic() - self._began
+            print(f" … {seconds:.0f} s, {self.peak_bytes / _MIB:.0f} MiB", end="", flush=True, file=sys.stderr)

@@ -1,0 +1,158 @@
+"""What a `.pte` file says of itself: its calls, its metadata, its delegates and its memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from executorch.runtime import Runtime
+
+from conformance.core.call_shape import CallShape
+from conformance.core.contract import Mode
+from conformance.pipeline.backends import BACKENDS
+from conformance.process.fork import collect, ending
+
+#: The first bytes of a program, behind the offset of its root table.
+_MAGIC = (b"ET12",)
+#: The constant method that a program which the suite wrote has its backend's name in. ExecuTorch's runners ignore it.
+RECIPE = "conformance_backend"
+#: The constant methods that are read.
+_METADATA = ("get_max_seq_len", "get_max_context_len", RECIPE)
+#: Seconds for loading a program and reading its metadata.
+_SECONDS = 600
+#: `exir.schema.ScalarType` of what a program takes and returns, and torch's name for it.
+_DTYPES = {4: "int64", 5: "float16", 6: "float32", 7: "float64", 15: "bfloat16"}
+
+
+class ProgramFileError(ValueError):
+    """A file holds no program that decodes with a static cache; the message says what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramFile:
+    """A program with `forward(input_ids, cache_position) -> logits`. Sizes are in bytes, lengths in tokens.
+
+    Args:
+        path: Where it is.
+        size: Of the file.
+        rows: Rows a call.
+        cache_length: Positions in the cache, as its metadata say; None where they do not.
+        mode: Whether a call takes one token or any number.
+        shape: How many at most, and the logits of which are returned.
+        vocab: Number of logits of a token.
+        dtype: Of the logits, by torch's name.
+        delegates: The backends' ids in ExecuTorch, such as XnnpackBackend.
+        operators: The kernels that it calls.
+        planned_bytes: Memory that the runtime sets aside for caches and activations.
+        backend: Which of the suite's backends it was lowered for, if it says so.
+    """
+
+    path: Path
+    size: int
+    rows: int
+    cache_length: int | None
+    mode: Mode
+    shape: CallShape
+    vocab: int
+    dtype: str
+    delegates: tuple[str, ...]
+    operators: tuple[str, ...]
+    planned_bytes: int
+    backend: str | None = None
+
+
+def read_program(path: Path) -> ProgramFile:
+    """Read the program at `path`, in a child process: a damaged one can end the process that loads it.
+
+    Raises:
+        ProgramFileError: It is not a program, or not one of token ids and cache position.
+    """
+    try:
+        with path.open("rb") as file:
+            if not file.read(8).endswith(_MAGIC):
+                raise ProgramFileError(
+                    f"{path} is not an ExecuTorch program: its first bytes are not those of a .pte file"
+                )
+    except OSError as error:
+        raise ProgramFileError(f"{path}: {error.strerror or error}") from error
+    with tempfile.TemporaryFile() as output:
+        found, code = collect(lambda: _described(path), output=output.fileno(), seconds=_SECONDS)
+    if code:
+        raise ProgramFileError(
+            f"{path}: the process that loaded it {ending(code)}; it is damaged, or made by another ExecuTorch"
+        )
+    described = found[0]
+    if isinstance(described, str):
+        raise ProgramFileError(f"{path}: {described}")
+    program: ProgramFile = described
+    return program
+
+
+def _described(path: Path) -> Iterator[ProgramFile | str]:
+    """In the child process: the program, or what is wrong with it."""
+    try:
+        yield _read(path)
+    except (RuntimeError, ProgramFileError) as error:
+        yield str(error)
+
+
+def _read(path: Path) -> ProgramFile:
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    content = path.read_bytes()
+    loaded: Any = Runtime.get().load_program(content)
+    if "forward" not in loaded.method_names:
+        raise ProgramFileError(f"it has no method `forward`; it has {', '.join(sorted(loaded.method_names))}")
+    plans = {plan.name: plan for plan in deserialize_pte_binary(content).program.execution_plan}
+    plan = plans["forward"]
+    inputs, outputs = ([plan.values[index].val for index in indices] for indices in (plan.inputs, plan.outputs))
+    ids, logits = _boundary(inputs, outputs)
+    metadata = {
+        name: tuple(loaded.load_method(name).execute(()))
+        for name in loaded.method_names
+        if name in _METADATA and not plans[name].inputs
+    }
+    longest = _number(metadata.get("get_max_seq_len"))
+    length = _number(metadata.get("get_max_context_len")) or longest
+    mode = Mode.DYNAMIC if ids.sizes[1] > 1 else Mode.DECODE
+    chunk = ids.sizes[1] if mode is Mode.DYNAMIC and length and ids.sizes[1] < length else None
+    return ProgramFile(
+        path=path,
+        size=len(content),
+        rows=ids.sizes[0],
+        cache_length=length,
+        mode=mode,
+        shape=CallShape(mode is Mode.DYNAMIC and logits.sizes[1] == 1, chunk),
+        vocab=logits.sizes[-1],
+        dtype=_DTYPES[int(logits.scalar_type)],
+        delegates=tuple(sorted({delegate.id for delegate in plan.delegates})),
+        operators=tuple(sorted({f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators})),
+        planned_bytes=sum(plan.non_const_buffer_sizes),
+        backend=next((name for name in metadata.get(RECIPE, ()) if name in BACKENDS), None),
+    )
+
+
+def _boundary(inputs: list[Any], outputs: list[Any]) -> tuple[Any, Any]:
+    """Token ids [batch, seq] and logits [batch, seq, vocab], as the file describes them."""
+    shapes = [list(getattr(value, "sizes", ())) for value in (*inputs, *outputs)]
+    kinds = [_DTYPES.get(int(getattr(value, "scalar_type", -1)), "another type") for value in (*inputs, *outputs)]
+    fits = (
+        [len(shape) for shape in shapes] == [2, 1, 3]
+        and kinds[:2] == ["int64", "int64"]
+        and getattr(torch, kinds[2], torch.long).is_floating_point
+    )
+    if not fits or len(inputs) != 2:
+        shown = ", ".join(f"{kind} {shape}" for kind, shape in zip(kinds, shapes, strict=True))
+        raise ProgramFileError(
+            f"`forward` has {len(inputs)} inputs and {len(outputs)} outputs, {shown}; expected token ids int64 [batch, "
+            "seq] and cache position int64 [seq] in, and logits [batch, seq, vocab] out"
+        )
+    return inputs[0], outputs[0]
+
+
+def _number(values: tuple[Any, ...] | None) -> int | None:
+    return int(values[0]) if values and isinstance(values[0], int) and values[0] > 0 else None
