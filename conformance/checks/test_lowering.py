@@ -75,9 +75,9 @@ def test_partition_covers(case: Case) -> None:
     case.metrics["delegated_share"] = round(_share(delegated, len(partition.undelegated_nodes)), 4)
     heavy = [node for node in partition.undelegated_nodes if node.operator in _HEAVY]
     if heavy:
-        raise _violation(
-            f"heavy-operator-left-out:{heavy[0].operator}", _some(heavy), "every matrix product inside a delegate"
-        )
+        dtype = heavy[0].values.split()[0]
+        code = f"heavy-operator-left-out:{heavy[0].operator}{'' if dtype == 'float32' else f':{dtype}'}"
+        raise _violation(code, _some(heavy), "every matrix product inside a delegate")
     known = baseline(case.built.program, environment.versions(), case.baselines)
     if known is not None:
         assert_as_listed(partition.undelegated_nodes, delegated, known)

@@ -67,7 +67,10 @@ def test_sessions_and_rows_keep_apart(case: Case) -> None:
 
 
 def _assert_rows_apart(case: Case, texts: list[tuple[int, ...]]) -> None:
-    """Rows that end at different times: those that have ended get padding, and are not compared any more."""
+    """Rows that end at different times: those that have ended get padding, and are not compared any more.
+
+    Nor are the logits of a call's last token, where these alone are returned and it is padding.
+    """
     session, padding, position = _batched_session(case), case.space.vocabulary.padding, 0
     for length in _CALLS if case.space.chunk >= max(_CALLS) else (1,) * _LENGTH:
         end = position + length
@@ -75,7 +78,7 @@ def _assert_rows_apart(case: Case, texts: list[tuple[int, ...]]) -> None:
         logits = session.step(torch.tensor(rows), torch.arange(position, end))
         for row, tokens in enumerate(texts):
             held = tokens[:end]
-            if position < len(held):
+            if position < len(held) and (len(held) == end or not case.builder.shape.last_logits):
                 call = Call(position, held[position:])
                 script = joined(token_by_token(held[:position]), DecodeScript((call,)))
                 assert_matches(case, logits[row : row + 1, : len(call.tokens)], call.prefixes(held), script)

@@ -9,8 +9,9 @@ from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend
 #: With `enable_bf16`, ExecuTorch's partitioner takes all of its operators in bfloat16; programs with these ones then do
 #: not load (0x1, tried one by one): XNNPACK has the fully connected layer, elementwise ones and data movement
 #: (https://github.com/google/XNNPACK/issues/9728). Gemma 2's attention, which is products of batches, would be lost.
-_NOT_IN_BFLOAT16 = (
+NOT_IN_BFLOAT16 = (
     "_native_batch_norm_legit_no_training.default",
+    "_softmax.default",
     "avg_pool2d.default",
     "bmm.default",
     "convolution.default",
@@ -31,7 +32,7 @@ def partitioners() -> list[Any]:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
     configs = [
-        _without_bfloat16(config) if config.target_name in _NOT_IN_BFLOAT16 else config
+        _without_bfloat16(config) if config.target_name in NOT_IN_BFLOAT16 else config
         for config in ALL_PARTITIONER_CONFIGS
     ]
     return [XnnpackPartitioner(configs=configs, enable_bf16=True)]
