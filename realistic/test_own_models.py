@@ -72,12 +72,12 @@ def test_check_says_yes_within_bounded_memory(saved: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("saved", ["bfloat16"], indirect=True)
-def test_check_says_no_to_bfloat16_on_xnnpack(saved: Path, tmp_path: Path) -> None:
+def test_check_says_yes_to_bfloat16_on_xnnpack(saved: Path, tmp_path: Path) -> None:
     clauses = "LOW-3,PAR-1,RUN-2"
     ended = _command(
         "model", "check", saved, "--dtype", "auto", "--clause", clauses, "--output", tmp_path / "check.json"
     )
-    assert ended.returncode == 1
-    assert "✗ Lowering, the program on xnnpack: 0 of 1 clause holds; not LOW-3" in ended.stdout
+    assert ended.returncode == 0
+    assert "✓ Lowering, the program on xnnpack: 1 of 1 clause holds" in ended.stdout
     assert "✓ Parity, the program on xnnpack: 1 of 1 clause holds" in ended.stdout
     assert "✓ Runner, the program on xnnpack: 1 of 1 clause holds" in ended.stdout
