@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from conformance.core.cells import EAGER, EXPORTED
 from conformance.core.contract import CLAUSES, Chapter
-from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.core.verdicts import ACCEPTABLE, Stage, Verdict
 from conformance.models.checkpoints import Checkpoint
 from conformance.records.run import CellRecord, PartitionRecord, RunRecord
 from conformance.runner.options import NOT_OF_CHECKPOINTS
@@ -48,14 +48,21 @@ def screen(run: RunRecord, checkpoint: Checkpoint, backend: str) -> str:
         "",
         *(f"  {line}" for line in _chapters(run.cells)),
         *(f"  {line}" for line in _programs(run.cells)),
+        *(f"  note: {note}" for note in dict.fromkeys(note for cell in run.cells for note in cell.notes or ())),
     ]
-    for cell in bad:
+    for cell in _once_if_not_loaded(bad):
         lines += ["", *_explained(cell)]
     for cell in run.cells:
         if cell.verdict is Verdict.EXPECTED_FAILURE and cell.expected:
             link = f" ({cell.expected.link})" if cell.expected.link else ""
             lines += ["", f"≈ {cell.clause}, known of {cell.backend}: {cell.expected.reason}{link}"]
     return "\n".join([*lines, "", *_left_out(run, checkpoint)])
+
+
+def _once_if_not_loaded(cells: Iterable[CellRecord]) -> list[CellRecord]:
+    """The cells without those that failed for the reason of an earlier one, as all do where no model was loaded."""
+    by_cause = {(cell.signature if cell.stage is Stage.BUILD else cell.id): cell for cell in reversed(list(cells))}
+    return list(by_cause.values())[::-1]
 
 
 def _dtype(checkpoint: Checkpoint) -> str:

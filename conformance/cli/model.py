@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,16 +89,21 @@ def export(checkpoint: Path, backend: str, cache_length: int | None, dtype: str,
     lowering = _backend(backend)
     read = _checkpoint(checkpoint, cache_length, dtype, _USUAL_CACHE_LENGTH, lowering)
     steps = _Steps(4)
+    steps.note(read.notes)
     steps.begin(f"loading {read.name}, {read.weight_bytes / _MIB:.0f} MiB of {read.saved_dtype}")
     os.environ.update(run_environment(os.environ) | _NO_BARS)
     silence_third_party()
     from conformance.cli.export_model import export_for_runner, write_program
     from conformance.core.verdicts import CellFailedError, NotRunError
-    from conformance.models.checkpoints import load_model
+    from conformance.models.loading import load_checkpoint
 
-    loaded = load_model(read)
     try:
-        artifact = export_for_runner(loaded, lowering, Mode(mode), steps.begin)
+        loaded = load_checkpoint(read)
+    finally:
+        steps.end()
+    steps.note(loaded.notes[len(read.notes) :])
+    try:
+        artifact = export_for_runner(loaded.model, lowering, Mode(mode), steps.begin)
     except NotRunError as error:
         raise ValueError(str(error)) from error
     except CellFailedError as error:
@@ -158,6 +163,7 @@ def check(
 
     lowering = _backend(backend)
     read = _checkpoint(checkpoint, cache_length, dtype, DEFAULT_CACHE_LENGTH, lowering)
+    _Steps(0).note(read.notes)
     options = ["-n1", f"--checkpoint={read.directory}", f"--cache-length={read.max_cache_len}", f"--dtype={read.dtype}"]
     options += [f"--backend={lowering.name}", f"--mode={mode}", f"--max-examples={max_examples}", f"--output={output}"]
     options += [f"--clause={','.join(clause)}"] if clause else []
@@ -250,6 +256,7 @@ class _Steps:
     def __init__(self, count: int) -> None:
         self._count = count
         self._done = 0
+        self._running = False
         self._began = time.monotonic()
 
     def begin(self, what: str) -> None:
@@ -258,8 +265,16 @@ class _Steps:
         self._done += 1
         print(f"[{self._done}/{self._count}] {what}", end="", flush=True, file=sys.stderr)
         self._began = time.monotonic()
+        self._running = True
+
+    def note(self, notes: Iterable[str]) -> None:
+        """Print what a user should know, one line each, after the step that found it."""
+        for note in notes:
+            self.end()
+            print(f"note: {note}", flush=True, file=sys.stderr)
 
     def end(self) -> None:
         """The step has ended."""
-        if self._done:
+        if self._running:
+            self._running = False
             print(f", {time.monotonic() - self._began:.1f} s", flush=True, file=sys.stderr)

@@ -1,0 +1,350 @@
+"""Load a checkpoint's weights, all of them: what Transformers would leave out without an error is refused or named."""
+
+from __future__ import annotations
+
+import copy
+import re
+import tempfile
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from conformance.core.text import first_few, plural
+from conformance.models.checkpoints import Checkpoint
+from conformance.models.model_files import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    SHOWN,
+    CheckpointError,
+    merging_by_hand,
+    read_header,
+)
+from conformance.reference.transformers_api import declared_keys
+
+#: Names of modules in models of several parts that hold the text decoder.
+_DECODER_PARTS = frozenset({"language_model", "text_model"})
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model with its weights.
+
+    Args:
+        model: In evaluation mode; its generation config asks for a static cache of one row.
+        notes: What a user should know of how it was loaded, one line each, those of the checkpoint among them.
+    """
+
+    model: PreTrainedModel
+    notes: tuple[str, ...]
+
+
+def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
+    """Load the model. No code of the directory is run, and nothing is fetched.
+
+    Raises:
+        CheckpointError: Weights are missing, have no place in the model, do not fit it, or are not finite; an adapter
+            cannot be merged; the model sees later tokens; or Transformers cannot read it.
+    """
+    try:
+        config = CONFIG_MAPPING[checkpoint.model_type].from_dict(dict(checkpoint.values))
+        model, info = _from_pretrained(checkpoint, config)
+    except Exception as error:  # whatever a config class, safetensors or torch raises
+        raise CheckpointError(f"{checkpoint.directory}: {type(error).__name__}: {error}") from error
+    unexpected, outside = _unexpected(model, config, info["unexpected_keys"])
+    _require_all(checkpoint, config, model, info, unexpected)
+    _require_one_head(checkpoint, model)
+    merged = _with_adapter(checkpoint, model) if (checkpoint.directory / ADAPTER).exists() else None
+    model = merged.model if merged else model
+    _require_finite(checkpoint, model)
+    model.eval()
+    model.config.name_or_path = str(checkpoint.directory)
+    _require_causal(checkpoint, model)
+    model.generation_config = GenerationConfig(
+        **dict(_kept(model.generation_config)),
+        use_cache=True,
+        cache_implementation="static",
+        cache_config={"batch_size": 1, "max_cache_len": checkpoint.max_cache_len},
+    )
+    outside |= _ignored(model, checkpoint.weights.tensors)
+    notes = [
+        *checkpoint.notes,
+        *_notes_on_replaced(checkpoint, model),
+        *(merged.notes if merged else ()),
+        *_note_on_parts(model, outside),
+    ]
+    return Loaded(model, tuple(notes))
+
+
+def _from_pretrained(checkpoint: Checkpoint, config: Any) -> tuple[Any, dict[str, Any]]:
+    """Transformers' model, and what it says of the keys."""
+    options: dict[str, Any] = {
+        "config": config,
+        "dtype": "auto" if checkpoint.dtype == "auto" else getattr(torch, checkpoint.dtype),
+        "local_files_only": True,
+        "trust_remote_code": False,
+        "use_safetensors": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # so that all are named, and not by a traceback
+    }
+    load: Any = AutoModelForCausalLM.from_pretrained
+    with tempfile.TemporaryDirectory() as base:
+        directory = checkpoint.directory
+        if (directory / ADAPTER).exists():
+            # Where peft is installed, Transformers would attach the adapter, and not merge it.
+            directory = Path(base)
+            for path in checkpoint.directory.iterdir():
+                if not path.name.startswith("adapter_"):
+                    (directory / path.name).symlink_to(path)
+        loaded: tuple[Any, dict[str, Any]] = load(str(directory), **options)
+        return loaded
+
+
+def _unexpected(model: PreTrainedModel, config: Any, keys: Collection[str]) -> tuple[set[str], set[str]]:
+    """The keys in the files that the model has no place for: weights that it loses, and those of parts beside it.
+
+    A buffer under the same name that is not saved any more, such as GPT-2's mask, is computed and loses nothing.
+    """
+    computed = {name for name, _ in model.named_buffers()}
+    lost = {key for key in keys if key not in computed}
+    if type(model.config) is type(config):
+        return lost, set()
+    modules = {name for name, _ in model.named_modules()} - {"", model.base_model_prefix}
+    outside = {key for key in lost if not _is_of_decoder(key, modules)}
+    return lost - outside, outside
+
+
+def _is_of_decoder(key: str, modules: Collection[str]) -> bool:
+    """Whether a key of a model of several parts is one of the text decoder's."""
+    parts = key.split(".")
+    below = (".".join(parts[:length]) for length in range(1, len(parts)))
+    return not _DECODER_PARTS.isdisjoint(parts) or any(prefix in modules for prefix in below)
+
+
+def _ignored(model: PreTrainedModel, tensors: Collection[str]) -> set[str]:
+    """The tensors in the files that Transformers' class declares as left out, other than buffers that it computes."""
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    present = {*model.state_dict(), *(name for name, _ in model.named_buffers())}
+    last = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
+    return {
+        name
+        for name in tensors
+        if name not in present
+        and name.rpartition(".")[2] not in last
+        and any(re.search(pattern, name) for pattern in patterns)
+    }
+
+
+def _notes_on_replaced(checkpoint: Checkpoint, model: PreTrainedModel) -> Iterator[str]:
+    for key, value in checkpoint.replaced.items():
+        used = None
+        for kind in ("attn", "experts"):
+            if kind in key:
+                used = getattr(model.config, f"_{kind}_implementation", None)
+        instead = f"replaced by {used}, which computes the same" if used else "left out"
+        yield f"{key} {value} of {CONFIG}, which torch alone does not have, is {instead}"
+
+
+def _note_on_parts(model: PreTrainedModel, names: Collection[str]) -> Iterator[str]:
+    if names:
+        parts = sorted({_part(name) for name in names})
+        yield (
+            f"left out: {plural(len(names), 'tensor')} of {first_few(parts, SHOWN)}, which {type(model).__name__} does "
+            "not have"
+        )
+
+
+def _part(name: str) -> str:
+    """`model.visual` for `model.visual.blocks.0.norm.weight`."""
+    parts = name.split(".")
+    deep = 2 if parts[0] == "model" else 1
+    return ".".join(parts[: deep + 1] if parts[deep - 1 : deep] == ["layers"] else parts[:deep])
+
+
+def _require_all(
+    checkpoint: Checkpoint, config: Any, model: PreTrainedModel, info: Mapping[str, Any], unexpected: set[str]
+) -> None:
+    """Refuse what Transformers loads with weights left out or made up."""
+    missing = set(info["missing_keys"])
+    shapes = sorted((name, list(saved), list(wanted)) for name, saved, wanted in info["mismatched_keys"])
+    problems = []
+    if unexpected:
+        problems.append(f"{plural(len(unexpected), 'weight')} without a place in the model: {_first(unexpected)}")
+    if missing:
+        problems.append(f"{plural(len(missing), 'weight')} missing: {_first(missing)}")
+    if shapes:
+        wrong = [f"{name} is {saved} in the file and {wanted} by the config" for name, saved, wanted in shapes]
+        problems.append(f"{plural(len(shapes), 'weight')} of another shape: {first_few(wrong, SHOWN)}")
+    problems += [str(error) for error in info.get("error_msgs", ())]
+    if not problems:
+        return
+    fitting = None if shapes else _fitting(config, model, unexpected, missing)
+    advice = (
+        f"they fit with {fitting} in {CONFIG}"
+        if fitting
+        else f"save the whole model again, or take the {CONFIG} that its weights were saved with"
+    )
+    raise CheckpointError(f"{checkpoint.directory}: {'; '.join(problems)}; {advice}")
+
+
+def _first(names: Collection[str]) -> str:
+    return first_few(sorted(names), SHOWN)
+
+
+def _fitting(config: Any, model: PreTrainedModel, unexpected: set[str], missing: set[str]) -> str | None:
+    """The keys of the config that would give all the weights a place, found by trying; None if none would.
+
+    Each switch of the config is tried the other way round, and the number of layers that the names have.
+    """
+    before = _names(model)
+    needed = (before - missing) | unexpected
+    text = config.get_text_config(decoder=True)
+    switches = sorted(key for key in declared_keys(type(text)) if isinstance(getattr(text, key, None), bool))
+    tries: list[dict[str, Any]] = [{key: not getattr(text, key)} for key in switches]
+    numbers = [int(found) for name in needed for found in re.findall(r"\.(\d+)\.", name)[:1]]
+    if numbers:
+        tries.append({"num_hidden_layers": max(numbers) + 1})
+    useful: dict[str, Any] = {}
+    for change in tries:
+        after = _names_with(config, change)
+        if after is not None and after != before and after - before <= unexpected and before - after <= missing:
+            useful |= change
+    if not useful or _names_with(config, useful) != needed:
+        return None
+    return ", ".join(f'"{key}": {str(value).lower()}' for key, value in useful.items())
+
+
+def _names_with(config: Any, change: Mapping[str, Any]) -> set[str] | None:
+    """The names of the weights with a changed config; None if there is no such model."""
+    changed = copy.deepcopy(config)
+    try:
+        for key, value in change.items():
+            setattr(changed.get_text_config(decoder=True), key, value)
+        with torch.device("meta"):
+            return _names(AutoModelForCausalLM.from_config(changed))
+    except Exception:  # whatever a model class says of a config that it cannot be made from
+        return None
+
+
+def _names(model: PreTrainedModel) -> set[str]:
+    """The weights of a model that files have to hold: of those that are tied, one."""
+    saved = model.state_dict()
+    named = {name for name, _ in model.named_parameters()}
+    return named | {name for name, _ in model.named_buffers() if name in saved}
+
+
+def _require_one_head(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
+    """Refuse two saved matrices that the config ties, unless they are equal: releases differ in which they take."""
+    text: Any = model.config.get_text_config(decoder=True)
+    if not getattr(text, "tie_word_embeddings", False):
+        return
+    pair = [
+        _saved_as(model, module, checkpoint) for module in (model.get_input_embeddings(), model.get_output_embeddings())
+    ]
+    embedding, head = pair
+    if embedding and head and embedding != head:
+        tensors = [_saved(checkpoint, name) for name in (embedding, head)]
+        if not torch.equal(*tensors):
+            raise CheckpointError(
+                f"{checkpoint.directory}: {head} differs from {embedding}, and config.json ties them; "
+                f'"tie_word_embeddings": false keeps both'
+            )
+
+
+def _saved_as(model: PreTrainedModel, module: Any, checkpoint: Checkpoint) -> str | None:
+    """The name in the files of an embedding's matrix, whatever it begins with; None if there is none, or several."""
+    name = next((name for name, other in model.named_modules() if other is module), None)
+    if name is None:
+        return None
+    end = f"{name.rpartition('.')[2]}.weight"
+    found = [tensor for tensor in checkpoint.weights.tensors if tensor == end or tensor.endswith(f".{end}")]
+    return found[0] if len(found) == 1 else None
+
+
+def _saved(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    for file in checkpoint.weights.files:
+        with safe_open(str(file), framework="pt") as opened:
+            if name in opened.keys():  # noqa: SIM118
+                tensor: torch.Tensor = opened.get_tensor(name)
+                return tensor
+    raise KeyError(name)
+
+
+def _require_finite(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
+    """Refuse weights that are not finite: all that they meet is NaN, and equal to nothing."""
+    wrong = [
+        name
+        for name, weight in model.named_parameters()
+        # The extremes of a tensor with NaN are NaN, and need no second tensor as `isfinite` does.
+        if weight.is_floating_point() and weight.numel() and not all(map(torch.isfinite, weight.detach().aminmax()))
+    ]
+    if wrong:
+        narrowed = str(model.dtype).removeprefix("torch.")
+        hint = f"; {narrowed} may be too narrow for them" if narrowed == "float16" != checkpoint.saved_dtype else ""
+        raise CheckpointError(
+            f"{checkpoint.directory}: {plural(len(wrong), 'weight')} with NaN or infinity: {_first(wrong)}; such a "
+            f"model cannot be judged{hint}"
+        )
+
+
+def _require_causal(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
+    """Refuse an encoder, such as a BERT without `is_decoder`: it has a causal class, and looks at later tokens."""
+    text: Any = model.config.get_text_config(decoder=True)
+    if getattr(text, "is_decoder", None) is not False:
+        return
+    padding = getattr(text, "pad_token_id", None)
+    first, *others = [token for token in range(4) if token != padding][:3]
+    try:
+        with torch.no_grad():
+            one, two = (
+                model(input_ids=torch.tensor([[first, other]]), use_cache=False).logits[0, 0] for other in others
+            )
+    except Exception:  # of a model that takes other inputs, which exporting it will say
+        return
+    if (one - two).abs().max() > 1e-3 * one.abs().max():
+        raise CheckpointError(
+            f"{checkpoint.directory}: the model is an encoder: its logits depend on later tokens; a decoder of this "
+            'kind was trained with "is_decoder": true in config.json'
+        )
+
+
+def _with_adapter(checkpoint: Checkpoint, model: PreTrainedModel) -> Loaded:
+    """The model with the adapter beside it merged into its weights.
+
+    Raises:
+        CheckpointError: peft cannot apply it, all of it, or merge it.
+    """
+    import peft
+
+    directory = checkpoint.directory
+    saved = set(read_header(directory / ADAPTER_WEIGHTS))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adapted = peft.PeftModel.from_pretrained(model, str(directory), local_files_only=True)
+        applied = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        if saved != applied:
+            wrong = _first(saved ^ applied)
+            raise CheckpointError(f"peft finds no place for {plural(len(saved ^ applied), 'tensor')} of it: {wrong}")
+        merged = adapted.merge_and_unload(safe_merge=True)
+    except Exception as error:  # whatever peft raises
+        raise CheckpointError(
+            f"{directory}: the adapter ({ADAPTER}) cannot be merged: {error}; {merging_by_hand(directory)}"
+        ) from error
+    kind = next(iter(adapted.peft_config.values())).peft_type.value
+    tensors = plural(len(saved), "tensor")
+    return Loaded(merged, (f"the {kind} adapter beside the model is merged into it, {tensors}, by peft",))
+
+
+def _kept(generation: Any) -> Iterator[tuple[str, Any]]:
+    """Of the checkpoint's generation config, what says where a text begins and ends."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(generation, name, None)
+        if value is not None:
+            yield name, value
