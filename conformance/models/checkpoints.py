@@ -29,6 +29,7 @@ from conformance.models.model_files import (
     CheckpointError,
     Weights,
     code_files,
+    has_adapter,
     merging_by_hand,
     read_object,
     read_weights,
@@ -132,6 +133,8 @@ def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto") ->
     values = read_object(directory / CONFIG)
     _require_float_decoder(directory, values)
     weights = read_weights(directory, values)
+    if has_adapter(directory):
+        _require_applicable(directory)
     values, replaced = _without_implementations(values)
     text = next((values[part] for part in _TEXT_PARTS if isinstance(values.get(part), dict)), values)
     checkpoint = Checkpoint(
@@ -189,17 +192,22 @@ def _require_float_decoder(directory: Path, values: Mapping[str, Any]) -> None:
                 "floats: AutoModelForCausalLM.from_pretrained(DIR).dequantize().save_pretrained(NEW_DIR), where its "
                 "packages are installed"
             )
-    if (directory / ADAPTER).exists():
-        _require_applicable(directory)
+    if values.get("is_encoder_decoder"):
+        raise CheckpointError(
+            f"{path}: this {model_type} is an encoder and a decoder (is_encoder_decoder); a decoder alone can be "
+            "exported, saved as a causal language model"
+        )
 
 
 def _require_applicable(directory: Path) -> None:
     """Refuse an adapter beside the model that cannot be merged here: without it, it is another model."""
-    if not (directory / ADAPTER_WEIGHTS).is_file():
-        raise CheckpointError(f"{directory} holds {ADAPTER}, and no {ADAPTER_WEIGHTS}; {merging_by_hand(directory)}")
+    lacking = [name for name in (ADAPTER, ADAPTER_WEIGHTS) if not (directory / name).is_file()]
+    if lacking:
+        problem = f"{directory} holds a model and an adapter for it without {' and '.join(lacking)}"
+        raise CheckpointError(f"{problem}; {merging_by_hand(directory)}")
     if not has_peft():
         raise CheckpointError(
-            f"{directory} holds a model and an adapter for it ({ADAPTER}). With peft installed it is merged: "
+            f"{directory} holds a model and an adapter for it ({ADAPTER_WEIGHTS}). With peft installed it is merged: "
             f"{install_command('peft')}; or {merging_by_hand(directory)}"
         )
 
@@ -213,6 +221,9 @@ def _notes_on_files(directory: Path, values: Mapping[str, Any], weights: Weights
     code = ", ".join(sorted({*code_files(values)}))
     if code:
         yield f"{CONFIG} names code ({code}), which is not run; Transformers' own {values['model_type']} is used"
+    below = sorted(path.parent.name for path in directory.glob(f"*/{ADAPTER}"))
+    if below:
+        yield f"{first_few(below, SHOWN)}: an adapter in a folder below the model, which is not applied"
     if weights.unread:
         names = first_few([path.name for path in weights.unread], SHOWN)
         yield f"{names}: not read; Transformers reads {first_few([path.name for path in weights.files], SHOWN)}"
@@ -238,7 +249,7 @@ def _without_implementations(values: Mapping[str, Any]) -> tuple[dict[str, Any],
 
 def _note_on_memory(checkpoint: Checkpoint) -> Iterator[str]:
     computes = checkpoint.saved_dtype if checkpoint.dtype == "auto" else checkpoint.dtype
-    needed = sum(math.prod(shape) for shape in checkpoint.weights.tensors.values()) * _BYTES.get(computes, 4)
+    needed = sum(math.prod(saved.shape) for saved in checkpoint.weights.tensors.values()) * _BYTES.get(computes, 4)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         yield (

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -18,11 +18,12 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GenerationConfig,
 from conformance.core.text import first_few, plural
 from conformance.models.checkpoints import Checkpoint
 from conformance.models.model_files import (
-    ADAPTER,
     ADAPTER_WEIGHTS,
     CONFIG,
     SHOWN,
     CheckpointError,
+    Saved,
+    has_adapter,
     merging_by_hand,
     read_header,
 )
@@ -30,6 +31,9 @@ from conformance.reference.transformers_api import declared_keys
 
 #: Names of modules in models of several parts that hold the text decoder.
 _DECODER_PARTS = frozenset({"language_model", "text_model"})
+
+#: Last parts of names of tensors that are computed from the config: old releases saved them as buffers.
+_COMPUTED = frozenset({"inv_freq", "cos_cached", "sin_cached", "masked_bias", "position_ids"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,13 @@ class Loaded:
     notes: tuple[str, ...]
 
 
+class _Unexpected(NamedTuple):
+    """Keys in the files that the model has no place for: weights that it would lose, and those of parts beside it."""
+
+    lost: set[str]
+    outside: set[str]
+
+
 def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
     """Load the model. No code of the directory is run, and nothing is fetched.
 
@@ -57,10 +68,10 @@ def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
         model, info = _from_pretrained(checkpoint, config)
     except Exception as error:  # whatever a config class, safetensors or torch raises
         raise CheckpointError(f"{checkpoint.directory}: {type(error).__name__}: {error}") from error
-    unexpected, outside = _unexpected(model, config, info["unexpected_keys"])
-    _require_all(checkpoint, config, model, info, unexpected)
+    unexpected = _unexpected(checkpoint, model, config, info["unexpected_keys"])
+    _require_all(checkpoint, config, model, info, unexpected.lost)
     _require_one_head(checkpoint, model)
-    merged = _with_adapter(checkpoint, model) if (checkpoint.directory / ADAPTER).exists() else None
+    merged = _with_adapter(checkpoint, model) if has_adapter(checkpoint.directory) else None
     model = merged.model if merged else model
     _require_finite(checkpoint, model)
     model.eval()
@@ -72,12 +83,11 @@ def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
         cache_implementation="static",
         cache_config={"batch_size": 1, "max_cache_len": checkpoint.max_cache_len},
     )
-    outside |= _ignored(model, checkpoint.weights.tensors)
     notes = [
         *checkpoint.notes,
         *_notes_on_replaced(checkpoint, model),
         *(merged.notes if merged else ()),
-        *_note_on_parts(model, outside),
+        *_note_on_parts(model, unexpected.outside),
     ]
     return Loaded(model, tuple(notes))
 
@@ -96,7 +106,7 @@ def _from_pretrained(checkpoint: Checkpoint, config: Any) -> tuple[Any, dict[str
     load: Any = AutoModelForCausalLM.from_pretrained
     with tempfile.TemporaryDirectory() as base:
         directory = checkpoint.directory
-        if (directory / ADAPTER).exists():
+        if has_adapter(directory):
             # Where peft is installed, Transformers would attach the adapter, and not merge it.
             directory = Path(base)
             for path in checkpoint.directory.iterdir():
@@ -106,18 +116,38 @@ def _from_pretrained(checkpoint: Checkpoint, config: Any) -> tuple[Any, dict[str
         return loaded
 
 
-def _unexpected(model: PreTrainedModel, config: Any, keys: Collection[str]) -> tuple[set[str], set[str]]:
-    """The keys in the files that the model has no place for: weights that it loses, and those of parts beside it.
+def _unexpected(checkpoint: Checkpoint, model: PreTrainedModel, config: Any, keys: Collection[str]) -> _Unexpected:
+    tensors = checkpoint.weights.tensors
+    unplaced = {key for key in keys if _holds_weights(key, tensors.get(key), model)}
+    modules: set[str] = set()
+    if type(model.config) is not type(config):  # the text decoder alone
+        modules = {name for name, _ in model.named_modules()} - {"", model.base_model_prefix}
+    outside = {
+        key
+        for key in unplaced
+        if (modules and not _is_of_decoder(key, modules)) or _predicts_more_tokens(key, checkpoint.config)
+    }
+    # What the class itself declares as left out, Transformers does not report.
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    present = model.state_dict()
+    ignored = {
+        name
+        for name, saved in tensors.items()
+        if name not in present
+        and any(re.search(pattern, name) for pattern in patterns)
+        and _holds_weights(name, saved, model)
+    }
+    return _Unexpected(unplaced - outside, outside | ignored)
 
-    A buffer under the same name that is not saved any more, such as GPT-2's mask, is computed and loses nothing.
-    """
-    computed = {name for name, _ in model.named_buffers()}
-    lost = {key for key in keys if key not in computed}
-    if type(model.config) is type(config):
-        return lost, set()
-    modules = {name for name, _ in model.named_modules()} - {"", model.base_model_prefix}
-    outside = {key for key in lost if not _is_of_decoder(key, modules)}
-    return lost - outside, outside
+
+def _holds_weights(name: str, saved: Saved | None, model: PreTrainedModel) -> bool:
+    """Whether a tensor in a file was learned. Old releases saved what is computed too, as buffers."""
+    if name.rpartition(".")[2] in _COMPUTED or any(name == buffer for buffer, _ in model.named_buffers()):
+        return False
+    if saved is None:
+        return True
+    is_mask = name.endswith(".bias") and len(saved.shape) == 4  # GPT-2's causal mask, [1, 1, positions, positions]
+    return saved.is_floating_point and not is_mask
 
 
 def _is_of_decoder(key: str, modules: Collection[str]) -> bool:
@@ -127,18 +157,11 @@ def _is_of_decoder(key: str, modules: Collection[str]) -> bool:
     return not _DECODER_PARTS.isdisjoint(parts) or any(prefix in modules for prefix in below)
 
 
-def _ignored(model: PreTrainedModel, tensors: Collection[str]) -> set[str]:
-    """The tensors in the files that Transformers' class declares as left out, other than buffers that it computes."""
-    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
-    present = {*model.state_dict(), *(name for name, _ in model.named_buffers())}
-    last = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
-    return {
-        name
-        for name in tensors
-        if name not in present
-        and name.rpartition(".")[2] not in last
-        and any(re.search(pattern, name) for pattern in patterns)
-    }
+def _predicts_more_tokens(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether a key is of a layer after the last that predicts further tokens, as the config declares (DeepSeek-V3)."""
+    count, more = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers")
+    layer = re.search(r"(?:^|\.)layers\.(\d+)\.", key)
+    return bool(layer and isinstance(count, int) and isinstance(more, int) and count <= int(layer[1]) < count + more)
 
 
 def _notes_on_replaced(checkpoint: Checkpoint, model: PreTrainedModel) -> Iterator[str]:
@@ -184,6 +207,9 @@ def _require_all(
     problems += [str(error) for error in info.get("error_msgs", ())]
     if not problems:
         return
+    classes = [str(name) for name in checkpoint.values.get("architectures") or ()]
+    if classes and type(model).__name__ not in classes:
+        problems.append(f"it was saved as {classes[0]}, and {type(model).__name__} is loaded")
     fitting = None if shapes else _fitting(config, model, unexpected, missing)
     advice = (
         f"they fit with {fitting} in {CONFIG}"
@@ -335,7 +361,7 @@ def _with_adapter(checkpoint: Checkpoint, model: PreTrainedModel) -> Loaded:
         merged = adapted.merge_and_unload(safe_merge=True)
     except Exception as error:  # whatever peft raises
         raise CheckpointError(
-            f"{directory}: the adapter ({ADAPTER}) cannot be merged: {error}; {merging_by_hand(directory)}"
+            f"{directory}: the adapter ({ADAPTER_WEIGHTS}) cannot be merged: {error}; {merging_by_hand(directory)}"
         ) from error
     kind = next(iter(adapted.peft_config.values())).peft_type.value
     tensors = plural(len(saved), "tensor")

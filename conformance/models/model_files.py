@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from conformance.core.commands import command
 from conformance.core.files import read_regular_file
@@ -24,11 +24,13 @@ _MAX_INDEX_BYTES = 64 << 20
 SHOWN = 3
 _LFS = b"version https://git-lfs"
 _LOAD = "AutoModelForCausalLM.from_pretrained"
+#: Weights as Meta's and Mistral's own code reads them; Mistral puts them beside those for Transformers.
+_OF_OTHERS = "consolidated*"
 #: Files that are not weights as safetensors, by pattern, and what to do about them; the first that matches is named.
 _FORMATS = (
     ("*.gguf", "is in llama.cpp's format; pass the path of the file itself"),
     (
-        "consolidated*",
+        _OF_OTHERS,
         "is in the format of Meta's and Mistral's own code; take the repository's weights for Transformers, or convert "
         "it with convert_llama_weights_to_hf.py or convert_mistral_weights_to_hf.py of Transformers' repository",
     ),
@@ -54,18 +56,30 @@ class CheckpointError(ValueError):
     """A directory holds no checkpoint that can be exported; the message says why, and what to do."""
 
 
+class Saved(NamedTuple):
+    """A tensor in a file: its dtype as safetensors calls it, such as `BF16`, and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_floating_point(self) -> bool:
+        """Whether it can hold weights; masks and positions are booleans or integers."""
+        return self.dtype.startswith(("F", "BF"))
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """A model's weights as safetensors, of which only the headers have been read.
 
     Args:
         files: Those that Transformers reads.
-        tensors: The shape of each tensor in them, by its name.
+        tensors: The tensors in them, by name.
         unread: Other safetensors in the directory, which Transformers does not read.
     """
 
     files: tuple[Path, ...] = ()
-    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    tensors: Mapping[str, Saved] = field(default_factory=dict)
     unread: tuple[Path, ...] = ()
 
 
@@ -98,7 +112,7 @@ def require_config(directory: Path) -> None:
         raise CheckpointError(f"{directory}: no such directory")
     if (directory / CONFIG).exists():
         return
-    if (directory / ADAPTER).exists():
+    if has_adapter(directory):
         raise CheckpointError(_adapter_alone(directory))
     what = (
         _other_format(directory)
@@ -118,7 +132,7 @@ def read_weights(directory: Path, config: Mapping[str, Any]) -> Weights:
         (name for name in (_WHOLE, _INDEX) if (directory / name).is_file()), None
     )
     if name is None:
-        raise CheckpointError(f"{directory}: {_without_weights(directory)}")
+        raise CheckpointError(_without_weights(directory))
     index: Mapping[str, str] = {}
     files = [directory / str(name)]
     if str(name).endswith(".json"):
@@ -128,7 +142,7 @@ def read_weights(directory: Path, config: Mapping[str, Any]) -> Weights:
     if lacking:
         source = name if index else CONFIG
         raise CheckpointError(f"{directory}: {source} names {first_few(lacking, SHOWN)}, which is not there")
-    tensors = {tensor: shape for file in files for tensor, shape in read_header(file).items()}
+    tensors = {tensor: saved for file in files for tensor, saved in read_header(file).items()}
     absent = sorted(index.keys() - tensors.keys())
     if absent:
         raise CheckpointError(
@@ -139,8 +153,8 @@ def read_weights(directory: Path, config: Mapping[str, Any]) -> Weights:
     return Weights(tuple(files), tensors, unread)
 
 
-def read_header(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor in a safetensors file, by its name.
+def read_header(file: Path) -> dict[str, Saved]:
+    """The tensors in a safetensors file, by name.
 
     Raises:
         CheckpointError: The file is damaged.
@@ -149,14 +163,13 @@ def read_header(file: Path) -> dict[str, tuple[int, ...]]:
 
     try:
         with safe_open(str(file), framework="numpy") as opened:
-            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            return {name: Saved(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
         with file.open("rb") as start:
-            pointer = start.read(len(_LFS)) == _LFS
+            is_pointer = start.read(len(_LFS)) == _LFS
         reason = (
-            "it is a pointer of Git LFS; `git lfs pull` fetches the file"
-            if pointer
-            else f"damaged or cut off ({error})"
+            "a pointer of Git LFS; `git lfs pull` fetches the file" if is_pointer else f"damaged or cut off ({error})"
         )
         raise CheckpointError(f"{file}: {reason}") from error
 
@@ -176,21 +189,23 @@ def _require_no_part_of_it(directory: Path, name: str, tensors: Mapping[str, obj
     roots = {tensor.partition(".")[0] for tensor in tensors}
     for file in unread:
         more = [tensor for tensor in read_header(file) if tensor not in tensors and tensor.partition(".")[0] in roots]
-        if more and not file.match("consolidated*"):
+        if more and not file.match(_OF_OTHERS):
             raise CheckpointError(
                 f"{directory}: {name} leaves out {file.name}, which holds {plural(len(more), 'tensor')} that no other "
-                f"file has: {first_few(more, SHOWN)}; save the model again, or move the file if it is of another"
+                f"file has: {first_few(more, SHOWN)}; save the model again, or move the file if it is of another model"
             )
 
 
 def _without_weights(directory: Path) -> str:
-    if (directory / ADAPTER).exists():
+    if has_adapter(directory):
         return _adapter_alone(directory)
-    named = sorted(path.name for path in directory.glob("*.safetensors") if path.name != ADAPTER_WEIGHTS)
-    if named:
-        return f"Transformers reads {_WHOLE} or {_INDEX}, and there is {first_few(named, SHOWN)}; rename it"
+    named = sorted(path.name for path in directory.glob("*.safetensors"))
+    if named and not any(Path(name).match(_OF_OTHERS) for name in named):
+        return (
+            f"{directory}: Transformers reads {_WHOLE} or {_INDEX}, and there is {first_few(named, SHOWN)}; rename it"
+        )
     what = _other_format(directory) or _models_below(directory)
-    return f"no {_WHOLE}; {what or 'save it with `model.save_pretrained(...)`'}"
+    return f"{directory}: no {_WHOLE}; {what or 'save it with `model.save_pretrained(...)`'}"
 
 
 def _other_format(directory: Path) -> str | None:
@@ -230,6 +245,11 @@ def _merging(base: str, adapter: str) -> str:
     return f"PeftModel.from_pretrained({_LOAD}({base!r}), {adapter!r}).merge_and_unload().save_pretrained('NEW_DIR')"
 
 
+def has_adapter(directory: Path) -> bool:
+    """Whether an adapter as peft saves it is in `directory`, or a part of one."""
+    return any((directory / name).exists() for name in (ADAPTER, ADAPTER_WEIGHTS, "adapter_model.bin"))
+
+
 def merging_by_hand(directory: Path) -> str:
     """The next step where a model and an adapter for it are in one directory.
 
@@ -240,7 +260,8 @@ def merging_by_hand(directory: Path) -> str:
 
 
 def _adapter_alone(directory: Path) -> str:
-    base = str(read_object(directory / ADAPTER).get("base_model_name_or_path") or "")
+    values = read_object(directory / ADAPTER) if (directory / ADAPTER).exists() else {}
+    base = str(values.get("base_model_name_or_path") or "")
     return (
         f"{directory} holds an adapter alone, of {base or 'a base that it does not name'}; merge it: "
         f"{_merging(base or 'BASE_DIR', str(directory))}"
