@@ -120,7 +120,8 @@ def export(checkpoint: Path, backend: str, cache_length: int | None, dtype: str,
         print(f"  {lowering.name:<9} {delegated} of {delegated + undelegated} operators delegated")
         if names:
             print(f"  portable  {', '.join(f'{count} {name}' for name, count in names[:6])}")
-    chat = command("model", "chat", str(output), "--tokenizer", str(checkpoint), "--prompt", "Once upon a time")
+    tokenizer = checkpoint.parent if read.gguf else checkpoint
+    chat = command("model", "chat", str(output), "--tokenizer", str(tokenizer), "--prompt", "Once upon a time")
     print(f"  try it    {chat}")
     print(f"  check it  {command('model', 'check', str(checkpoint), '--backend', lowering.name)}")
 
@@ -164,7 +165,7 @@ def check(
     lowering = _backend(backend)
     read = _checkpoint(checkpoint, cache_length, dtype, DEFAULT_CACHE_LENGTH, lowering)
     _Steps(0).note(read.notes)
-    options = ["-n1", f"--checkpoint={read.directory}", f"--cache-length={read.max_cache_len}", f"--dtype={read.dtype}"]
+    options = ["-n1", f"--checkpoint={read.path}", f"--cache-length={read.max_cache_len}", f"--dtype={read.dtype}"]
     options += [f"--backend={lowering.name}", f"--mode={mode}", f"--max-examples={max_examples}", f"--output={output}"]
     options += [f"--clause={','.join(clause)}"] if clause else []
     options += [f"--memory-limit={memory_limit}"] if memory_limit else []

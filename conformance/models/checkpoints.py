@@ -27,8 +27,10 @@ from conformance.models.model_files import (
     CONFIG,
     SHOWN,
     CheckpointError,
+    Saved,
     Weights,
     code_files,
+    gguf_file,
     has_adapter,
     merging_by_hand,
     read_object,
@@ -75,6 +77,7 @@ class Checkpoint:
         values: All of `config.json`, without the keys that choose what computes it.
         replaced: Those keys, each with what it names, such as `flash_attention_2`.
         weights: Its weights, of which only the headers have been read.
+        gguf: The name of the GGUF file that it is in, if it is in one.
         notes: What a user should know of it before it is loaded, one line each.
     """
 
@@ -87,11 +90,17 @@ class Checkpoint:
     replaced: Mapping[str, str] = field(default_factory=dict)
     weights: Weights = field(default_factory=Weights)
     notes: tuple[str, ...] = ()
+    gguf: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The directory, or the GGUF file in it: what names the checkpoint."""
+        return self.directory / self.gguf if self.gguf else self.directory
 
     @property
     def name(self) -> str:
-        """The directory's name, without characters that separate the parts of a cell's id."""
-        return re.sub(r"[^A-Za-z0-9_.-]+", "-", self.directory.name).lstrip(".-")[:100] or "checkpoint"
+        """The directory's name, or that of the GGUF file, without characters that separate the parts of a cell's id."""
+        return re.sub(r"[^A-Za-z0-9_.-]+", "-", self.path.name.removesuffix(".gguf")).lstrip(".-")[:100] or "checkpoint"
 
     @property
     def tokenizer(self) -> Path | None:
@@ -129,6 +138,19 @@ def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto") ->
         CheckpointError: It holds no model that can be exported, or `max_cache_len` is longer than the model allows.
     """
     directory = directory.absolute()
+    if gguf := gguf_file(directory):
+        checkpoint = _read_gguf(gguf, max_cache_len, dtype)
+    else:
+        checkpoint = _read_directory(directory, max_cache_len, dtype)
+    if checkpoint.context is not None and max_cache_len > checkpoint.context:
+        raise CheckpointError(
+            f"a cache of {max_cache_len} tokens is longer than the model's {checkpoint.context} positions "
+            f"(max_position_embeddings in {CONFIG}); take at most that"
+        )
+    return dataclasses.replace(checkpoint, notes=(*checkpoint.notes, *_note_on_memory(checkpoint)))
+
+
+def _read_directory(directory: Path, max_cache_len: int, dtype: str) -> Checkpoint:
     require_config(directory)
     values = read_object(directory / CONFIG)
     _require_float_decoder(directory, values)
@@ -137,7 +159,7 @@ def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto") ->
         _require_applicable(directory)
     values, replaced = _without_implementations(values)
     text = next((values[part] for part in _TEXT_PARTS if isinstance(values.get(part), dict)), values)
-    checkpoint = Checkpoint(
+    return Checkpoint(
         directory,
         str(values["model_type"]),
         max_cache_len,
@@ -146,14 +168,49 @@ def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto") ->
         values=values,
         replaced=replaced,
         weights=weights,
+        notes=tuple(_notes_on_files(directory, values, weights)),
     )
-    if checkpoint.context is not None and max_cache_len > checkpoint.context:
+
+
+def _read_gguf(file: Path, max_cache_len: int, dtype: str) -> Checkpoint:
+    """A GGUF file, which holds its own config. Transformers reads that with torch."""
+    lacking = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
+    if lacking:
         raise CheckpointError(
-            f"a cache of {max_cache_len} tokens is longer than the model's {checkpoint.context} positions "
-            f"(max_position_embeddings in {CONFIG}); take at most that"
+            f"{file.name} is a GGUF file, which Transformers reads with {' and '.join(lacking)} installed: "
+            f"{install_command(*lacking)}"
         )
-    notes = [*_notes_on_files(directory, values, weights), *_note_on_memory(checkpoint)]
-    return dataclasses.replace(checkpoint, notes=tuple(notes))
+    if has_adapter(file.parent):
+        raise CheckpointError(
+            f"{file.parent} holds an adapter beside {file.name}; move one of them to its own directory"
+        )
+    from gguf import GGUFReader
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
+        read = GGUFReader(file).tensors
+    except (
+        Exception
+    ) as error:  # whatever the two packages raise of a file that is damaged, or of a model unknown to them
+        raise CheckpointError(f"{file}: Transformers cannot read this GGUF file: {error}") from error
+    if config.model_type not in registered():
+        raise CheckpointError(f"{file}: {unknown('model_type', config.model_type, registered())}")
+    tensors = {part.name: Saved(part.tensor_type.name, tuple(map(int, part.shape))) for part in read}
+    values = config.to_dict()
+    kinds = sorted({saved.dtype for saved in tensors.values()})
+    note = f"{file.name} holds {', '.join(kinds)}: its weights are rounded already, and are taken as they are"
+    return Checkpoint(
+        file.parent,
+        config.model_type,
+        max_cache_len,
+        dtype,
+        values,
+        values=values,
+        weights=Weights((file,), tensors),
+        notes=(note,) if {*kinds} - {"F32", "F16", "BF16"} else (),
+        gguf=file.name,
+    )
 
 
 def load_model(checkpoint: Checkpoint) -> PreTrainedModel:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from safetensors import safe_open
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
@@ -104,6 +105,8 @@ def _from_pretrained(checkpoint: Checkpoint, config: Any) -> tuple[Any, dict[str
         "ignore_mismatched_sizes": True,  # so that all are named, and not by a traceback
     }
     load: Any = AutoModelForCausalLM.from_pretrained
+    if checkpoint.gguf:
+        return _from_gguf(load, checkpoint, options)
     with tempfile.TemporaryDirectory() as base:
         directory = checkpoint.directory
         if has_adapter(directory):
@@ -114,6 +117,18 @@ def _from_pretrained(checkpoint: Checkpoint, config: Any) -> tuple[Any, dict[str
                     (directory / path.name).symlink_to(path)
         loaded: tuple[Any, dict[str, Any]] = load(str(directory), **options)
         return loaded
+
+
+def _from_gguf(load: Any, checkpoint: Checkpoint, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    kind = getattr(transformers, "GgufConfig", None)
+    if kind is not None:  # otherwise it would keep blocks, and fetch kernels for them where `kernels` is installed
+        options["quantization_config"] = kind(dequantize=True)
+    model, info = load(str(checkpoint.directory), gguf_file=checkpoint.gguf, **options)
+    for holder, name in ((model, "hf_quantizer"), (model.config, "quantization_config")):
+        if hasattr(holder, name):  # it is a model of floats now
+            delattr(holder, name)
+    model.is_quantized = False
+    return model, info
 
 
 def _unexpected(checkpoint: Checkpoint, model: PreTrainedModel, config: Any, keys: Collection[str]) -> _Unexpected:

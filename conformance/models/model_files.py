@@ -28,7 +28,7 @@ _LOAD = "AutoModelForCausalLM.from_pretrained"
 _OF_OTHERS = "consolidated*"
 #: Files that are not weights as safetensors, by pattern, and what to do about them; the first that matches is named.
 _FORMATS = (
-    ("*.gguf", "is in llama.cpp's format; pass the path of the file itself"),
+    ("*.gguf", "is one of several GGUF files; pass the path of the one to export"),
     (
         _OF_OTHERS,
         "is in the format of Meta's and Mistral's own code; take the repository's weights for Transformers, or convert "
@@ -120,6 +120,14 @@ def require_config(directory: Path) -> None:
         or "pass a directory as `model.save_pretrained(...)` writes it"
     )
     raise CheckpointError(f"{directory} has no {CONFIG}; {what}")
+
+
+def gguf_file(path: Path) -> Path | None:
+    """The GGUF file that `path` is, or that is the only model in a directory; None if there is none, or several."""
+    if path.is_file():
+        return path if path.suffix == ".gguf" else None
+    files = sorted(path.glob("*.gguf"))
+    return files[0] if len(files) == 1 and not any(path.glob("*.safetensors")) else None
 
 
 def read_weights(directory: Path, config: Mapping[str, Any]) -> Weights:
