@@ -157,7 +157,7 @@ def _read_directory(directory: Path, max_cache_len: int, dtype: str) -> Checkpoi
     weights = read_weights(directory, values)
     if has_adapter(directory):
         _require_applicable(directory)
-    values, replaced = _without_implementations(values)
+    values, replaced = without_implementations(values)
     text = next((values[part] for part in _TEXT_PARTS if isinstance(values.get(part), dict)), values)
     return Checkpoint(
         directory,
@@ -286,7 +286,7 @@ def _notes_on_files(directory: Path, values: Mapping[str, Any], weights: Weights
         yield f"{names}: not read; Transformers reads {first_few([path.name for path in weights.files], SHOWN)}"
 
 
-def _without_implementations(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def without_implementations(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """A config without the keys that choose what computes it, other than what torch alone has; and those keys.
 
     They are about the machine that it was saved on. Some are not installed here, some would be fetched as code.
@@ -295,7 +295,7 @@ def _without_implementations(values: Mapping[str, Any]) -> tuple[dict[str, Any],
     replaced: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, dict) and key.endswith("_config") and key not in _IMPLEMENTATION_KEYS:
-            kept[key], inner = _without_implementations(value)
+            kept[key], inner = without_implementations(value)
             replaced |= inner
         elif key not in _IMPLEMENTATION_KEYS or (isinstance(value, str) and value in _IMPLEMENTATIONS):
             kept[key] = value

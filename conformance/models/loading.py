@@ -17,7 +17,7 @@ from safetensors import safe_open
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from conformance.core.text import first_few, plural
-from conformance.models.checkpoints import Checkpoint
+from conformance.models.checkpoints import Checkpoint, without_implementations
 from conformance.models.model_files import (
     ADAPTER_WEIGHTS,
     CONFIG,
@@ -65,7 +65,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
             cannot be merged; the model sees later tokens; or Transformers cannot read it.
     """
     try:
-        config = CONFIG_MAPPING[checkpoint.model_type].from_dict(dict(checkpoint.values))
+        config = _config(checkpoint)
         model, info = _from_pretrained(checkpoint, config)
     except Exception as error:  # whatever a config class, safetensors or torch raises
         raise CheckpointError(f"{checkpoint.directory}: {type(error).__name__}: {error}") from error
@@ -91,6 +91,14 @@ def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
         *_note_on_parts(model, unexpected.outside),
     ]
     return Loaded(model, tuple(notes))
+
+
+def _config(checkpoint: Checkpoint) -> Any:
+    kind: Any = CONFIG_MAPPING[checkpoint.model_type]
+    values = checkpoint.values
+    if not checkpoint.gguf:  # as Transformers reads it: among others, infinity has a notation of its own
+        values = without_implementations(kind.get_config_dict(str(checkpoint.directory), local_files_only=True)[0])[0]
+    return kind.from_dict(dict(values))
 
 
 def _from_pretrained(checkpoint: Checkpoint, config: Any) -> tuple[Any, dict[str, Any]]:
@@ -210,15 +218,14 @@ def _require_all(
 ) -> None:
     """Refuse what Transformers loads with weights left out or made up."""
     missing = set(info["missing_keys"])
-    shapes = sorted((name, list(saved), list(wanted)) for name, saved, wanted in info["mismatched_keys"])
+    shapes = sorted(_other_shape(checkpoint, model, key) for key in info["mismatched_keys"])
     problems = []
     if unexpected:
         problems.append(f"{plural(len(unexpected), 'weight')} without a place in the model: {_first(unexpected)}")
     if missing:
         problems.append(f"{plural(len(missing), 'weight')} missing: {_first(missing)}")
     if shapes:
-        wrong = [f"{name} is {saved} in the file and {wanted} by the config" for name, saved, wanted in shapes]
-        problems.append(f"{plural(len(shapes), 'weight')} of another shape: {first_few(wrong, SHOWN)}")
+        problems.append(f"{plural(len(shapes), 'weight')} of another shape: {first_few(shapes, SHOWN)}")
     problems += [str(error) for error in info.get("error_msgs", ())]
     if not problems:
         return
@@ -232,6 +239,14 @@ def _require_all(
         else f"save the whole model again, or take the {CONFIG} that its weights were saved with"
     )
     raise CheckpointError(f"{checkpoint.directory}: {'; '.join(problems)}; {advice}")
+
+
+def _other_shape(checkpoint: Checkpoint, model: PreTrainedModel, key: str | tuple[str, ...]) -> str:
+    """A key of which the file and the config differ; in 4.57 Transformers gives its name alone."""
+    name = key if isinstance(key, str) else key[0]
+    saved = checkpoint.weights.tensors.get(name)
+    wanted = model.state_dict()[name]
+    return f"{name} is {list(saved.shape) if saved else 'other'} in the file and {list(wanted.shape)} by the config"
 
 
 def _first(names: Collection[str]) -> str:
@@ -283,27 +298,25 @@ def _names(model: PreTrainedModel) -> set[str]:
 def _require_one_head(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
     """Refuse two saved matrices that the config ties, unless they are equal: releases differ in which they take."""
     text: Any = model.config.get_text_config(decoder=True)
-    if not getattr(text, "tie_word_embeddings", False):
+    tied = tuple(getattr(model, "_tied_weights_keys", None) or ())  # a dict from 5.0 on; of some classes, none
+    head, embedding = (
+        f"{name}.weight"
+        for module in (model.get_output_embeddings(), model.get_input_embeddings())
+        for name in [next((name for name, other in model.named_modules() if other is module), "")]
+    )
+    if not getattr(text, "tie_word_embeddings", False) or not any(re.search(key, head) for key in tied):
         return
-    pair = [
-        _saved_as(model, module, checkpoint) for module in (model.get_input_embeddings(), model.get_output_embeddings())
-    ]
-    embedding, head = pair
-    if embedding and head and embedding != head:
-        tensors = [_saved(checkpoint, name) for name in (embedding, head)]
-        if not torch.equal(*tensors):
-            raise CheckpointError(
-                f"{checkpoint.directory}: {head} differs from {embedding}, and config.json ties them; "
-                f'"tie_word_embeddings": false keeps both'
-            )
+    names = [name for name in (_name_in_files(checkpoint, head), _name_in_files(checkpoint, embedding)) if name]
+    if len(set(names)) == 2 and not torch.equal(*(_saved(checkpoint, name) for name in names)):
+        raise CheckpointError(
+            f"{checkpoint.directory}: {names[0]} differs from {names[1]}, and {CONFIG} ties them; "
+            f'"tie_word_embeddings": false keeps both'
+        )
 
 
-def _saved_as(model: PreTrainedModel, module: Any, checkpoint: Checkpoint) -> str | None:
-    """The name in the files of an embedding's matrix, whatever it begins with; None if there is none, or several."""
-    name = next((name for name, other in model.named_modules() if other is module), None)
-    if name is None:
-        return None
-    end = f"{name.rpartition('.')[2]}.weight"
+def _name_in_files(checkpoint: Checkpoint, name: str) -> str | None:
+    """A weight's name in the files, where the text decoder may have another prefix; None if none or several end so."""
+    end = ".".join(name.split(".")[-2:])
     found = [tensor for tensor in checkpoint.weights.tensors if tensor == end or tensor.endswith(f".{end}")]
     return found[0] if len(found) == 1 else None
 
