@@ -226,10 +226,13 @@ def _other_format(directory: Path) -> str | None:
 
 
 def _models_below(directory: Path) -> str | None:
-    below = sorted((path.parent for path in directory.glob(f"*/{CONFIG}")), key=_by_number)
+    # A trainer's checkpoints, and those of the Hub's cache.
+    found = [path.parent for pattern in ("*", "snapshots/*") for path in directory.glob(f"{pattern}/{CONFIG}")]
+    below = sorted(found, key=_by_number)
     if not below:
         return None
-    return f"there is one in {first_few([path.name for path in below], SHOWN)}; pass {below[-1]}"
+    names = [str(path.relative_to(directory)) for path in below]
+    return f"there is one in {first_few(names, SHOWN)}; pass {below[-1]}"
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:

@@ -120,6 +120,13 @@ def test_folder_of_checkpoints_names_the_last(whole: Path, tmp_path: Path) -> No
     assert f"checkpoint-500, checkpoint-1000; pass {runs / 'checkpoint-1000'}" in _problem(runs)
 
 
+def test_folder_of_the_hubs_cache_names_its_snapshot(whole: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "models--org--own"
+    snapshot = cache / "snapshots" / "0123abc"
+    shutil.copytree(whole, snapshot, ignore=shutil.ignore_patterns("models--*"))
+    assert _problem(cache).endswith(f"there is one in snapshots/0123abc; pass {snapshot}")
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
