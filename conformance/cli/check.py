@@ -50,6 +50,7 @@ def screen(run: RunRecord, checkpoint: Checkpoint) -> str:
         "",
         *(f"  {line}" for line in _chapters(run.cells)),
         *(f"  {line}" for line in _programs(run.cells)),
+        *(f"  note: {note}" for note in dict.fromkeys(note for cell in run.cells for note in cell.notes or ())),
     ]
     for alike in _alike(bad):
         lines += ["", *_explained(alike)]

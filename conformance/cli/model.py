@@ -58,16 +58,18 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
     lowering = backend_of(asked.backend_name)
     read = checkpoint_of(checkpoint, asked, _USUAL_CACHE_LENGTH, lowering)
     steps = Steps(4)
+    steps.note(read.notes)
     steps.begin(f"loading {read.name}, {read.weight_bytes / _MIB:.0f} MiB of {read.saved_dtype}")
     os.environ.update(run_environment(os.environ) | _NO_BARS)
     silence_third_party()
     from conformance.cli.export_model import export_for_runner, write_program
     from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError
-    from conformance.models.checkpoints import load_model
+    from conformance.models.loading import load_checkpoint
 
     try:
-        loaded = load_model(read)
-        artifact = export_for_runner(loaded, lowering, asked.program_mode, steps.begin, asked.shape)
+        loaded = load_checkpoint(read)
+        steps.note(loaded.notes[len(read.notes) :])
+        artifact = export_for_runner(loaded.model, lowering, asked.program_mode, steps.begin, asked.shape)
     except (NotRunError, NotApplicableError) as error:
         raise ValueError(str(error)) from error
     except CellFailedError as error:
@@ -87,7 +89,8 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
             print(f"  portable  {', '.join(f'{count} {name}' for name, count in names[:6])}")
     print(f"  made      with {steps.peak_bytes / _MIB:.0f} MiB of memory at most")
     if read.batch_size == 1:
-        chat = command("model", "chat", str(output), "--tokenizer", str(checkpoint), "--prompt", "Once upon a time")
+        tokenizer = checkpoint.parent if read.gguf else checkpoint
+        chat = command("model", "chat", str(output), "--tokenizer", str(tokenizer), "--prompt", "Once upon a time")
         print(f"  try it    {chat}")
     print(f"  check it  {command('model', 'check', str(output), '--model', str(checkpoint))}")
 
@@ -142,16 +145,17 @@ def check(
     from conformance.runner.option_table import DEFAULT_CACHE_LENGTH
 
     asked, program = Asked(**options), None
-    if subject.is_file():
+    if directory is not None and subject.is_dir():
+        raise ValueError(f"--model is about a MODEL.pte, and {subject} is not a file")
+    if directory is not None or (subject.suffix == ".pte" and subject.is_file()):
         if directory is None:
             raise ValueError(f"{subject} is a file: --model MODEL_DIR has to say which checkpoint it was made of")
         program = subject
         asked = _asked_of_file(program, directory, asked)
-    elif directory is not None:
-        raise ValueError(f"--model is about a MODEL.pte, and {subject} is not a file")
     read = checkpoint_of(directory or subject, asked, DEFAULT_CACHE_LENGTH, backend_of(asked.backend_name))
+    Steps(0).note(read.notes)
     asked = dataclasses.replace(asked, cache_length=read.max_cache_len)
-    arguments = ["-n1", f"--checkpoint={read.directory}", *asked.options]
+    arguments = ["-n1", f"--checkpoint={read.path}", *asked.options]
     arguments += [f"--max-examples={max_examples}", f"--output={output}"]
     arguments += [f"--program={program}"] if program else []
     arguments += [f"--clause={','.join(clause)}"] if clause else []

@@ -6,6 +6,7 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Iterable
 
 #: Seconds between two signs of life.
 _EVERY = 10
@@ -40,6 +41,12 @@ class Steps:
             self._ended.set()
             self._ended = None
             print(f", {time.monotonic() - self._began:.1f} s", flush=True, file=sys.stderr)
+
+    def note(self, notes: Iterable[str]) -> None:
+        """Print what a user should know, one line each, after the step that found it."""
+        for note in notes:
+            self.end()
+            print(f"note: {note}", flush=True, file=sys.stderr)
 
     @property
     def peak_bytes(self) -> int:

@@ -32,5 +32,13 @@ def registered() -> tuple[str, ...]:
     raise LookupError(f"{path} has no {_MAPPING}")
 
 
+def is_architecture(model_type: str) -> bool:
+    """Whether the installed Transformers has a model of this name, causal or not, by the folder of its code."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None or not model_type:
+        return False
+    return (Path(spec.origin).parent / "models" / model_type.replace("-", "_")).is_dir()
+
+
 def _first(pair: ast.expr) -> ast.expr | None:
     return pair.elts[0] if isinstance(pair, ast.Tuple) else None

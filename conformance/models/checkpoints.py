@@ -6,33 +6,62 @@ Transformers' own code.
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
+import math
+import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.core.files import read_regular_file
+from conformance.core.commands import install_command
 from conformance.core.suggest import unknown
-from conformance.matrix.discovery import registered
+from conformance.core.text import first_few
+from conformance.matrix.discovery import is_architecture, registered
+from conformance.models.model_files import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    SHOWN,
+    CheckpointError,
+    Saved,
+    Weights,
+    code_files,
+    gguf_file,
+    has_adapter,
+    merging_by_hand,
+    read_object,
+    read_weights,
+    require_config,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
-#: Largest config that is read; one with a rope factor for each dimension has 10 kB.
-_MOST_BYTES = 4 << 20
+__all__ = ["DTYPES", "WINDOWS", "Checkpoint", "CheckpointError", "load_model", "read_checkpoint"]
+
+_TOKENIZER = "tokenizer.json"
+_GIB = 1 << 30
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: Keys of a config by which it chooses what computes it.
+_IMPLEMENTATION_KEYS = frozenset(
+    {
+        *(f"{before}{what}_implementation" for what in ("attn", "experts") for before in ("", "_")),
+        *(f"_{what}_implementation_internal" for what in ("attn", "experts")),
+        *("use_kernels", "kernel_config", "fusion_config"),
+    }
+)
+#: What of these torch alone computes, and torch.export traces.
+_IMPLEMENTATIONS = frozenset({"eager", "sdpa", "grouped_mm", "batched_mm"})
 #: Dtypes that programs can be exported in, and "auto", the one that the checkpoint was saved in.
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 #: Where the text decoder's own config is, in that of a model of several.
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 #: What configs call the number of tokens that a sliding or chunked layer looks back on.
 WINDOWS = ("sliding_window", "attention_chunk_size", "sliding_window_size", "attention_window_size", "local_attention")
-
-
-class CheckpointError(ValueError):
-    """A directory holds no checkpoint that can be exported; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +75,11 @@ class Checkpoint:
         dtype: One of `DTYPES`.
         config: What `config.json` says of the text decoder.
         batch_size: Rows in a call.
+        values: All of `config.json`, without the keys that choose what computes it.
+        replaced: Those keys, each with what it names, such as `flash_attention_2`.
+        weights: Its weights, of which only the headers have been read.
+        gguf: The name of the GGUF file that it is in, if it is in one.
+        notes: What a user should know of it before it is loaded, one line each.
     """
 
     directory: Path
@@ -54,11 +88,21 @@ class Checkpoint:
     dtype: str
     config: Mapping[str, Any]
     batch_size: int = 1
+    values: Mapping[str, Any] = field(default_factory=dict)
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    weights: Weights = field(default_factory=Weights)
+    notes: tuple[str, ...] = ()
+    gguf: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The directory, or the GGUF file in it: what names the checkpoint."""
+        return self.directory / self.gguf if self.gguf else self.directory
 
     @property
     def name(self) -> str:
-        """The directory's name, without characters that separate the parts of a cell's id."""
-        return re.sub(r"[^A-Za-z0-9_.-]+", "-", self.directory.name).lstrip(".-")[:100] or "checkpoint"
+        """The directory's name, or that of the GGUF file, without characters that separate the parts of a cell's id."""
+        return re.sub(r"[^A-Za-z0-9_.-]+", "-", self.path.name.removesuffix(".gguf")).lstrip(".-")[:100] or "checkpoint"
 
     @property
     def tokenizer(self) -> Path | None:
@@ -86,85 +130,189 @@ class Checkpoint:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights on disk."""
-        return sum(path.stat().st_size for path in self.directory.glob("*.safetensors"))
+        return sum(path.stat().st_size for path in self.weights.files)
 
 
 def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto", batch_size: int = 1) -> Checkpoint:
-    """The checkpoint in `directory`, of which only the config is read.
+    """The checkpoint in `directory`, of which only the config and the headers of its weights are read.
 
     Raises:
         CheckpointError: It holds no model that can be exported, or `max_cache_len` is longer than the model allows.
     """
     directory = directory.absolute()
-    values = _object(directory)
-    model_type = values.get("model_type")
-    if model_type not in registered():
-        raise CheckpointError(f"{directory / _CONFIG}: {unknown('model_type', str(model_type), registered())}")
-    if values.get("quantization_config"):
-        raise CheckpointError(f"{directory / _CONFIG}: the model is quantised already; backends need one of floats")
-    if not any(directory.glob("*.safetensors")):
-        pickled = next(iter(sorted(directory.glob("*.bin"))), None)
-        reason = f"{pickled.name} is a pickle, which is code; " if pickled else ""
-        raise CheckpointError(f"{directory}: no *.safetensors; {reason}save it with `model.save_pretrained(...)`")
-    text = next((values[part] for part in _TEXT_PARTS if isinstance(values.get(part), dict)), values)
-    checkpoint = Checkpoint(directory, str(model_type), max_cache_len, dtype, text, batch_size)
+    if gguf := gguf_file(directory):
+        checkpoint = _read_gguf(gguf, max_cache_len, dtype)
+    else:
+        checkpoint = _read_directory(directory, max_cache_len, dtype)
+    checkpoint = replace(checkpoint, batch_size=batch_size)
     if checkpoint.context is not None and max_cache_len > checkpoint.context:
         raise CheckpointError(
             f"a cache of {max_cache_len} tokens is longer than the model's {checkpoint.context} positions "
-            f"(max_position_embeddings in {_CONFIG}); take at most that"
+            f"(max_position_embeddings in {CONFIG}); take at most that"
         )
-    return checkpoint
+    return dataclasses.replace(checkpoint, notes=(*checkpoint.notes, *_note_on_memory(checkpoint)))
+
+
+def _read_directory(directory: Path, max_cache_len: int, dtype: str) -> Checkpoint:
+    require_config(directory)
+    values = read_object(directory / CONFIG)
+    _require_float_decoder(directory, values)
+    weights = read_weights(directory, values)
+    if has_adapter(directory):
+        _require_applicable(directory)
+    values, replaced = without_implementations(values)
+    text = next((values[part] for part in _TEXT_PARTS if isinstance(values.get(part), dict)), values)
+    return Checkpoint(
+        directory,
+        str(values["model_type"]),
+        max_cache_len,
+        dtype,
+        text,
+        values=values,
+        replaced=replaced,
+        weights=weights,
+        notes=tuple(_notes_on_files(directory, values, weights)),
+    )
+
+
+def _read_gguf(file: Path, max_cache_len: int, dtype: str) -> Checkpoint:
+    """A GGUF file, which holds its own config. Transformers reads that with torch."""
+    lacking = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
+    if lacking:
+        raise CheckpointError(
+            f"{file.name} is a GGUF file, which Transformers reads with {' and '.join(lacking)} installed: "
+            f"{install_command(*lacking)}"
+        )
+    if has_adapter(file.parent):
+        raise CheckpointError(
+            f"{file.parent} holds an adapter beside {file.name}; move one of them to its own directory"
+        )
+    from gguf import GGUFReader
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
+        read = GGUFReader(file).tensors
+    except (
+        Exception
+    ) as error:  # whatever the two packages raise of a file that is damaged, or of a model unknown to them
+        raise CheckpointError(f"{file}: Transformers cannot read this GGUF file: {error}") from error
+    if config.model_type not in registered():
+        raise CheckpointError(f"{file}: {unknown('model_type', config.model_type, registered())}")
+    tensors = {part.name: Saved(part.tensor_type.name, tuple(map(int, part.shape))) for part in read}
+    values = config.to_dict()
+    kinds = sorted({saved.dtype for saved in tensors.values()})
+    note = f"{file.name} holds {', '.join(kinds)}: its weights are rounded already, and are taken as they are"
+    return Checkpoint(
+        file.parent,
+        config.model_type,
+        max_cache_len,
+        dtype,
+        values,
+        values=values,
+        weights=Weights((file,), tensors),
+        notes=(note,) if {*kinds} - {"F32", "F16", "BF16"} else (),
+        gguf=file.name,
+    )
 
 
 def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
     """The model with its weights, in evaluation mode; its generation config asks for a static cache of that size.
 
     Raises:
-        CheckpointError: Weights are missing or do not fit, or the config is not one of its class.
+        CheckpointError: As `conformance.models.loading.load_checkpoint` does.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from conformance.models.loading import load_checkpoint  # imports torch
 
-    dtype = "auto" if checkpoint.dtype == "auto" else getattr(torch, checkpoint.dtype)
-    load: Any = AutoModelForCausalLM.from_pretrained
-    untrusted = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    try:
-        model, info = load(str(checkpoint.directory), dtype=dtype, output_loading_info=True, **untrusted)
-    except Exception as error:  # whatever a config class, safetensors or torch raises
-        raise CheckpointError(f"{checkpoint.directory}: {type(error).__name__}: {error}") from error
-    lacking = sorted(info["missing_keys"])
-    if lacking or info["mismatched_keys"]:
-        wrong = ", ".join([*lacking, *(str(key) for key in info["mismatched_keys"])][:5])
-        raise CheckpointError(f"{checkpoint.directory}: weights that are missing or of another shape: {wrong}")
-    model.eval()
-    model.generation_config = GenerationConfig(
-        **dict(_kept(model.generation_config)),
-        use_cache=True,
-        cache_implementation="static",
-        cache_config={"batch_size": checkpoint.batch_size, "max_cache_len": checkpoint.max_cache_len},
-    )
-    loaded: PreTrainedModel = model
-    return loaded
+    return load_checkpoint(checkpoint).model
 
 
-def _kept(generation: Any) -> Iterator[tuple[str, Any]]:
-    """Of the checkpoint's generation config, what says where a text begins and ends."""
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = getattr(generation, name, None)
-        if value is not None:
-            yield name, value
+def _require_float_decoder(directory: Path, values: Mapping[str, Any]) -> None:
+    """Refuse what Transformers has no decoder for, and what is quantised."""
+    path, model_type = directory / CONFIG, values.get("model_type")
+    if model_type not in registered():
+        code = ", ".join(sorted({*code_files(values)}))
+        if code:
+            raise CheckpointError(
+                f"{path}: the model {str(model_type)!r} is code ({code}), which is not run, and Transformers has no "
+                "class of its own for it; a newer release may have"
+            )
+        if model_type is None:
+            raise CheckpointError(f"{path} names no model_type, such as 'llama'; save the model with Transformers")
+        if isinstance(model_type, str) and is_architecture(model_type):
+            raise CheckpointError(
+                f"{path}: {model_type} is not a causal language model: Transformers has no decoder of it"
+            )
+        raise CheckpointError(f"{path}: {unknown('model_type', str(model_type), registered())}")
+    for part in (values, *(part for part in values.values() if isinstance(part, dict))):
+        if quantised := part.get("quantization_config"):
+            method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+            raise CheckpointError(
+                f"{path}: the model is quantised already{f', by {method}' if method else ''}; backends need one of "
+                "floats: AutoModelForCausalLM.from_pretrained(DIR).dequantize().save_pretrained(NEW_DIR), where its "
+                "packages are installed"
+            )
+    if values.get("is_encoder_decoder"):
+        raise CheckpointError(
+            f"{path}: this {model_type} is an encoder and a decoder (is_encoder_decoder); a decoder alone can be "
+            "exported, saved as a causal language model"
+        )
 
 
-def _object(directory: Path) -> dict[str, Any]:
-    path = directory / _CONFIG
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory}: no such directory")
-    try:
-        values = json.loads(read_regular_file(path, _MOST_BYTES))
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}; a checkpoint has one") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected an object with the keys of a config")
-    return values
+def _require_applicable(directory: Path) -> None:
+    """Refuse an adapter beside the model that cannot be merged here: without it, it is another model."""
+    lacking = [name for name in (ADAPTER, ADAPTER_WEIGHTS) if not (directory / name).is_file()]
+    if lacking:
+        problem = f"{directory} holds a model and an adapter for it without {' and '.join(lacking)}"
+        raise CheckpointError(f"{problem}; {merging_by_hand(directory)}")
+    if not has_peft():
+        raise CheckpointError(
+            f"{directory} holds a model and an adapter for it ({ADAPTER_WEIGHTS}). With peft installed it is merged: "
+            f"{install_command('peft')}; or {merging_by_hand(directory)}"
+        )
+
+
+def has_peft() -> bool:
+    """Whether adapters can be merged here."""
+    return importlib.util.find_spec("peft") is not None
+
+
+def _notes_on_files(directory: Path, values: Mapping[str, Any], weights: Weights) -> Iterator[str]:
+    code = ", ".join(sorted({*code_files(values)}))
+    if code:
+        yield f"{CONFIG} names code ({code}), which is not run; Transformers' own {values['model_type']} is used"
+    below = sorted(path.parent.name for path in directory.glob(f"*/{ADAPTER}"))
+    if below:
+        yield f"{first_few(below, SHOWN)}: an adapter in a folder below the model, which is not applied"
+    if weights.unread:
+        names = first_few([path.name for path in weights.unread], SHOWN)
+        yield f"{names}: not read; Transformers reads {first_few([path.name for path in weights.files], SHOWN)}"
+
+
+def without_implementations(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A config without the keys that choose what computes it, other than what torch alone has; and those keys.
+
+    They are about the machine that it was saved on. Some are not installed here, some would be fetched as code.
+    """
+    kept: dict[str, Any] = {}
+    replaced: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and key.endswith("_config") and key not in _IMPLEMENTATION_KEYS:
+            kept[key], inner = without_implementations(value)
+            replaced |= inner
+        elif key not in _IMPLEMENTATION_KEYS or (isinstance(value, str) and value in _IMPLEMENTATIONS):
+            kept[key] = value
+        elif value:
+            replaced[key.lstrip("_")] = value if isinstance(value, str) else json.dumps(value)
+    return kept, replaced
+
+
+def _note_on_memory(checkpoint: Checkpoint) -> Iterator[str]:
+    computes = checkpoint.saved_dtype if checkpoint.dtype == "auto" else checkpoint.dtype
+    needed = sum(math.prod(saved.shape) for saved in checkpoint.weights.tensors.values()) * _BYTES.get(computes, 4)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        yield (
+            f"its weights are {needed / _GIB:.0f} GiB in {computes}, and this machine has {memory / _GIB:.0f} GiB of "
+            "memory; it may run out, and end without a word"
+        )

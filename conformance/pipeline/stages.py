@@ -20,8 +20,9 @@ from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, at
 from conformance.exporters.resolve import Exporter
 from conformance.matrix.discovery import registered
-from conformance.models.checkpoints import Checkpoint, load_model
+from conformance.models.checkpoints import Checkpoint
 from conformance.models.fixtures import BATCH_SIZE, UnknownKeyError, batch_size, cache_length
+from conformance.models.loading import Loaded, load_checkpoint
 from conformance.models.variations import built, of_row, row_values
 
 #: Length of the example in dynamic mode; more than 1, since export would otherwise fix the length at 1.
@@ -50,10 +51,10 @@ def build(architecture: str) -> PreTrainedModel:
             ) from None
 
 
-def build_own(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The checkpoint's model."""
+def build_own(checkpoint: Checkpoint) -> Loaded:
+    """The checkpoint's model, and notes on it."""
     with at(Stage.BUILD):
-        return load_model(checkpoint)
+        return load_checkpoint(checkpoint)
 
 
 def export(

@@ -98,13 +98,15 @@ class Measured(TypedDict, total=False):
 
     partition: PartitionRecord
     fields: FieldsRecord
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class CellRecord:
     """One cell's verdict. `subject` and `mode` are null where they do not apply; see `conformance.core.cells.Cell`.
 
-    `bundle` is the folder of its failure bundle, relative to where the run was started; null if it has none.
+    `bundle` is the folder of its failure bundle, relative to where the run was started; null if it has none. `notes`
+    are those of `conformance.models.loading`, on how a checkpoint was loaded; null if there are none.
     """
 
     id: str
@@ -124,6 +126,7 @@ class CellRecord:
     bundle: str | None = None
     partition: PartitionRecord | None = None
     fields: FieldsRecord | None = None
+    notes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

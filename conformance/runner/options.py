@@ -127,7 +127,7 @@ class Options:
         parts = [f"--max-examples {self.examples}"] if self.examples != DEFAULT_EXAMPLES else []
         parts += [f"--hypothesis-seed {self.seed}"] if self.seed is not None else []
         if self.checkpoint is not None:
-            parts += [f"--checkpoint {shlex.quote(str(self.checkpoint.directory))}"]
+            parts += [f"--checkpoint {shlex.quote(str(self.checkpoint.path))}"]
             settings = {**self.asked, "cache-length": self.checkpoint.max_cache_len, "dtype": self.checkpoint.dtype}
             typed = {name: settings.get(name.lstrip("-")) for name in _OF_CHECKPOINTS}
             parts += [f"{name} {shlex.quote(str(value))}" for name, value in typed.items() if value]

@@ -68,6 +68,8 @@ class ConformancePlugin:
         #: The program whose cells were judged last, and the seconds that they took.
         self._program: tuple[str | None, ...] = ()
         self._seconds = 0.0
+        #: On how the checkpoint was loaded.
+        self._notes: tuple[str, ...] = ()
         #: A typo in a dotted path should end the run, not fail each of its cells. Known names need no import here.
         self.subjects = {}
         if any(":" in name for name in options.selection.subjects):
@@ -185,9 +187,15 @@ class ConformancePlugin:
 
         checkpoint = self.options.checkpoint
         if checkpoint is not None:  # alone on all cores
+
+            def build(_: str) -> Any:
+                loaded = stages.build_own(checkpoint)
+                self._notes = loaded.notes
+                return loaded.model
+
             return Builder(
                 self.subjects or resolve_exporters(self.options.selection),
-                build=lambda _: stages.build_own(checkpoint),
+                build=build,
                 tokenizer=checkpoint.tokenizer,
                 shape=self.options.shape,
                 program_file=self.options.program,
@@ -232,6 +240,8 @@ class ConformancePlugin:
         outcome, expectation = Outcome(error), self._expectation(cell)
         spent = self._spent(cell, call.duration)
         unexpected = isinstance(error, CellFailedError) and not is_listed(error, expectation)
+        if case is not None and self._notes:
+            case.measured["notes"] = self._notes
         # Of a checkpoint, the evidence would be its weights several times over.
         if unexpected and case is not None and self.options.checkpoint is None:
             folder = relative_to(self.options.bundles / folder_name(cell), self.config.rootpath)

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from conformance.cli.check import Answer, answer, screen
+from conformance.cli.model import _Steps
 from conformance.core.paths import ROOT
 from conformance.core.verdicts import ClauseViolationError, Verdict
 from conformance.models.checkpoints import read_checkpoint
@@ -188,6 +190,38 @@ def test_answer_is_not_known_where_something_was_not_judged(tmp_path: Path, save
     shown = screen(run, read_checkpoint(saved, 24))
     assert "May own be shipped on xnnpack? Not known." in shown
     assert "the worker was killed" in shown
+
+
+def test_notes_on_loading_are_shown_once(tmp_path: Path, saved: Path) -> None:
+    plain: Any = _record()
+    for cell in plain["cells"]:
+        cell["notes"] = ["left out: 3 tensors of model.visual"]
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(plain))
+    assert screen(load_run(path), read_checkpoint(saved, 24), "xnnpack").count("note: left out: 3 tensors") == 1
+
+
+def test_model_that_cannot_be_loaded_is_explained_once(tmp_path: Path, saved: Path) -> None:
+    plain: Any = _record()
+    why = "PAR-1 failed at stage build\n  observed  CheckpointError: 8 weights without a place"
+    for cell in plain["cells"]:
+        cell |= {"verdict": "fail", "stage": "build", "signature": "build:CheckpointError", "message": why}
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(plain))
+    shown = screen(load_run(path), read_checkpoint(saved, 24), "xnnpack")
+    assert shown.count("8 weights without a place") == 1
+    assert "not PAR-1, PAR-2" in shown
+
+
+def test_note_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = _Steps(2)
+    steps.note(["before"])
+    steps.begin("loading")
+    steps.note(["of loading"])
+    steps.begin("exporting")
+    steps.end()
+    lines = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["note: before", "[1/2] loading", "note: of loading", "[2/2] exporting"]
 
 
 def _record() -> dict[str, object]:

@@ -69,24 +69,13 @@ def test_pickled_weights_are_not_read(saved: Path, tmp_path: Path) -> None:
 def test_directory_has_to_be_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such directory"):
         read_checkpoint(tmp_path / "nowhere", 32)
-    with pytest.raises(CheckpointError, match=r"config\.json: No such file"):
+    with pytest.raises(CheckpointError, match=r"has no config\.json; pass a directory as"):
         read_checkpoint(tmp_path, 32)
 
 
 def test_cache_is_no_longer_than_the_model_can_see(saved: Path) -> None:
     with pytest.raises(CheckpointError, match="a cache of 512 tokens is longer than the model's 256"):
         read_checkpoint(saved, 512)
-
-
-def test_missing_weights_are_no_model(saved: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    (tmp_path / "config.json").write_text((saved / "config.json").read_text())
-    weights = {name: tensor for file in saved.glob("*.safetensors") for name, tensor in load_file(file).items()}
-    weights.pop("model.layers.1.mlp.up_proj.weight")
-    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"missing or of another shape: model\.layers\.1\.mlp\.up_proj\.weight"):
-        load_model(read_checkpoint(tmp_path, 32))
 
 
 def test_tolerance_goes_by_what_rounding_does(saved: Path) -> None:
