@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from conformance.cli.check import Answer, answer, screen
-from conformance.cli.model import _Steps
+from conformance.cli.steps import Steps
 from conformance.core.paths import ROOT
 from conformance.core.verdicts import ClauseViolationError, Verdict
 from conformance.models.checkpoints import read_checkpoint
@@ -198,7 +198,7 @@ def test_notes_on_loading_are_shown_once(tmp_path: Path, saved: Path) -> None:
         cell["notes"] = ["left out: 3 tensors of model.visual"]
     path = tmp_path / "run.json"
     path.write_text(json.dumps(plain))
-    assert screen(load_run(path), read_checkpoint(saved, 24), "xnnpack").count("note: left out: 3 tensors") == 1
+    assert screen(load_run(path), read_checkpoint(saved, 24)).count("note: left out: 3 tensors") == 1
 
 
 def test_model_that_cannot_be_loaded_is_explained_once(tmp_path: Path, saved: Path) -> None:
@@ -208,13 +208,13 @@ def test_model_that_cannot_be_loaded_is_explained_once(tmp_path: Path, saved: Pa
         cell |= {"verdict": "fail", "stage": "build", "signature": "build:CheckpointError", "message": why}
     path = tmp_path / "run.json"
     path.write_text(json.dumps(plain))
-    shown = screen(load_run(path), read_checkpoint(saved, 24), "xnnpack")
+    shown = screen(load_run(path), read_checkpoint(saved, 24))
     assert shown.count("8 weights without a place") == 1
     assert "not PAR-1, PAR-2" in shown
 
 
 def test_note_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    steps = _Steps(2)
+    steps = Steps(2)
     steps.note(["before"])
     steps.begin("loading")
     steps.note(["of loading"])
@@ -250,7 +250,7 @@ def _record() -> dict[str, object]:
             "started": "2026-11-28T00:00:00+00:00",
             "finished": None,
             "complete": False,
-            "options": {},
+            "options": {"backend": "xnnpack", "mode": "dynamic"},
             "seed": None,
         },
         "environment": {"python": "3.11", "platform": "", "cpu": "", "packages": {"torch": "2.13.0"}},
