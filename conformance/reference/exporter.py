@@ -44,9 +44,9 @@ def convert_and_export_with_cache(
         Its cache is buffers that it mutates. Lower it under `torch.no_grad()`.
 
     Raises:
-        ModelNotExportableError: A setting of the model is missing or wrong, an example has another dtype or shape, or
-            the model has recurrent state and the installed Transformers supports one token a call only. Raised before
-            any tracing.
+        ModelNotExportableError: A setting of the model is missing or wrong, an example has another dtype or shape, the
+            cache is longer than the model has positions (`PositionsEndError`), or the model has recurrent state and the
+            installed Transformers supports one token a call only. Raised before any tracing.
     """
     wrapper = TorchExportableModuleWithStaticCache(model)
     examples = _example_inputs(wrapper, example_input_ids, example_cache_position, dynamic=dynamic_shapes is not None)
