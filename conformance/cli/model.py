@@ -95,8 +95,15 @@ def export(checkpoint: Path, backend: str, cache_length: int | None, dtype: str,
     from conformance.cli.export_model import export_for_runner, write_program
     from conformance.core.verdicts import CellFailedError, NotRunError
     from conformance.models.checkpoints import load_model
+    from conformance.models.positions import past_table, shorten_cache, table_end
 
     loaded = load_model(read)
+    end = table_end(loaded)
+    if end is not None and cache_length is not None:
+        raise ValueError(past_table(cache_length, end))
+    if end is not None:  # its config does not say how many positions it has
+        read = dataclasses.replace(read, max_cache_len=end)
+        shorten_cache(loaded, end)
     try:
         artifact = export_for_runner(loaded, lowering, Mode(mode), steps.begin)
     except NotRunError as error:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from conformance.core.files import read_regular_file
 from conformance.core.suggest import unknown
 from conformance.matrix.discovery import registered
+from conformance.models.positions import reach
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,8 +79,8 @@ class Checkpoint:
     @property
     def context(self) -> int | None:
         """The longest text that the model was made for, in tokens; None where its config does not say."""
-        longest = self.config.get("max_position_embeddings")
-        return longest if isinstance(longest, int) and longest > 0 else None
+        longest = reach(self.model_type, self.config)
+        return longest.tokens if longest else None
 
     @property
     def weight_bytes(self) -> int:
@@ -106,11 +107,9 @@ def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto") ->
         raise CheckpointError(f"{directory}: no *.safetensors; {reason}save it with `model.save_pretrained(...)`")
     text = next((values[part] for part in _TEXT_PARTS if isinstance(values.get(part), dict)), values)
     checkpoint = Checkpoint(directory, str(model_type), max_cache_len, dtype, text)
-    if checkpoint.context is not None and max_cache_len > checkpoint.context:
-        raise CheckpointError(
-            f"a cache of {max_cache_len} tokens is longer than the model's {checkpoint.context} positions "
-            f"(max_position_embeddings in {_CONFIG}); take at most that"
-        )
+    longest = reach(checkpoint.model_type, checkpoint.config)
+    if longest is not None and max_cache_len > longest.tokens:
+        raise CheckpointError(f"a cache of {max_cache_len} tokens is longer than {longest.what}; take at most that")
     return checkpoint
 
 

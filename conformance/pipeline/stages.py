@@ -19,8 +19,9 @@ from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, at
 from conformance.exporters.resolve import Exporter
 from conformance.matrix.discovery import registered
-from conformance.models.checkpoints import Checkpoint, load_model
+from conformance.models.checkpoints import Checkpoint, CheckpointError, load_model
 from conformance.models.fixtures import BATCH_SIZE, UnknownKeyError, batch_size, cache_length
+from conformance.models.positions import past_table, table_end
 from conformance.models.variations import built, of_row, row_values
 
 #: Length of the example in dynamic mode; more than 1, since export would otherwise fix the length at 1.
@@ -50,9 +51,13 @@ def build(architecture: str) -> PreTrainedModel:
 
 
 def build_own(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The checkpoint's model."""
+    """The checkpoint's model, which has a position for each slot of the cache."""
     with at(Stage.BUILD):
-        return load_model(checkpoint)
+        model = load_model(checkpoint)
+        end = table_end(model)
+        if end is not None:
+            raise CheckpointError(past_table(checkpoint.max_cache_len, end))
+        return model
 
 
 def export(exporter: Exporter, model: PreTrainedModel, mode: Mode, **options: Any) -> ExportedProgram:
