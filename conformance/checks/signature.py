@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
@@ -14,8 +16,22 @@ from conformance.models.fixtures import BATCH_SIZE
 _INPUTS = {"input_ids": 2, "cache_position": 1}
 
 
-def assert_signature(program: ExportedProgram, vocab: int, rows: int = BATCH_SIZE, shape: CallShape = WHOLE) -> None:
-    """Raises `ClauseViolationError` unless `program` has the signature of EXP-1, for `rows` rows a call."""
+def assert_signature(
+    program: ExportedProgram,
+    vocab: int,
+    rows: int = BATCH_SIZE,
+    longest: int | None = None,
+    shape: CallShape = WHOLE,
+) -> None:
+    """Raises `ClauseViolationError` unless `program` has the signature of EXP-1.
+
+    Args:
+        program: The program.
+        vocab: Number of logits of a token.
+        rows: Rows a call.
+        longest: Tokens of the longest call, if the sequence length has to be dynamic.
+        shape: The logits of which tokens a call returns.
+    """
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     if names != list(_INPUTS):
@@ -26,6 +42,8 @@ def assert_signature(program: ExportedProgram, vocab: int, rows: int = BATCH_SIZ
             raise _violation("wrong-inputs", f"{name}: {value.dtype} {list(value.shape)}", f"int64 of rank {rank}")
     if values["input_ids"].shape[0] != rows:
         raise _violation("wrong-inputs", f"input_ids has {values['input_ids'].shape[0]} rows", f"{rows}")
+    if longest is not None:
+        _assert_dynamic(program, values["input_ids"].shape[1], values["cache_position"].shape[0], longest)
     outputs = [spec.arg for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
     if len(outputs) != 1:
         raise _violation("wrong-outputs", f"{len(outputs)} outputs", "logits alone")
@@ -34,6 +52,20 @@ def assert_signature(program: ExportedProgram, vocab: int, rows: int = BATCH_SIZ
     wanted = [rows, tokens, vocab]
     if list(logits.shape) != wanted or not logits.is_floating_point():
         raise _violation("wrong-outputs", f"{logits.dtype} {list(logits.shape)}", f"floating-point logits {wanted}")
+
+
+def _assert_dynamic(program: ExportedProgram, tokens: Any, positions: Any, longest: int) -> None:
+    """One symbol for the number of tokens and of positions, with a range from 1 to `longest`."""
+    for name, length in (("input_ids", tokens), ("cache_position", positions)):
+        if isinstance(length, int):
+            raise _violation("length-fixed", f"{name} has a sequence length of {length}", "a dynamic one")
+    if tokens.node.expr != positions.node.expr:
+        observed = f"{tokens} tokens and {positions} positions"
+        raise _violation("lengths-differ", observed, "one sequence length for input_ids and cache_position")
+    lengths = program.range_constraints.get(tokens.node.expr)
+    if lengths is None or lengths.lower > 1 or lengths.upper < longest:
+        observed = "any length" if lengths is None else f"lengths from {lengths.lower} to {lengths.upper}"
+        raise _violation("length-range", observed, f"1 to {longest}")
 
 
 def _violation(code: str, observed: str, expected: str) -> ClauseViolationError:

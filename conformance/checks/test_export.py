@@ -5,10 +5,12 @@ Exporting leaves the model alone, and refuses one that is misconfigured.
 
 from __future__ import annotations
 
+import bisect
 import copy
 import inspect
 import io
 import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -40,12 +42,15 @@ _SHOWN = 3
 _PROBABILITY, _DROPOUT = 0.5, "drop"
 #: What an error says that refuses a model in training mode, and tokens decoded where it is not refused.
 _TRAINING_WORDS, _TRAINED_TOKENS = ("training mode", "eval"), 4
+#: What an error says that refuses a cache longer than the model's table of positions, beside the number of these.
+_TABLE_WORDS = ("max_cache_len", "position")
 
 
 @clause("EXP-1")
 def test_signature(case: Case) -> None:
     """Token ids and cache position in, logits out, and nothing else."""
-    assert_signature(case.program, case.space.vocab, batch_size(case.model), case.builder.shape)
+    longest = None if case.mode is Mode.DECODE else case.space.chunk
+    assert_signature(case.program, case.space.vocab, batch_size(case.model), longest, case.builder.shape)
 
 
 @clause("EXP-2")
@@ -229,10 +234,39 @@ def test_misconfigured(case: Case) -> None:
         misconfigure(model)
         _assert_refused(exporter, model, what, words)
         refused += 1
+    end = _end_of_positions(model, case.space.vocab)
+    if end is not None:
+        model.generation_config = copy.deepcopy(valid)
+        _cache("max_cache_len", end + 1)(model)
+        _assert_refused(exporter, model, f"a cache of {end + 1} tokens for {end} positions", _TABLE_WORDS, end)
+        refused += 1
     case.metrics["misconfigurations"] = refused
 
 
-def _assert_refused(exporter: Exporter, model: PreTrainedModel, what: str, words: tuple[str, ...]) -> None:
+@torch.no_grad()
+def _end_of_positions(model: PreTrainedModel, vocab: int) -> int | None:
+    """The length of the longest text that the model takes without a cache; None if it takes more than the config says.
+
+    Found by bisection, without the exporter: where the model counts its positions from differs, as does their name.
+    """
+    stated = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if not isinstance(stated, int) or stated < 1 or _takes(model, vocab, stated + 1):
+        return None
+    lengths = range(1, stated + 1)
+    return bisect.bisect_left(lengths, True, key=lambda length: not _takes(model, vocab, length)) or None
+
+
+def _takes(model: PreTrainedModel, vocab: int, length: int) -> bool:
+    try:
+        model(input_ids=torch.full((1, length), vocab - 1), use_cache=False)
+    except (RuntimeError, IndexError, ValueError):
+        return False
+    return True
+
+
+def _assert_refused(
+    exporter: Exporter, model: PreTrainedModel, what: str, words: tuple[str, ...], number: int | None = None
+) -> None:
     with mock.patch("torch.export.export", side_effect=_TracingBegan):
         try:
             # With examples: missing ones are covered by EXP-6, and an exporter without its own would refuse everything.
@@ -242,9 +276,12 @@ def _assert_refused(exporter: Exporter, model: PreTrainedModel, what: str, words
                 "misconfiguration-traced", f"started tracing with {what}", "an error before tracing"
             ) from None
         except Exception as error:
-            if not any(word in str(error) for word in words):
+            named = any(word in str(error) for word in words)
+            counted = number is None or re.search(rf"\b{number}\b", str(error))
+            if not (named and counted):
                 observed = f"with {what}: {type(error).__name__}: {error}"
-                raise _violation("misconfiguration-unclear", observed, f"an error that names {words[0]}") from error
+                expected = f"an error that names {words[0]}" + ("" if number is None else f" and {number}")
+                raise _violation("misconfiguration-unclear", observed, expected) from error
             return
     raise _violation("misconfiguration-accepted", f"exported with {what}", "an error")
 

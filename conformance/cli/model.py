@@ -65,8 +65,19 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
     from conformance.cli.export_model import export_for_runner, write_program
     from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError
     from conformance.models.loading import load_checkpoint
+    from conformance.models.positions import past_table, shorten_cache, table_end
 
     try:
+        loaded = load_checkpoint(read)
+        steps.note(loaded.notes[len(read.notes) :])
+        end = table_end(loaded.model)
+        if end is not None and asked.cache_length is not None:
+            raise ValueError(past_table(asked.cache_length, end))
+        if end is not None:  # its config does not say how many positions it has
+            read = dataclasses.replace(read, max_cache_len=end)
+            shorten_cache(loaded.model, end)
+        artifact = export_for_runner(loaded.model, lowering, asked.program_mode, steps.begin, asked.shape)
+    except (NotRunError, NotApplicableError):
         loaded = load_checkpoint(read)
         steps.note(loaded.notes[len(read.notes) :])
         artifact = export_for_runner(loaded.model, lowering, asked.program_mode, steps.begin, asked.shape)

@@ -79,7 +79,8 @@ CLAUSES: tuple[Clause, ...] = (
     Clause(
         "EXP-1",
         "The program is `forward(input_ids: int64 [batch, seq], cache_position: int64 [seq]) -> logits [batch, seq, "
-        "vocab]`, and these two are its only user inputs.",
+        "vocab]`, and these two are its only user inputs. If dynamic, `seq` is one symbol in all three, from 1 to the "
+        "full length of the cache.",
         (Scope.EXPORTED,),
     ),
     Clause("EXP-2", "No `Cache` object is among the graph's inputs or outputs.", (Scope.EXPORTED,)),
@@ -130,7 +131,8 @@ CLAUSES: tuple[Clause, ...] = (
     ),
     Clause(
         "EXP-9",
-        "A misconfigured model gets a clear, documented error before any tracing.",
+        "A misconfigured model gets a clear, documented error before any tracing. So does one whose cache is longer "
+        "than its table of positions, by an error that names their number.",
         (Scope.EXPORTED,),
         (Mode.DECODE,),
         own_export=True,

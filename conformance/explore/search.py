@@ -43,6 +43,8 @@ _IDLE = 3
 _MOST_CHARACTERS = 140
 #: Longest message of a finding, in characters.
 _LONGEST = 4 * _MOST_CHARACTERS
+#: Why a variation is discarded whose eager decoding with a cache is off the forward pass without one.
+UNDECODABLE = f"{Stage.EAGER}:static-cache-decoding-differs"
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 
 
@@ -100,6 +102,8 @@ class Exploration:
         architecture: The architecture.
         tried: Number of variations that the checks have judged.
         discarded: Number of variations that were discarded, by reason.
+        undecodable: Those of them whose eager decoding differs from the forward pass without a cache: no program of
+            them can be judged, and which these are says what cannot be decoded with a cache.
         known: Number of failing variations that a pinned one explains.
         again: Number of failing variations like a finding of this run.
         fixture: The fixture's own failures, which are not findings.
@@ -109,6 +113,7 @@ class Exploration:
     architecture: str
     tried: int = 0
     discarded: Counter[str] = field(default_factory=Counter)
+    undecodable: list[Variation] = field(default_factory=list)
     known: int = 0
     again: int = 0
     fixture: list[str] = field(default_factory=list)
@@ -122,6 +127,10 @@ class Exploration:
     def __str__(self) -> str:
         lines = [f"{self.architecture}: {self.progress}"]
         lines += [f"  discarded  {count} × {reason}" for reason, count in self.discarded.most_common()]
+        by_keys = Counter(", ".join(sorted(variation.changes)) for variation in self.undecodable)
+        lines += [f"  eager      differs without a cache in {len(self.undecodable)}, which change"] * bool(by_keys)
+        lines += [f"    {count} ×    {keys}" for keys, count in by_keys.most_common()]
+        lines += [f"    with     {variation}" for variation in self.undecodable]
         lines += [f"  known      {self.known}, by fixtures/pins/{self.architecture}.json"] * bool(self.known)
         lines += [f"  alike      {self.again} fail like a finding below"] * bool(self.again)
         lines += [f"  fixture    fails by itself: {failure}" for failure in self.fixture]
@@ -279,6 +288,8 @@ class Explorer:
         self._counted.add(variation.key)
         if judgement.discarded:
             self.result.discarded[judgement.discarded] += 1
+            if judgement.discarded == UNDECODABLE:
+                self.result.undecodable.append(variation)
         else:
             self.result.tried += 1
         self._progress(self.result)

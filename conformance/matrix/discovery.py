@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -42,3 +44,49 @@ def is_architecture(model_type: str) -> bool:
 
 def _first(pair: ast.expr) -> ast.expr | None:
     return pair.elts[0] if isinstance(pair, ast.Tuple) else None
+
+
+def renamed_keys(model_type: str) -> dict[str, str]:
+    """What the config class of `model_type` calls keys that other models name alike, by the common name.
+
+    Read off the class's `attribute_map`, by which Transformers itself translates names; empty if it has none.
+    """
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        raise LookupError("transformers is not installed")
+    wanted = re.compile(rf'\bmodel_type(: str)? = "{re.escape(model_type)}"')
+    for path in sorted((Path(spec.origin).parent / "models").glob("*/configuration_*.py"), key=_starts(model_type)):
+        source = path.read_text(encoding="utf-8")
+        if wanted.search(source):
+            return _attribute_map(ast.parse(source), model_type)
+    return {}
+
+
+def _starts(model_type: str) -> Callable[[Path], bool]:
+    """A key by which the directories that a model type's own name begins with come first."""
+    name = model_type.replace("-", "_")
+    return lambda path: not name.startswith(path.parent.name)
+
+
+def _attribute_map(module: ast.Module, model_type: str) -> dict[str, str]:
+    classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
+    found = next((node for node in classes.values() if _value(node, "model_type") == model_type), None)
+    while found is not None:
+        names = _value(found, "attribute_map")
+        if isinstance(names, dict):
+            return names
+        bases = (base.id for base in found.bases if isinstance(base, ast.Name))
+        found = next((classes[base] for base in bases if base in classes), None)
+    return {}
+
+
+def _value(node: ast.ClassDef, name: str) -> object:
+    """The literal that a class's body assigns to `name`; None if it does not, or not a literal."""
+    for line in node.body:
+        targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            try:
+                return ast.literal_eval(line.value)  # type: ignore[attr-defined]  # an assignment has it
+            except (ValueError, TypeError):
+                return None
+    return None

@@ -37,6 +37,7 @@ from conformance.models.model_files import (
     read_weights,
     require_config,
 )
+from conformance.models.positions import reach
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -124,8 +125,8 @@ class Checkpoint:
     @property
     def context(self) -> int | None:
         """The longest text that the model was made for, in tokens; None where its config does not say."""
-        longest = self.config.get("max_position_embeddings")
-        return longest if isinstance(longest, int) and longest > 0 else None
+        longest = reach(self.model_type, self.config)
+        return longest.tokens if longest else None
 
     @property
     def weight_bytes(self) -> int:
@@ -145,11 +146,9 @@ def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto", ba
     else:
         checkpoint = _read_directory(directory, max_cache_len, dtype)
     checkpoint = replace(checkpoint, batch_size=batch_size)
-    if checkpoint.context is not None and max_cache_len > checkpoint.context:
-        raise CheckpointError(
-            f"a cache of {max_cache_len} tokens is longer than the model's {checkpoint.context} positions "
-            f"(max_position_embeddings in {CONFIG}); take at most that"
-        )
+    longest = reach(checkpoint.model_type, checkpoint.config)
+    if longest is not None and max_cache_len > longest.tokens:
+        raise CheckpointError(f"a cache of {max_cache_len} tokens is longer than {longest.what}; take at most that")
     return dataclasses.replace(checkpoint, notes=(*checkpoint.notes, *_note_on_memory(checkpoint)))
 
 

@@ -20,9 +20,10 @@ from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, at
 from conformance.exporters.resolve import Exporter
 from conformance.matrix.discovery import registered
-from conformance.models.checkpoints import Checkpoint
+from conformance.models.checkpoints import Checkpoint, CheckpointError
 from conformance.models.fixtures import BATCH_SIZE, UnknownKeyError, batch_size, cache_length
 from conformance.models.loading import Loaded, load_checkpoint
+from conformance.models.positions import past_table, table_end
 from conformance.models.variations import built, of_row, row_values
 
 #: Length of the example in dynamic mode; more than 1, since export would otherwise fix the length at 1.
@@ -52,9 +53,13 @@ def build(architecture: str) -> PreTrainedModel:
 
 
 def build_own(checkpoint: Checkpoint) -> Loaded:
-    """The checkpoint's model, and notes on it."""
+    """The checkpoint's model, which has a position for each slot of the cache, and notes on it."""
     with at(Stage.BUILD):
-        return load_checkpoint(checkpoint)
+        loaded = load_checkpoint(checkpoint)
+        end = table_end(loaded.model)
+        if end is not None:
+            raise CheckpointError(past_table(checkpoint.max_cache_len, end))
+        return loaded
 
 
 def export(

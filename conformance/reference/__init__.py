@@ -3,7 +3,7 @@
 Three rooms: the API here, `tracing` for what changes while a model is traced, `passes` for what rewrites the program.
 """
 
-from conformance.reference.errors import ModelNotExportableError
+from conformance.reference.errors import ModelNotExportableError, PositionsEndError
 from conformance.reference.exporter import convert_and_export_with_cache
 from conformance.reference.metadata import runner_methods
 from conformance.reference.multimodal import convert_and_export_for_multimodal
@@ -11,6 +11,7 @@ from conformance.reference.wrapper import TorchExportableModuleWithStaticCache
 
 __all__ = [
     "ModelNotExportableError",
+    "PositionsEndError",
     "TorchExportableModuleWithStaticCache",
     "convert_and_export_for_multimodal",
     "convert_and_export_with_cache",

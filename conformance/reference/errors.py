@@ -1,4 +1,4 @@
-"""The one error that a caller of the reference has to handle."""
+"""The errors that a caller of the reference has to handle."""
 
 
 class ModelNotExportableError(ValueError):
@@ -6,3 +6,18 @@ class ModelNotExportableError(ValueError):
 
     Raised before any tracing. The message has the setting that is wrong, its value, and the value to set instead.
     """
+
+
+class PositionsEndError(ModelNotExportableError):
+    """The cache is longer than the model has positions.
+
+    Attributes:
+        longest: The longest cache that the model can have, in tokens.
+    """
+
+    def __init__(self, model: str, max_cache_len: int, longest: int) -> None:
+        super().__init__(
+            f"max_cache_len is {max_cache_len}; {model} has {longest} positions, and its table of them ends there: set "
+            f"max_cache_len to at most {longest}"
+        )
+        self.longest = longest

@@ -50,8 +50,9 @@ def convert_and_export_with_cache(
 
     Raises:
         ModelNotExportableError: A setting of the model is missing or wrong, an example has another dtype or shape, the
-            model's forward takes no `logits_to_keep`, or the model has recurrent state and the installed Transformers
-            supports one token a call only. Raised before any tracing.
+            model's forward takes no `logits_to_keep`, the cache is longer than the model has positions
+            (`PositionsEndError`), or the model has recurrent state and the installed Transformers supports one token a
+            call only. Raised before any tracing.
     """
     wrapper = TorchExportableModuleWithStaticCache(model, logits_to_keep=logits_to_keep)
     examples = _example_inputs(wrapper, example_input_ids, example_cache_position, dynamic=dynamic_shapes is not None)

@@ -11,7 +11,9 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, cache_utils
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 try:
     from transformers import PreTrainedConfig
@@ -36,8 +38,10 @@ __all__ = [
     "layer_types",
     "lets_choose_experts",
     "mark_mid_sequence",
+    "original_length",
     "parameters",
     "register_experts",
+    "rope_frequencies",
     "sliding_windows",
     "takes_cache_position",
 ]
@@ -163,6 +167,32 @@ def register_experts(name: str, function: Callable[..., Any]) -> None:
     """Register an implementation of experts as `name`, if Transformers has a choice of them; may be repeated."""
     if ALL_EXPERTS_FUNCTIONS is not None:
         ALL_EXPERTS_FUNCTIONS.register(name, function)
+
+
+def original_length(rotary: Any, kind: str, layer_type: str | None) -> int:
+    """The length, in tokens, past which a rotary embedding of a kind that changes has other frequencies.
+
+    Args:
+        rotary: The module.
+        kind: Its `rope_type`, for this type of layers if it has several.
+        layer_type: The type of layers; None for a module with one kind.
+    """
+    if kind != "longrope":
+        return int(rotary.original_max_seq_len)
+    rope = getattr(rotary.config, "rope_parameters", None)
+    if rope is None:  # 4.57
+        config = rotary.config
+        return int(getattr(config, "original_max_position_embeddings", None) or config.max_position_embeddings)
+    return int((rope if layer_type is None else rope[layer_type])["original_max_position_embeddings"])
+
+
+def rope_frequencies(rotary: Any, kind: str, layer_type: str | None, length: int | torch.Tensor) -> torch.Tensor:
+    """A rotary embedding's frequencies for a text of `length` tokens, float32; 4.57 knows no types of layers."""
+    layers = {} if layer_type is None else {"layer_type": layer_type}
+    device = next(rotary.buffers()).device
+    initialise: Callable[..., Any] = ROPE_INIT_FUNCTIONS[kind]
+    frequencies: torch.Tensor = initialise(rotary.config, device, seq_len=length, **layers)[0]
+    return frequencies
 
 
 def declared_keys(kind: type[PreTrainedConfig]) -> set[str]:

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, StaticCache
 
-from conformance.reference.cache import allocate_cache, set_integer_length, set_position, state_slots
-from conformance.reference.calling_convention import find_convention
+from conformance.reference.cache import set_integer_length, set_position, state_slots
+from conformance.reference.positions import prepared_cache
 from conformance.reference.settings import cache_settings, logits_returned
-from conformance.reference.tracing import ready_to_trace
 from conformance.reference.tracing.complex_numbers import RealPairs
 from conformance.reference.transformers_api import mark_mid_sequence
 
@@ -51,7 +50,8 @@ class TorchExportableModuleWithStaticCache(nn.Module):
                 prompt's last token alone saves `seq - 1` rows of the vocabulary's size.
 
         Raises:
-            ModelNotExportableError: A setting is missing or wrong; see `conformance.reference.settings`.
+            ModelNotExportableError: A setting is missing or wrong; see `conformance.reference.settings`. It is a
+                `PositionsEndError` where the model has no position for the cache's last slot.
         """
         super().__init__()
         settings = cache_settings(model, batch_size, max_cache_len)
@@ -59,9 +59,7 @@ class TorchExportableModuleWithStaticCache(nn.Module):
         self.model = model
         self.batch_size = settings.batch_size
         self.max_cache_len = settings.max_cache_len
-        with ready_to_trace(model):
-            self.cache = allocate_cache(model, settings)
-            self._convention = find_convention(model, self.cache, settings)
+        self.cache, self._convention = prepared_cache(model, settings)
         mark_mid_sequence(self.cache.layers)
         self._slots = state_slots(self.cache)
         for slot in self._slots:

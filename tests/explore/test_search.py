@@ -17,10 +17,11 @@ from conformance.core.cells import Cell
 from conformance.core.contract import Mode
 from conformance.core.time_scale import scaled
 from conformance.explore.findings import Pinned, pinned, read_finding, read_pins, write_finding, write_pins
-from conformance.explore.search import Explorer, Isolated, Judgement, Question
+from conformance.explore.search import UNDECODABLE, Explorer, Isolated, Judgement, Question, judged
 from conformance.exporters.resolve import Exporter
 from conformance.models.fixtures import MAX_CACHE_LEN, cache_length, config_values
 from conformance.models.variations import Space, Variation, build, variations
+from conformance.pipeline.builder import Builder
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import programs
 
@@ -105,6 +106,31 @@ def test_goes_on_for_other_signatures_until_nothing_is_left(tmp_path: Path) -> N
     assert result.discarded["refused: mlp_bias"] > 0
     assert result.again > 0
     assert {path.name for path in tmp_path.iterdir()} == {"llama-1.json", "llama-2.json"}
+
+
+def test_what_eager_decoding_itself_gets_wrong_is_counted_and_named(tmp_path: Path) -> None:
+    def judge(_: str, variation: Variation, cell: Cell) -> Judgement:
+        return Judgement(discarded=UNDECODABLE) if "rope_parameters" in variation.changes else Judgement()
+
+    result = Explorer("llama", DECODE, judge, directory=tmp_path).explore(scaled(5))
+    assert len(result.undecodable) == result.discarded[UNDECODABLE] > 0
+    text = str(result)
+    assert f"differs without a cache in {len(result.undecodable)}" in text
+    for variation in result.undecodable:
+        assert "rope_parameters" in variation.changes
+        assert f"with     {variation}" in text
+        assert f"×    {', '.join(sorted(variation.changes))}\n" in f"{text}\n"
+
+
+def test_reason_is_that_of_the_oracle() -> None:
+    """Which is told apart by its signature alone."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    variation = Variation({"rope_parameters": rope, "max_position_embeddings": 16})
+    cell = next(DECODE.cells("llama"))
+    builder = Builder(
+        {"faulty": Exporter("faulty", convert_and_export_with_cache)}, build=lambda name: build(name, variation)
+    )
+    assert judged(builder, cell).discarded == UNDECODABLE
 
 
 def test_seed_repeats_the_variations(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch.export import ExportedProgram
 from transformers import GenerationConfig, PreTrainedModel
 
-from conformance.reference import TorchExportableModuleWithStaticCache, convert_and_export_with_cache
+from conformance.reference import PositionsEndError, TorchExportableModuleWithStaticCache, convert_and_export_with_cache
 from tests.faults.programs import Tensor, _subject, ignores_cache_position
 
 
@@ -36,6 +36,33 @@ def accepts_anything(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: 
         use_cache=True, cache_implementation="static", cache_config={"batch_size": 1, "max_cache_len": 32}
     )
     return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+
+
+def runs_past_the_positions(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Makes the cache as long as it was asked for, whatever the model's table of positions holds."""
+    try:
+        return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+    except PositionsEndError:
+        return torch.export.export(model, examples, dynamic_shapes=dynamic_shapes)
+
+
+def trips_over_the_positions(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Refuses a cache longer than the model's table of positions in words that help nobody."""
+    try:
+        return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+    except PositionsEndError as error:
+        raise IndexError("index out of range in self") from error
+
+
+def keeps_one_position(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Takes any number of tokens, and the first one's position only."""
+
+    def step(inner: Any, ids: Tensor, position: Tensor) -> Any:
+        return inner(ids, position[0] + torch.arange(ids.shape[1]))
+
+    ids, position = examples
+    shapes = dynamic_shapes and {"input_ids": dynamic_shapes["input_ids"], "cache_position": None}
+    return _subject(step)(model, ids, position[:1], dynamic_shapes=shapes)
 
 
 def half_the_length(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:

@@ -16,6 +16,8 @@ DECODE, DYNAMIC = Mode.DECODE, Mode.DYNAMIC
 FAULTS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
     (programs.int32_position, "llama", DECODE, "EXP-1", "export:wrong-inputs"),
     (programs.last_token_only, "llama", DECODE, "EXP-1", "export:wrong-outputs"),
+    (exporters.keeps_one_position, "llama", DYNAMIC, "EXP-1", "export:length-fixed"),
+    (exporters.half_the_length, "llama", DYNAMIC, "EXP-1", "export:length-range"),
     (programs.cache_as_input, "llama", DECODE, "EXP-2", "export:cache-at-boundary"),
     (programs.returns_cache, "llama", DECODE, "EXP-3", "export:cache-returned"),
     (programs.cache_as_constant, "llama", DECODE, "EXP-3", "export:cache-not-a-buffer"),
@@ -53,6 +55,8 @@ FAULTS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
     (left_behind.registers_a_pytree, "llama", DECODE, "EXP-8", "export:process-changed:pytrees"),
     (left_behind.sets_a_variable, "llama", DECODE, "EXP-8", "export:process-changed:environment"),
     (exporters.accepts_anything, "llama", DECODE, "EXP-9", "export:misconfiguration-traced"),
+    (exporters.runs_past_the_positions, "gpt2", DECODE, "EXP-9", "export:misconfiguration-traced"),
+    (exporters.trips_over_the_positions, "opt", DECODE, "EXP-9", "export:misconfiguration-unclear"),
     (programs.ignores_cache_position, "llama", DECODE, "PAR-1", "execute:logits-differ"),
     (programs.off_by_one, "llama", DECODE, "PAR-1", "execute:logits-differ"),
     (programs.zeroes_cache, "llama", DECODE, "PAR-1", "execute:logits-differ"),

@@ -16,9 +16,9 @@ from conformance.reference.tracing.evaluation import evaluation_mode
 from conformance.reference.tracing.experts import exportable_experts
 from conformance.reference.tracing.masks import broadcast_masks
 from conformance.reference.tracing.recurrences import scanned_recurrences
-from conformance.reference.tracing.rotary import fixed_frequencies
+from conformance.reference.tracing.rotary import functional_frequencies
 
-__all__ = ["CONTEXTS", "ready_to_export", "ready_to_trace"]
+__all__ = ["CONTEXTS", "ready_to_export", "ready_to_run", "ready_to_trace"]
 
 #: What needs the model alone; `ready_to_trace` enters them in this order.
 CONTEXTS: tuple[Callable[[PreTrainedModel], AbstractContextManager[None]], ...] = (
@@ -46,13 +46,25 @@ def ready_to_trace(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
+def ready_to_run(model: PreTrainedModel, max_cache_len: int) -> Iterator[None]:
+    """`ready_to_trace`, with rotary frequencies that depend on nothing but the positions of a call.
+
+    Args:
+        model: The model that is about to run at any position of the cache.
+        max_cache_len: Positions in the cache, in tokens.
+    """
+    with ready_to_trace(model), functional_frequencies(model, max_cache_len):
+        yield
+
+
+@contextmanager
 def ready_to_export(model: PreTrainedModel, cache: StaticCache, max_cache_len: int) -> Iterator[None]:
-    """`ready_to_trace`, and what depends on the cache: scanned recurrences and fixed rotary frequencies.
+    """`ready_to_run`, and scanned recurrences.
 
     Args:
         model: The model that `torch.export.export` is about to trace.
         cache: Its allocated cache.
         max_cache_len: Positions in the cache, in tokens.
     """
-    with ready_to_trace(model), scanned_recurrences(model, cache), fixed_frequencies(model, max_cache_len):
+    with ready_to_run(model, max_cache_len), scanned_recurrences(model, cache):
         yield

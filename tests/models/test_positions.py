@@ -1,0 +1,75 @@
+"""How long a text a model was made for, as its config says it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from conformance.core.paths import ROOT
+from conformance.models.positions import reach
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [4.0]}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "tokens", "what"),
+    [
+        ("llama", {"max_position_embeddings": 256}, 256, "256 positions (max_position_embeddings in"),
+        ("gpt2", {"n_positions": 96}, 96, "96 positions (n_positions in"),
+        ("gpt2", {"max_position_embeddings": 96}, 96, "max_position_embeddings"),
+        ("gpt_bigcode", {"n_positions": 96}, 96, "n_positions"),
+        ("mpt", {"max_seq_len": 96}, None, ""),  # a table without a name for all models: decoding finds its end
+        ("xlnet", {"max_position_embeddings": -1}, None, ""),
+        ("qwen2", {"max_position_embeddings": 64, "rope_parameters": YARN}, 256, "yarn scaling by 4)"),
+        ("deepseek_v3", {"max_position_embeddings": 1024, "rope_scaling": YARN}, 1024, "max_position_embeddings"),
+        ("llama", {"max_position_embeddings": 64, "rope_scaling": {"type": "linear", "factor": 2}}, 128, "linear"),
+        ("llama", {"max_position_embeddings": 64, "rope_scaling": {"type": "dynamic", "factor": 2}}, 64, "change"),
+        # The factor of Llama 3.2 times its original length is twice what it was made for.
+        (
+            "llama",
+            {"max_position_embeddings": 64, "rope_parameters": {**YARN, "rope_type": "llama3"}},
+            64,
+            "max_position_embeddings",
+        ),
+        (
+            "phi3",
+            {"max_position_embeddings": 256, "original_max_position_embeddings": 32, "rope_scaling": LONGROPE},
+            32,
+            "the 32 tokens after which the model's rotary frequencies change (longrope in config.json), while",
+        ),
+        (
+            "minicpm3",
+            {"max_position_embeddings": 256, "rope_scaling": {**LONGROPE, "short_factor": [4.0]}},
+            256,
+            "max_position_embeddings",
+        ),
+        # Its sliding layers have no scaling, and reach no further.
+        (
+            "gemma3_text",
+            {
+                "max_position_embeddings": 64,
+                "rope_parameters": {
+                    "sliding_attention": {"rope_type": "default"},
+                    "full_attention": {"rope_type": "linear", "factor": 8.0},
+                },
+            },
+            64,
+            "max_position_embeddings",
+        ),
+    ],
+)
+def test_reach_is_what_the_config_says(model_type: str, config: dict[str, Any], tokens: int | None, what: str) -> None:
+    found = reach(model_type, config)
+    assert (found.tokens if found else None) == tokens
+    assert found is None or what in found.what
+
+
+def test_it_is_read_without_torch() -> None:
+    """Importing torch takes seconds, and a wrong length is answered in one."""
+    read = "from conformance.models.positions import reach; reach('gpt2', {})"
+    code = f"import sys; {read}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
