@@ -77,10 +77,6 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
             read = dataclasses.replace(read, max_cache_len=end)
             shorten_cache(loaded.model, end)
         artifact = export_for_runner(loaded.model, lowering, asked.program_mode, steps.begin, asked.shape)
-    except (NotRunError, NotApplicableError):
-        loaded = load_checkpoint(read)
-        steps.note(loaded.notes[len(read.notes) :])
-        artifact = export_for_runner(loaded.model, lowering, asked.program_mode, steps.begin, asked.shape)
     except (NotRunError, NotApplicableError) as error:
         raise ValueError(str(error)) from error
     except CellFailedError as error:

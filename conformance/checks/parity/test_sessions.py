@@ -143,5 +143,5 @@ def _batched_session(case: Case) -> Session:
     )
     program = export(case.exporter, model, case.mode, case.builder.shape)
     if case.exporter.driver.by_contract:
-        assert_signature(program, case.space.vocab, _ROWS, case.builder.shape)
+        assert_signature(program, case.space.vocab, _ROWS, shape=case.builder.shape)
     return case.session_of(program)
