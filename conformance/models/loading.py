@@ -68,7 +68,9 @@ def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
         config = _config(checkpoint)
         model, info = _from_pretrained(checkpoint, config)
     except Exception as error:  # whatever a config class, safetensors or torch raises
-        raise CheckpointError(f"{checkpoint.directory}: {type(error).__name__}: {error}") from error
+        gaps = _missing_of_experts(checkpoint.weights.tensors)
+        what = f"{plural(len(gaps), 'weight')} missing: {_first(gaps)}" if gaps else f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{checkpoint.directory}: {what}") from error
     unexpected = _unexpected(checkpoint, model, config, info["unexpected_keys"])
     _require_all(checkpoint, config, model, info, unexpected.lost)
     _require_one_head(checkpoint, model)
@@ -241,12 +243,22 @@ def _require_all(
     raise CheckpointError(f"{checkpoint.directory}: {'; '.join(problems)}; {advice}")
 
 
-def _other_shape(checkpoint: Checkpoint, model: PreTrainedModel, key: str | tuple[str, ...]) -> str:
-    """A key of which the file and the config differ; in 4.57 Transformers gives its name alone."""
-    name = key if isinstance(key, str) else key[0]
-    saved = checkpoint.weights.tensors.get(name)
-    wanted = model.state_dict()[name]
-    return f"{name} is {list(saved.shape) if saved else 'other'} in the file and {list(wanted.shape)} by the config"
+def _missing_of_experts(tensors: Collection[str]) -> set[str]:
+    """The weights that some experts of a layer have and others lack: Transformers cannot stack them, nor names them."""
+    numbered = [found.groups() for name in tensors if (found := re.fullmatch(r"(.+\.experts)\.(\d+)\.(.+)", name))]
+    kinds = {(layer, kind) for layer, _, kind in numbered}
+    experts = {(layer, number) for layer, number, _ in numbered}
+    every = {f"{layer}.{number}.{kind}" for layer, kind in kinds for other, number in experts if other == layer}
+    return every.difference(tensors)
+
+
+def _other_shape(checkpoint: Checkpoint, model: PreTrainedModel, key: Any) -> str:
+    """A key of which the file and the config differ: with both shapes or, in 4.57, its name alone."""
+    if isinstance(key, str):
+        name, saved, wanted = key, checkpoint.weights.tensors[key].shape, model.state_dict()[key].shape
+    else:
+        name, saved, wanted = key
+    return f"{name} is {list(saved)} in the file and {list(wanted)} by the config"
 
 
 def _first(names: Collection[str]) -> str:

@@ -176,6 +176,43 @@ def test_weights_that_make_another_model(
     assert told in _problem(model_dir, dtype)
 
 
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mixture of four experts, which Transformers stacks when it loads them."""
+    more: dict[str, object] = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 8,
+        "decoder_sparse_step": 1,
+    }
+    more |= {"num_hidden_layers": 1, "head_dim": 8, "mlp_only_layers": []}
+    return _saved(tmp_path_factory.mktemp("experts") / "moe", "qwen3_moe", **more)
+
+
+_EXPERT = "model.layers.0.mlp.experts.{}.{}_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda tensors: tensors.pop(_EXPERT.format(2, "up")), f"1 weight missing: {_EXPERT.format(2, 'up')}"),
+        (
+            lambda tensors: [tensors.pop(_EXPERT.format(3, kind)) for kind in ("up", "gate", "down")],
+            "save the whole model",
+        ),
+        (
+            lambda tensors: tensors.update({"model.layers.0.mlp.experts.1.up_proj.bias": torch.ones(8)}),
+            "experts.1.up_proj.b",
+        ),
+    ],
+)
+def test_experts_are_all_there(experts: Path, tmp_path: Path, change: Callable[[Tensors], object], told: str) -> None:
+    assert _load(experts).notes == ()
+    directory = Path(shutil.copytree(experts, tmp_path / "model"))
+    _change(directory, change)
+    assert told in _problem(directory)
+
+
 def _old_buffers(tensors: Tensors) -> None:
     """As releases before 4.40 saved them."""
     for layer in range(2):
