@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 
+from conformance.cli.quantised import cost_lines, quantised_lines
 from conformance.core.cells import EAGER, EXPORTED
 from conformance.core.contract import CLAUSES, Chapter
 from conformance.core.verdicts import ACCEPTABLE, Verdict
@@ -48,6 +49,7 @@ def screen(run: RunRecord, checkpoint: Checkpoint, backend: str) -> str:
         "",
         *(f"  {line}" for line in _chapters(run.cells)),
         *(f"  {line}" for line in _programs(run.cells)),
+        *(f"  {line}" for line in _quantised(run.cells)),
     ]
     for cell in bad:
         lines += ["", *_explained(cell)]
@@ -113,6 +115,17 @@ def _program(made: PartitionRecord) -> str:
         f"{made.program_bytes / _MIB:.1f} MiB, {made.planned_bytes / _MIB:.1f} MiB of planned memory, {share}, lowered "
         f"in {made.lower_s:.0f} s"
     )
+
+
+def _quantised(cells: Sequence[CellRecord]) -> Iterator[str]:
+    """What LOW-11 has measured, each line once for both modes."""
+    constants = {cell.mode: cell.partition.constant_bytes for cell in cells if cell.partition is not None}
+    lines: dict[str, None] = {}
+    for cell in cells:
+        if cell.quantisation is not None:
+            lines |= dict.fromkeys(quantised_lines(cell.quantisation, constants.get(cell.mode)))
+            lines |= dict.fromkeys(cost_lines(cell.metrics or {}))
+    yield from (f"  {line}" for line in lines)
 
 
 def _explained(cell: CellRecord) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from conformance.cli.quantised import refusal
 from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.core.files import atomic_write
@@ -15,13 +16,19 @@ from conformance.pipeline import lowering
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.lowering import Artifact
+from conformance.pipeline.quantisation import quantisation_record
+from conformance.records.run import QuantisationRecord
 
 #: What `export_for_runner` goes through, in order.
 STEPS = ("exporting", "lowering", "emitting")
 
 
 def export_for_runner(
-    model: PreTrainedModel, backend: Backend, mode: Mode, announce: Callable[[str], None] = lambda step: None
+    model: PreTrainedModel,
+    backend: Backend,
+    mode: Mode,
+    announce: Callable[[str], None] = lambda step: None,
+    note: Callable[[QuantisationRecord], None] = lambda made: None,
 ) -> Artifact:
     """The model as a program that `TextLLMRunner` runs out of the box, metadata methods and all.
 
@@ -31,12 +38,13 @@ def export_for_runner(
         backend: One of `conformance.pipeline.backends.BACKENDS`.
         mode: `Mode.DYNAMIC` for prompts in chunks of any length, `Mode.DECODE` for one token a call.
         announce: Called with each of `STEPS` when it begins.
+        note: Called with what was quantised, before anything is lowered, where the backend quantises.
 
     Returns:
         The program as the bytes of a `.pte` file, with its partition and its memory.
 
     Raises:
-        NotRunError: The backend lacks a package, or has to be calibrated.
+        NotRunError: The backend lacks a package, has to be calibrated, or would quantise nothing.
         CellFailedError: A step failed; says which.
     """
     if backend.obstacle:
@@ -47,6 +55,11 @@ def export_for_runner(
     built = Builder(backends={backend.name: backend}, build=lambda _: model, single_use=True).program(program)
     announce(STEPS[0])
     built.exported  # noqa: B018 - so that each step is announced
+    if backend.quantisation is not None:
+        made = quantisation_record(model, built.exported, backend.quantisation.group_size)
+        if reason := refusal(made, backend):
+            raise NotRunError(reason)
+        note(made)
     announce(STEPS[1])
     lowered = built.lower()
     announce(STEPS[2])

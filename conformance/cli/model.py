@@ -23,6 +23,7 @@ from conformance.core.warnings_filter import silence_third_party
 if TYPE_CHECKING:
     from conformance.models.checkpoints import Checkpoint
     from conformance.pipeline.backends import Backend
+    from conformance.records.run import QuantisationRecord
 
 #: Positions in the cache of a program that is made to be used, in tokens, if the model was made for as many.
 _USUAL_CACHE_LENGTH = 512
@@ -93,12 +94,14 @@ def export(checkpoint: Path, backend: str, cache_length: int | None, dtype: str,
     os.environ.update(run_environment(os.environ) | _NO_BARS)
     silence_third_party()
     from conformance.cli.export_model import export_for_runner, write_program
+    from conformance.cli.quantised import quantised_lines
     from conformance.core.verdicts import CellFailedError, NotRunError
     from conformance.models.checkpoints import load_model
 
     loaded = load_model(read)
+    quantised: list[QuantisationRecord] = []
     try:
-        artifact = export_for_runner(loaded, lowering, Mode(mode), steps.begin)
+        artifact = export_for_runner(loaded, lowering, Mode(mode), steps.begin, quantised.append)
     except NotRunError as error:
         raise ValueError(str(error)) from error
     except CellFailedError as error:
@@ -111,6 +114,9 @@ def export(checkpoint: Path, backend: str, cache_length: int | None, dtype: str,
     print(f"wrote {output}: {len(artifact.program) / _MIB:.1f} MiB")
     print(f"  cache     {read.max_cache_len} tokens, {emission.cache_bytes / _MIB:.1f} MiB of memory")
     print(f"  planned   {emission.planned_bytes / _MIB:.1f} MiB of memory, the cache included")
+    for made in quantised:
+        for line in quantised_lines(made, emission.constant_bytes):
+            print(f"  {line}")
     if lowering.delegating:
         print(f"  {lowering.name:<9} {delegated} of {delegated + undelegated} operators delegated")
         if names:
