@@ -136,10 +136,11 @@ def test_a_narrower_dtype_is_no_quantisation() -> None:
 
 
 def test_a_tied_embedding_and_its_projection_are_told_apart() -> None:
-    model = nn.Sequential(nn.Embedding(16, 8), nn.Linear(8, 16, bias=False))
-    model[1].weight = model[0].weight
+    embedding, projection = nn.Embedding(16, 8), nn.Linear(8, 16, bias=False)
+    projection.weight = embedding.weight
+    model = nn.Sequential(embedding, projection)
     assert _kept(_record(model, copy.deepcopy(model))) == {"0.weight": "an embedding", "1.weight": ""}
-    changed = nn.Sequential(copy.deepcopy(model[0]), _Integers(model[0].weight.detach()))
+    changed = nn.Sequential(copy.deepcopy(embedding), _Integers(embedding.weight.detach()))
     made = _record(model, changed)
     assert (made.products, made.quantised) == (1, 1)
     assert _kept(made) == {"0.weight": "an embedding"}
@@ -174,10 +175,10 @@ def _small(kind: str, **changes: Any) -> PreTrainedModel:
         "vocab_size": 40,
     }
     config = AutoConfig.for_model(kind, **{**keys, "num_key_value_heads": 2, "head_dim": 8, **changes})
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
     model.generation_config.cache_implementation = "static"
     model.generation_config.cache_config = {"batch_size": 1, "max_cache_len": 8}
-    return model.eval()
+    return model
 
 
 def test_experts_of_a_model_are_quantised() -> None:
