@@ -229,7 +229,7 @@ def _run_row(file: Path, run: RunRecord) -> dict[str, object]:
 def _cell_row(cell: CellRecord, run: RunRecord) -> dict[str, object]:
     plain = cell_to_json(cell)
     expected = plain.pop("expected") or {}
-    del plain["fields"]
+    del plain["fields"], plain["quantisation"], plain["notes"]
     own = {"run": run.run.id, "started": _timestamp(run.run.started)}
     return {**own, **plain, "reason": expected.get("reason"), "link": expected.get("link")}
 

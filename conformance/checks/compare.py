@@ -11,12 +11,10 @@ from hypothesis.strategies import SearchStrategy
 
 from conformance.checks.case import Case, tensors
 from conformance.core.verdicts import ClauseViolationError, Stage
+from conformance.decoding.fidelity import EQUAL_DB
 from conformance.decoding.scripts import Call, DecodeScript
 from conformance.decoding.sessions import Session
 from conformance.pipeline.backends.base import Precision
-
-#: What stands in the record for logits that are equal to the last bit, which have no noise at all.
-_EQUAL_DB = 300.0
 
 
 def run_scripts(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: DecodeScript) -> None:
@@ -166,7 +164,7 @@ def assert_precise(
                 expected, best_ratio = candidate, ratio
             if best_ratio >= precision.least_sqnr:
                 break
-        case.metrics["sqnr_db"] = round(min(case.metrics.get("sqnr_db", _EQUAL_DB), best_ratio), 1)
+        case.metrics["sqnr_db"] = round(min(case.metrics.get("sqnr_db", EQUAL_DB), best_ratio), 1)
         case.metrics["least_sqnr_db"] = precision.least_sqnr
         best, chosen = int(expected.argmax()), int(row.argmax())
         behind = float(expected[best] - expected[chosen]) / first.scale

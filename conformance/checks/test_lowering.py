@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,12 +12,14 @@ from conformance.checks.case import Case, clause
 from conformance.checks.matmul import PRODUCTS, multiplies_by
 from conformance.checks.test_export import mutated_buffers
 from conformance.core.verdicts import ClauseViolationError, Stage
+from conformance.decoding.fidelity import EQUAL_DB, fidelity
 from conformance.decoding.oracle import cache_states
 from conformance.matrix.delegation import Baseline, baseline
 from conformance.pipeline.emission import CacheBuffer, StoredConstant, digest
 from conformance.pipeline.partition import UndelegatedNode
+from conformance.pipeline.quantisation import quantisation_record
 from conformance.records import environment
-from conformance.records.run import PartitionRecord
+from conformance.records.run import PartitionRecord, QuantisationRecord
 
 #: Names shown before "and N more".
 _SHOWN = 5
@@ -25,6 +28,8 @@ _HEAVY = frozenset(f"aten.{name}.default" for name in PRODUCTS)
 #: Activations may take this many times what is alive of them at once: ExecuTorch's greedy planner leaves gaps. They
 #: take 1.0 to 1.6 times as much over the core architectures on portable and XNNPACK, 12 to 14 times without any reuse.
 _ACTIVATIONS_BOUND = 2
+#: A checkpoint may be fragile, and how much noise is too much for it, its owner says. As much as signal is nonsense.
+_NONSENSE_DB = 0.0
 
 
 @clause("LOW-1")
@@ -233,6 +238,55 @@ def test_partition_is_sound(case: Case) -> None:
             f"{operator} inside a delegate, whose input is {_some(updates)} and whose output is its next value",
             "cache updates outside",
         )
+
+
+@clause("LOW-11")
+def test_quantises(case: Case) -> None:
+    """Most weights are integers, and what that does to the logits over a text of the float model's own is no accident.
+
+    Both are measured before either is judged, for the record.
+    """
+    promised = case.backend.quantisation
+    assert promised is not None, "planned of backends that quantise alone"
+    record = quantisation_record(case.model, case.program, promised.group_size)
+    case.measured["quantisation"] = record
+    case.metrics["quantised_share"] = round(record.share, 4)
+    if record.products and not record.quantised:
+        raise _violation("none-quantised", _nothing(record), "integers of at most 8 bits")
+    found = fidelity(case.oracle, case.expected)
+    if not all(map(math.isfinite, (found.sqnr_db, found.perplexity_rounded))):
+        raise _violation("not-finite", "nan or inf in the quantised model's logits", "finite logits")
+    least_sqnr = _NONSENSE_DB if case.is_checkpoint else promised.least_sqnr
+    case.metrics.update(
+        float_sqnr_db=round(found.sqnr_db, 1),
+        least_float_sqnr_db=least_sqnr,
+        greedy_agreement=round(found.greedy_agreement, 4),
+        perplexity_float=round(found.perplexity_float, 3),
+        perplexity_quantised=round(found.perplexity_rounded, 3),
+    )
+    if found.sqnr_db >= EQUAL_DB:
+        raise _violation("logits-equal", "the float model's logits to the last bit", "logits that quantising has moved")
+    if found.sqnr_db < least_sqnr:
+        raise _violation(
+            "far-from-float",
+            f"{found.sqnr_db:.1f} dB of signal over noise against the float model, and its greedy token at "
+            f"{found.greedy_agreement:.0%} of positions",
+            f"at least {least_sqnr:.0f} dB",
+        )
+    if record.share < promised.least_share:
+        raise _violation(
+            "little-quantised",
+            f"{record.quantised} of {record.products} weights of matrix products, {record.share:.0%} of their bytes; "
+            f"in floating point stay {_some(each.name for each in record.kept)}",
+            f"at least {promised.least_share:.0%} of the bytes",
+        )
+
+
+def _nothing(record: QuantisationRecord) -> str:
+    return (
+        f"all {record.products} weights of matrix products in floating point, "
+        f"{_some(f'{each.name} ({each.why})' if each.why else each.name for each in record.kept)}"
+    )
 
 
 def assert_as_listed(undelegated: Sequence[UndelegatedNode], delegated: int, known: Baseline) -> None:

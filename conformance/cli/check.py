@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 
+from conformance.cli.quantised import cost_lines, quantised_lines
 from conformance.core.cells import EAGER, EXPORTED
 from conformance.core.contract import CLAUSES, Chapter
 from conformance.core.verdicts import ACCEPTABLE, Verdict
@@ -51,6 +52,7 @@ def screen(run: RunRecord, checkpoint: Checkpoint) -> str:
         *(f"  {line}" for line in _chapters(run.cells)),
         *(f"  {line}" for line in _programs(run.cells)),
         *(f"  note: {note}" for note in dict.fromkeys(note for cell in run.cells for note in cell.notes or ())),
+        *(f"  {line}" for line in _quantised(run.cells)),
     ]
     for alike in _alike(bad):
         lines += ["", *_explained(alike)]
@@ -134,6 +136,17 @@ def _program(made: PartitionRecord) -> str:
         f"{made.program_bytes / _MIB:.1f} MiB, {made.planned_bytes / _MIB:.1f} MiB of planned memory, {share}, lowered "
         f"in {made.lower_s:.0f} s"
     )
+
+
+def _quantised(cells: Sequence[CellRecord]) -> Iterator[str]:
+    """What LOW-11 has measured, each line once for both modes."""
+    constants = {cell.mode: cell.partition.constant_bytes for cell in cells if cell.partition is not None}
+    lines: dict[str, None] = {}
+    for cell in cells:
+        if cell.quantisation is not None:
+            lines |= dict.fromkeys(quantised_lines(cell.quantisation, constants.get(cell.mode)))
+            lines |= dict.fromkeys(cost_lines(cell.metrics or {}))
+    yield from (f"  {line}" for line in lines)
 
 
 def _alike(cells: Iterable[CellRecord]) -> list[list[CellRecord]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from conformance.cli.quantised import refusal
 from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import Program
 from conformance.core.contract import Mode
@@ -17,6 +18,8 @@ from conformance.pipeline.backends import Backend
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.lowering import Artifact
 from conformance.pipeline.program_file import RECIPE
+from conformance.pipeline.quantisation import quantisation_record
+from conformance.records.run import QuantisationRecord
 
 #: What `export_for_runner` goes through, in order.
 STEPS = ("exporting", "lowering", "emitting")
@@ -28,6 +31,7 @@ def export_for_runner(
     mode: Mode,
     announce: Callable[[str], None] = lambda step: None,
     shape: CallShape = WHOLE,
+    note: Callable[[QuantisationRecord], None] = lambda made: None,
 ) -> Artifact:
     """The model as a program that `TextLLMRunner` runs out of the box, metadata methods and all.
 
@@ -38,12 +42,13 @@ def export_for_runner(
         mode: `Mode.DYNAMIC` for prompts in chunks of any length, `Mode.DECODE` for one token a call.
         announce: Called with each of `STEPS` when it begins.
         shape: The longest call, and the logits of which tokens a call returns.
+        note: Called with what was quantised, before anything is lowered, where the backend quantises.
 
     Returns:
         The program as the bytes of a `.pte` file, with its partition and its memory.
 
     Raises:
-        NotRunError: The backend lacks a package, or has to be calibrated.
+        NotRunError: The backend lacks a package, has to be calibrated, or would quantise nothing.
         CellFailedError: A step failed; says which.
     """
     if backend.obstacle:
@@ -54,6 +59,11 @@ def export_for_runner(
     built = builder.program(Program(model.config.model_type, "reference", mode, backend.name))
     announce(STEPS[0])
     built.exported  # noqa: B018 - so that each step is announced
+    if backend.quantisation is not None:
+        made = quantisation_record(model, built.exported, backend.quantisation.group_size)
+        if reason := refusal(made, backend):
+            raise NotRunError(reason)
+        note(made)
     announce(STEPS[1])
     lowered = lowering.lower(built.exported, backend, {**built.methods, RECIPE: backend.name})
     announce(STEPS[2])

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from conformance.cli.steps import Steps
 from conformance.core.commands import command
 from conformance.core.console import Group, examples
 from conformance.core.warnings_filter import silence_third_party
+
+if TYPE_CHECKING:
+    from conformance.records.run import QuantisationRecord
 
 #: Positions in the cache of a program that is made to be used, in tokens, if the model was made for as many.
 _USUAL_CACHE_LENGTH = 512
@@ -63,10 +66,12 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
     os.environ.update(run_environment(os.environ) | _NO_BARS)
     silence_third_party()
     from conformance.cli.export_model import export_for_runner, write_program
+    from conformance.cli.quantised import quantised_lines
     from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError
     from conformance.models.loading import load_checkpoint
     from conformance.models.positions import past_table, shorten_cache, table_end
 
+    quantised: list[QuantisationRecord] = []
     try:
         loaded = load_checkpoint(read)
         steps.note(loaded.notes[len(read.notes) :])
@@ -76,7 +81,9 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
         if end is not None:  # its config does not say how many positions it has
             read = dataclasses.replace(read, max_cache_len=end)
             shorten_cache(loaded.model, end)
-        artifact = export_for_runner(loaded.model, lowering, asked.program_mode, steps.begin, asked.shape)
+        artifact = export_for_runner(
+            loaded.model, lowering, asked.program_mode, steps.begin, asked.shape, quantised.append
+        )
     except (NotRunError, NotApplicableError) as error:
         raise ValueError(str(error)) from error
     except CellFailedError as error:
@@ -90,6 +97,9 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
     print(f"wrote {output}: {len(artifact.program) / _MIB:.1f} MiB")
     print(f"  cache     {read.max_cache_len} tokens, {emission.cache_bytes / _MIB:.1f} MiB of memory")
     print(f"  planned   {emission.planned_bytes / _MIB:.1f} MiB of memory, the cache included")
+    for made in quantised:
+        for line in quantised_lines(made, emission.constant_bytes):
+            print(f"  {line}")
     if lowering.delegating:
         print(f"  {lowering.name:<9} {delegated} of {delegated + undelegated} operators delegated")
         if names:

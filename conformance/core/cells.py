@@ -84,6 +84,12 @@ class BackendTraits:
     name: str
     delegating: bool
     runs: bool = True
+    quantises: bool = False
+
+    def concerned_by(self, clause: Clause) -> bool:
+        """Whether `clause` says anything about such a backend's programs."""
+        scoped = Scope.LOWERED in clause.scopes or (Scope.RUNTIME in clause.scopes and self.runs)
+        return scoped and (self.delegating or not clause.delegating) and (self.quantises or not clause.quantising)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +138,7 @@ def _lowered(
     architecture: str, subject: str, mode: Mode, backend: BackendTraits, selection: Selection
 ) -> Iterator[Cell]:
     for clause in selection.clauses:
-        applies = Scope.LOWERED in clause.scopes or (Scope.RUNTIME in clause.scopes and backend.runs)
-        if applies and mode in clause.modes and (backend.delegating or not clause.delegating):
+        if mode in clause.modes and backend.concerned_by(clause):
             yield Cell(architecture, subject, backend.name, mode, clause.id)
 
 

@@ -55,8 +55,8 @@ class Clause:
     """One numbered sentence of the contract.
 
     `scopes` is empty while the suite has no check for the clause. `delegating` clauses say nothing about a backend
-    that has no partitioner. `own_export` clauses make an export of their own, so they may hold where the program
-    cannot be exported.
+    that has no partitioner, and `quantising` ones about one that does not quantise. `own_export` clauses make an export
+    of their own, so they may hold where the program cannot be exported.
     """
 
     id: str
@@ -64,6 +64,7 @@ class Clause:
     scopes: tuple[Scope, ...] = ()
     modes: tuple[Mode, ...] = BOTH_MODES
     delegating: bool = False
+    quantising: bool = False
     own_export: bool = False
     level: Level = Level.MUST
 
@@ -205,6 +206,16 @@ CLAUSES: tuple[Clause, ...] = (
         "The partition is sound: a delegate contains only operators that its backend declares, and no cache update.",
         (Scope.LOWERED,),
         delegating=True,
+    ),
+    # Not `must`: what is not quantised is larger and slower than was asked for, and right. That a program computes what
+    # the quantised model computes is parity's to say.
+    Clause(
+        "LOW-11",
+        "A backend that quantises does so: at least the share of the weights that it states is held as integers, and "
+        "the logits are those of the float model but for the noise that it states.",
+        (Scope.LOWERED,),
+        quantising=True,
+        level=Level.SHOULD,
     ),
     Clause("PAR-1", "Decoding token by token from position 0 matches the oracle.", _PARITY),
     Clause(

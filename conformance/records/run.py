@@ -93,12 +93,60 @@ class FieldsRecord:
     left_out: dict[str, tuple[str, ...]]
 
 
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class FloatWeight:
+    """A weight of the model that a quantised program still holds in floating point.
+
+    Args:
+        name: In the model, such as ``model.layers.0.mlp.experts.gate_up_proj``.
+        dtype: As the program holds it, without ``torch.``.
+        size: Bytes of it there.
+        why: What is known of the reason; empty if nothing is.
+    """
+
+    name: str
+    dtype: str
+    size: int
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class QuantisationRecord:
+    """What became of the model's weights in a program that is said to be quantised. The cell of LOW-11 has it.
+
+    A weight is a parameter of two dimensions or more, and one that is tied to others counts once. Embeddings are looked
+    up and not multiplied by: they are told apart, also from the output projections that they are tied to. All sizes are
+    in bytes of the float model.
+
+    Args:
+        products: Weights of matrix products and convolutions that the program reads.
+        product_bytes: Their size.
+        quantised: Those of them that the program holds as integers of at most 8 bits.
+        quantised_bytes: Their size.
+        model_bytes: All parameters of the float model, tied ones once.
+        kept: Weights that stay in floating point, embeddings among them, the largest first.
+    """
+
+    products: int
+    product_bytes: int
+    quantised: int
+    quantised_bytes: int
+    model_bytes: int
+    kept: tuple[FloatWeight, ...]
+
+    @property
+    def share(self) -> float:
+        """The quantised ones' share of the bytes of products; 1 if there are none."""
+        return self.quantised_bytes / self.product_bytes if self.product_bytes else 1.0
+
+
 class Measured(TypedDict, total=False):
     """What a check has measured that is not a number; each goes into the field of its name of the cell's record."""
 
     partition: PartitionRecord
     fields: FieldsRecord
     notes: tuple[str, ...]
+    quantisation: QuantisationRecord
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -127,6 +175,7 @@ class CellRecord:
     partition: PartitionRecord | None = None
     fields: FieldsRecord | None = None
     notes: tuple[str, ...] | None = None
+    quantisation: QuantisationRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

@@ -224,6 +224,24 @@ def test_note_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines == ["note: before", "[1/2] loading", "note: of loading", "[2/2] exporting"]
 
 
+def test_screen_tells_what_was_quantised_and_what_that_costs(tmp_path: Path, saved: Path) -> None:
+    plain: dict[str, Any] = _record()
+    weight = {"name": "model.embed_tokens.weight", "dtype": "float32", "size": 8192, "why": "an embedding"}
+    made = {"products": 8, "product_bytes": 65536, "quantised": 7, "quantised_bytes": 61440, "model_bytes": 73728}
+    cost = {"float_sqnr_db": 24.2, "greedy_agreement": 0.9375, "perplexity_float": 31.2, "perplexity_quantised": 33.0}
+    for mode in ("decode", "dynamic"):
+        where = {"id": f"own/reference/xnnpack/{mode}/LOW-11", "clause": "LOW-11", "mode": mode, "verdict": "pass"}
+        plain["cells"].append(plain["cells"][0] | where | {"quantisation": {**made, "kept": [weight]}, "metrics": cost})
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(plain))
+    shown = screen(load_run(path), read_checkpoint(saved, 24)).splitlines()
+    assert [line.strip() for line in shown if "quantised" in line or "float32:" in line] == [
+        "quantised: 7 of 8 weights of matrix products, 60.0 KiB of 64.0 KiB",
+        "not quantised: model.embed_tokens.weight, 8.0 KiB of float32, an embedding",
+        "against float32: 24 dB of signal over noise, greedy tokens agree at 94% of positions, perplexity 31.2 -> 33.0",
+    ]
+
+
 def _record() -> dict[str, object]:
     cell = {
         "architecture": "own",

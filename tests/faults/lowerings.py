@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from operator import getitem
 from typing import Any, final
 
+import torch
 from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
@@ -26,8 +27,11 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends import xnnpack as good
+from conformance.pipeline.backends.quantised import XNNPACK_8DA8W, with_8_bit_weights
 from conformance.pipeline.backends.recipes import checked_edge, in_place_emission, no_passes
 
+#: What torchao's tensors are parametrised by: integers, scales, zero points.
+_SCALES = "parametrizations.weight.original1"
 _MATRIX_PRODUCTS = ("linear.default", "addmm.default", "mm.default")
 
 
@@ -245,6 +249,47 @@ def leaves_unread(operator: Any) -> Callable[[], Any]:
     return lambda: ExecutorchBackendConfig(passes=[skip], run_reinplace_pass=True, remove_view_copy=False)
 
 
+def _quantising(name: str, prepare: Callable[[Any], Any]) -> Backend:
+    """8-bit weights, and one thing wrong with them."""
+    return dataclasses.replace(XNNPACK_8DA8W, name=name, prepare=prepare)
+
+
+def quantises_one_layer(model: Any) -> Any:
+    """A copy of which the output projection alone has 8-bit weights."""
+    prepared, whole = copy.deepcopy(model), with_8_bit_weights(model)
+    prepared.lm_head = whole.lm_head
+    return prepared
+
+
+def with_scales_times(factor: float) -> Callable[[Any], Any]:
+    """Makes copies with 8-bit weights whose scales are off by this factor."""
+
+    def prepare(model: Any) -> Any:
+        prepared = with_8_bit_weights(model)
+        with torch.no_grad():
+            for name, value in prepared.named_parameters():
+                if name.endswith(_SCALES):
+                    value.mul_(factor)
+        return prepared
+
+    return prepare
+
+
+def stores_floats(model: Any) -> Any:
+    """A copy with weights as 8-bit ones would be, in floating point: quantised and dequantised ahead of time."""
+    prepared = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in prepared.parameters():
+            if weight.ndim > 1:
+                scales = weight.abs().amax(dim=-1, keepdim=True) / 127
+                weight.copy_((weight / scales).round() * scales)
+    return prepared
+
+
+QUANTISES_NOTHING = _quantising("quantises-nothing", copy.deepcopy)
+QUANTISES_ONE_LAYER = _quantising("quantises-one-layer", quantises_one_layer)
+SCALES_TOO_LARGE = _quantising("scales-too-large", with_scales_times(1.25))
+STORES_FLOATS = _quantising("stores-floats", stores_floats)
 LAZY = _backend("lazy", lambda: [TakesNothingAtFirst()])
 TAKES_NOTHING = _backend("takes-nothing", list)
 WITHOUT_LINEAR = _backend("without-linear", without_matrix_products)

@@ -145,6 +145,10 @@ LOWERINGS: list[tuple[Backend, str, str, str]] = [
     (lowerings.FORGETS_PASSES, "llama", "LOW-9", "lower:pass-without-effect"),
     (lowerings.TAKES_ALL, "llama", "LOW-10", "lower:undeclared-operator:aten."),
     (lowerings.HANDS_CACHES_THROUGH, "llama", "LOW-10", "lower:cache-update-in-delegate:aten.index_put.default"),
+    (lowerings.QUANTISES_NOTHING, "llama", "LOW-11", "lower:none-quantised"),
+    (lowerings.STORES_FLOATS, "llama", "LOW-11", "lower:none-quantised"),
+    (lowerings.QUANTISES_ONE_LAYER, "llama", "LOW-11", "lower:little-quantised"),
+    (lowerings.SCALES_TOO_LARGE, "llama", "LOW-11", "lower:far-from-float"),
     (lowerings.CHANGES_NUMBERS, "llama", "PAR-1", "execute:logits-differ"),
     (lowerings.STALE_VIEWS, "deepseek_v3", "PAR-1", "execute:logits-differ"),
 ]

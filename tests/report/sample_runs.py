@@ -121,7 +121,11 @@ def _cells(month: str) -> Iterator[CellRecord]:
             for backend, scopes in _BACKENDS.items():
                 if backend == "vulkan" and month == "2026-09":
                     continue  # so does this
-                if scopes & set(clause.scopes) and not (clause.delegating and backend == "portable"):
+                if (
+                    scopes & set(clause.scopes)
+                    and not clause.quantising
+                    and not (clause.delegating and backend == "portable")
+                ):
                     for mode in BOTH_MODES:
                         if mode in clause.modes:
                             yield _judged(Cell(architecture, "reference", backend, mode, clause.id), month)

@@ -118,7 +118,8 @@ def lowerings(known: Rows) -> Iterator[Row]:
             continue
         subjects = {"reference": Exporter("reference", convert_and_export_with_cache)}
         builder = Builder(subjects, {backend.name: backend})
-        ids = [clause.id for clause in CHECKED if Scope.LOWERED in clause.scopes] + ["PAR-1"]
+        lowered = [clause for clause in CHECKED if Scope.LOWERED in clause.scopes]
+        ids = [*(clause.id for clause in lowered if backend.traits.concerned_by(clause)), "PAR-1"]
         cells = [Cell(architecture, "reference", backend.name, Mode.DECODE, clause) for clause in ids]
         yield Row(backend.name, architecture, {c.clause: _mark(c, builder, c.clause == own) for c in cells})
 

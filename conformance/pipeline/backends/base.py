@@ -42,6 +42,22 @@ class Precision:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantisation:
+    """What a backend that quantises promises of any model, the float model being the measure.
+
+    Args:
+        least_share: The share of the bytes of matrix products' weights that it quantises. Embeddings are left out.
+        least_sqnr: Signal to quantisation noise of the logits against those of the float model, over a text of its own,
+            in dB. It is asked of fixtures; of a checkpoint, which may be fragile, only that it is not nonsense.
+        group_size: It takes only weights with a multiple of so many inputs; None if it takes any.
+    """
+
+    least_share: float
+    least_sqnr: float
+    group_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Backend:
     """One way to lower a program and run it.
 
@@ -55,6 +71,7 @@ class Backend:
         requantise: Quantises the exported program, given the examples and dynamic shapes that it was exported with and
             texts to calibrate with. The oracle is what it returns, run by torch one token a call.
         precision: How near the logits must come, where that is not by `tolerance`.
+        quantisation: How much of a model it quantises, and at what cost; None if it does not quantise.
         runs: Whether its programs can be executed here. Others are only lowered and emitted.
         requires: The packages it needs, as in a requirements file.
         pip_options: What pip has to be given beside them to install them.
@@ -74,6 +91,7 @@ class Backend:
     prepare: Callable[[Any], Any] | None = None
     requantise: Callable[[Any, Any, Any, Any], Any] | None = None
     precision: Precision | None = None
+    quantisation: Quantisation | None = None
     runs: bool = True
     requires: tuple[str, ...] = ()
     pip_options: tuple[str, ...] = ()
@@ -87,7 +105,7 @@ class Backend:
     @property
     def traits(self) -> BackendTraits:
         """What planning needs to know."""
-        return BackendTraits(self.name, self.delegating, self.runs)
+        return BackendTraits(self.name, self.delegating, self.runs, self.quantisation is not None)
 
     @property
     def variant(self) -> str | None:
