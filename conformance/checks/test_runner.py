@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -21,6 +22,9 @@ _SEARCHED = 16
 _SEARCHED_CHECKPOINT, _CHECKPOINT_SECONDS = 2, 3600
 #: Tokens of an answer after which a conversation goes on.
 _FEW = 4
+
+#: ExecuTorch's own operators of attention and caches, in the words of an emitted program.
+_OWN_ATTENTION = re.compile(r"llama::(\w*sdpa\w*|update_cache\w*)(\.|$)")
 
 Values = tuple[Any, ...]
 
@@ -144,7 +148,8 @@ def _facts(case: Case, metadata: dict[str, Values]) -> Iterator[Fact]:
     yield _exactly("get_max_context_len", length, context, f"takes get_max_seq_len, {_shown(context)}, for it")
     yield _exactly("use_kv_cache", True, (True,), "takes it that there is a cache")
     yield _exactly("enable_dynamic_shape", dynamic, (False,), "feeds prompts token by token")
-    yield _exactly("use_sdpa_with_kv_cache", False, (False,), "takes it that there is no such operator")
+    operators = sorted(filter(_OWN_ATTENTION.match, case.artifact.emission.operators))
+    yield _exactly("use_sdpa_with_kv_cache", bool(operators), (False,), "takes it that there is no such operator")
     yield Fact(
         "get_eos_ids",
         f"{sorted(ends)}, where the model's texts end",

@@ -163,6 +163,8 @@ RUNNERS: list[tuple[Exporter, Mode, str, str | None]] = [
     (metadata.RETURNS_CACHE, DECODE, "RUN-2", None),
     (metadata.OFF_BY_ONE, DECODE, "RUN-2", "execute:tokens-differ"),
     (metadata.WRONG_IN_SECOND_GENERATION, DECODE, "RUN-3", "execute:tokens-differ"),
+    (metadata.CLAIMS_AN_OPERATOR, DECODE, "RUN-1", "load:untrue:use_sdpa_with_kv_cache"),
+    (metadata.HIDES_AN_OPERATOR, DECODE, "RUN-1", "load:untrue:use_sdpa_with_kv_cache"),
     (metadata.HIDES_THAT_IT_IS_DYNAMIC, DYNAMIC, "RUN-1", "load:missing:enable_dynamic_shape"),
     (metadata.SHORTENS_CALLS, DYNAMIC, "RUN-2", "execute:length-differs"),
 ]
