@@ -19,7 +19,7 @@ from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRu
 from conformance.decoding.oracle import Oracle, ProgramOracle, perturbed_model, perturbed_program
 from conformance.decoding.scripts import Vocabulary
 from conformance.decoding.sessions import Session, Startable
-from conformance.decoding.tokenizers import CharTokenizer, RunnerTokenizer, tokenizer_of
+from conformance.decoding.tokenizers import CharTokenizer, CheckpointTokenizer, RunnerTokenizer
 from conformance.decoding.vocabulary import vocabulary_of
 from conformance.exporters.resolve import Exporter, resolve
 from conformance.models.fixtures import cache_length
@@ -198,7 +198,7 @@ class BuiltArchitecture(_Built):
         """The LLM runner's tokenizer: the checkpoint's own, or one with a character for each id."""
         vocab = self.oracle.vocab
         if self._builder.tokenizer is not None:
-            return tokenizer_of(self._builder.tokenizer, vocab)
+            return CheckpointTokenizer(self._builder.tokenizer, vocab)
         ends = (token for token in eos_ids(self.model) if token < vocab)
         return CharTokenizer(vocab, next(ends, vocab - 1))
 

@@ -179,6 +179,7 @@ class ConformancePlugin:
         """Models and programs, built once in the process that judges."""
         import torch
 
+        from conformance.decoding.reading import has_tokenizer
         from conformance.pipeline import stages
         from conformance.pipeline.builder import Builder
         from conformance.pipeline.store import Store
@@ -186,7 +187,8 @@ class ConformancePlugin:
         subjects = self.subjects or resolve_exporters(self.options.selection)
         checkpoint = self.options.checkpoint
         if checkpoint is not None:  # alone on all cores
-            return Builder(subjects, build=lambda _: stages.build_own(checkpoint), tokenizer=checkpoint.tokenizer)
+            tokenizer = checkpoint.directory if has_tokenizer(checkpoint.directory) else None
+            return Builder(subjects, build=lambda _: stages.build_own(checkpoint), tokenizer=tokenizer)
         # Two workers on two cores: more threads would only take turns.
         torch.set_num_threads(1)
         store = Store(self.options.store, self.options.store_limit) if self.options.store_limit else None
