@@ -115,9 +115,19 @@ def export(checkpoint: Path, backend: str, cache_length: int | None, dtype: str,
         print(f"  {lowering.name:<9} {delegated} of {delegated + undelegated} operators delegated")
         if names:
             print(f"  portable  {', '.join(f'{count} {name}' for name, count in names[:6])}")
-    chat = command("model", "chat", str(output), "--tokenizer", str(checkpoint), "--prompt", "Once upon a time")
-    print(f"  try it    {chat}")
+    print(f"  try it    {_try_it(output, checkpoint)}")
     print(f"  check it  {command('model', 'check', str(checkpoint), '--backend', lowering.name)}")
+
+
+def _try_it(program: Path, checkpoint: Path) -> str:
+    """The command that talks to the program, or why there is none."""
+    from conformance.decoding.reading import TokenizerError, require_readable
+
+    try:
+        require_readable(checkpoint)
+    except TokenizerError as error:
+        return str(error)
+    return command("model", "chat", str(program), "--tokenizer", str(checkpoint), "--prompt", "Once upon a time")
 
 
 @model.command("check", needs=NEEDS, epilog=examples("conformance model check MODEL_DIR --backend xnnpack"))
@@ -176,7 +186,7 @@ def check(
 
 @model.command(
     "chat",
-    needs=("executorch",),
+    needs=("executorch", "transformers"),
     epilog=examples('conformance model chat model.pte --tokenizer MODEL_DIR --prompt "Once upon a time"'),
 )
 @click.argument("program", type=FILE, metavar="MODEL.pte")
@@ -185,7 +195,7 @@ def check(
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help="holds tokenizer.json",
+    help="the model's directory, with tokenizer.json",
 )
 @click.option(
     "--prompt",
@@ -201,8 +211,16 @@ def check(
     metavar="T",
     help="default: 0, the likeliest token",
 )
+@click.option("--chat", "template", is_flag=True, help="put each prompt into the words of the model's chat template")
+@click.option("--system", metavar="TEXT", help="with --chat: the system message")
 def chat(
-    program: Path, tokenizer: Path, prompt: tuple[str, ...], max_new_tokens: int | None, temperature: float
+    program: Path,
+    tokenizer: Path,
+    prompt: tuple[str, ...],
+    max_new_tokens: int | None,
+    temperature: float,
+    template: bool,
+    system: str | None,
 ) -> None:
     """Talk to a .pte file through ExecuTorch's LLM runner.
 
@@ -210,17 +228,18 @@ def chat(
     """
     from conformance.cli.chat import Chat, chat
 
-    chat(Chat(program, tokenizer, max_new_tokens or -1, temperature), prompt or _typed())
+    if system is not None and not template:
+        raise ValueError("--system is a message of the chat template; add --chat")
+    chat(Chat(program, tokenizer, max_new_tokens or -1, temperature, template, system), prompt or _typed())
 
 
 def _typed() -> Iterator[str]:
     """Lines from the terminal, or from a pipe."""
     from conformance.cli.chat import RESET
 
-    if sys.stdin.isatty():
+    if sys.stdin.isatty():  # now: what the conversation's own process prints goes to the runner's log
         print(f"one prompt a line; {RESET} starts again, Ctrl-D ends", flush=True)
-    for line in sys.stdin:
-        yield line.strip()
+    return (line.strip() for line in sys.stdin if line.strip())
 
 
 def _backend(name: str) -> Backend:

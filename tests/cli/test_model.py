@@ -114,7 +114,8 @@ def test_check_says_no_and_bfloat16_decodes_within_its_own_rounding(tmp_path: Pa
         (("export", "{saved}", "--cache-length", "300"), "longer than the model's 256 positions"),
         (("export", "{saved}", "--backend", "xnnpack-8da4w", "--dtype", "bfloat16"), "quantises a model of float32"),
         (("chat", "{nowhere}", "--tokenizer", "{saved}"), "no such file"),
-        (("chat", "{saved}/config.json", "--tokenizer", "{saved}", "--prompt", "x"), "runner output: "),
+        (("chat", "{saved}/config.json", "--tokenizer", "{saved}", "--prompt", "x"), "is not an ExecuTorch program"),
+        (("chat", "{saved}/config.json", "--tokenizer", "{saved}", "--system", "x"), "add --chat"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(saved: Path, tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
