@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,6 +13,8 @@ from conformance.checks.case import Case, clause
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage
 from conformance.decoding.llm_runner import DEFAULT_SECONDS, Answer, Turn, converse
+from conformance.decoding.reading import Opening
+from conformance.decoding.tokenizers import CheckpointTokenizer
 from conformance.models.fixtures import batch_size
 from conformance.pipeline import stages
 from conformance.reference.metadata import eos_ids
@@ -21,6 +25,9 @@ _SEARCHED = 16
 _SEARCHED_CHECKPOINT, _CHECKPOINT_SECONDS = 2, 3600
 #: Tokens of an answer after which a conversation goes on.
 _FEW = 4
+
+#: ExecuTorch's own operators of attention and caches, in the words of an emitted program.
+_OWN_ATTENTION = re.compile(r"llama::(\w*sdpa\w*|update_cache\w*)(\.|$)")
 
 Values = tuple[Any, ...]
 
@@ -85,7 +92,7 @@ def test_answers(case: Case) -> None:
     turns = [_turn(case, 0, size) for size in sorted(_sizes(case))]
     turns += [_turn(case, 0, 3, most=1), _turn(case, 0, 3, most=_FEW)]
     ending, endless = _ending_and_endless(case)
-    turns += [turn for turn in (ending, endless) if turn is not None]
+    turns += [turn for turn in (ending, endless, _chat_turn(case)) if turn is not None]
     for turn in turns:
         _hold(case, Conversation((turn,)))
     case.metrics["answers"] = len(turns)
@@ -105,23 +112,64 @@ def test_further_answers(case: Case) -> None:
     _require_one_row(case)
     turns = (
         _turn(case, 0, 5, most=_FEW),
-        _turn(case, 1, 3, most=_FEW),
+        _turn(case, 1, 3, most=_FEW, goes_on=True),
         _turn(case, 0, 5, most=_FEW, again=True),
-        _turn(case, 2, case.space.length),
-        _turn(case, 1, 1, most=_FEW),
+        _turn(case, 2, case.space.length, goes_on=True),
+        _turn(case, 1, 1, most=_FEW, goes_on=True),
         _turn(case, 2, 2, again=True),
     )
     _hold(case, Conversation(turns))
     case.metrics["answers"] = len(turns)
 
 
-def _turn(case: Case, seed: int, size: int, *, most: int = -1, again: bool = False) -> Turn:
-    """A turn with a prompt of `size` tokens, or of a token less or two where the tokenizer writes no such prompt."""
+@clause("RUN-4")
+def test_tokenizer(case: Case) -> None:
+    """What the runner's reader makes of texts of many kinds, against Transformers with the same tokenizer."""
+    tokenizer = case.runner_tokenizer
+    if not isinstance(tokenizer, CheckpointTokenizer):
+        raise NotApplicableError("there is no tokenizer; the suite gives the runner a letter for each token id")
+    case.metrics["tokenizer_ids"] = tokenizer.size
+    case.metrics["logits"] = tokenizer.vocab
+    differing = tokenizer.differences()
+    if differing:
+        first = differing[0]
+        kinds = ", ".join(dict.fromkeys(each.kind for each in differing))
+        raise ClauseViolationError(
+            Stage.LOAD,
+            "reads-otherwise" if first.reads else "writes-otherwise",
+            observed=f"{first.observed}; it differs in {len(differing)} texts: {kinds}",
+            expected=first.expected,
+        )
+    case.metrics["num_bos"] = tokenizer.opening.num_bos
+
+
+def _turn(case: Case, seed: int, size: int, *, most: int = -1, again: bool = False, goes_on: bool = False) -> Turn:
+    """A turn with a prompt of `size` tokens, or of a token less or two where the tokenizer writes no such prompt.
+
+    Unless the conversation `goes_on`, what begins a text is among them; at least one token comes after it.
+    """
+    opening = Opening() if goes_on else case.runner_tokenizer.opening
+    size = max(1, size - len(opening.ids(())))
     for fewer in range(min(3, size)):
         prompt = case.runner_tokenizer.prompt(seed, size - fewer)
         if prompt is not None:
-            return Turn(prompt[1], prompt[0], most, again)
+            return _opened(opening, prompt[0], prompt[1], most, again)
     raise NotApplicableError(f"no prompt of {size} tokens was found that the tokenizer reads back as it was written")
+
+
+def _opened(opening: Opening, written: str, ids: tuple[int, ...], most: int = -1, again: bool = False) -> Turn:
+    """A turn with a prompt of these `ids`, and what begins a text before it."""
+    return Turn(opening.ids(ids), opening.text(written), most, again, opening.num_bos)
+
+
+def _chat_turn(case: Case) -> Turn | None:
+    """A question in the words of the chat template, where there is one and the cache has room for an answer to it."""
+    tokenizer = case.runner_tokenizer
+    asked = tokenizer.chat_prompt() if isinstance(tokenizer, CheckpointTokenizer) else None
+    if asked is None or len(asked[1]) >= case.space.length:
+        return None
+    case.metrics["chat_prompts"] = 1
+    return Turn(asked[1], asked[0])
 
 
 def _kinds(missing: list[Fact], untrue: list[Fact]) -> tuple[tuple[str, list[Fact]], ...]:
@@ -144,7 +192,8 @@ def _facts(case: Case, metadata: dict[str, Values]) -> Iterator[Fact]:
     yield _exactly("get_max_context_len", length, context, f"takes get_max_seq_len, {_shown(context)}, for it")
     yield _exactly("use_kv_cache", True, (True,), "takes it that there is a cache")
     yield _exactly("enable_dynamic_shape", dynamic, (False,), "feeds prompts token by token")
-    yield _exactly("use_sdpa_with_kv_cache", False, (False,), "takes it that there is no such operator")
+    operators = sorted(filter(_OWN_ATTENTION.match, case.built.kernels))
+    yield _exactly("use_sdpa_with_kv_cache", bool(operators), (False,), "takes it that there is no such operator")
     yield Fact(
         "get_eos_ids",
         f"{sorted(ends)}, where the model's texts end",
@@ -186,9 +235,10 @@ def _ending_and_endless(case: Case) -> tuple[Turn | None, Turn | None]:
     for seed in range(_SEARCHED_CHECKPOINT if case.is_checkpoint else _SEARCHED):
         turn = _turn(case, seed, 1 + seed % 3)
         if seed % 2 and others:  # a model that repeats its prompt, as with tied embeddings, has no other end
-            prompt = (*turn.prompt, others[seed % len(others)])
+            inner = _turn(case, seed, 1 + seed % 3, goes_on=True)
+            prompt = (*inner.prompt, others[seed % len(others)])
             written = case.runner_tokenizer.encode_to_text(prompt)
-            turn = turn if written is None else Turn(prompt, written)
+            turn = turn if written is None else _opened(case.runner_tokenizer.opening, written, prompt)
         last = _last_of_answer(case, turn.prompt)
         if last is None:
             endless = endless or turn
@@ -212,7 +262,8 @@ def _last_of_answer(case: Case, prompt: tuple[int, ...]) -> int | None:
 def _hold(case: Case, conversation: Conversation) -> None:
     """Hold the conversation, and compare each answer with what eager greedy decoding gives."""
     seconds = _CHECKPOINT_SECONDS if case.is_checkpoint else DEFAULT_SECONDS
-    answers = converse(case.built.emitted, case.runner_tokenizer, conversation.turns, seconds)
+    turns = [_bounded(case, turn) for turn in conversation.turns]
+    answers = converse(case.built.emitted, case.runner_tokenizer, turns, seconds)
     held: tuple[int, ...] | None = ()
     for number, (turn, answer) in enumerate(zip(conversation.turns, answers, strict=True), 1):
         before = () if turn.again else held
@@ -224,6 +275,17 @@ def _hold(case: Case, conversation: Conversation) -> None:
             held = _judge(case, so_far, (*before, *turn.prompt), answer, room)
         elif answer.refusal is None:
             raise _violation("accepted-without-room", f"an answer of {len(answer.pieces)} tokens", "an error", so_far)
+
+
+def _bounded(case: Case, turn: Turn) -> Turn:
+    """The turn as an app has to ask for it where calls are shorter than the cache, as the user has asked for.
+
+    The runner of ExecuTorch 1.5.1 then takes the room for each answer to be that of an empty cache.
+    """
+    room = case.space.length - len(turn.prompt)
+    if case.builder.shape.prompt_chunk is None or turn.most > 0 or room < 1:
+        return turn
+    return dataclasses.replace(turn, most=room)
 
 
 def _judge(case: Case, asked: Conversation, held: tuple[int, ...], answer: Answer, room: int) -> tuple[int, ...] | None:
@@ -264,8 +326,13 @@ def _likeliest(case: Case, prefix: tuple[int, ...], ids: tuple[int, ...]) -> int
 def _require_best(case: Case, prefix: tuple[int, ...], token: int, index: int, asked: Conversation) -> None:
     behind, best = _behind(case, prefix, token)
     if behind > 0:
-        seen, wanted = f"token {token} as number {index + 1} of the answer", f"token {best}, ahead by {behind:.1e}"
-        raise _violation("tokens-differ", seen, f"{wanted} of the logits' scale", asked)
+        seen = f"token {token} as number {index + 1} of the answer"
+        wanted = f"token {best}, ahead by {behind:.1e} of the logits' scale"
+        size = case.runner_tokenizer.size
+        if best >= size:
+            wanted += f"; the runner chooses among the {size} ids of the tokenizer, the model among {case.space.vocab}"
+            raise _violation("token-beyond-tokenizer", seen, wanted, asked)
+        raise _violation("tokens-differ", seen, wanted, asked)
 
 
 def _lengths(tokens: Sequence[int], ends: Sequence[int], most: int) -> set[int]:

@@ -9,6 +9,7 @@ from conformance.cli.quantised import cost_lines, quantised_lines
 from conformance.core.cells import EAGER, EXPORTED
 from conformance.core.contract import CLAUSES, Chapter
 from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.decoding.reading import has_tokenizer
 from conformance.models.checkpoints import Checkpoint
 from conformance.records.run import CellRecord, PartitionRecord, RunRecord
 from conformance.runner.options import NOT_OF_CHECKPOINTS, NOT_OF_FILES
@@ -99,6 +100,8 @@ def _chapters(cells: Iterable[CellRecord]) -> Iterator[str]:
         bad = [cell.clause for cell in group if cell.verdict not in ACCEPTABLE]
         where = {EAGER: "the model itself", EXPORTED: "the exported program"}.get(backend, f"the program on {backend}")
         asked = sum(cell.verdict is not Verdict.NOT_APPLICABLE for cell in group)
+        if not asked:  # nothing is said of a tokenizer where there is none
+            continue
         parts = [f"{passed} of {asked} {'clause holds' if asked == 1 else 'clauses hold'}"]
         parts += [f"{known} known not to"] if known else []
         parts += [f"not {', '.join(dict.fromkeys(bad))}"] if bad else []
@@ -118,6 +121,11 @@ def _numbers(cells: Sequence[CellRecord]) -> Iterator[str]:
     answers = sum(int(each.get("answers", 0)) for each in metrics)
     if answers:
         yield f"{answers} answers of the LLM runner"
+    for each in metrics:
+        if each.get("num_bos"):
+            yield f"an app has to set num_bos={each['num_bos']:.0f}"
+        if "tokenizer_ids" in each and each["tokenizer_ids"] != each["logits"]:
+            yield f"{each['tokenizer_ids']:.0f} ids in the tokenizer, {each['logits']:.0f} logits"
     effects = [value for each in metrics for name, value in each.items() if name.startswith("effect_")]
     if effects:
         yield f"the faintest fault shows as {min(effects):.0f} tolerances"
@@ -186,5 +194,5 @@ def _left_out(run: RunRecord, checkpoint: Checkpoint) -> Iterator[str]:
         )
     if checkpoint.context and checkpoint.context > checkpoint.max_cache_len:
         yield f"A program with another cache length, up to the model's {checkpoint.context}, is another program."
-    if checkpoint.tokenizer is None:
-        yield "It has no tokenizer.json: the runner was given a letter for each token id."
+    if not has_tokenizer(checkpoint.directory):
+        yield "It has no tokenizer: the runner was given a letter for each token id."

@@ -106,10 +106,19 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
             print(f"  portable  {', '.join(f'{count} {name}' for name, count in names[:6])}")
     print(f"  made      with {steps.peak_bytes / _MIB:.0f} MiB of memory at most")
     if read.batch_size == 1:
-        tokenizer = checkpoint.parent if read.gguf else checkpoint
-        chat = command("model", "chat", str(output), "--tokenizer", str(tokenizer), "--prompt", "Once upon a time")
-        print(f"  try it    {chat}")
+        print(f"  try it    {_try_it(output, checkpoint.parent if read.gguf else checkpoint)}")
     print(f"  check it  {command('model', 'check', str(output), '--model', str(checkpoint))}")
+
+
+def _try_it(program: Path, tokenizer: Path) -> str:
+    """The command that talks to the program, or why there is none."""
+    from conformance.decoding.reading import TokenizerError, require_readable
+
+    try:
+        require_readable(tokenizer)
+    except TokenizerError as error:
+        return str(error)
+    return command("model", "chat", str(program), "--tokenizer", str(tokenizer), "--prompt", "Once upon a time")
 
 
 @model.command(
@@ -203,7 +212,7 @@ def _asked_of_file(path: Path, directory: Path, asked: Asked) -> Asked:
 
 @model.command(
     "chat",
-    needs=("executorch",),
+    needs=("executorch", "transformers"),
     epilog=examples('conformance model chat model.pte --tokenizer MODEL_DIR --prompt "Once upon a time"'),
 )
 @click.argument("program", type=FILE, metavar="MODEL.pte")
@@ -212,7 +221,7 @@ def _asked_of_file(path: Path, directory: Path, asked: Asked) -> Asked:
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help="holds tokenizer.json",
+    help="the model's directory, with tokenizer.json",
 )
 @click.option(
     "--prompt",
@@ -228,8 +237,16 @@ def _asked_of_file(path: Path, directory: Path, asked: Asked) -> Asked:
     metavar="T",
     help="default: 0, the likeliest token",
 )
+@click.option("--chat", "template", is_flag=True, help="put each prompt into the words of the model's chat template")
+@click.option("--system", metavar="TEXT", help="with --chat: the system message")
 def chat(
-    program: Path, tokenizer: Path, prompt: tuple[str, ...], max_new_tokens: int | None, temperature: float
+    program: Path,
+    tokenizer: Path,
+    prompt: tuple[str, ...],
+    max_new_tokens: int | None,
+    temperature: float,
+    template: bool,
+    system: str | None,
 ) -> None:
     """Talk to a .pte file through ExecuTorch's LLM runner.
 
@@ -237,14 +254,15 @@ def chat(
     """
     from conformance.cli.chat import Chat, chat
 
-    chat(Chat(program, tokenizer, max_new_tokens or -1, temperature), prompt or _typed())
+    if system is not None and not template:
+        raise ValueError("--system is a message of the chat template; add --chat")
+    chat(Chat(program, tokenizer, max_new_tokens or -1, temperature, template, system), prompt or _typed())
 
 
 def _typed() -> Iterator[str]:
     """Lines from the terminal, or from a pipe."""
     from conformance.cli.chat import RESET
 
-    if sys.stdin.isatty():
+    if sys.stdin.isatty():  # now: what the conversation's own process prints goes to the runner's log
         print(f"one prompt a line; {RESET} starts again, Ctrl-D ends", flush=True)
-    for line in sys.stdin:
-        yield line.strip()
+    return (line.strip() for line in sys.stdin if line.strip())

@@ -31,7 +31,7 @@ class Level(StrEnum):
 class Scope(StrEnum):
     """What a clause is checked on. A clause may be checked on several."""
 
-    EAGER = "eager"  # the fixture model and the oracle: no subject, no export
+    EAGER = "eager"  # the model, its tokenizer and the oracle: no subject, no export
     EXPORTED = "exported"  # the subject's ExportedProgram, run by torch
     LOWERED = "lowered"  # that program, lowered by one backend and emitted
     RUNTIME = "runtime"  # the emitted program, run by ExecuTorch
@@ -263,6 +263,13 @@ CLAUSES: tuple[Clause, ...] = (
         level=Level.SHOULD,
     ),
     Clause("RUN-3", "It does so again on a second call.", (Scope.RUNTIME,), level=Level.SHOULD),
+    # A must, unlike the others: no other way of running the program mends it, and the answers are wrong without a word.
+    Clause(
+        "RUN-4",
+        "The runner reads text as the same token ids as Transformers does with the checkpoint's tokenizer, and writes "
+        "these as the same text.",
+        (Scope.EAGER,),
+    ),
     Clause(
         "SEN-1",
         "The fixture model is discriminating: zeroing the cache, shifting positions by one, swapping two layers' "

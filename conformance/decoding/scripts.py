@@ -51,7 +51,8 @@ def text(seed: int, length: int, vocab: int) -> tuple[int, ...]:
 
     They are different ones, and begin again only where there are fewer.
     """
-    ids = random.Random(seed).sample(range(1, vocab), min(length, vocab - 1))
+    others = range(1, vocab) if vocab > 1 else range(1)
+    ids = random.Random(seed).sample(others, min(length, len(others)))
     return tuple(ids[index % len(ids)] for index in range(length))
 
 
@@ -87,11 +88,12 @@ class Vocabulary:
         """
         ids = _ids(self)
         if seed < 2 or not self.repeats:
-            start = seed % 2 * length
             shuffled = random.Random(0).sample(ids[: 2 * length], min(2 * length, len(ids)))
+            # Where all ids fit into one text a whole number of times, the next would be the same one.
+            start = seed % 2 * (length if length % len(shuffled) else length + 1)
             return tuple(shuffled[index % len(shuffled)] for index in range(start, start + length))
         if seed == 2:
-            pairs = zip(ids[::2], ids[1::2], strict=False)
+            pairs = zip(ids[::2], ids[1::2] or ids, strict=False)
             repeated = itertools.chain.from_iterable((a, a, b, a, b, b) for a, b in itertools.cycle(pairs))
             return tuple(itertools.islice(repeated, length))
         return tuple(random.Random(seed).choices(ids, k=length))

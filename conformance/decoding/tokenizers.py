@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
-from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage
+from conformance.core.verdicts import ClauseViolationError, Stage
+from conformance.decoding import reading
+from conformance.decoding.reading import Difference, Opening, TokenizerError
 from conformance.decoding.scripts import text
 
 #: The character of token id 0; id n has the n-th after it. There are 20,000 letters from here on, each a single token.
@@ -48,8 +50,16 @@ class RunnerTokenizer(Protocol):
         """The ids that have no text by themselves, such as the first byte of a character."""
 
     @property
+    def size(self) -> int:
+        """Number of ids that the runner takes the tokenizer to have; it chooses among these."""
+
+    @property
     def eos_id(self) -> int:
         """The id that ends a text if the program names none."""
+
+    @property
+    def opening(self) -> Opening:
+        """What the first prompt of a conversation has beside its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +107,16 @@ class CharTokenizer:
         """See `RunnerTokenizer.undecodable_ids`."""
         return ()
 
+    @property
+    def size(self) -> int:
+        """See `RunnerTokenizer.size`."""
+        return self.vocab
+
+    @property
+    def opening(self) -> Opening:
+        """See `RunnerTokenizer.opening`."""
+        return Opening()
+
     def letter(self, token: int) -> str:
         """The character that stands for `token`."""
         return chr(self._first + token)
@@ -134,7 +154,7 @@ class CheckpointTokenizer:
         """See `RunnerTokenizer.encode_to_text`."""
         try:
             decoded: str = self._reader.decode_batch(list(ids))
-        except (UnicodeDecodeError, RuntimeError):  # parts of characters, or an id that nothing stands for
+        except (ValueError, RuntimeError):  # parts of characters, or an id that nothing stands for
             return None
         return decoded if self._read(decoded) == ids else None
 
@@ -153,19 +173,42 @@ class CheckpointTokenizer:
         """See `RunnerTokenizer.eos_id`."""
         return int(self._reader.eos_tok())
 
+    @property
+    def size(self) -> int:
+        """See `RunnerTokenizer.size`."""
+        return int(self._reader.vocab_size())
+
+    @cached_property
+    def opening(self) -> Opening:
+        """See `RunnerTokenizer.opening`; as Transformers' tokenizer gives it, called with a text alone.
+
+        Raises:
+            ClauseViolationError: The runner cannot be given it.
+        """
+        try:
+            return reading.find_opening(self._original, self._reader)
+        except TokenizerError as error:
+            wanted = "an opening that the post-processor in tokenizer.json adds, or that is written in special tokens"
+            raise _violation("opening-differs", str(error), wanted) from error
+
+    def differences(self) -> list[Difference]:
+        """Where the runner reads or writes a text of the corpus otherwise than Transformers; reading comes first."""
+        found = reading.differences(self._original, self._reader, reading.corpus(self._original, self.vocab))
+        return sorted(found, key=lambda each: not each.reads)
+
+    def chat_prompt(self) -> tuple[str, tuple[int, ...]] | None:
+        """A question in the words of the chat template, if there is one: its text and ids."""
+        asked = next(reading.chat_texts(self._original), None)
+        ids = asked and self._read(asked.text)
+        return (asked.text, ids) if asked and ids else None
+
     @cached_property
     def _reader(self) -> Any:
-        from pytorch_tokenizers import CppHFTokenizer
-
-        reader = CppHFTokenizer()
         try:
-            reader.load(str(self.directory))
-        except Exception as error:  # it raises what its C++ code raises
-            raise _violation(
-                "tokenizer-not-read",
-                f"the runner cannot read tokenizer.json: {error}",
-                "a tokenizer.json that ExecuTorch's tokenizers library reads",
-            ) from error
+            reading.require_readable(self.directory)
+            reader = reading.load_reader(self.directory)
+        except TokenizerError as error:
+            raise _violation("tokenizer-not-read", str(error), "a tokenizer that the runner reads") from error
         if reader.vocab_size() > self.vocab:
             raise _violation(
                 "tokenizer-larger-than-logits",
@@ -176,8 +219,8 @@ class CheckpointTokenizer:
         return reader
 
     @cached_property
-    def _original(self) -> Tokenizer:
-        return Tokenizer.from_file(str(self.directory / "tokenizer.json"))
+    def _original(self) -> Any:
+        return reading.load_original(self.directory)
 
     @cached_property
     def _ids(self) -> Mapping[str, tuple[int, ...]]:
@@ -185,7 +228,7 @@ class CheckpointTokenizer:
         for token in range(self._reader.vocab_size()):
             try:
                 by_piece.setdefault(self._reader.decode(token), []).append(token)
-            except (UnicodeDecodeError, RuntimeError):  # a part of a character, or an id that nothing stands for
+            except (ValueError, RuntimeError):  # a part of a character, or an id that nothing stands for
                 continue
         return {piece: tuple(ids) for piece, ids in by_piece.items()}
 
@@ -193,13 +236,12 @@ class CheckpointTokenizer:
         """The ids that the runner reads a text as; None if the tokenizer does not know all of its characters.
 
         Raises:
-            ClauseViolationError: The tokenizer's own library reads the text as other ids.
+            ClauseViolationError: Transformers reads the text as other ids.
         """
-        try:
-            ids = tuple(self._reader.encode(decoded, 0, 0))
-        except RuntimeError:
+        ids = reading.read_by_runner(self._reader, decoded)
+        if ids is None:
             return None
-        expected = tuple(self._original.encode(decoded, add_special_tokens=False).ids)
+        expected = reading.read_by(self._original, decoded)
         if ids != expected:
             raise _violation("tokenizer-differs", f"the runner reads {decoded!r} as {list(ids)}", f"{list(expected)}")
         return ids
@@ -218,19 +260,6 @@ class CheckpointTokenizer:
             low, high = (middle + 1, high) if len(self._read(prose[:middle]) or ()) < size else (low, middle)
         ids = self._read(prose[:low]) or ()
         return (prose[:low], ids) if len(ids) == size else None
-
-
-def tokenizer_of(directory: Path, vocab: int) -> CheckpointTokenizer:
-    """The tokenizer of the checkpoint in `directory`.
-
-    Raises:
-        NotApplicableError: The checkpoint has no `tokenizer.json`.
-    """
-    if not (directory / "tokenizer.json").is_file():
-        raise NotApplicableError(
-            f"{directory.name} has no tokenizer.json; save it with its tokenizer, as `AutoTokenizer` loads it"
-        )
-    return CheckpointTokenizer(directory, vocab)
 
 
 def _violation(code: str, observed: str, expected: str) -> ClauseViolationError:

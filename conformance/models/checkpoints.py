@@ -106,11 +106,6 @@ class Checkpoint:
         return re.sub(r"[^A-Za-z0-9_.-]+", "-", self.path.name.removesuffix(".gguf")).lstrip(".-")[:100] or "checkpoint"
 
     @property
-    def tokenizer(self) -> Path | None:
-        """The directory with the model's tokenizer, if there is one that ExecuTorch's runner can read."""
-        return self.directory if (self.directory / _TOKENIZER).is_file() else None
-
-    @property
     def windows(self) -> tuple[int, ...]:
         """The lengths of its sliding or chunked layers' windows, in tokens, ascending."""
         if self.config.get("use_sliding_window") is False:  # Qwen2 names a window that it does not use

@@ -20,15 +20,17 @@ from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRu
 from conformance.decoding.oracle import Oracle, ProgramOracle, perturbed_model, perturbed_program
 from conformance.decoding.scripts import Vocabulary
 from conformance.decoding.sessions import RuntimeSession, Session, Startable
-from conformance.decoding.tokenizers import CharTokenizer, RunnerTokenizer, tokenizer_of
+from conformance.decoding.tokenizers import CharTokenizer, CheckpointTokenizer, RunnerTokenizer
 from conformance.decoding.vocabulary import vocabulary_of
 from conformance.exporters.resolve import Exporter, resolve
 from conformance.models.fixtures import cache_length
 from conformance.pipeline import lowering, stages
 from conformance.pipeline.backends import BACKENDS, Backend
+from conformance.pipeline.emission import kernels_of
 from conformance.pipeline.lowering import Artifact, Lowered
 from conformance.pipeline.model_snapshot import changes, footprint
 from conformance.pipeline.process_snapshot import Change, process_changes, process_snapshot
+from conformance.pipeline.program_file import forward_plan
 from conformance.pipeline.store import Store, key_of
 from conformance.reference.metadata import eos_ids
 
@@ -205,7 +207,7 @@ class BuiltArchitecture(_Built):
         """The LLM runner's tokenizer: the checkpoint's own, or one with a character for each id."""
         vocab = self.oracle.vocab
         if self._builder.tokenizer is not None:
-            return tokenizer_of(self._builder.tokenizer, vocab)
+            return CheckpointTokenizer(self._builder.tokenizer, vocab)
         ends = (token for token in eos_ids(self.model) if token < vocab)
         return CharTokenizer(vocab, next(ends, vocab - 1))
 
@@ -294,6 +296,13 @@ class BuiltProgram(_Built):
         """The bytes of the program's `.pte` file: the one that was given, or the artifact's."""
         given = self._builder.program_file
         return self.artifact.program if given is None else self._cached("program file", given.read_bytes)
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels that the emitted program calls, such as ``aten::add.out``."""
+        if self._builder.program_file is None:
+            return self.artifact.emission.operators
+        return self._cached("kernels", lambda: kernels_of(forward_plan(self.emitted)))
 
     @_Part
     def artifact(self) -> Artifact:

@@ -112,7 +112,7 @@ def emission_report(
     plan = emitted.executorch_program.execution_plan[0]
     program = bytes(emitted.buffer)
     return EmissionReport(
-        operators=tuple(f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators),
+        operators=kernels_of(plan),
         planned_bytes=sum(plan.non_const_buffer_sizes),
         alive_bytes=_most_alive(graph_module),
         cache_bytes=sum(_size(node.meta["spec"]) for node in caches.values()),
@@ -125,6 +125,11 @@ def emission_report(
         repeated=tuple(_repeated(program, known)),
         unread=_unread(program, (emitted.exported_program(), *_delegated(lowered)), known),
     )
+
+
+def kernels_of(plan: Any) -> tuple[str, ...]:
+    """The kernels that an `ExecutionPlan` calls, such as ``aten::add.out``."""
+    return tuple(f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators)
 
 
 def digest(value: torch.Tensor) -> str:

@@ -14,6 +14,7 @@ from executorch.runtime import Runtime
 from conformance.core.call_shape import CallShape
 from conformance.core.contract import Mode
 from conformance.pipeline.backends import BACKENDS
+from conformance.pipeline.emission import kernels_of
 from conformance.process.fork import collect, ending
 
 #: The first bytes of a program, behind the offset of its root table.
@@ -101,21 +102,14 @@ def _described(path: Path) -> Iterator[ProgramFile | str]:
 
 
 def _read(path: Path) -> ProgramFile:
-    from executorch.exir._serialize._program import deserialize_pte_binary
-
     content = path.read_bytes()
     loaded: Any = Runtime.get().load_program(content)
     if "forward" not in loaded.method_names:
         raise ProgramFileError(f"it has no method `forward`; it has {', '.join(sorted(loaded.method_names))}")
-    plans = {plan.name: plan for plan in deserialize_pte_binary(content).program.execution_plan}
-    plan = plans["forward"]
+    plan = forward_plan(content)
     inputs, outputs = ([plan.values[index].val for index in indices] for indices in (plan.inputs, plan.outputs))
     ids, logits = _boundary(inputs, outputs)
-    metadata = {
-        name: tuple(loaded.load_method(name).execute(()))
-        for name in loaded.method_names
-        if name in _METADATA and not plans[name].inputs
-    }
+    metadata = {name: tuple(loaded.load_method(name).execute(())) for name in loaded.method_names if name in _METADATA}
     longest = _number(metadata.get("get_max_seq_len"))
     length = _number(metadata.get("get_max_context_len")) or longest
     mode = Mode.DYNAMIC if ids.sizes[1] > 1 else Mode.DECODE
@@ -130,10 +124,17 @@ def _read(path: Path) -> ProgramFile:
         vocab=logits.sizes[-1],
         dtype=_DTYPES[int(logits.scalar_type)],
         delegates=tuple(sorted({delegate.id for delegate in plan.delegates})),
-        operators=tuple(sorted({f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators})),
+        operators=kernels_of(plan),
         planned_bytes=sum(plan.non_const_buffer_sizes),
         backend=next((name for name in metadata.get(RECIPE, ()) if name in BACKENDS), None),
     )
+
+
+def forward_plan(program: bytes) -> Any:
+    """ExecuTorch's description of a program's `forward` (`executorch.exir.schema.ExecutionPlan`)."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    return next(plan for plan in deserialize_pte_binary(program).program.execution_plan if plan.name == "forward")
 
 
 def _boundary(inputs: list[Any], outputs: list[Any]) -> tuple[Any, Any]:

@@ -52,13 +52,13 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def collect(work: Callable[[], Iterable[Any]], *, output: int, seconds: int) -> tuple[list[Any], int]:
+def collect(work: Callable[[], Iterable[Any]], *, output: int, seconds: int | None) -> tuple[list[Any], int]:
     """What `work` yields in a forked child process, as far as it got, and the child's exit code; see `fork`.
 
     Args:
         work: Yields what can be pickled.
         output: File descriptor for what the child prints.
-        seconds: The child's time limit. Its exit code is `-signal.SIGALRM` if that was exceeded.
+        seconds: The child's time limit, None for none. Its exit code is `-signal.SIGALRM` if that was exceeded.
     """
     reading, writing = os.pipe()
 

@@ -58,6 +58,8 @@ NOT_OF_CHECKPOINTS = ("SEN-2", "SEN-3", "EXP-4", "EXP-6", "EXP-9", "EXP-10", "EX
 NOT_OF_FILES = tuple(clause.id for clause in CHECKED if not {Scope.EAGER, Scope.RUNTIME}.intersection(clause.scopes))
 #: The options that are about a checkpoint and how it is exported.
 _OF_CHECKPOINTS = ("--cache-length", "--dtype", "--logits", "--prompt-chunk", "--batch-size", "--program")
+#: About what a fixture does not have: its tokenizer is made by the suite.
+ONLY_OF_CHECKPOINTS = ("RUN-4",)
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -166,12 +168,12 @@ def read_options(config: pytest.Config) -> Options:
         architectures = _share(architectures, get("--shard"))
     backends = _backends(get("--backend"), tier)
     program = _program(config)
-    left_out = NOT_OF_CHECKPOINTS if checkpoint else ()
+    left_out = (*(NOT_OF_CHECKPOINTS if checkpoint else ONLY_OF_CHECKPOINTS), *(NOT_OF_FILES if program else ()))
     selection = Selection(
         architectures=architectures,
         subjects=[FILE] if program else [_subject_name(name) for name in split_names(get("--exporter"))],
         backends=[BACKENDS[name].traits for name in backends if name in BACKENDS],
-        clauses=_clauses(get("--clause"), (*left_out, *NOT_OF_FILES) if program else left_out),
+        clauses=_clauses(get("--clause"), left_out),
         modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
         not_lowered=not_lowered,
         exported=program is None,

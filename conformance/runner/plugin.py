@@ -181,6 +181,7 @@ class ConformancePlugin:
         """Models and programs, built once in the process that judges."""
         import torch
 
+        from conformance.decoding.reading import has_tokenizer
         from conformance.pipeline import stages
         from conformance.pipeline.builder import Builder
         from conformance.pipeline.store import Store
@@ -196,7 +197,7 @@ class ConformancePlugin:
             return Builder(
                 self.subjects or resolve_exporters(self.options.selection),
                 build=build,
-                tokenizer=checkpoint.tokenizer,
+                tokenizer=checkpoint.directory if has_tokenizer(checkpoint.directory) else None,
                 shape=self.options.shape,
                 program_file=self.options.program,
             )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 from torch.utils._pytree import SUPPORTED_NODES
 from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
+from conformance.checks import test_runner
+from conformance.checks.case import Case
 from conformance.core.contract import CHECKED, Mode, Scope
 from conformance.core.verdicts import (
     CellFailedError,
@@ -21,6 +24,8 @@ from conformance.core.verdicts import (
     StageError,
     Verdict,
 )
+from conformance.decoding import llm_runner
+from conformance.decoding.llm_runner import Answer, Turn
 from conformance.decoding.scripts import DecodeScript
 from conformance.exporters.resolve import Exporter
 from conformance.models.fixtures import build_model, config_values, fixture_config
@@ -28,8 +33,9 @@ from conformance.pipeline.backends import Backend
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.stages import build
 from conformance.reference import convert_and_export_with_cache
-from tests.faults import left_behind, lowerings, memory, programs
-from tests.faults.table import FAULTS, LOWERINGS, RUNNERS, VARIATIONS
+from conformance.runner.options import NOT_OF_CHECKPOINTS, ONLY_OF_CHECKPOINTS, _clauses
+from tests.faults import left_behind, lowerings, memory, programs, tokenizers
+from tests.faults.table import FAULTS, LOWERINGS, RUNNERS, TOKENIZERS, VARIATIONS
 from tests.support.fault_table import PAGE
 from tests.support.harness import judge
 
@@ -180,6 +186,66 @@ def test_fault_is_caught_with_the_runner(subject: Exporter, mode: Mode, clause: 
         assert caught.value.signature.startswith(signature)
 
 
+@pytest.mark.parametrize(("write", "signature"), TOKENIZERS, ids=_name)
+def test_fault_of_a_tokenizer_is_caught(write: Callable[[Path, int], None], signature: str, tmp_path: Path) -> None:
+    write(tmp_path, tokenizers.VOCAB)
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("RUN-4", "llama", builder=tokenizers.beside_a_model(tmp_path), is_checkpoint=True)
+    assert caught.value.signature == signature
+
+
+@pytest.fixture(scope="module")
+def beside_a_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """A model whose texts begin with `<s>`, as its tokenizer's post-processor says."""
+    directory = tmp_path_factory.mktemp("begins")
+    tokenizers.changed(directory, tokenizers.VOCAB, tokenizers.begin_with("<s> $A"))
+    return tokenizers.beside_a_model(directory)
+
+
+def _judge_runner(clause: str, builder: Builder) -> Case:
+    exporter = Exporter("reference", convert_and_export_with_cache)
+    return judge(clause, "llama", exporter, backend="portable", builder=builder, is_checkpoint=True)
+
+
+def test_answers_to_texts_that_begin_as_in_transformers_are_right(beside_a_tokenizer: Builder) -> None:
+    _judge_runner("RUN-2", beside_a_tokenizer)
+    _judge_runner("RUN-3", beside_a_tokenizer)
+    case = judge("RUN-4", "llama", builder=beside_a_tokenizer, is_checkpoint=True)
+    assert case.metrics == {"tokenizer_ids": tokenizers.VOCAB, "logits": tokenizers.VOCAB, "num_bos": 1}
+
+
+def test_text_without_its_beginning_is_caught(beside_a_tokenizer: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = llm_runner._answers
+
+    def forgets(directory: Path, tokenizer: Path, turns: tuple[Turn, ...]) -> Iterator[Answer | str]:
+        return given(directory, tokenizer, tuple(dataclasses.replace(turn, num_bos=0) for turn in turns))
+
+    monkeypatch.setattr(llm_runner, "_answers", forgets)
+    for clause in ("RUN-2", "RUN-3"):
+        with pytest.raises(ClauseViolationError) as caught:
+            _judge_runner(clause, beside_a_tokenizer)
+        assert caught.value.signature == "execute:tokens-differ"
+
+
+def test_ids_without_a_token_are_named(beside_a_tokenizer: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = beside_a_tokenizer.architecture("llama").runner_tokenizer
+    monkeypatch.setattr(type(tokenizer), "size", 1)  # the model chooses others, and the runner cannot
+    monkeypatch.setattr(test_runner, "_meant", lambda *_: 0)
+    with pytest.raises(
+        ClauseViolationError, match="chooses among the 1 ids of the tokenizer, the model among 400"
+    ) as caught:
+        _judge_runner("RUN-2", beside_a_tokenizer)
+    assert caught.value.signature == "execute:token-beyond-tokenizer"
+
+
+def test_a_tokenizer_is_judged_of_checkpoints_alone() -> None:
+    of_fixtures = {clause.id for clause in _clauses(None, ONLY_OF_CHECKPOINTS)}
+    of_checkpoints = {clause.id for clause in _clauses(None, NOT_OF_CHECKPOINTS)}
+    assert of_checkpoints - of_fixtures == {"RUN-4"}
+    with pytest.raises(NotApplicableError, match="there is no tokenizer"):
+        judge("RUN-4", "llama")
+
+
 def test_plain_lowering_is_caught_by_none() -> None:
     plain = functools.partial(
         judge,
@@ -306,7 +372,7 @@ def test_strict_program_with_a_dynamic_length_is_right() -> None:
 
 def test_every_checked_clause_has_a_fault() -> None:
     faulted = {clause for _, _, _, clause, _ in FAULTS} | {clause for _, _, clause, _ in LOWERINGS}
-    faulted |= {clause for _, _, clause, _ in RUNNERS}
+    faulted |= {clause for _, _, clause, _ in RUNNERS} | ({"RUN-4"} if TOKENIZERS else set())
     faulted |= {"LOW-1", "LOW-5", "PAR-8", "SEN-1", "SEN-2", "SEN-3"}
     assert faulted == {clause.id for clause in CHECKED}
 
@@ -318,4 +384,5 @@ def test_fault_table_has_every_fault() -> None:
     wanted |= {(f"| {fault.__name__}", f"{row} {mode}") for fault, row, mode, _, _ in VARIATIONS}
     wanted |= {(f"| {backend.name}", architecture) for backend, architecture, _, _ in LOWERINGS}
     wanted |= {(f"| {subject.name}", f"llama {mode}") for subject, mode, _, _ in RUNNERS}
+    wanted |= {(f"| {write.__name__}", "llama") for write, _ in TOKENIZERS}
     assert rows == wanted, "python -m tests.support.fault_table brings docs/faults.md up to date"

@@ -130,7 +130,8 @@ def test_bfloat16_is_delegated_and_decodes_within_its_own_rounding(tmp_path: Pat
         (("check", "{saved}/config.json", "--model", "{saved}"), "not an ExecuTorch program"),
         (("check", "{saved}", "--model", "{saved}"), "--model is about a MODEL.pte"),
         (("chat", "{nowhere}", "--tokenizer", "{saved}"), "no such file"),
-        (("chat", "{saved}/config.json", "--tokenizer", "{saved}", "--prompt", "x"), "runner output: "),
+        (("chat", "{saved}/config.json", "--tokenizer", "{saved}", "--prompt", "x"), "is not an ExecuTorch program"),
+        (("chat", "{saved}/config.json", "--tokenizer", "{saved}", "--system", "x"), "add --chat"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(saved: Path, tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.decoding.scripts import DecodeScript, ScriptSpace, Vocabulary, in_chunks
+from conformance.decoding.scripts import DecodeScript, ScriptSpace, Vocabulary, in_chunks, text
 
 pytestmark = pytest.mark.unit
 
@@ -60,12 +60,24 @@ def test_texts_differ() -> None:
 def test_two_texts_hold_every_token_as_far_as_they_reach(size: int, length: int) -> None:
     vocabulary = Vocabulary(size, special=(3, 1, 2))
     texts = [vocabulary.text(seed, length) for seed in range(4)]
-    assert {len(text) for text in texts} == {length}
+    assert {len(each) for each in texts} == {length}
     held = {*texts[0], *texts[1]}
     assert len(held) == min(size, 2 * length)
     assert {0, 1, 2, 3, size - 1} <= held
     assert size <= 256 or {255, 256} <= held
     assert all(0 <= token < size for text in texts for token in text)
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+@pytest.mark.parametrize("length", [2, 8, 33, 64])
+def test_a_few_ids_are_enough_for_texts(size: int, length: int) -> None:
+    for vocabulary in (Vocabulary(size), Vocabulary(size, special=(0, 1)), Vocabulary(size, left_out=(1,))):
+        texts = [vocabulary.text(seed, length) for seed in range(4)]
+        assert {len(each) for each in texts} == {length}
+        assert all(0 <= token < size for each in texts for token in each)
+    assert len(text(0, length, size)) == length
+    plain = Vocabulary(size)
+    assert size == 1 or plain.text(0, length) != plain.text(1, length)
 
 
 def test_a_text_holds_repeated_tokens_in_a_row_and_apart() -> None:

@@ -8,8 +8,11 @@ import pytest
 from pytorch_tokenizers import CppHFTokenizer
 from tokenizers import Tokenizer
 
-from conformance.core.verdicts import ClauseViolationError, NotApplicableError
-from conformance.decoding.tokenizers import CharTokenizer, CheckpointTokenizer, tokenizer_of
+from conformance.core.verdicts import ClauseViolationError
+from conformance.decoding import reading
+from conformance.decoding.reading import Opening
+from conformance.decoding.tokenizers import CharTokenizer, CheckpointTokenizer
+from tests.faults.tokenizers import begin_with, changed
 from tests.support.checkpoints import END, write_tokenizer
 
 pytestmark = pytest.mark.torch
@@ -65,12 +68,26 @@ def test_tokenizer_of_more_ids_than_logits_is_a_violation(checkpoint_tokenizer: 
 def test_tokenizer_that_reads_otherwise_than_its_library_is_a_violation(
     checkpoint_tokenizer: CheckpointTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CppHFTokenizer, "encode", lambda *_: [7, 7])
+    tokenizer = CheckpointTokenizer(checkpoint_tokenizer.directory, VOCAB)
+    assert tokenizer.size == VOCAB
+    monkeypatch.setattr(reading, "read_by_runner", lambda *_: (7, 7))
     with pytest.raises(ClauseViolationError, match=r"reads .* as \[7, 7\]") as caught:
-        CheckpointTokenizer(checkpoint_tokenizer.directory, VOCAB).prompt(0, 3)
+        tokenizer.prompt(0, 3)
     assert caught.value.signature == "load:tokenizer-differs"
 
 
-def test_checkpoint_without_a_tokenizer_says_so(tmp_path: Path) -> None:
-    with pytest.raises(NotApplicableError, match=r"no tokenizer\.json"):
-        tokenizer_of(tmp_path, VOCAB)
+def test_opening_is_that_of_transformers(checkpoint_tokenizer: CheckpointTokenizer, tmp_path: Path) -> None:
+    assert checkpoint_tokenizer.opening == CharTokenizer(64, eos_id=5).opening == Opening()
+    changed(tmp_path, VOCAB, begin_with("<s> $A"))
+    assert CheckpointTokenizer(tmp_path, VOCAB).opening == Opening((0,), num_bos=1)
+
+
+def test_opening_that_the_runner_cannot_be_given_is_a_violation(
+    checkpoint_tokenizer: CheckpointTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = CheckpointTokenizer(checkpoint_tokenizer.directory, VOCAB)
+    assert tokenizer.eos_id == END
+    monkeypatch.setattr(reading, "read_by_runner", lambda *_: (7, 7))
+    with pytest.raises(ClauseViolationError) as caught:
+        tokenizer.opening  # noqa: B018 - it is found when first asked for
+    assert caught.value.signature == "load:opening-differs"

@@ -51,6 +51,10 @@ ENDLESS = _telling("endless", lambda methods: methods.pop("get_eos_ids"))
 #: Has the runner feed the whole text at each step, as it would without a cache.
 DENIES_ITS_CACHE = _telling("denies-its-cache", lambda methods: methods.update(use_kv_cache=False))
 
+#: Claims that ExecuTorch's own operators update the cache, where ATen's do.
+CLAIMS_AN_OPERATOR = _telling("claims-an-operator", lambda methods: methods.update(use_sdpa_with_kv_cache=True))
+#: Denies that ExecuTorch's own operator updates a cache of the program.
+HIDES_AN_OPERATOR = dataclasses.replace(_doing(programs.own_operator), name="hides-an-operator")
 INT32_POSITION = _doing(programs.int32_position)
 RETURNS_CACHE = _doing(programs.returns_cache)
 OFF_BY_ONE = _doing(programs.off_by_one)

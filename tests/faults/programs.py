@@ -6,6 +6,7 @@ They are exporters like any other: `tox -e conformance -- --arch llama --subject
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import signal
 import time
@@ -350,6 +351,21 @@ def int32_position(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: An
     ids, position = examples
     with ready_to_trace(model):
         return torch.export.export(Faulty(inner, step), (ids, position.to(torch.int32)), strict=False)
+
+
+def own_operator(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Right, with one more cache, which ExecuTorch's own operator updates and nothing reads."""
+    importlib.import_module("executorch.extension.llm.custom_ops.custom_ops")  # registers the operator
+
+    def step(inner: Any, ids: Tensor, position: Tensor) -> Any:
+        torch.ops.llama.update_cache(inner.one.clone(), inner.more, 0)
+        return inner(ids, position)
+
+    inner = TorchExportableModuleWithStaticCache(model)
+    inner.register_buffer("one", torch.zeros(1, 1, 1, 4), persistent=False)
+    inner.register_buffer("more", torch.zeros(1, 8, 1, 4), persistent=False)
+    with ready_to_trace(model):
+        return torch.export.export(Faulty(inner, step), examples, dynamic_shapes=dynamic_shapes, strict=False)
 
 
 def cache_as_input(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:

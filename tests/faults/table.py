@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from conformance.core.contract import Mode
 from conformance.exporters.resolve import Exporter
 from conformance.pipeline.backends import Backend
-from tests.faults import exporters, left_behind, lowerings, metadata, programs, variations
+from tests.faults import exporters, left_behind, lowerings, metadata, programs, tokenizers, variations
 
 DECODE, DYNAMIC = Mode.DECODE, Mode.DYNAMIC
 
@@ -171,6 +172,17 @@ RUNNERS: list[tuple[Exporter, Mode, str, str | None]] = [
     (metadata.RETURNS_CACHE, DECODE, "RUN-2", None),
     (metadata.OFF_BY_ONE, DECODE, "RUN-2", "execute:tokens-differ"),
     (metadata.WRONG_IN_SECOND_GENERATION, DECODE, "RUN-3", "execute:tokens-differ"),
+    (metadata.CLAIMS_AN_OPERATOR, DECODE, "RUN-1", "load:untrue:use_sdpa_with_kv_cache"),
+    (metadata.HIDES_AN_OPERATOR, DECODE, "RUN-1", "load:untrue:use_sdpa_with_kv_cache"),
     (metadata.HIDES_THAT_IT_IS_DYNAMIC, DYNAMIC, "RUN-1", "load:missing:enable_dynamic_shape"),
     (metadata.SHORTENS_CALLS, DYNAMIC, "RUN-2", "execute:length-differs"),
+]
+
+#: Writes a tokenizer of so many ids to a directory; and the signature that RUN-4 catches it with, beside a llama.
+TOKENIZERS: list[tuple[Callable[[Path, int], None], str]] = [
+    (tokenizers.composes_accents, "load:reads-otherwise"),
+    (tokenizers.takes_the_space_before, "load:reads-otherwise"),
+    (tokenizers.strips_spaces, "load:writes-otherwise"),
+    (tokenizers.unigrams, "load:tokenizer-not-read"),
+    (tokenizers.has_more_ids_than_logits, "load:tokenizer-larger-than-logits"),
 ]

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import functools
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.progress import track
 
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
-from conformance.core.cells import EXPORTED, Cell, split_row
+from conformance.core.cells import EAGER, EXPORTED, Cell, split_row
 from conformance.core.contract import CHECKED, Chapter, Mode, Scope
 from conformance.core.paths import ROOT
 from conformance.core.verdicts import CellFailedError, ChildDiedError, NotApplicableError
@@ -24,7 +26,8 @@ from conformance.matrix.schema import load_matrix
 from conformance.pipeline.builder import Builder
 from conformance.reference import convert_and_export_with_cache, runner_methods
 from tests.faults import left_behind
-from tests.faults.table import FAULTS, LOWERINGS, RUNNERS, VARIATIONS
+from tests.faults.table import FAULTS, LOWERINGS, RUNNERS, TOKENIZERS, VARIATIONS
+from tests.faults.tokenizers import VOCAB, beside_a_model
 from tests.support.harness import EXAMPLES
 
 PAGE = ROOT / "docs" / "faults.md"
@@ -137,9 +140,21 @@ def runners(known: Rows) -> Iterator[Row]:
             yield row
             continue
         builder, own = Builder({name: subject}), owned.get((name, mode), set())
-        ids = [clause.id for clause in CHECKED if clause.chapter is Chapter.RUN]
+        ids = [clause.id for clause in CHECKED if clause.chapter is Chapter.RUN and Scope.RUNTIME in clause.scopes]
         cells = [Cell("llama", name, "portable", mode, clause) for clause in ids]
         yield Row(name, f"llama {mode}", {c.clause: _mark(c, builder, c.clause in own) for c in cells})
+
+
+def tokenizers(known: Rows) -> Iterator[Row]:
+    """The tokenizers that the LLM runner reads otherwise than Transformers."""
+    for write, _ in track(TOKENIZERS, "tokenizers"):
+        if row := known.get((write.__name__, "llama")):
+            yield row
+            continue
+        with tempfile.TemporaryDirectory() as name:
+            write(Path(name), VOCAB)
+            cell = Cell("llama", None, EAGER, None, "RUN-4")
+            yield Row(write.__name__, "llama", {"RUN-4": _mark(cell, beside_a_model(Path(name)), own=True)})
 
 
 @functools.cache
@@ -176,5 +191,6 @@ if __name__ == "__main__":
         varied(known),
         _table(list(lowerings(known)), "Backends", "fault"),
         _table(list(runners(known)), "The LLM runner", "fault"),
+        _table(list(tokenizers(known)), "Tokenizers", "fault"),
     ]
     PAGE.write_text("\n".join([_INTRODUCTION, "\n\n".join(tables), ""]), encoding="utf-8")

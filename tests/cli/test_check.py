@@ -1,0 +1,52 @@
+"""The screen that ends `conformance model check`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conformance.cli.check import screen
+from conformance.models.checkpoints import read_checkpoint
+from conformance.records.run import load_run
+from tests.support.checkpoints import write_checkpoint
+
+pytestmark = pytest.mark.torch
+
+_ENVIRONMENT: dict[str, object] = {"python": "3.11", "platform": "", "cpu": "", "packages": {}}
+_RUN: dict[str, object] = {
+    "id": "0",
+    "started": "2026-11-28T00:00:00+00:00",
+    "finished": None,
+    "complete": True,
+    "options": {},
+    "seed": None,
+}
+
+
+def test_what_an_app_has_to_know_of_the_tokenizer_is_shown(tmp_path: Path) -> None:
+    cell = {
+        "id": "own/eager/RUN-4",
+        "architecture": "own",
+        "subject": None,
+        "backend": "eager",
+        "mode": None,
+        "clause": "RUN-4",
+        "verdict": "pass",
+        "duration_s": 1.0,
+        "replay": "",
+        "metrics": {"tokenizer_ids": 400, "logits": 512, "num_bos": 1},
+    }
+    none = {**cell, "id": "own/x/RUN-2", "backend": "portable", "clause": "RUN-2", "verdict": "not-applicable"}
+    record = {"schema_version": 1, "run": _RUN, "environment": _ENVIRONMENT, "cells": [cell, none]}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    directory = write_checkpoint(tmp_path / "own", {"num_hidden_layers": 1})
+    shown = screen(load_run(tmp_path / "run.json"), read_checkpoint(directory, 24))
+    expected = "1 of 1 clause holds; an app has to set num_bos=1; 400 ids in the tokenizer, 512 logits"
+    assert f"✓ Runner, the model itself: {expected}" in shown
+    assert "0 of 0" not in shown
+    assert "a letter for each token id" not in shown
+    (directory / "tokenizer.json").unlink()
+    shown = screen(load_run(tmp_path / "run.json"), read_checkpoint(directory, 24))
+    assert "It has no tokenizer: the runner was given a letter for each token id." in shown
