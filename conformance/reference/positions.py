@@ -43,8 +43,8 @@ def prepared_cache(model: PreTrainedModel, settings: CacheSettings) -> tuple[Sta
         return _prepared(model, settings)
     except _ERRORS as error:
         longest = _longest(model, settings)
-        if longest is None:  # it fails with any cache
-            raise
+        if longest is None:  # whatever it fails at is not the length
+            return _prepared(model, settings, to_the_end=False)
         raise PositionsEndError(type(model).__name__, settings.max_cache_len, longest) from error
 
 
@@ -70,11 +70,14 @@ def _decodes(model: PreTrainedModel, batch_size: int, max_cache_len: int) -> boo
     return True
 
 
-def _prepared(model: PreTrainedModel, settings: CacheSettings) -> tuple[StaticCache, CallingConvention]:
+def _prepared(
+    model: PreTrainedModel, settings: CacheSettings, *, to_the_end: bool = True
+) -> tuple[StaticCache, CallingConvention]:
     with ready_to_run(model, settings.max_cache_len), _same_sizes(model):
         cache = allocate_cache(model, settings)
         convention = find_convention(model, cache, settings)
-        _decode_to_the_end(model, cache, convention, settings)
+        if to_the_end:
+            _decode_to_the_end(model, cache, convention, settings)
         cache.reset()
     return cache, convention
 
@@ -85,10 +88,16 @@ def _decode_to_the_end(
     """Raises IndexError unless each lookup that follows the position at the first ones follows it at the last one."""
 
     def indices(position: int) -> list[int | None]:
-        return _indices(model, cache, convention, settings, position)
+        return _indices(model, cache, convention, settings, range(position, position + 1))
 
     last = settings.max_cache_len - 1
-    at_last, at_0, at_1 = indices(last), indices(0), indices(min(1, last))
+    try:
+        at_last = indices(last)
+    except _ERRORS:
+        # A model may need what came before (Qwen4's indexer reads the past's rotations): the whole text at once.
+        _indices(model, cache, convention, settings, range(settings.max_cache_len))
+        return
+    at_0, at_1 = indices(0), indices(min(1, last))
     if not len(at_last) == len(at_0) == len(at_1):
         return
     suspects = [
@@ -104,10 +113,10 @@ def _decode_to_the_end(
 
 
 def _indices(
-    model: PreTrainedModel, cache: StaticCache, convention: CallingConvention, settings: CacheSettings, position: int
+    model: PreTrainedModel, cache: StaticCache, convention: CallingConvention, settings: CacheSettings, positions: range
 ) -> list[int | None]:
-    """The index of each lookup while one token is decoded at `position`; None for a lookup with several."""
-    cache_position = torch.tensor([position], device=model.device)
+    """The index of each lookup while a token is decoded at each of `positions`; None for a lookup with several."""
+    cache_position = torch.arange(positions.start, positions.stop, device=model.device)
     cache.reset()
     set_position(cache, cache_position[0])
     if convention.integer_length:
@@ -115,14 +124,13 @@ def _indices(
     config = model.config.get_text_config(decoder=True)
     ids = (int(config.vocab_size) - 1, int(config.vocab_size) - 2)
     ordinary = ids[getattr(config, "pad_token_id", None) == ids[0]]  # RoBERTa gives padding no position
-    token = torch.full((settings.batch_size, 1), ordinary, device=model.device)
+    tokens = torch.full((settings.batch_size, len(positions)), ordinary, device=model.device)
     lookups = _Lookups()
     with lookups:
-        logits: torch.Tensor = model(
-            **convention.arguments(token, cache_position, cache, settings.max_cache_len)
-        ).logits
-    if logits.shape[:2] != token.shape:  # a slice past the end is empty, and broadcasts
-        raise IndexError(f"position {position} has no row")
+        arguments = convention.arguments(tokens, cache_position, cache, settings.max_cache_len)
+        logits: torch.Tensor = model(**arguments).logits
+    if logits.shape[:2] != tokens.shape:  # a slice past the end is empty, and broadcasts
+        raise IndexError(f"position {positions[-1]} has no row")
     return lookups.indices
 
 

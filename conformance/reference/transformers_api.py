@@ -179,11 +179,13 @@ def original_length(rotary: Any, kind: str, layer_type: str | None) -> int:
     """
     if kind != "longrope":
         return int(rotary.original_max_seq_len)
-    rope = getattr(rotary.config, "rope_parameters", None)
-    if rope is None:  # 4.57
-        config = rotary.config
-        return int(getattr(config, "original_max_position_embeddings", None) or config.max_position_embeddings)
-    return int((rope if layer_type is None else rope[layer_type])["original_max_position_embeddings"])
+    config = rotary.config
+    rope = getattr(config, "rope_parameters", None) or {}  # 4.57 has none
+    of_layers = rope if layer_type is None else rope[layer_type]
+    length = of_layers.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
+    return int(length or config.max_position_embeddings)
 
 
 def rope_frequencies(rotary: Any, kind: str, layer_type: str | None, length: int | torch.Tensor) -> torch.Tensor:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conformance.core.paths import ROOT
-from conformance.models.positions import reach
+from conformance.core.verdicts import StageError
+from conformance.models.checkpoints import load_model, read_checkpoint
+from conformance.models.fixtures import build_model, cache_length, fixture_config
+from conformance.models.positions import reach, shorten_cache, table_end
+from conformance.pipeline.stages import build_own
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [4.0]}
@@ -73,3 +78,29 @@ def test_it_is_read_without_torch() -> None:
     read = "from conformance.models.positions import reach; reach('gpt2', {})"
     code = f"import sys; {read}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.fixture(scope="module")
+def offset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose config says 64 positions, of which it counts from the second."""
+    directory = tmp_path_factory.mktemp("own") / "offset"
+    build_model(fixture_config("roberta")).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.torch
+def test_table_ends_where_the_model_says_otherwise(offset: Path) -> None:
+    model = load_model(read_checkpoint(offset, 64))
+    assert table_end(model) == 63
+    shorten_cache(model, 63)
+    assert cache_length(model) == 63
+    assert table_end(model) is None
+
+
+@pytest.mark.torch
+def test_cache_beyond_the_table_is_one_sentence(offset: Path) -> None:
+    with pytest.raises(
+        StageError, match="a cache of 64 tokens is longer than the model's table of 63 positions; take at"
+    ):
+        build_own(read_checkpoint(offset, 64))
+    assert cache_length(build_own(read_checkpoint(offset, 63))) == 63

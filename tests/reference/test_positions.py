@@ -43,6 +43,7 @@ def _longest(model: PreTrainedModel, max_cache_len: int = 200) -> int | None:
         ("gptj", ROWS),  # sines for rotary embeddings in a buffer
         ("mpt", ROWS),  # biases for ALiBi, sliced by the length of the cache
         ("xglm", ROWS),  # sinusoids that are made anew for more positions
+        ("qwen4_exp_text", None),  # its indexer cannot begin in the middle of a text
         ("bloom", None),  # biases computed for each call
         ("llama", None),
     ],
@@ -106,6 +107,21 @@ def test_model_that_fails_with_any_cache_fails_with_its_own_error() -> None:
     model.model.layers[0].self_attn.q_proj = nn.Linear(1, 1)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         TorchExportableModuleWithStaticCache(model)
+
+
+def test_model_that_decodes_in_order_only_is_left_to_the_export() -> None:
+    """Where it ends cannot be tried: the trial is no reason to refuse it."""
+    model = build_model(fixture_config("gpt2"))
+    last = [-1]
+
+    def in_order(_: nn.Module, arguments: tuple[torch.Tensor]) -> None:
+        positions = arguments[0].flatten().tolist()
+        if positions not in ([0], [last[0] + 1]):
+            raise RuntimeError("not in order")
+        last[:] = positions
+
+    model.get_submodule("transformer.wpe").register_forward_pre_hook(in_order)
+    assert _longest(model, ROWS) is None
 
 
 def test_error_is_one_that_callers_handle() -> None:
