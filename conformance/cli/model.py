@@ -162,7 +162,7 @@ def check(
     output: Path,
     **options: Any,
 ) -> int:
-    """May this checkpoint, or this program of it, be shipped?
+    """Say whether a checkpoint, or a program of it, may be shipped.
 
     Judges the program that `export` would write, or with MODEL.pte that very file, as a run does a fixture's, by the
     clauses that depend on the model, and ends with one screen. The exit code is 0 for yes, 1 for no, 2 where not

@@ -33,6 +33,7 @@ _NAMES = {
     "--clause": "PAR,EXP-1",
     "--tier": "smoke",
     "--dtype": "auto",
+    "--logits": "last",
 }
 
 
