@@ -37,7 +37,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     read = AutoModelForCausalLM.from_pretrained(
         **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
-    del read.config.quantization_config
     model = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)  # one that knows nothing of GGUF
     model.load_state_dict(read.state_dict())
     model.tie_weights()
