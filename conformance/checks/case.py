@@ -151,7 +151,7 @@ class Case:
         if not self.rounds:
             return least
         oracle = self.untried_oracle
-        return max(least, ROUNDINGS * oracle.rounding if self.is_checkpoint else 2 * oracle.rounding_of_all)
+        return max(least, ROUNDINGS * oracle.noise if self.is_checkpoint else 2 * oracle.rounding_of_all)
 
     @property
     def rounds(self) -> bool:

@@ -81,6 +81,8 @@ def test_tolerance_goes_by_what_rounding_does(saved: Path) -> None:
     exact = Oracle(load_model(read_checkpoint(saved, 16)), 16)
     rounded = Oracle(load_model(read_checkpoint(saved, 16, "bfloat16")), 16)
     assert exact.rounding == 0
+    assert 1e-8 < exact.noise < 1e-5  # of two layers; it grows with their number
+    assert rounded.noise == rounded.rounding
     assert 1e-4 < rounded.rounding < 0.05
     tokens = tuple(range(3, 19))
     error = float((exact.logits(tokens) - rounded.logits(tokens)).abs().max()) / exact.scale
