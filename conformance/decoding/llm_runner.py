@@ -92,6 +92,10 @@ def read_program(path: Path) -> RunnerProgram:
     """
     with tempfile.TemporaryFile() as log:
         read, code = collect(lambda: [_read_program(path)], output=log.fileno(), seconds=DEFAULT_SECONDS)
+    if code == -signal.SIGALRM:
+        raise ProgramError(
+            f"{path}: loading it exceeded {DEFAULT_SECONDS} s; the machine is busy, or the program damaged"
+        )
     if code or not read:
         raise ProgramError(f"{path} is not an ExecuTorch program that this ExecuTorch loads")
     if isinstance(read[0], str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ def read_program(path: Path) -> ProgramFile:
         raise ProgramFileError(f"{path}: {error.strerror or error}") from error
     with tempfile.TemporaryFile() as output:
         found, code = collect(lambda: _described(path), output=output.fileno(), seconds=_SECONDS)
+    if code == -signal.SIGALRM:
+        raise ProgramFileError(f"{path}: loading it exceeded {_SECONDS} s")
     if code:
         raise ProgramFileError(
             f"{path}: the process that loaded it {ending(code)}; it is damaged, or made by another ExecuTorch"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -150,4 +151,13 @@ def test_program_that_is_not_for_the_runner_is_one_sentence(
 def test_what_is_no_program_is_said(tmp_path: Path) -> None:
     (tmp_path / "m.pte").write_bytes(b"no program at all")
     with pytest.raises(ProgramError, match=r"m\.pte is not an ExecuTorch program that this ExecuTorch loads"):
+        read_program(tmp_path / "m.pte")
+
+
+def test_program_that_takes_too_long_to_load_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conformance.decoding.llm_runner.DEFAULT_SECONDS", 1)
+    monkeypatch.setattr("conformance.decoding.llm_runner._read_program", lambda _: time.sleep(60))
+    with pytest.raises(ProgramError, match="loading it exceeded 1 s"):
         read_program(tmp_path / "m.pte")
