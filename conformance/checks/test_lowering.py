@@ -242,7 +242,7 @@ def test_partition_is_sound(case: Case) -> None:
 
 @clause("LOW-11")
 def test_quantises(case: Case) -> None:
-    """Most weights are integers, and what that does to the logits over a text of the float model's own is no accident.
+    """Most weights are integers, and the logits over a text of the float model's own stay near the float model's.
 
     Both are measured before either is judged, for the record.
     """

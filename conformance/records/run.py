@@ -115,7 +115,7 @@ class QuantisationRecord:
     """What became of the model's weights in a program that is said to be quantised. The cell of LOW-11 has it.
 
     A weight is a parameter of two dimensions or more, and one that is tied to others counts once. Embeddings are looked
-    up and not multiplied by: they are told apart, also from the output projections that they are tied to. All sizes are
+    up and not multiplied by: they count apart, also from the output projections that they are tied to. All sizes are
     in bytes of the float model.
 
     Args:

@@ -60,7 +60,7 @@ def _calls(space: ScriptSpace, tokens: tuple[int, ...], start: int, random_numbe
 def _other_program(case: Case) -> list[Decoding]:
     """In dynamic mode a session of the program of mode decode, unless it cannot be built: its own cells say so.
 
-    Of a `.pte` file there is no other mode.
+    A `.pte` file has one mode.
     """
     if case.mode is Mode.DECODE or case.builder.program_file is not None:
         return []
