@@ -348,9 +348,12 @@ def _behind(case: Case, prefix: tuple[int, ...], token: int) -> tuple[float, int
     """
     if not 0 <= token < case.space.vocab:
         return float("inf"), int(case.expected.logits(prefix).argmax())
-    tie = 2 * case.tolerance if case.precision is None else case.precision.tie_margin
-    least, best = float("inf"), token
-    for oracle in chain([case.expected], case.perturbed_oracles() if case.precision else ()):
+    best = int(case.expected.logits(prefix).argmax())
+    if token == best:
+        return 0.0, token
+    tie = 2 * case.tolerance if case.precision is None else case.precision_after(prefix).tie_margin
+    least = float("inf")
+    for oracle in chain([case.expected], case.perturbed_oracles()):
         logits = oracle.logits(prefix)
         behind = float(logits.max() - logits[token]) / case.expected.scale
         if behind <= tie:

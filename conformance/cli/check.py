@@ -117,7 +117,8 @@ def _numbers(cells: Sequence[CellRecord]) -> Iterator[str]:
         yield f"logits off by {max(errors):.1e} of their scale at most, {bound:.0e} allowed"
     noise = [each["sqnr_db"] for each in metrics if "sqnr_db" in each]
     if noise:
-        yield f"at least {min(noise):.0f} dB of signal over noise"
+        least = min(each["least_sqnr_db"] for each in metrics if "least_sqnr_db" in each)
+        yield f"at least {min(noise):.0f} dB of signal over noise, {least:.0f} dB allowed"
     answers = sum(int(each.get("answers", 0)) for each in metrics)
     if answers:
         yield f"{answers} answers of the LLM runner"

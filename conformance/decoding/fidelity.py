@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,14 +47,41 @@ def fidelity(exact: Oracle, rounded: _Judge) -> Fidelity:
     prefixes = [text[: end + 1] for end in range(len(text))]
     expected = torch.stack([exact.logits(prefix) for prefix in prefixes]).double()
     observed = torch.stack([rounded.logits(prefix) for prefix in prefixes]).double()
-    signal, noise = (each - each.mean(dim=-1, keepdim=True) for each in (expected, expected - observed))
-    ratio = 10 * torch.log10(signal.square().sum() / noise.square().sum())
+    centred = [each - each.mean(dim=-1, keepdim=True) for each in (expected, observed)]
     return Fidelity(
-        sqnr_db=min(float(ratio), EQUAL_DB),
+        sqnr_db=min(sqnr(*centred), EQUAL_DB),
         greedy_agreement=float((expected.argmax(dim=-1) == observed.argmax(dim=-1)).double().mean()),
         perplexity_float=_perplexity(expected, text),
         perplexity_rounded=_perplexity(observed, text),
     )
+
+
+def sqnr(expected: torch.Tensor, observed: torch.Tensor) -> float:
+    """Signal to quantisation noise of logits of equal shape, in dB; infinite where both are equal."""
+    signal, noise = expected.double(), expected.double() - observed.double()
+    return float(10 * torch.log10(signal.square().sum() / noise.square().sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How far the logits of equally good models are apart, each from the nearest of the others, at worst.
+
+    Args:
+        sqnr_db: Signal to quantisation noise, in dB.
+        largest: The largest difference of a logit.
+    """
+
+    sqnr_db: float
+    largest: float
+
+
+def spread(models: Sequence[torch.Tensor]) -> Spread:
+    """Compare the logits of each model, [vocab], with those of the others; two models at least."""
+    worst, largest = math.inf, 0.0
+    for one in models:
+        nearest = max((other for other in models if other is not one), key=lambda other: sqnr(one, other))
+        worst, largest = min(worst, sqnr(one, nearest)), max(largest, float((one - nearest).abs().max()))
+    return Spread(worst, largest)
 
 
 def own_text(oracle: Oracle, seed: int = 0) -> tuple[int, ...]:

@@ -217,8 +217,11 @@ def _largest(oracle: Oracle | ProgramOracle, tokens: tuple[int, ...]) -> float:
 
 
 def perturbed_model(model: PreTrainedModel, std: float, seed: int) -> PreTrainedModel:
-    """A copy with relative noise of standard deviation `std` on its embeddings: as good an oracle, with other ties."""
-    copied: PreTrainedModel = copy.deepcopy(model)
+    """A copy with relative noise of standard deviation `std` on its embeddings: as good an oracle, with other ties.
+
+    It shares all other weights with `model`: a checkpoint has many, and several copies are made.
+    """
+    copied: PreTrainedModel = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
     embedding: Any = copied.get_input_embeddings()
     embedding.weight = torch.nn.Parameter(_with_noise(embedding.weight, std, seed))
     return copied

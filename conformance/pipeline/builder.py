@@ -26,6 +26,7 @@ from conformance.exporters.resolve import Exporter, resolve
 from conformance.models.fixtures import cache_length
 from conformance.pipeline import lowering, stages
 from conformance.pipeline.backends import BACKENDS, Backend
+from conformance.pipeline.backends.base import Precision
 from conformance.pipeline.emission import kernels_of
 from conformance.pipeline.lowering import Artifact, Lowered
 from conformance.pipeline.model_snapshot import changes, footprint
@@ -361,11 +362,9 @@ class BuiltProgram(_Built):
             return trusted
         return self.architecture.prepared_oracle(self.backend) if self.backend.prepare else self._program_oracle
 
-    def perturbed_oracles(self) -> Iterator[Oracle | ProgramOracle]:
-        """Oracles as good as the expected one, with other ties; none where the backend does not round."""
-        backend, precision = self._lowering, self._lowering.precision
-        if precision is None:
-            return
+    def perturbed_oracles(self, precision: Precision) -> Iterator[Oracle | ProgramOracle]:
+        """Oracles as good as the expected one, with other ties."""
+        backend = self._lowering
         for seed in range(precision.max_perturbed_oracles):
             if backend.prepare:
                 yield self.architecture.perturbed_oracle(backend, precision.perturbation_std, seed)

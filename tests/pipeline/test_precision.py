@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 from transformers import PreTrainedModel
 
 from conformance.checks.case import Case
-from conformance.checks.compare import assert_precise, sqnr
+from conformance.checks.compare import assert_precise
 from conformance.core.cells import EXPORTED, Cell
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError
-from conformance.decoding.oracle import perturbed_model
+from conformance.decoding.fidelity import spread, sqnr
+from conformance.decoding.oracle import Oracle, perturbed_model
 from conformance.decoding.scripts import token_by_token
 from conformance.models.fixtures import build_model, fixture_config
 from conformance.pipeline.backends import BACKENDS, FLOAT32_TOLERANCE, Backend
@@ -39,7 +41,12 @@ def _oracle(logits: torch.Tensor) -> Any:
 
 
 def _case(*others: torch.Tensor) -> Any:
-    return SimpleNamespace(expected=_oracle(RIGHT), perturbed_oracles=lambda: map(_oracle, others), metrics={})
+    return SimpleNamespace(
+        expected=_oracle(RIGHT),
+        perturbed_oracles=lambda: map(_oracle, others),
+        precision_after=lambda prefix: PRECISION,
+        metrics={},
+    )
 
 
 def _judge(observed: torch.Tensor, *others: torch.Tensor, precision: Precision = PRECISION) -> dict[str, float]:
@@ -98,6 +105,113 @@ def _soon(backend: Backend) -> Backend:
     """The backend with fewer perturbed oracles: these faults are far from any of them, and each takes half a second."""
     assert backend.precision is not None
     return dataclasses.replace(backend, precision=dataclasses.replace(backend.precision, max_perturbed_oracles=8))
+
+
+def test_spread_is_that_of_the_model_farthest_from_its_nearest_neighbour() -> None:
+    far = torch.tensor([10.0, 0.0])
+    near = torch.tensor([9.0, 0.0])
+    assert spread([far, far.clone(), near]).sqnr_db == pytest.approx(20 * math.log10(9))
+    assert spread([far, far.clone(), near]).largest == 1.0
+    assert spread([far, far.clone()]).sqnr_db == math.inf
+
+
+class _Checkpoint:
+    """A quantised model in which some value ties at nearly every token, as in a checkpoint of many layers.
+
+    Fixtures are too small for that, so its oracles are perturbed by a thousand times as much.
+    """
+
+    length = 12
+
+    def __init__(self) -> None:
+        model = build_model(fixture_config("llama"))
+        backend = BACKENDS["xnnpack-8da4w"]
+        assert backend.prepare is not None
+        assert backend.precision is not None
+        self.quantised = backend.prepare(model)
+        self.precision = dataclasses.replace(backend.precision, perturbation_std=1e-3)
+        self._backend = dataclasses.replace(backend, precision=self.precision)
+        self._float = Oracle(model, self.length)
+        self._oracles = [Oracle(self.quantised, self.length), *map(self.like, range(4))]
+        self.text = self._float.vocabulary.text(0, self.length)
+
+    def like(self, seed: int) -> Oracle:
+        return Oracle(perturbed_model(self.quantised, self.precision.perturbation_std, seed), self.length)
+
+    def case(self, *, is_checkpoint: bool = True) -> Case:
+        """A case of a program of it, which is there in name only."""
+        exporter = SimpleNamespace(require_clause=lambda clause: None)
+        built = SimpleNamespace(
+            exporter=exporter,
+            expected=self._oracles[0],
+            perturbed_oracles=lambda precision: iter(self._oracles[1 : 1 + precision.max_perturbed_oracles]),
+        )
+        builder: Any = SimpleNamespace(
+            backends={self._backend.name: self._backend},
+            program=lambda program: built,
+            architecture=lambda name: SimpleNamespace(oracle=self._float),
+        )
+        cell = Cell("llama", "reference", self._backend.name, Mode.DECODE, "PAR-1")
+        return Case(cell, builder, 1, is_checkpoint=is_checkpoint)
+
+    def judge(self, observed: Callable[[tuple[int, ...]], torch.Tensor], **options: bool) -> dict[str, float]:
+        """Judge the logits that `observed` gives after each part of a text."""
+        case = self.case(**options)
+        assert case.precision is not None
+        prefixes = [self.text[: end + 1] for end in range(self.length)]
+        logits = torch.stack([observed(prefix) for prefix in prefixes])
+        assert_precise(case, case.precision, logits, prefixes, token_by_token(self.text))
+        return case.metrics
+
+    def changed(self, change: Callable[[Any], object]) -> Callable[[tuple[int, ...]], torch.Tensor]:
+        model = copy.deepcopy(self.quantised)
+        change(model)
+        return Oracle(model, self.length).logits
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> _Checkpoint:
+    return _Checkpoint()
+
+
+@pytest.mark.parametrize("seed", range(100, 106))
+def test_a_checkpoint_is_judged_by_how_far_its_own_ties_go(checkpoint: _Checkpoint, seed: int) -> None:
+    right = checkpoint.like(seed).logits
+    metrics = checkpoint.judge(right)
+    assert metrics["sqnr_db"] >= metrics["least_sqnr_db"] > 20
+    with pytest.raises(ClauseViolationError, match="100 dB"):
+        checkpoint.judge(right, is_checkpoint=False)
+
+
+def _with_another_activation(model: Any) -> None:
+    for layer in model.model.layers:
+        layer.mlp.act_fn = torch.nn.GELU()
+
+
+def _with_another_scaling(model: Any) -> None:
+    for layer in model.model.layers:
+        layer.self_attn.scaling *= 2
+
+
+def _with_another_rotation(model: Any) -> None:
+    model.model.rotary_emb.inv_freq.mul_(1.05)
+
+
+def _with_larger_logits(model: Any) -> None:
+    model.model.norm.weight.data.mul_(1.1)
+
+
+@pytest.mark.parametrize(
+    "change", [_with_another_activation, _with_another_scaling, _with_another_rotation, _with_larger_logits]
+)
+def test_a_wrong_program_of_a_checkpoint_is_caught(checkpoint: _Checkpoint, change: Callable[[Any], object]) -> None:
+    with pytest.raises(ClauseViolationError) as caught:
+        checkpoint.judge(checkpoint.changed(change))
+    assert caught.value.signature == "execute:logits-differ"
+
+
+def test_a_fixture_is_judged_as_strictly_after_any_prefix(checkpoint: _Checkpoint) -> None:
+    assert checkpoint.case(is_checkpoint=False).precision_after(checkpoint.text) == checkpoint.precision
 
 
 @pytest.mark.parametrize("backend", ["xnnpack-8da4w", "xnnpack-fp16"])
