@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from transformers import PreTrainedModel
 from conformance.reference.errors import ModelNotExportableError
 from conformance.reference.passes import PASSES
 from conformance.reference.tracing import ready_to_export
+from conformance.reference.tracing.attention import grouped_attention
 from conformance.reference.transformers_api import can_scan
+from conformance.reference.trial import can_group_attention
 from conformance.reference.wrapper import TorchExportableModuleWithStaticCache
 
 #: Length of the default example if the sequence length is dynamic: export specialises on lengths 0 and 1.
@@ -84,7 +87,9 @@ def export_wrapper(
             "layers that sum up the past take one token a call before Transformers 5.21, and would be wrong with more; "
             "give no dynamic_shapes, and example_input_ids of one token"
         )
-    with ready_to_export(wrapper.model, wrapper.cache, wrapper.max_cache_len):
+    grouped = can_group_attention(wrapper, examples[0], several=several_tokens)
+    attention = grouped_attention(wrapper.model) if grouped else nullcontext()
+    with ready_to_export(wrapper.model, wrapper.cache, wrapper.max_cache_len), attention:
         program = torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
     for rewrite in PASSES:
         rewrite(program)

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, cache_utils
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as MASK_FUNCTIONS
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as ATTENTION_FUNCTIONS
 
 try:
     from transformers import PreTrainedConfig
@@ -26,7 +28,9 @@ except ImportError:  # 4.57 has one implementation of experts, a loop, and nowhe
     ALL_EXPERTS_FUNCTIONS = None  # type: ignore[assignment]  # mypy reads the installed version
 
 __all__ = [
+    "ATTENTION_FUNCTIONS",
     "MASKS_BY_VMAP",
+    "MASK_FUNCTIONS",
     "PreTrainedConfig",
     "cache_argument",
     "can_scan",

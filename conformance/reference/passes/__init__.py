@@ -13,8 +13,11 @@ from torch.export import ExportedProgram
 from conformance.reference.passes.amax import replace_max_with_amax
 from conformance.reference.passes.constant_folding import fold_erfinv
 from conformance.reference.passes.masked_fill import replace_index_put_with_masked_fill
+from conformance.reference.passes.means import replace_means_with_products
+from conformance.reference.passes.rotations import replace_rotations_with_products
 from conformance.reference.passes.slices import replace_splits_with_slices
 from conformance.reference.passes.stored_weights import use_stored_weights
+from conformance.reference.passes.views import infer_dynamic_sizes, remove_aliases
 
 __all__ = ["PASSES"]
 
@@ -25,4 +28,8 @@ PASSES: tuple[Callable[[ExportedProgram], None], ...] = (
     replace_index_put_with_masked_fill,
     replace_splits_with_slices,
     use_stored_weights,
+    replace_means_with_products,
+    replace_rotations_with_products,
+    infer_dynamic_sizes,
+    remove_aliases,
 )
