@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 #: The options whose values a program that is a file says itself.
 _OF_THE_FILE = ("mode", "cache_length", "logits", "prompt_chunk", "batch_size")
-#: Of ExecuTorch's delegates, the backend here whose programs have it, if the program does not say which made it.
-_BACKENDS = {(): "portable", ("XnnpackBackend",): "xnnpack", ("OpenvinoBackend",): "openvino"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,14 +200,16 @@ def asked_of_file(program: ProgramFile, asked: Asked, vocab: int | None) -> Aske
 
 
 def _by_delegates(path: Path) -> str:
-    """The backend whose programs have the delegates of the program in `path`.
+    """The backend that declares the delegates of the program in `path`.
 
     Raises:
-        ValueError: There is none, or programs of others have them too.
+        ValueError: None does.
     """
+    from conformance.pipeline.backends import BACKENDS
     from conformance.pipeline.program_file import delegates_of
 
     delegates = delegates_of(path)
-    if delegates not in _BACKENDS:
-        raise ValueError(f"{path} has delegates of {', '.join(delegates)}; say which --backend made it")
-    return _BACKENDS[delegates]
+    for backend in BACKENDS.values():
+        if backend.delegates == delegates:
+            return backend.name
+    raise ValueError(f"{path} has delegates of {', '.join(delegates)}; say which --backend made it")

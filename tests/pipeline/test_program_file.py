@@ -202,10 +202,17 @@ def test_backend_that_a_file_does_not_name_is_told_by_its_delegates(monkeypatch:
     assert asked_of_file(_described(backend=None), Asked(), None).backend == "portable"
     found = ("XnnpackBackend",)
     assert asked_of_file(_described(backend=None), Asked(), None).backend == "xnnpack"
+    found = ("OpenvinoBackend",)
+    assert asked_of_file(_described(backend=None), Asked(dtype="float32"), None).backend == "openvino"
     found = ("VulkanBackend",)
     assert asked_of_file(_described(backend=None), Asked(backend="portable"), None).backend == "portable"
     with pytest.raises(ValueError, match=r"m\.pte has delegates of VulkanBackend; say which --backend made it"):
         asked_of_file(_described(backend=None), Asked(), None)
+
+
+def test_delegates_declare_one_backend() -> None:
+    declared = [backend.delegates for backend in BACKENDS.values() if backend.delegates is not None]
+    assert len(declared) == len(set(declared))
 
 
 def test_program_that_takes_too_long_to_load_is_not_called_damaged(
