@@ -12,12 +12,14 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conformance.decoding import reading
-from conformance.decoding.llm_runner import ProgramError, RunnerProgram, read_program
 from conformance.decoding.reading import Message, Opening, TokenizerError
 from conformance.process.fork import collect, ending
+
+if TYPE_CHECKING:
+    from conformance.pipeline.program_file import ProgramFile
 
 #: A prompt that empties the cache.
 RESET = "/reset"
@@ -127,7 +129,7 @@ class _Conversation:
     """
 
     settings: Chat
-    program: RunnerProgram
+    program: ProgramFile
     tokens: _Tokens
     runner: Any
     output: _Output
@@ -156,7 +158,7 @@ class _Conversation:
         if ids != expected:
             shown = f"{_short(repr(text))} as {_short(str(list(ids)))}"
             self.output.note(f"the runner reads {shown}, and Transformers as {_short(str(list(expected)))}")
-        room = self.program.length - self.held - len(ids)
+        room = self.program.cache_length - self.held - len(ids)
         if room < 1:
             raise ChatError(self._no_room(len(ids)))
         answered = self._generate(text, opening.num_bos, len(ids), room)
@@ -166,7 +168,7 @@ class _Conversation:
         self.text += self.tokens.text(answered[:-1])
         self.messages.append({"role": "assistant", "content": self.tokens.text(answered[:-1] if ended else answered)})
         if len(answered) >= room and not ended:
-            self.output.note(f"the cache of {self.program.length} tokens is full, which ends the answer")
+            self.output.note(f"the cache of {self.program.cache_length} tokens is full, which ends the answer")
 
     def _plain(self, prompt: str) -> tuple[str, Opening, tuple[int, ...]]:
         """What to send for a prompt as it is, and the ids that Transformers gives to a model for it."""
@@ -212,7 +214,7 @@ class _Conversation:
         return answered
 
     def _no_room(self, size: int) -> str:
-        length, left = self.program.length, self.program.length - self.held
+        length, left = self.program.cache_length, self.program.cache_length - self.held
         if self.held:
             return (
                 f"the prompt has {size} tokens, and the cache of {length} tokens has room for {left}, of which the "
@@ -225,8 +227,8 @@ class _Conversation:
 
     def _failure(self, prompt_tokens: int, answered: int, start: int) -> str:
         position = self.held + prompt_tokens + max(0, answered - 1)
-        if position >= self.program.length:
-            return f"the cache of {self.program.length} tokens is full, and the program fails beyond it"
+        if position >= self.program.cache_length:
+            return f"the cache of {self.program.cache_length} tokens is full, and the program fails beyond it"
         codes = [code for code in _ERROR.findall(self.output.logged(start)) if code in _ERRORS]
         why = f": {_ERRORS[codes[-1]]} (ExecuTorch's error 0x{codes[-1]})" if codes else ""
         when = f"after {answered} tokens of the answer, at position {position}" if answered else "at the prompt"
@@ -267,7 +269,7 @@ class _Tokens:
         """The same for several."""
         return b"".join(map(self.written, ids)).decode(errors="replace")
 
-    def ends(self, program: RunnerProgram) -> tuple[int, ...]:
+    def ends(self, program: ProgramFile) -> tuple[int, ...]:
         """The ids that end an answer."""
         return program.ends or (int(self.reader.eos_tok()),)
 
@@ -281,7 +283,7 @@ def _converse(settings: Chat, prompts: Iterable[str], copy: Path, output: _Outpu
                 conversation.reset()
             else:
                 conversation.answer(prompt)
-    except (ChatError, ProgramError, TokenizerError) as error:
+    except (ChatError, TokenizerError) as error:
         yield str(error)
     except KeyboardInterrupt:
         pass  # Ctrl-C ends the conversation
@@ -291,19 +293,19 @@ def _begin(settings: Chat, copy: Path, output: _Output) -> _Conversation:
     """Load the program and the tokenizer, and say what an app has to know of them."""
     from executorch.extension.llm.runner import TextLLMRunner
 
-    program = read_program(settings.program)
+    program = _read(settings.program)
     path = settings.tokenizer
     if path.is_file() and path.name != "tokenizer.json":
         raise ChatError(f"{path} is not a tokenizer.json; {reading.RUNNER_READS}")
     tokens = _Tokens(path.parent if path.is_file() else path, copy)
-    if tokens.size > program.logits:
+    if tokens.size > program.vocab:
         raise ChatError(
-            f"{path} has {tokens.size} ids, and the program logits for {program.logits}: it is another model's, or the "
+            f"{path} has {tokens.size} ids, and the program logits for {program.vocab}: it is another model's, or the "
             "runner would read past the end of the logits"
         )
-    if tokens.size < program.logits:
+    if tokens.size < program.vocab:
         output.note(
-            f"the tokenizer has {tokens.size} ids and the program logits for {program.logits}; the runner never "
+            f"the tokenizer has {tokens.size} ids and the program logits for {program.vocab}; the runner never "
             "chooses the others"
         )
     end = tokens.original.eos_token_id
@@ -326,6 +328,25 @@ def _begin(settings: Chat, copy: Path, output: _Output) -> _Conversation:
     except RuntimeError as error:
         raise ChatError(f"the runner does not load {settings.program}") from error
     return _Conversation(settings, program, tokens, runner, output)
+
+
+def _read(path: Path) -> ProgramFile:
+    """The program in `path`, which has one row a call, as the runner does.
+
+    Raises:
+        ChatError: It is not a program that the runner can decode with.
+    """
+    from conformance.pipeline.program_file import ProgramFileError, read_program
+
+    try:
+        program = read_program(path)
+    except ProgramFileError as error:
+        raise ChatError(str(error)) from error
+    if program.rows != 1:
+        raise ChatError(
+            f"{path} takes {program.rows} rows a call, and the runner has one; export it with --batch-size 1"
+        )
+    return program
 
 
 def _speeds(statistics: str) -> str:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 #: The options whose values a program that is a file says itself.
 _OF_THE_FILE = ("mode", "cache_length", "logits", "prompt_chunk", "batch_size")
-#: Of ExecuTorch's delegates, the backend here whose programs have it, if the program does not say which made it.
-_BACKENDS = {(): "portable", ("XnnpackBackend",): "xnnpack", ("OpenvinoBackend",): "openvino"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,19 +177,16 @@ def asked_of_file(program: ProgramFile, asked: Asked, vocab: int | None) -> Aske
     for name in _OF_THE_FILE:
         if getattr(asked, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} is read from {program.path}; leave it out")
-    if program.cache_length is None:
+    if len(program.logits) != 3:
         raise ValueError(
-            f"{program.path} does not say how long its cache is: it lacks the method get_max_seq_len, without which "
-            "ExecuTorch's LLM runner refuses it too"
+            f"{program.path} returns logits {list(program.logits)}; the suite judges programs with [batch, seq, vocab]"
         )
     if vocab is not None and program.vocab != vocab:
         raise ValueError(
             f"{program.path} gives {program.vocab} logits a token, and the model has {vocab} token ids: it is the "
             "program of another model"
         )
-    backend = asked.backend or program.backend or _BACKENDS.get(program.delegates)
-    if backend is None:
-        raise ValueError(f"{program.path} has delegates of {', '.join(program.delegates)}; say which --backend made it")
+    backend = asked.backend or program.backend or _by_delegates(program.path)
     return Asked(
         backend=backend,
         cache_length=program.cache_length,
@@ -202,3 +197,19 @@ def asked_of_file(program: ProgramFile, asked: Asked, vocab: int | None) -> Aske
         prompt_chunk=program.shape.prompt_chunk,
         batch_size=program.rows if program.rows > 1 else None,
     )
+
+
+def _by_delegates(path: Path) -> str:
+    """The backend that declares the delegates of the program in `path`.
+
+    Raises:
+        ValueError: None does.
+    """
+    from conformance.pipeline.backends import BACKENDS
+    from conformance.pipeline.program_file import delegates_of
+
+    delegates = delegates_of(path)
+    for backend in BACKENDS.values():
+        if backend.delegates == delegates:
+            return backend.name
+    raise ValueError(f"{path} has delegates of {', '.join(delegates)}; say which --backend made it")

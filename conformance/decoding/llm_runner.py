@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from conformance.core.time_scale import scaled
 from conformance.core.verdicts import ChildDiedError, NotRunError, Stage, StageError, Verdict
@@ -19,8 +18,6 @@ from conformance.process.fork import collect, ending
 DEFAULT_SECONDS = scaled(120)
 #: How much of the runner's output a message quotes.
 _LAST_LINES, _LAST_CHARACTERS = 4, 600
-#: ExecuTorch's number for int64 in a method's metadata.
-_INT64 = 4
 #: Behind the reason of a failed kernel, ExecuTorch lists the kernel's inputs.
 _INPUTS = re.compile(r"arg \d+ with type id \d+$")
 
@@ -63,73 +60,6 @@ class Answer:
     pieces: tuple[str, ...]
     refusal: str | None = None
     cut: bool = False
-
-
-class ProgramError(ValueError):
-    """A `.pte` file is not a program for the LLM runner."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerProgram:
-    """What a program says to the runner.
-
-    Args:
-        length: Positions in the cache, in tokens.
-        logits: How many ids there are logits for.
-        ends: The ids that end a text; empty where the program leaves that to the tokenizer.
-    """
-
-    length: int
-    logits: int
-    ends: tuple[int, ...]
-
-
-def read_program(path: Path) -> RunnerProgram:
-    """What the program in `path` says to the runner, read in a child process.
-
-    Raises:
-        ProgramError: The runner would refuse it, or abort: one sentence on why.
-    """
-    with tempfile.TemporaryFile() as log:
-        read, code = collect(lambda: [_read_program(path)], output=log.fileno(), seconds=DEFAULT_SECONDS)
-    if code == -signal.SIGALRM:
-        raise ProgramError(
-            f"{path}: loading it exceeded {DEFAULT_SECONDS} s; the machine is busy, or the program damaged"
-        )
-    if code or not read:
-        raise ProgramError(f"{path} is not an ExecuTorch program that this ExecuTorch loads")
-    if isinstance(read[0], str):
-        raise ProgramError(f"{path} is not a program for ExecuTorch's LLM runner: {read[0]}")
-    program: RunnerProgram = read[0]
-    return program
-
-
-def _read_program(path: Path) -> RunnerProgram | str:
-    """In the child process: what the program says, or what is wrong with it."""
-    from executorch.runtime import Runtime
-
-    program: Any = Runtime.get().load_program(path)
-    names = sorted(program.method_names)
-    if "forward" not in names:
-        return f"the runner calls forward, and the program has {', '.join(names)}"
-    if "get_max_seq_len" not in names:
-        return "it has no metadata, and the runner needs get_max_seq_len; `conformance model export` writes it"
-    said: dict[str, list[Any]] = {
-        name: list(program.load_method(name).execute(()))
-        for name in ("get_max_seq_len", "get_max_context_len", "use_kv_cache", "get_eos_ids")
-        if name in names
-    }
-    forward = program.metadata("forward")
-    inputs = [forward.input_tensor_meta(index) for index in range(forward.num_inputs())]
-    wanted = 2 if said.get("use_kv_cache", [True])[0] else 1
-    if len(inputs) != wanted or any(each.dtype() != _INT64 for each in inputs) or inputs[0].sizes()[0] != 1:
-        shapes = ", ".join(f"{list(each.sizes())} of type {each.dtype()}" for each in inputs)
-        return f"the runner gives forward ids, int64 [1, seq], and positions, int64 [seq], and it takes {shapes}"
-    if forward.num_outputs() != 1:
-        return f"the runner takes one output of forward, the logits, and it has {forward.num_outputs()}"
-    length = said.get("get_max_context_len", said["get_max_seq_len"])[0]
-    ends = tuple(int(token) for token in said.get("get_eos_ids", ()))
-    return RunnerProgram(int(length), int(forward.output_tensor_meta(0).sizes()[-1]), ends)
 
 
 def converse(

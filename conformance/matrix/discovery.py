@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 _MAPPING = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
+_PADDED_TABLE = re.compile(r"nn\.Embedding\(\s*config\.max_position_embeddings,[^()]*\bpadding_idx")
 
 
 @cache
@@ -51,15 +52,29 @@ def renamed_keys(model_type: str) -> dict[str, str]:
 
     Read off the class's `attribute_map`, by which Transformers itself translates names; empty if it has none.
     """
+    path = _configuration(model_type)
+    return _attribute_map(ast.parse(path.read_text(encoding="utf-8")), model_type) if path else {}
+
+
+def has_padding_row(model_type: str) -> bool:
+    """Whether the table of positions of `model_type` has a row for padding, behind which its positions begin.
+
+    Read off the source of its model: RoBERTa and its family make `nn.Embedding(config.max_position_embeddings, ...,
+    padding_idx=...)`, and have fewer positions than their config says, by the padding id and one.
+    """
+    path = _configuration(model_type)
+    model = path.with_name(path.name.replace("configuration_", "modeling_")) if path else None
+    return model is not None and model.is_file() and bool(_PADDED_TABLE.search(model.read_text(encoding="utf-8")))
+
+
+def _configuration(model_type: str) -> Path | None:
+    """The module with the config class of `model_type`."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
         raise LookupError("transformers is not installed")
     wanted = re.compile(rf'\bmodel_type(: str)? = "{re.escape(model_type)}"')
-    for path in sorted((Path(spec.origin).parent / "models").glob("*/configuration_*.py"), key=_starts(model_type)):
-        source = path.read_text(encoding="utf-8")
-        if wanted.search(source):
-            return _attribute_map(ast.parse(source), model_type)
-    return {}
+    paths = sorted((Path(spec.origin).parent / "models").glob("*/configuration_*.py"), key=_starts(model_type))
+    return next((path for path in paths if wanted.search(path.read_text(encoding="utf-8"))), None)
 
 
 def _starts(model_type: str) -> Callable[[Path], bool]:

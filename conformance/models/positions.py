@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from conformance.matrix.discovery import renamed_keys
+from conformance.matrix.discovery import has_padding_row, renamed_keys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _POSITIONS, _ORIGINAL = "max_position_embeddings", "original_max_position_embeddings"
+
+
+#: The padding id of RoBERTa and its family, where a config leaves it out.
+_PADDING = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +34,24 @@ class Reach:
 def reach(model_type: str, config: Mapping[str, Any]) -> Reach | None:
     """The longest text that `config` says a decoder was made for; None where it says nothing.
 
-    Rotary embeddings with linear or YaRN scaling reach `factor` times as far as the model was trained for first. With
-    dynamic NTK scaling and LongRoPE a cache reaches that first length only: past it they rotate by other frequencies,
-    and the keys in the cache keep the former ones.
+    RoBERTa and its family count from behind the row of their padding id. Rotary embeddings with linear or YaRN scaling
+    reach `factor` times as far as the model was trained for first. With dynamic NTK scaling and LongRoPE a cache
+    reaches that first length only: past it they rotate by other frequencies, and the keys in the cache keep the former
+    ones.
 
     Args:
         model_type: Of the decoder, as Transformers registers it.
         config: The decoder's part of `config.json`.
     """
-    own_name = renamed_keys(str(config.get("model_type") or model_type)).get(_POSITIONS, _POSITIONS)
+    model_type = str(config.get("model_type") or model_type)
+    own_name = renamed_keys(model_type).get(_POSITIONS, _POSITIONS)
     name = own_name if own_name in config else _POSITIONS
     longest = _count(config.get(name))
-    plain = Reach(longest, f"the model's {longest} positions ({name} in config.json)") if longest else None
+    what = f"{name} in config.json"
+    if longest and has_padding_row(model_type):
+        unused = config.get("pad_token_id", _PADDING) + 1
+        longest, what = longest - unused, f"{what}, less {unused} up to that of padding"
+    plain = Reach(longest, f"the model's {longest} positions ({what})") if longest else None
     of_ropes = [_of_rope(rope, config, plain) for rope in _ropes(config)]
     known = [each for each in of_ropes or [plain] if each is not None]
     return min(known, key=lambda each: each.tokens, default=None)

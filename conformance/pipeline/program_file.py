@@ -1,4 +1,4 @@
-"""What a `.pte` file says of itself: its calls, its metadata, its delegates and its memory."""
+"""What a `.pte` file says of itself: its calls, its metadata and its delegates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from executorch.runtime import Runtime
 from conformance.core.call_shape import CallShape
 from conformance.core.contract import Mode
 from conformance.pipeline.backends import BACKENDS
-from conformance.pipeline.emission import kernels_of
 from conformance.process.fork import collect, ending
 
 #: The first bytes of a program, behind the offset of its root table.
@@ -23,7 +22,7 @@ _MAGIC = (b"ET12",)
 #: The constant method that a program which the suite wrote has its backend's name in. ExecuTorch's runners ignore it.
 RECIPE = "conformance_backend"
 #: The constant methods that are read.
-_METADATA = ("get_max_seq_len", "get_max_context_len", RECIPE)
+_METADATA = ("get_max_seq_len", "get_max_context_len", "use_kv_cache", "get_eos_ids", RECIPE)
 #: Seconds for loading a program and reading its metadata.
 _SECONDS = 600
 #: `exir.schema.ScalarType` of what a program takes and returns, and torch's name for it.
@@ -36,35 +35,35 @@ class ProgramFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ProgramFile:
-    """A program with `forward(input_ids, cache_position) -> logits`. Sizes are in bytes, lengths in tokens.
+    """A program with `forward(input_ids, cache_position) -> logits`. Lengths are in tokens.
 
     Args:
         path: Where it is.
-        size: Of the file.
         rows: Rows a call.
-        cache_length: Positions in the cache, as its metadata say; None where they do not.
+        cache_length: Positions in the cache, as its metadata say.
         mode: Whether a call takes one token or any number.
         shape: How many at most, and the logits of which are returned.
-        vocab: Number of logits of a token.
+        logits: The shape of the longest call's logits: [rows, seq, vocab], or [rows, vocab], which ExecuTorch's LLM
+            runner reads too.
         dtype: Of the logits, by torch's name.
-        delegates: The backends' ids in ExecuTorch, such as XnnpackBackend.
-        operators: The kernels that it calls.
-        planned_bytes: Memory that the runtime sets aside for caches and activations.
+        ends: The ids that end a text; empty where the program leaves that to the tokenizer.
         backend: Which of the suite's backends it was lowered for, if it says so.
     """
 
     path: Path
-    size: int
     rows: int
-    cache_length: int | None
+    cache_length: int
     mode: Mode
     shape: CallShape
-    vocab: int
+    logits: tuple[int, ...]
     dtype: str
-    delegates: tuple[str, ...]
-    operators: tuple[str, ...]
-    planned_bytes: int
+    ends: tuple[int, ...] = ()
     backend: str | None = None
+
+    @property
+    def vocab(self) -> int:
+        """Number of logits of a token."""
+        return self.logits[-1]
 
 
 def read_program(path: Path) -> ProgramFile:
@@ -84,7 +83,7 @@ def read_program(path: Path) -> ProgramFile:
     with tempfile.TemporaryFile() as output:
         found, code = collect(lambda: _described(path), output=output.fileno(), seconds=_SECONDS)
     if code == -signal.SIGALRM:
-        raise ProgramFileError(f"{path}: loading it exceeded {_SECONDS} s")
+        raise ProgramFileError(f"{path}: loading it exceeded {_SECONDS} s; the machine is busy, or the program damaged")
     if code:
         raise ProgramFileError(
             f"{path}: the process that loaded it {ending(code)}; it is damaged, or made by another ExecuTorch"
@@ -105,32 +104,43 @@ def _described(path: Path) -> Iterator[ProgramFile | str]:
 
 
 def _read(path: Path) -> ProgramFile:
-    content = path.read_bytes()
-    loaded: Any = Runtime.get().load_program(content)
+    loaded: Any = Runtime.get().load_program(path)  # maps it into memory: a program may be as large as that
     if "forward" not in loaded.method_names:
         raise ProgramFileError(f"it has no method `forward`; it has {', '.join(sorted(loaded.method_names))}")
-    plan = forward_plan(content)
-    inputs, outputs = ([plan.values[index].val for index in indices] for indices in (plan.inputs, plan.outputs))
-    ids, logits = _boundary(inputs, outputs)
+    ids, logits = _boundary(loaded.metadata("forward"))
     metadata = {name: tuple(loaded.load_method(name).execute(())) for name in loaded.method_names if name in _METADATA}
     longest = _number(metadata.get("get_max_seq_len"))
+    if longest is None:
+        raise ProgramFileError(
+            "it does not say how long its cache is: it lacks the method get_max_seq_len, without which ExecuTorch's "
+            "LLM runner refuses it too; `conformance model export` writes it"
+        )
+    if metadata.get("use_kv_cache") == (False,):
+        raise ProgramFileError("by its method use_kv_cache it has no cache; a program with a static cache is expected")
     length = _number(metadata.get("get_max_context_len")) or longest
-    mode = Mode.DYNAMIC if ids.sizes[1] > 1 else Mode.DECODE
-    chunk = ids.sizes[1] if mode is Mode.DYNAMIC and length and ids.sizes[1] < length else None
+    calls = ids.sizes()[1]
+    shape = tuple(logits.sizes())
+    mode = Mode.DYNAMIC if calls > 1 else Mode.DECODE
+    chunk = calls if mode is Mode.DYNAMIC and calls < length else None
     return ProgramFile(
         path=path,
-        size=len(content),
-        rows=ids.sizes[0],
+        rows=ids.sizes()[0],
         cache_length=length,
         mode=mode,
-        shape=CallShape(mode is Mode.DYNAMIC and logits.sizes[1] == 1, chunk),
-        vocab=logits.sizes[-1],
-        dtype=_DTYPES[int(logits.scalar_type)],
-        delegates=tuple(sorted({delegate.id for delegate in plan.delegates})),
-        operators=kernels_of(plan),
-        planned_bytes=sum(plan.non_const_buffer_sizes),
+        shape=CallShape(mode is Mode.DYNAMIC and shape[1:-1] in ((), (1,)), chunk),
+        logits=shape,
+        dtype=_DTYPES[logits.dtype()],
+        ends=tuple(int(token) for token in metadata.get("get_eos_ids", ())),
         backend=next((name for name in metadata.get(RECIPE, ()) if name in BACKENDS), None),
     )
+
+
+def delegates_of(path: Path) -> tuple[str, ...]:
+    """The ids of the program's delegates in ExecuTorch, such as XnnpackBackend, in order.
+
+    All of the file is copied into memory: ExecuTorch's Python binding does not tell them.
+    """
+    return tuple(sorted({delegate.id for delegate in forward_plan(path.read_bytes()).delegates}))
 
 
 def forward_plan(program: bytes) -> Any:
@@ -140,12 +150,14 @@ def forward_plan(program: bytes) -> Any:
     return next(plan for plan in deserialize_pte_binary(program).program.execution_plan if plan.name == "forward")
 
 
-def _boundary(inputs: list[Any], outputs: list[Any]) -> tuple[Any, Any]:
-    """Token ids [batch, seq] and logits [batch, seq, vocab], as the file describes them."""
-    shapes = [list(getattr(value, "sizes", ())) for value in (*inputs, *outputs)]
-    kinds = [_DTYPES.get(int(getattr(value, "scalar_type", -1)), "another type") for value in (*inputs, *outputs)]
+def _boundary(forward: Any) -> tuple[Any, Any]:
+    """Token ids [batch, seq] and logits [batch, seq, vocab] or [batch, vocab], as `forward`'s metadata have them."""
+    inputs = [forward.input_tensor_meta(index) for index in range(forward.num_inputs())]
+    outputs = [forward.output_tensor_meta(index) for index in range(forward.num_outputs())]
+    shapes = [list(value.sizes()) for value in (*inputs, *outputs)]
+    kinds = [_DTYPES.get(value.dtype(), "another type") for value in (*inputs, *outputs)]
     fits = (
-        [len(shape) for shape in shapes] == [2, 1, 3]
+        [len(shape) for shape in shapes] in ([2, 1, 3], [2, 1, 2])
         and kinds[:2] == ["int64", "int64"]
         and getattr(torch, kinds[2], torch.long).is_floating_point
     )

@@ -21,6 +21,8 @@ from conformance.reference.transformers_api import cache_argument, parameters, t
 
 #: Tokens of a trial: the first with an empty cache, the second with one token in it.
 _TRIAL_LENGTH = 2
+_INTEGERS = (torch.int64, torch.int32)
+_COMPARISONS = tuple(getattr(torch.ops.aten, name).Scalar for name in ("eq", "ne", "lt", "le", "gt", "ge"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,8 @@ class _Observer(TorchDispatchMode):
     """Observes a model while it runs.
 
     Attributes:
-        integers: How many integers Python read from tensors; not booleans, since only eager masking reads those.
+        integers: How many integers Python read from tensors, or compared with 0, as MPT's `max(0, 1 - length)` does. No
+            other booleans: eager masking reads those, and XGLM the end of its table, neither of them while tracing.
         complex_numbers: Whether a result was a complex tensor.
     """
 
@@ -141,12 +144,15 @@ class _Observer(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
         self.integers = 0
         self.complex_numbers = False
+        self._compared: torch.Tensor | None = None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype in (torch.int64, torch.int32):
-            self.integers += 1
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.integers += args[0].dtype in _INTEGERS or args[0] is self._compared
         result = func(*args, **(kwargs or {}))
+        if func in _COMPARISONS and args[1] == 0 and args[0].ndim == 0 and args[0].dtype in _INTEGERS:
+            self._compared = result
         self.complex_numbers |= isinstance(result, torch.Tensor) and result.is_complex()
         return result

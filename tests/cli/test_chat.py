@@ -18,12 +18,13 @@ from conformance.cli import chat as chatting
 from conformance.cli.chat import RESET, Chat, ChatError, chat
 from conformance.cli.export_model import export_for_runner, write_program
 from conformance.cli.model import _try_it
+from conformance.core.call_shape import CallShape
 from conformance.core.contract import Mode
 from conformance.decoding import reading
-from conformance.decoding.llm_runner import RunnerProgram
 from conformance.decoding.reading import Opening, load_original, load_reader, read_by, render, written_by_runner
 from conformance.models.checkpoints import load_model, read_checkpoint
 from conformance.pipeline.backends import BACKENDS
+from conformance.pipeline.program_file import ProgramFile
 from tests.decoding.test_reading import TEMPLATE
 from tests.faults import tokenizers
 from tests.faults.tokenizers import VOCAB, begin_with, changed
@@ -107,6 +108,10 @@ def test_prompts_are_put_into_the_words_of_the_template(
     assert shown.err == b""
 
 
+def _described(length: int, rows: int = 1) -> ProgramFile:
+    return ProgramFile(Path("m.pte"), rows, length, Mode.DYNAMIC, CallShape(), (rows, length, 128), "float32")
+
+
 class _Tokens:
     """A token is a character, and 0 the end."""
 
@@ -122,7 +127,7 @@ class _Tokens:
     def text(self, ids: Any) -> str:
         return "".join(map(chr, ids))
 
-    def ends(self, program: RunnerProgram) -> tuple[int, ...]:
+    def ends(self, program: ProgramFile) -> tuple[int, ...]:
         return (ord("."),)
 
 
@@ -162,7 +167,7 @@ def conversation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..
         output = chatting._Output(1, 2, log)
         monkeypatch.setattr(os, "write", lambda to, text, write=os.write: write(log if to == 2 else to, text))
         tokens: Any = _Tokens()
-        return chatting._Conversation(settings, RunnerProgram(length, 128, ()), tokens, runner, output)
+        return chatting._Conversation(settings, _described(length), tokens, runner, output)
 
     return begin
 
@@ -284,6 +289,12 @@ def test_crashed_runner_is_quoted(checkpoint: Path, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(chatting, "_begin", begin)
     with pytest.raises(ChatError, match="the runner died of SIGABRT; runner output: one output was expected"):
+        chat(Chat(checkpoint, checkpoint), ["x"])
+
+
+def test_program_of_several_rows_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conformance.pipeline.program_file.read_program", lambda _: _described(LENGTH, rows=2))
+    with pytest.raises(ChatError, match="takes 2 rows a call, and the runner has one; export it with --batch-size 1"):
         chat(Chat(checkpoint, checkpoint), ["x"])
 
 

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from executorch.exir import to_edge
 from transformers import GenerationConfig
 
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ChildDiedError, StageError, Verdict
 from conformance.decoding import llm_runner
-from conformance.decoding.llm_runner import (
-    DEFAULT_SECONDS,
-    Answer,
-    ProgramError,
-    RunnerProgram,
-    Turn,
-    converse,
-    read_program,
-)
+from conformance.decoding.llm_runner import DEFAULT_SECONDS, Answer, Turn, converse
 from conformance.decoding.tokenizers import CharTokenizer
 from conformance.exporters.resolve import resolve
 from conformance.models.fixtures import EOS_IDS, build_model, fixture_config
@@ -98,66 +86,3 @@ def test_message_of_a_died_process_names_the_turn_and_its_output(
     assert lost.value.verdict is verdict
     assert "reset, prompt [2], at most 4 tokens" in str(lost.value)
     assert "output of a runner" in str(lost.value) or "ZeroDivisionError" in str(lost.value)
-
-
-class _Logits(torch.nn.Module):
-    def forward(self, ids: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        return ids.to(torch.float32).unsqueeze(-1) + position.unsqueeze(-1) + torch.zeros(9)
-
-
-class _TwoOutputs(_Logits):
-    def forward(self, ids: torch.Tensor, position: torch.Tensor) -> Any:
-        return super().forward(ids, position), ids + 1
-
-
-class _TakesNumbers(_Logits):
-    def forward(self, ids: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        return ids * position
-
-
-def _program(path: Path, module: torch.nn.Module, dtype: torch.dtype = torch.long, **methods: Any) -> Path:
-    examples = torch.ones((1, 1), dtype=dtype), torch.ones(1, dtype=dtype)
-    to_edge(torch.export.export(module, examples), constant_methods=methods or None).to_executorch().save(str(path))
-    return path
-
-
-def test_what_a_program_says_is_read(tmp_path: Path) -> None:
-    program = _program(tmp_path / "m.pte", _Logits(), get_max_seq_len=8, get_eos_ids=[3, 5])
-    assert read_program(program) == RunnerProgram(8, 9, (3, 5))
-    program = _program(tmp_path / "m.pte", _Logits(), get_max_seq_len=8, get_max_context_len=16)
-    assert read_program(program) == RunnerProgram(16, 9, ())
-
-
-@pytest.mark.parametrize(
-    ("module", "dtype", "methods", "why"),
-    [
-        (
-            _Logits,
-            torch.long,
-            {},
-            r"it has no metadata, and the runner needs get_max_seq_len; `conformance model export`",
-        ),
-        (_TakesNumbers, torch.float32, {"get_max_seq_len": 8}, r"int64 \[seq\], and it takes \[1, 1\] of type 6"),
-        (_TwoOutputs, torch.long, {"get_max_seq_len": 8}, "the runner takes one output of forward, the logits, and it"),
-    ],
-)
-def test_program_that_is_not_for_the_runner_is_one_sentence(
-    tmp_path: Path, module: type[torch.nn.Module], dtype: torch.dtype, methods: dict[str, Any], why: str
-) -> None:
-    with pytest.raises(ProgramError, match=f"m.pte is not a program for ExecuTorch's LLM runner: .*{why}"):
-        read_program(_program(tmp_path / "m.pte", module(), dtype, **methods))
-
-
-def test_what_is_no_program_is_said(tmp_path: Path) -> None:
-    (tmp_path / "m.pte").write_bytes(b"no program at all")
-    with pytest.raises(ProgramError, match=r"m\.pte is not an ExecuTorch program that this ExecuTorch loads"):
-        read_program(tmp_path / "m.pte")
-
-
-def test_program_that_takes_too_long_to_load_is_not_called_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("conformance.decoding.llm_runner.DEFAULT_SECONDS", 1)
-    monkeypatch.setattr("conformance.decoding.llm_runner._read_program", lambda _: time.sleep(60))
-    with pytest.raises(ProgramError, match="loading it exceeded 1 s"):
-        read_program(tmp_path / "m.pte")

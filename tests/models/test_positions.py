@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from conformance.core.contract import Mode
 from conformance.core.paths import ROOT
 from conformance.core.verdicts import StageError
-from conformance.models.checkpoints import load_model, read_checkpoint
+from conformance.exporters.resolve import resolve
+from conformance.models.checkpoints import CheckpointError, load_model, read_checkpoint
 from conformance.models.fixtures import build_model, cache_length, fixture_config
 from conformance.models.positions import reach, shorten_cache, table_end
-from conformance.pipeline.stages import build_own
+from conformance.pipeline.stages import build_own, example_inputs, export
 
 pytestmark = pytest.mark.torch
 
@@ -30,6 +33,10 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [4.0]
         ("gpt2", {"max_position_embeddings": 96}, 96, "max_position_embeddings"),
         ("gpt_bigcode", {"n_positions": 96}, 96, "n_positions"),
         ("mpt", {"max_seq_len": 96}, None, ""),  # a table without a name for all models: decoding finds its end
+        ("roberta", {"max_position_embeddings": 98, "pad_token_id": 1}, 96, "96 positions (max_position_embeddings in"),
+        ("xlm-roberta", {"max_position_embeddings": 98, "pad_token_id": 0}, 97, "less 1 up to that of padding)"),
+        ("data2vec-text", {"max_position_embeddings": 98}, 96, "less 2 up to that of padding)"),
+        ("bert", {"max_position_embeddings": 98, "pad_token_id": 1}, 98, "98 positions"),
         ("xlnet", {"max_position_embeddings": -1}, None, ""),
         ("qwen2", {"max_position_embeddings": 64, "rope_parameters": YARN}, 256, "yarn scaling by 4)"),
         ("deepseek_v3", {"max_position_embeddings": 1024, "rope_scaling": YARN}, 1024, "max_position_embeddings"),
@@ -90,19 +97,38 @@ def offset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="module")
+def unnamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 64 positions, which its config has no common name for."""
+    directory = tmp_path_factory.mktemp("own") / "unnamed"
+    build_model(fixture_config("mpt")).save_pretrained(directory)
+    return directory
+
+
 @pytest.mark.torch
-def test_table_ends_where_the_model_says_otherwise(offset: Path) -> None:
-    model = load_model(read_checkpoint(offset, 64))
-    assert table_end(model) == 63
-    shorten_cache(model, 63)
-    assert cache_length(model) == 63
+def test_config_and_table_have_one_limit(offset: Path) -> None:
+    with pytest.raises(CheckpointError, match="a cache of 64 tokens is longer than the model's 63 positions"):
+        read_checkpoint(offset, 64)
+    model = load_model(read_checkpoint(offset, 63))
     assert table_end(model) is None
+    shorten_cache(model, 64)
+    assert table_end(model) == 63
 
 
 @pytest.mark.torch
-def test_cache_beyond_the_table_is_one_sentence(offset: Path) -> None:
+def test_cache_beyond_the_table_is_one_sentence(unnamed: Path) -> None:
     with pytest.raises(
-        StageError, match="a cache of 64 tokens is longer than the model's table of 63 positions; take at"
+        StageError, match="a cache of 65 tokens is longer than the model's table of 64 positions; take at"
     ):
-        build_own(read_checkpoint(offset, 64))
-    assert cache_length(build_own(read_checkpoint(offset, 63)).model) == 63
+        build_own(read_checkpoint(unnamed, 65))
+
+
+@pytest.mark.torch
+def test_cache_as_long_as_the_table_can_be_exported(unnamed: Path) -> None:
+    """What the sentence says to take."""
+    model = build_own(read_checkpoint(unnamed, 64)).model
+    assert cache_length(model) == 64
+    program = export(resolve("reference"), model, Mode.DYNAMIC).module()
+    ids, positions = example_inputs(64)
+    with torch.no_grad():
+        torch.testing.assert_close(program(ids, positions), model(ids).logits)

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.torch
         ("roberta", None, False, False),  # counts from its padding id + 1, without reading
         ("opt", 0, True, False),
         ("bart", None, True, False),
+        ("mpt", None, False, True),  # slices by max(0, 1 - length)
+        ("xglm", 0, False, False),  # compares the length with its table's, but not while tracing
         ("trocr", None, False, True),  # takes no positions, and computes them from the cache's length
     ],
 )

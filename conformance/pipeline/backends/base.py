@@ -76,6 +76,8 @@ class Backend:
         requires: The packages it needs, as in a requirements file.
         pip_options: What pip has to be given beside them to install them.
         environment: Environment variables that have to be set before its package is first used.
+        delegates: The ids in ExecuTorch of the delegates by which a program that names no backend is taken for its;
+            None where the delegates do not tell it, as those of a variant of another backend.
         owns_state: Whether its delegates take over the cache buffers that they update.
         declares: Whether it says that it can take an operator, by name without namespace, such as ``linear.default``.
         edge: Makes ExecuTorch's settings for the edge dialect.
@@ -96,6 +98,7 @@ class Backend:
     requires: tuple[str, ...] = ()
     pip_options: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    delegates: tuple[str, ...] | None = None
     owns_state: bool = False
     declares: Callable[[str], bool] | None = None
     edge: Callable[[], Any] = checked_edge

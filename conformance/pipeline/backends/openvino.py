@@ -46,6 +46,7 @@ OPENVINO = Backend(
     summary="OpenVINO on the CPU, mode decode only",
     # nncf only because `executorch.backends.openvino` imports its quantizer; lowering float32 runs no line of it.
     requires=("openvino>=2025.4.1,<2026", "nncf>=3.1,<3.2"),
+    delegates=("OpenvinoBackend",),
     declares=declares,
     # Two faults depend on the machine without it. With AVX512-BF16 or AMX, OpenVINO infers in bfloat16 (logits off by
     # 6e-3 to 3e-2 of their scale), and neither ExecuTorch's compile specs nor its runtime can ask for float32: a

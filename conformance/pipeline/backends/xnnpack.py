@@ -61,5 +61,6 @@ XNNPACK = Backend(
     FLOAT32_TOLERANCE,
     delegating=True,
     summary="XNNPACK, in the dtype of the model",
+    delegates=("XnnpackBackend",),
     declares=declares,
 )

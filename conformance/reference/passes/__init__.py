@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch.export import ExportedProgram
 
 from conformance.reference.passes.amax import replace_max_with_amax
-from conformance.reference.passes.constant_folding import fold_erfinv
+from conformance.reference.passes.constant_folding import fold_erfinv, fold_symbolic_maxima
 from conformance.reference.passes.masked_fill import replace_index_put_with_masked_fill
 from conformance.reference.passes.means import replace_means_with_products
 from conformance.reference.passes.rotations import replace_rotations_with_products
@@ -24,6 +24,7 @@ __all__ = ["PASSES"]
 #: The exporter runs them in this order.
 PASSES: tuple[Callable[[ExportedProgram], None], ...] = (
     fold_erfinv,
+    fold_symbolic_maxima,
     replace_max_with_amax,
     replace_index_put_with_masked_fill,
     replace_splits_with_slices,

@@ -1,4 +1,4 @@
-"""Constant folding of operators that the edge dialect does not have."""
+"""Constant folding of what the edge dialect does not have."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.node import map_arg
+from torch.utils._sympy.value_ranges import bound_sympy
 
 
 def fold_erfinv(program: ExportedProgram) -> None:
@@ -30,6 +31,23 @@ def fold_erfinv(program: ExportedProgram) -> None:
         folded.meta = node.meta
         node.replace_all_uses_with(folded)
         program.graph.erase_node(node)
+    program.graph_module.recompile()
+
+
+def fold_symbolic_maxima(program: ExportedProgram) -> None:
+    """Rewrite each `sym_max` that has one value, whatever the inputs, as that value.
+
+    The edge verifier of ExecuTorch 1.5.1 refuses `sym_max`. MPT slices its position bias from `max(0, 1 - length)` on,
+    where the length is 1 or more: torch.export knows the bounds of a length, and keeps the maximum.
+
+    Args:
+        program: Its graph is rewritten in place. A maximum with several values stays.
+    """
+    for node in program.graph.find_nodes(op="call_function", target=torch.sym_max):
+        bounds = bound_sympy(node.meta["val"].node.expr, program.range_constraints)
+        if bounds.is_singleton():
+            node.replace_all_uses_with(int(bounds.lower))
+            program.graph.erase_node(node)
     program.graph_module.recompile()
 
 

@@ -1,4 +1,4 @@
-"""Operators of constants as their values."""
+"""Operators with one value, as that value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from conformance.reference.passes.constant_folding import fold_erfinv
+from conformance.reference.passes.constant_folding import fold_erfinv, fold_symbolic_maxima
 
 pytestmark = pytest.mark.torch
 
@@ -24,3 +24,20 @@ class _Quantiles(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         quantile: torch.Tensor = torch.distributions.Normal(0, 1).icdf(torch.tensor(0.95))
         return quantile + torch.erfinv(x)
+
+
+def test_maximum_with_one_value_is_a_number() -> None:
+    x = torch.arange(6)
+    program = torch.export.export(_Maxima(), (x,), dynamic_shapes=({0: torch.export.Dim("seq", min=1, max=8)},))
+    fold_symbolic_maxima(program)
+    maxima = list(program.graph.find_nodes(op="call_function", target=torch.sym_max))
+    assert [node.args[1] for node in maxima] == [4]  # of several values
+    for length in (1, 3, 6):
+        torch.testing.assert_close(program.module()(x[:length]), _Maxima()(x[:length]))
+
+
+class _Maxima(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        length = x.shape[0]
+        product: torch.Tensor = x.sum() * torch.sym_max(length, 4) + torch.sym_max(1 - length, 0)
+        return product
