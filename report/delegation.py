@@ -103,7 +103,9 @@ def size(value: int) -> str:
 
 def _partitioned(cell: CellRecord, partition: PartitionRecord) -> Delegation:
     others = [(name, number(value)) for name, value in (cell.metrics or {}).items() if name not in _IN_PARTITION]
-    seconds = [("lowered in", f"{number(partition.lower_s)} s"), ("emitted in", f"{number(partition.emit_s)} s")]
+    moved = "; ".join(f"{name} {size(moved)}" for name, moved in list(partition.moved.items())[:_SHOWN])
+    facts = [("moved a token by portable kernels", moved)] if moved else []
+    facts += [("lowered in", f"{number(partition.lower_s)} s"), ("emitted in", f"{number(partition.emit_s)} s")]
     return Delegation(
         variant_of(cell),
         sum(partition.delegates.values()),
@@ -113,7 +115,7 @@ def _partitioned(cell: CellRecord, partition: PartitionRecord) -> Delegation:
         delegated_share(cell),
         _operators(partition.delegated, partition.undelegated),
         _memory(partition),
-        (*seconds, *others),
+        (*facts, *others),
     )
 
 

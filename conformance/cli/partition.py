@@ -63,14 +63,15 @@ def _delegated(operators: Mapping[str, int]) -> Table:
 def _undelegated(nodes: Iterable[UndelegatedNode]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("\nnot delegated", no_wrap=True)
-    for heading in ("\ncount", "\nreason", "\nsource"):
+    for heading in ("\ncount", "bytes\na token", "\nreason", "\nsource"):
         table.add_column(heading, overflow="fold")
     by_name: dict[str, list[UndelegatedNode]] = {}
     for node in nodes:
         by_name.setdefault(node.operator, []).append(node)
-    for name, alike in sorted(by_name.items(), key=lambda item: -len(item[1])):
+    for name, alike in sorted(by_name.items(), key=lambda item: -sum(node.moved for node in item[1])):
         reasons = dict.fromkeys(node.reason for node in alike if node.reason)
-        table.add_row(name, str(len(alike)), "; ".join(reasons), "\n".join(_sources(alike)))
+        moved = f"{sum(node.moved for node in alike):,}"
+        table.add_row(name, str(len(alike)), moved, "; ".join(reasons), "\n".join(_sources(alike)))
     return table
 
 

@@ -217,6 +217,15 @@ CLAUSES: tuple[Clause, ...] = (
         quantising=True,
         level=Level.SHOULD,
     ),
+    # Not `must`: what portable kernels move is slow, and right.
+    Clause(
+        "LOW-12",
+        "The hot path is delegated: no operator outside delegates moves more than 2 % of the bytes that a token may "
+        "read, which are the program's constants and caches.",
+        (Scope.LOWERED,),
+        delegating=True,
+        level=Level.SHOULD,
+    ),
     Clause("PAR-1", "Decoding token by token from position 0 matches the oracle.", _PARITY),
     Clause(
         "PAR-2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ _STAMP = "conformance_stamp"
 _NO_OPERATORS = ("getitem", "executorch_call_delegate")
 #: Operators that write into a tensor, and those that hand on what they are given.
 _UPDATES = re.compile(r"^aten\.(index_put|index_copy|scatter|select_scatter|slice_scatter)\.")
+#: Operators that read of their first input no more than they return.
+_PARTS = re.compile(r"^aten\.(embedding|gather|index|index_select|select_copy|slice_copy|narrow_copy)\.")
 _COPIES = re.compile(r"(clone|copy|clone_dim_order|to_dim_order_copy)\.\w+$")
 #: A frame of a node's stack trace: file, line, function, and the source line if it was there.
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n(?: {4}(.+)\n?)?')
@@ -42,12 +45,14 @@ class UndelegatedNode:
         values: What it computes, such as ``float32 [1, 1, 64]``.
         source: The line of the model that made it; empty where that is not known.
         reason: The partitioner's, as it logged it; empty where it logged none.
+        moved: How many bytes it reads and writes in a call with one token.
     """
 
     operator: str
     values: str
     source: str
     reason: str
+    moved: int = 0
 
     def __str__(self) -> str:
         return f"{self.operator} ({self.values}{f'; {self.source}' if self.source else ''})"
@@ -89,6 +94,14 @@ class PartitionReport:
         """Number of operators outside all delegates, by name."""
         return dict(sorted(Counter(node.operator for node in self.undelegated_nodes).items()))
 
+    @property
+    def moved(self) -> Mapping[str, int]:
+        """How many bytes operators outside all delegates move in a call with one token, by name; the most first."""
+        moved: Counter[str] = Counter()
+        for node in self.undelegated_nodes:
+            moved[node.operator] += node.moved
+        return dict(moved.most_common())
+
 
 def stamp(graph_module: GraphModule) -> PassResult:
     """A pass as users write them: its result is another graph module, whose operators all carry a mark."""
@@ -119,7 +132,8 @@ def partition_report(
         delegates=dict(sorted(Counter(delegate.backend_id for delegate in delegates).items())),
         delegated=dict(sorted(delegated.items())),
         undelegated_nodes=tuple(
-            UndelegatedNode(_name(node), _values(node), _source(node), reasons.get(node.name, "")) for node in outside
+            UndelegatedNode(_name(node), _values(node), _source(node), reasons.get(node.name, ""), _moved(node))
+            for node in outside
         ),
         partitioner_would_take=partitioner_would_take,
         undeclared_ops=tuple(name for name in sorted(delegated) if declares and not declares(_short(name))),
@@ -152,6 +166,33 @@ def _values(node: Node) -> str:
         f"{str(item.dtype).removeprefix('torch.')} {list(item.shape)}" if isinstance(item, torch.Tensor) else str(item)
         for item in tensors
     )
+
+
+def _moved(node: Node) -> int:
+    """What the operator reads and writes, in bytes. An update is in place, and what picks rows reads these alone."""
+    name = _name(node)
+    if _UPDATES.match(name):
+        return 2 * _bytes(max(node.all_input_nodes[1:], key=lambda each: each.meta["val"].is_floating_point()))
+    results = _bytes(node)
+    return 2 * results if _PARTS.match(name) else results + sum(map(_bytes, node.all_input_nodes))
+
+
+def _bytes(node: Node) -> int:
+    """The size of a node's tensors with a sequence of one token."""
+    value = node.meta.get("val")
+    tensors = value if isinstance(value, tuple | list) else (value,)
+    return sum(
+        each.element_size() * math.prod(map(_with_one_token, each.shape))
+        for each in tensors
+        if isinstance(each, torch.Tensor)
+    )
+
+
+def _with_one_token(size: Any) -> int:
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
 
 
 def _source(node: Node) -> str:

@@ -64,6 +64,8 @@ class PartitionRecord:
         cache_bytes: The mutable buffers alone.
         lower_s: Seconds to lower.
         emit_s: Seconds to emit.
+        moved: What operators that run on portable kernels read and write in a call with one token, by name; the most
+            first. Empty in records made before it was measured.
     """
 
     delegates: dict[str, int]
@@ -75,6 +77,7 @@ class PartitionRecord:
     cache_bytes: int
     lower_s: float
     emit_s: float
+    moved: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

@@ -15,7 +15,7 @@ from torch import nn
 from conformance.core.cells import BackendTraits, Program, Selection, plan
 from conformance.core.commands import install_command
 from conformance.core.contract import CHECKED, Mode
-from conformance.core.verdicts import NotRunError
+from conformance.core.verdicts import ClauseViolationError, NotRunError
 from conformance.exporters.resolve import Exporter
 from conformance.pipeline import lowering
 from conformance.pipeline.backends import BACKENDS, FLOAT32_TOLERANCE, XNNPACK, Backend
@@ -23,7 +23,8 @@ from conformance.pipeline.builder import Builder
 from conformance.pipeline.lowering import Artifact, Lowered
 from conformance.pipeline.partition import PartitionReport
 from conformance.reference import convert_and_export_with_cache
-from tests.faults import lowerings
+from tests.faults import lowerings, programs
+from tests.support.harness import judge
 
 pytestmark = pytest.mark.torch
 
@@ -70,6 +71,38 @@ def lowered() -> Lowered:
 @pytest.fixture(scope="module")
 def artifact(lowered: Lowered) -> Artifact:
     return lowering.emit(lowered, XNNPACK)
+
+
+class _Moves(nn.Module):
+    """One operator of each kind that counts differently; nothing of it is delegated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("cache", torch.zeros(1, 16, 8), persistent=False)
+        self.register_buffer("table", torch.ones(100, 8))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        rows = torch.nn.functional.embedding(ids, self.get_buffer("table"))
+        self.get_buffer("cache").index_copy_(1, ids[0], rows)
+        return self.get_buffer("cache").cumsum(1)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_bytes_are_those_of_a_call_with_one_token(dynamic: bool) -> None:
+    shapes = {"ids": {1: torch.export.Dim("seq", min=1, max=16)}} if dynamic else None
+    ids = torch.arange(3 if dynamic else 1)[None]
+    report = lowering.lower(torch.export.export(_Moves(), (ids,), dynamic_shapes=shapes), XNNPACK).partition
+    assert report.moved["aten.cumsum.default"] == 2 * 16 * 8 * 4, "the whole cache, read and written"
+    assert report.moved["aten.embedding.default"] == 2 * 8 * 4, "one row, and not the table"
+    assert report.moved["aten.index_put.default"] == 2 * 8 * 4, "one row, in place"
+    assert next(iter(report.moved)) == "aten.cumsum.default"
+
+
+def test_a_program_that_repeats_its_caches_is_caught() -> None:
+    # Its attention is Transformers' own: the trial of the reference's belongs to the reference's exporter.
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("LOW-12", "llama", programs.trips_over_misuse, backend="xnnpack")
+    assert caught.value.signature == "lower:moves-much:aten.expand_copy.default"
 
 
 def test_operators_are_counted_as_devtools_counts_them(lowered: Lowered) -> None:

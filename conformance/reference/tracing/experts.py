@@ -64,11 +64,14 @@ def experts_by_slot(
 
 def _chosen_linear(experts: Any, name: str, index: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     """The chosen experts' projection `name` of each token: [k or 1, tokens, in] to [k, tokens, out]."""
+    slots, tokens = index.shape
+    # In three dimensions: a product in four is traced with a copy of the gathered weights.
     weight = getattr(experts, name)[index]
-    if experts.is_transposed:
-        outputs = torch.matmul(inputs.unsqueeze(-2), weight).squeeze(-2)
-    else:
-        outputs = torch.matmul(weight, inputs.unsqueeze(-1)).squeeze(-1)
+    weight = weight.view(slots * tokens, *weight.shape[2:])
+    rows = inputs.expand(slots, -1, -1).reshape(slots * tokens, -1)
+    operands = (rows.unsqueeze(-2), weight) if experts.is_transposed else (weight, rows.unsqueeze(-1))
+    outputs = torch.bmm(*operands)
+    outputs = outputs.view(slots, tokens, -1)
     if experts.has_bias:
         outputs = outputs + getattr(experts, f"{name}_bias")[index]
     return outputs
