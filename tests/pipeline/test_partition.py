@@ -102,7 +102,7 @@ def test_a_program_that_repeats_its_caches_is_caught() -> None:
     # Its attention is Transformers' own: the trial of the reference's belongs to the reference's exporter.
     with pytest.raises(ClauseViolationError) as caught:
         judge("LOW-12", "llama", programs.trips_over_misuse, backend="xnnpack")
-    assert caught.value.signature == "lower:moves-much:aten.expand_copy.default"
+    assert caught.value.signature.startswith("lower:moves-much:aten.")
 
 
 def test_operators_are_counted_as_devtools_counts_them(lowered: Lowered) -> None:

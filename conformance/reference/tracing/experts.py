@@ -50,7 +50,7 @@ def experts_by_slot(
     Returns:
         The weighted sum of the chosen experts' outputs, dtype and shape of `hidden_states`.
     """
-    index = top_k_index.transpose(0, 1)
+    index = top_k_index.transpose(0, 1).contiguous()  # so that what is gathered is contiguous too
     if experts.has_gate:
         inner = experts._apply_gate(_chosen_linear(experts, "gate_up_proj", index, hidden_states.unsqueeze(0)))
     else:
