@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def key_of(case: Case, side: Side, versions: dict[str, str]) -> str:
     recipe = {name: value for name, value in dataclasses.asdict(side).items() if name != "summary"}
     told = json.dumps([case.as_values(), recipe, versions], sort_keys=True)
     held = hashlib.sha256(told.encode())
-    for file in _sources(side):
+    for file in _sources(case, side):
         held.update(file.read_bytes())
     return f"{case.name}-{side.name}-{held.hexdigest()[:16]}"
 
@@ -111,14 +111,17 @@ def run_module(python: Path, module: str, *arguments: str) -> subprocess.Complet
     )
 
 
-def _sources(side: Side) -> Iterable[Path]:
-    folders = []
+def _sources(case: Case, side: Side) -> Iterator[Path]:
+    """Our files that make a program: those of the reference and of the recipes, where they take part."""
+    yield Path(__file__).with_name("making.py")
+    yield PACKAGE / "models" / "fixtures.py"
+    quantised = side.exporter is not None and case.dtype == "8da4w"
     if side.exporter == "reference":
-        folders.append(PACKAGE / "reference")
-    if side.exporter and not side.as_documented:
-        folders.append(PACKAGE / "pipeline" / "backends")
-    found = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    return [Path(__file__).with_name("making.py"), PACKAGE / "models" / "fixtures.py", *found]
+        yield from sorted((PACKAGE / "reference").rglob("*.py"))
+    if quantised or (side.exporter and not side.as_documented):
+        yield from sorted((PACKAGE / "pipeline" / "backends").rglob("*.py"))
+    if quantised:
+        yield PACKAGE / "pipeline" / "quantisable.py"
 
 
 @functools.cache
