@@ -126,6 +126,7 @@ class Side:
         attention: What the exporter is given as `attention`, if anything.
         as_documented: Lowered as Transformers' documentation does, not as the suite does.
         apart: Made by the Python of the environment that has optimum-executorch.
+        scales: In 8da4w, torchao's name of how a group's scale is chosen, where that is not as the suite's recipe does.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Side:
     attention: str | None = None
     as_documented: bool = False
     apart: bool = False
+    scales: str | None = None
 
 
 REFERENCE, CUSTOM, TRANSFORMERS, OPTIMUM, EAGER = (
@@ -161,6 +163,7 @@ REFERENCE, CUSTOM, TRANSFORMERS, OPTIMUM, EAGER = (
         "optimum-executorch's recipe `xnnpack` with `--use_custom_sdpa --use_custom_kv_cache`, and `--qlinear 8da4w` "
         "for 8da4w, with the Transformers that it pins",
         apart=True,
+        scales="hqq_scale_only",
     ),
     Side("eager", "the Transformers model, with the cache that it makes by itself"),
 )

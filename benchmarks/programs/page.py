@@ -76,8 +76,9 @@ COLUMNS = (
 )
 #: The last column, which has no ratio.
 _ERROR = (
-    "root mean square of the differences of all logits from those of eager Transformers without a cache, over the root "
-    f"mean square of those. Above {', '.join(f'{limit:g} in {dtype}' for dtype, limit in LIMITS.items())} a side's "
+    "root mean square of the differences of all logits from those of eager Transformers without a cache, quantised as "
+    "the side does, over the root mean square of those. Above "
+    f"{', '.join(f'{limit:g} in {dtype}' for dtype, limit in LIMITS.items())} a side's "
     "figures are void"
 )
 

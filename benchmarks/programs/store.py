@@ -25,6 +25,8 @@ from conformance.core.text import one_line
 #: Where tox has the Python that optimum-executorch is installed for, and the command that installs it there.
 OPTIMUM_PYTHON = Path(".tox/optimum/bin/python")
 _INSTALL = "tox -e optimum -- --version"
+#: Fields of a side that have no part in its program.
+_NOT_MADE_BY = ("summary", "scales")
 #: Characters shown of what a process printed last.
 _SHOWN = 240
 
@@ -94,7 +96,7 @@ class Store:
 
 def key_of(case: Case, side: Side, versions: dict[str, str]) -> str:
     """What the program depends on, as a name: the model, the recipe, the packages, and our code that makes it."""
-    recipe = {name: value for name, value in dataclasses.asdict(side).items() if name != "summary"}
+    recipe = {name: value for name, value in dataclasses.asdict(side).items() if name not in _NOT_MADE_BY}
     told = json.dumps([case.as_values(), recipe, versions], sort_keys=True)
     held = hashlib.sha256(told.encode())
     for file in _sources(case, side):

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
-from benchmarks.programs.cases import BLOCK, EAGER, LIMITS, PROMPT, Case
+from benchmarks.programs.cases import BLOCK, EAGER, LIMITS, PROMPT, SIDES, Case
 from benchmarks.programs.results import Made, Row, SideResult, Timing, made_of, values_of
 from benchmarks.programs.system import peak_bytes, resident_bytes
 from conformance.core.contract import Mode
@@ -199,10 +199,11 @@ def measured(
         config_of(case.shape.values, case.shape.name), case.cache, dtype=getattr(torch, case.model_dtype)
     )
     weights = weight_bytes(model, quantised=case.dtype == "8da4w")
-    prepare = BACKENDS[case.backend].prepare
-    model = prepare(model) if prepare else model
-    with torch.inference_mode():
-        expected = model(input_ids=ids, use_cache=False).logits[0]
+    eager_model = oracle(model, case)
+    expected: dict[str | None, torch.Tensor] = {None: _logits(eager_model, ids)}
+    scales = {name: SIDES[name].scales for name in programs if name in SIDES and case.dtype == "8da4w"}
+    for own in filter(None, scales.values()):
+        expected[own] = _logits(oracle(model, case, own), ids)
     results = {name: SideResult(absent=why) for name, why in absent.items()}
     runners: dict[str, Runner] = {}
     for name, (path, made) in programs.items():
@@ -210,13 +211,13 @@ def measured(
             results[name] = SideResult(made, absent=why[name])
         else:
             runners[name] = ProgramRunner(path)
-    told = EagerRunner(model)
+    told = EagerRunner(eager_model)
     runners[EAGER.name] = told
     cached: list[int] = []
     errors: dict[str, float] = {}
     filled: dict[str, bool] = {}
     for name, runner in runners.items():
-        comparison = Comparison(expected)
+        comparison = Comparison(expected[scales.get(name)])
         try:
             filled[name] = _follow(case, runner, ids, comparison, cached if runner is told else [])
         except Exception as error:  # whatever the runtime or the model raises
@@ -257,6 +258,37 @@ def measured(
         end_cache_bytes=cached[-1],
         sides=results,
     )
+
+
+def oracle(model: PreTrainedModel, case: Case, scales: str | None = None) -> PreTrainedModel:
+    """The eager model whose logits a program has to give: the model itself, or a copy that is quantised.
+
+    Args:
+        model: The model in floating point.
+        case: Says how its programs are quantised.
+        scales: torchao's name of how a group's scale is chosen, where that is not as the suite's recipe does. With
+            4-bit weights by `hqq_scale_only`, four layers of SmolLM2's shape are 0.4 from the same by our recipe.
+    """
+    prepare = BACKENDS[case.backend].prepare
+    if scales is None:
+        return prepare(model) if prepare else model
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerGroup, quantize_
+    from torchao.utils import unwrap_tensor_subclass
+
+    config = Int8DynamicActivationIntxWeightConfig(
+        weight_dtype=getattr(torch, "int4"),  # noqa: B009 - torch's stubs do not know it
+        weight_granularity=PerGroup(_GROUP_SIZE),
+        weight_scale_dtype=torch.bfloat16,  # XNNPACK narrows them to that, whatever they were
+        intx_choose_qparams_algorithm=scales,
+    )
+    quantised = copy.deepcopy(model)
+    quantize_(
+        quantised,
+        config,
+        filter_fn=lambda module, _: isinstance(module, nn.Linear) and module.in_features % _GROUP_SIZE == 0,
+    )
+    unwrapped: PreTrainedModel = unwrap_tensor_subclass(quantised)
+    return unwrapped
 
 
 def one_thread() -> None:
@@ -364,6 +396,13 @@ def _peak_of(case: Case, path: Path, ids: torch.Tensor) -> tuple[int, str]:
     with open(os.devnull, "wb") as output:
         found, code = collect(work, output=output.fileno(), seconds=int(_MOST_FILLING_S))
     return found[0] if found else (0, f"fails: the process that loaded it {ending(code)}")
+
+
+def _logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """Of a forward pass without a cache, shape [seq, vocab]."""
+    with torch.inference_mode():
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0]
+        return logits
 
 
 def _text(case: Case) -> torch.Tensor:

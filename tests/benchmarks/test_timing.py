@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.programs.cases import PROMPT, REFERENCE, Case, Shape, Side
+from benchmarks.programs.cases import OPTIMUM, PROMPT, REFERENCE, Case, Shape, Side
 from benchmarks.programs.making import make
 from benchmarks.programs.results import Row, made_of, row_of, values_of
-from benchmarks.programs.timing import Comparison, EagerRunner, measured, read_bandwidth, weight_bytes
+from benchmarks.programs.timing import Comparison, EagerRunner, measured, oracle, read_bandwidth, weight_bytes
 from conformance.core.contract import Mode
 from conformance.models.fixtures import build_model, config_of
 
@@ -99,6 +99,19 @@ def test_quantised_weights_count_four_bits_and_their_scales() -> None:
     down = 32 * 48  # 48 inputs are no multiple of 32
     quantised = (64 * 32 + _PRODUCTS - down) * (4 + 16 / 32) / 8
     assert weight_bytes(model, quantised=True) == quantised + 4 * (down + _NORMS)
+
+
+def test_a_side_that_quantises_otherwise_is_compared_with_its_own_model() -> None:
+    model = build_model(config_of(_VALUES, "tiny"), PROMPT)
+    case = dataclasses.replace(_CASE, dtype="8da4w")
+    assert oracle(model, _CASE) is model
+    ids = torch.arange(64)[None]
+    ours, theirs, floats = (
+        each(ids).logits for each in (oracle(model, case), oracle(model, case, OPTIMUM.scales), model)
+    )
+    assert not torch.allclose(ours, theirs, rtol=1e-2)
+    for each in (ours, theirs):
+        assert (each - floats).norm() < 0.5 * floats.norm()
 
 
 def test_an_error_is_a_share_of_the_logits_and_never_nan() -> None:
