@@ -391,7 +391,8 @@ def _peak_of(case: Case, path: Path, ids: torch.Tensor) -> tuple[int, str]:
             runner.call(ids[:, : case.prompt if case.mode is Mode.DYNAMIC else 1], 0)
         except Exception as error:  # whatever the runtime raises
             yield 0, f"fails: {type(error).__name__}: {one_line(str(error), _SHOWN)}"
-        yield peak_bytes() - before, ""
+        else:
+            yield peak_bytes() - before, ""
 
     with open(os.devnull, "wb") as output:
         found, code = collect(work, output=output.fileno(), seconds=int(_MOST_FILLING_S))
