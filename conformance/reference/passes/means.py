@@ -33,7 +33,7 @@ def replace_means_with_products(program: ExportedProgram) -> None:
             continue
         column = constant(program, f"mean_of_{size}", torch.full((size, 1), 1 / size))
         with graph.inserting_before(node):
-            flat = graph.call_function(_aten.view.default, (inputs, [-1, size]))
+            flat = graph.call_function(_aten.reshape.default, (inputs, [-1, size]))  # it may be transposed
             product = graph.call_function(_aten.mm.default, (flat, column))
             shaped = graph.call_function(_aten.view.default, (product, rows))
         flat.meta = {**node.meta, "val": source.reshape(-1, size)}
