@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 from conformance.reference.transformers_api import ATTENTION_FUNCTIONS, MASK_FUNCTIONS
 
-#: Implementations of Transformers that this one can stand for, and the attribute of a config that names one.
-_REPLACED, _CHOICE = ("sdpa", "eager"), "_attn_implementation_internal"
+#: Implementations of Transformers that others can stand for, and the attribute of a config that names one.
+REPLACED, _CHOICE = ("sdpa", "eager"), "_attn_implementation_internal"
 #: What models pass to every attention function, and no attention function of theirs reads.
 _IGNORED = frozenset(
     {"cache_position", "dropout", "indices", "is_causal", "logits_to_keep", "output_attentions"}
@@ -33,7 +33,7 @@ Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
 class AttentionDiffersError(ValueError):
-    """Grouped attention does not compute what the model's own attention does."""
+    """Another attention does not compute what the model's own does."""
 
 
 class GroupedAttention:
@@ -75,9 +75,9 @@ class GroupedAttention:
         Raises:
             AttentionDiffersError: An argument is not understood.
         """
-        unknown = {name for name, given in others.items() if given is not None} - _IGNORED
-        if unknown or attention_mask is None:
-            raise AttentionDiffersError(", ".join(sorted(unknown)) or "no mask")
+        if attention_mask is None:
+            raise AttentionDiffersError("no mask")
+        require_known(others)
         batch, heads, seq, size = query.shape
         groups, length = key.shape[1:3]
         together = heads // groups
@@ -108,7 +108,7 @@ class GroupedAttention:
 @contextmanager
 def grouped_attention(model: PreTrainedModel) -> Iterator[None]:
     """Compute attention by `GroupedAttention`, wherever the model looks its attention up; undone on exit."""
-    with _implementation(model, {name: GroupedAttention() for name in _REPLACED}):
+    with replaced_attention(model, {name: GroupedAttention() for name in REPLACED}):
         yield
 
 
@@ -119,23 +119,35 @@ def compared_attention(model: PreTrainedModel) -> Iterator[None]:
     Raises:
         AttentionDiffersError: From an attention layer where the two differ.
     """
-    with _implementation(model, {name: _compared(name) for name in _REPLACED}):
+    with replaced_attention(model, {name: compared(name, GroupedAttention()) for name in REPLACED}):
         yield
 
 
-def _compared(name: str) -> Attention:
-    grouped = GroupedAttention()
+def compared(name: str, other: Attention) -> Attention:
+    """The model's own attention, called `name`, which raises AttentionDiffersError where `other` gives something else.
+
+    Args:
+        name: One of `REPLACED`.
+        other: The attention that is to stand for it.
+    """
 
     def attention(module: nn.Module, *arguments: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         own: Attention = getattr(sys.modules[type(module).__module__], "eager_attention_forward", _not_found)
         expected = (ATTENTION_FUNCTIONS.get(name) or own)(module, *arguments, **named)
-        observed = grouped(module, *arguments, **named)[0]
+        observed = other(module, *arguments, **named)[0]
         bound = max(_TOLERANCE, _UNITS * torch.finfo(observed.dtype).eps) * expected[0].abs().max()
         if observed.shape != expected[0].shape or not bool(((observed - expected[0]).abs() <= bound).all()):
-            raise AttentionDiffersError(type(module).__name__)
+            raise AttentionDiffersError(f"{type(module).__name__} computes something else")
         return expected
 
     return attention
+
+
+def require_known(others: Mapping[str, Any]) -> None:
+    """Raises AttentionDiffersError where attention is given more than what no attention function reads."""
+    unknown = {name for name, given in others.items() if given is not None} - _IGNORED
+    if unknown:
+        raise AttentionDiffersError(f"attention with {', '.join(sorted(unknown))}")
 
 
 def _not_found(module: nn.Module, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
@@ -143,13 +155,13 @@ def _not_found(module: nn.Module, *_: Any, **__: Any) -> tuple[torch.Tensor, Non
 
 
 @contextmanager
-def _implementation(model: PreTrainedModel, functions: Mapping[str, Attention]) -> Iterator[None]:
-    """Replace the model's attention implementations of these names, but not their kinds of masks."""
+def replaced_attention(model: PreTrainedModel, functions: Mapping[str, Attention]) -> Iterator[None]:
+    """Replace the model's attention implementations of these names, but not their kinds of masks; undone on exit."""
     configs: dict[int, Any] = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}
     # By the attribute itself: the property passes on what it is set to, and `set_attn_implementation` refuses models
     # that declare no support of anything but "eager".
     chosen = [(config, getattr(config, _CHOICE, None)) for config in configs.values()]
-    names = {name: f"grouped_{name}" for name in functions}
+    names = {name: f"traced_{name}" for name in functions}
     for name, alias in names.items():
         MASK_FUNCTIONS.register(alias, MASK_FUNCTIONS[name])  # models look masks up in the mapping of the class alone
         ATTENTION_FUNCTIONS[alias] = functions[name]

@@ -123,7 +123,7 @@ def _choices(model: PreTrainedModel) -> set[str]:
 def test_it_is_undone(context: Callable[[PreTrainedModel], Any]) -> None:
     model, functions = build_model(fixture_config("llama")), set(ALL_ATTENTION_FUNCTIONS)
     with context(model):
-        assert _choices(model) == {"grouped_sdpa"}
+        assert _choices(model) == {"traced_sdpa"}
     assert _choices(model) == {"sdpa"}
     assert set(ALL_ATTENTION_FUNCTIONS) == functions
 
