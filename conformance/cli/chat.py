@@ -11,10 +11,13 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conformance.core.verdicts import NotRunError
 from conformance.decoding import reading
+from conformance.decoding.custom_operators import register_operators_of
 from conformance.decoding.reading import Message, Opening, TokenizerError
 from conformance.process.fork import collect, ending
 
@@ -294,6 +297,11 @@ def _begin(settings: Chat, copy: Path, output: _Output) -> _Conversation:
     from executorch.extension.llm.runner import TextLLMRunner
 
     program = _read(settings.program)
+    with settings.program.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        try:
+            register_operators_of(content)
+        except NotRunError as error:
+            raise ChatError(f"{settings.program} cannot be run here: {error}") from error
     path = settings.tokenizer
     if path.is_file() and path.name != "tokenizer.json":
         raise ChatError(f"{path} is not a tokenizer.json; {reading.RUNNER_READS}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from conformance.cli.params import Name
+from conformance.core.attention import PORTABLE
 from conformance.core.call_shape import CallShape
 from conformance.core.contract import Mode
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from conformance.pipeline.program_file import ProgramFile
 
 #: The options whose values a program that is a file says itself.
-_OF_THE_FILE = ("mode", "cache_length", "logits", "prompt_chunk", "batch_size")
+_OF_THE_FILE = ("mode", "cache_length", "logits", "prompt_chunk", "batch_size", "attention")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Asked:
         logits: all or last.
         prompt_chunk: The longest call, in tokens.
         batch_size: Rows in a call.
+        attention: One of `ATTENTIONS`.
     """
 
     backend: str | None = None
@@ -44,6 +46,7 @@ class Asked:
     logits: str | None = None
     prompt_chunk: int | None = None
     batch_size: int | None = None
+    attention: str | None = None
 
     @property
     def shape(self) -> CallShape:
@@ -82,6 +85,13 @@ class Asked:
 def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options, which the command gets as keyword arguments with the names of `Asked`."""
     for decorate in (
+        click.option(
+            "--attention",
+            type=Name("ATTENTION_NAMES"),
+            metavar="NAME",
+            help="portable, or custom: attention and cache updates by ExecuTorch's own operators, which an app has to "
+            "link in; default: portable",
+        ),
         click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="rows in a call; default: 1"),
         click.option(
             "--prompt-chunk",
@@ -150,6 +160,8 @@ def checkpoint_of(directory: Path, asked: Asked, usual_length: int, backend: Bac
     computes = checkpoint.saved_dtype if checkpoint.dtype == "auto" else checkpoint.dtype
     if (backend.prepare or backend.requantise) and computes != "float32":
         raise ValueError(f"{backend.name} quantises a model of float32; leave out --dtype {asked.dtype}")
+    if asked.attention not in (None, backend.attention) and backend.attention != PORTABLE:
+        raise ValueError(f"{backend.name} has attention {backend.attention}; leave out --attention {asked.attention}")
     if asked.prompt_chunk and asked.program_mode is Mode.DECODE:
         raise ValueError("--prompt-chunk is about mode dynamic; with --mode decode, a call takes one token")
     if asked.cache_length is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from conformance.cli.quantised import refusal
+from conformance.core.attention import PORTABLE
 from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import Program
 from conformance.core.contract import Mode
@@ -32,6 +33,7 @@ def export_for_runner(
     announce: Callable[[str], None] = lambda step: None,
     shape: CallShape = WHOLE,
     note: Callable[[QuantisationRecord], None] = lambda made: None,
+    attention: str = PORTABLE,
 ) -> Artifact:
     """The model as a program that `TextLLMRunner` runs out of the box, metadata methods and all.
 
@@ -43,19 +45,24 @@ def export_for_runner(
         announce: Called with each of `STEPS` when it begins.
         shape: The longest call, and the logits of which tokens a call returns.
         note: Called with what was quantised, before anything is lowered, where the backend quantises.
+        attention: One of `conformance.core.attention.ATTENTIONS`.
 
     Returns:
         The program as the bytes of a `.pte` file, with its partition and its memory.
 
     Raises:
-        NotRunError: The backend lacks a package, has to be calibrated, or would quantise nothing.
+        NotRunError: The backend lacks a package, has to be calibrated, or would quantise nothing; or ExecuTorch lacks
+            the operators of custom attention.
+        NotApplicableError: The backend is for custom attention, which does not fit the model.
         CellFailedError: A step failed; says which.
     """
     if backend.obstacle:
         raise NotRunError(backend.obstacle)
     if backend.requantise:
         raise NotRunError(f"{backend.name} is calibrated, and the suite has texts for fixtures only")
-    builder = Builder(backends={backend.name: backend}, build=lambda _: model, shape=shape, single_use=True)
+    builder = Builder(
+        backends={backend.name: backend}, build=lambda _: model, shape=shape, attention=attention, single_use=True
+    )
     built = builder.program(Program(model.config.model_type, "reference", mode, backend.name))
     announce(STEPS[0])
     built.exported  # noqa: B018 - so that each step is announced

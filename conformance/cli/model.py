@@ -16,6 +16,7 @@ from conformance.cli.checkpoint_options import Asked, asked_of_file, backend_of,
 from conformance.cli.params import FILE, Name
 from conformance.cli.run import NEEDS, pytest_command, run_environment
 from conformance.cli.steps import Steps
+from conformance.core.attention import PORTABLE
 from conformance.core.commands import command
 from conformance.core.console import Group, examples
 from conformance.core.warnings_filter import silence_third_party
@@ -82,7 +83,13 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
             read = dataclasses.replace(read, max_cache_len=end)
             shorten_cache(loaded.model, end)
         artifact = export_for_runner(
-            loaded.model, lowering, asked.program_mode, steps.begin, asked.shape, quantised.append
+            loaded.model,
+            lowering,
+            asked.program_mode,
+            steps.begin,
+            asked.shape,
+            quantised.append,
+            asked.attention or PORTABLE,
         )
     except (NotRunError, NotApplicableError) as error:
         raise ValueError(str(error)) from error
@@ -104,6 +111,9 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
         print(f"  {lowering.name:<9} {delegated} of {delegated + undelegated} operators delegated")
         if names:
             print(f"  portable  {', '.join(f'{count} {name}' for name, count in names[:6])}")
+    custom = [name for name in emission.operators if name.startswith("llama::")]
+    if custom:
+        print(f"  link      {', '.join(custom)}: an app needs these operators of ExecuTorch beside the portable ones")
     print(f"  made      with {steps.peak_bytes / _MIB:.0f} MiB of memory at most")
     if read.batch_size == 1:
         print(f"  try it    {_try_it(output, checkpoint.parent if read.gguf else checkpoint)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from conformance.core.time_scale import scaled
 from conformance.core.verdicts import ChildDiedError, NotRunError, Stage, StageError, Verdict
+from conformance.decoding.custom_operators import register_operators_of
 from conformance.decoding.tokenizers import RunnerTokenizer
 from conformance.process.fork import collect, ending
 
@@ -74,7 +75,7 @@ def converse(
         seconds: The time limit for all turns together.
 
     Raises:
-        NotRunError: The installed ExecuTorch has no LLM runner.
+        NotRunError: The installed ExecuTorch has no LLM runner, or lacks operators of the program.
         StageError: The runner does not load the program.
         ChildDiedError: The runner aborted, crashed or exceeded the time limit.
     """
@@ -82,6 +83,7 @@ def converse(
         import executorch.extension.llm.runner  # noqa: F401 - before forking, so that it is loaded once
     except (ImportError, RuntimeError) as error:
         raise NotRunError(f"this ExecuTorch has no LLM runner: {error}") from error
+    register_operators_of(program)
 
     with tempfile.TemporaryDirectory(prefix="conformance-runner-") as name:
         directory = Path(name)

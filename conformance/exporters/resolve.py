@@ -12,6 +12,7 @@ from typing import Any
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
+from conformance.core.attention import PORTABLE
 from conformance.core.contract import Mode
 from conformance.core.exporter_names import ENVIRONMENTS, FILE, KNOWN
 from conformance.core.suggest import unknown, unknown_exporter
@@ -41,9 +42,9 @@ class Exporter:
             example_cache_position=None, *, dynamic_shapes=None, strict=...)`; the last two are optional.
         driver: How its programs are called.
         inapplicable: By id, the clauses that do not apply to it, and why.
-        metadata: `metadata(model, *, dynamic: bool, max_seq_len: int | None = None)` gives the constant methods that a
-            program of that model is lowered with, by name; the last argument is optional. None where the exporter has
-            none.
+        metadata: `metadata(model, *, dynamic: bool, max_seq_len: int | None = None, attention: str = "portable")` gives
+            the constant methods that a program of that model is lowered with, by name; the last two arguments are
+            optional. None where the exporter has none.
     """
 
     name: str
@@ -66,17 +67,23 @@ class Exporter:
         if clause in self.inapplicable:
             raise NotApplicableError(f"{self.name} {self.inapplicable[clause]}")
 
-    def methods(self, model: PreTrainedModel, mode: Mode, longest: int | None = None) -> dict[str, Any]:
+    def methods(
+        self, model: PreTrainedModel, mode: Mode, longest: int | None = None, attention: str = PORTABLE
+    ) -> dict[str, Any]:
         """The constant methods of the program of `model` in `mode`, by name.
 
         Args:
             model: The model that the program was exported from.
             mode: The program's mode.
             longest: The longest call, in tokens, where that is not the cache's length.
+            attention: What the program was exported with, one of `conformance.core.attention.ATTENTIONS`.
         """
         if self.metadata is None:
             return {}
-        more = {}
+        more: dict[str, Any] = {}
+        if attention != PORTABLE:
+            _require_argument(self.name, self.metadata, "attention")
+            more["attention"] = attention
         if longest is not None and mode is Mode.DYNAMIC:
             _require_argument(self.name, self.metadata, "max_seq_len")
             more["max_seq_len"] = longest

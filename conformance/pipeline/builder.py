@@ -14,9 +14,10 @@ import torch
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
+from conformance.core.attention import PORTABLE
 from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import EXPORTED, Program
-from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, at
+from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, StageError, at
 from conformance.decoding.oracle import Oracle, ProgramOracle, perturbed_model, perturbed_program
 from conformance.decoding.scripts import Vocabulary
 from conformance.decoding.sessions import RuntimeSession, Session, Startable
@@ -33,6 +34,7 @@ from conformance.pipeline.model_snapshot import changes, footprint
 from conformance.pipeline.process_snapshot import Change, process_changes, process_snapshot
 from conformance.pipeline.program_file import forward_plan
 from conformance.pipeline.store import Store, key_of
+from conformance.reference.errors import AttentionDoesNotFitError
 from conformance.reference.metadata import eos_ids
 
 #: How many texts show the ranges that a program is quantised by.
@@ -102,6 +104,8 @@ class Builder:
         store: Where artifacts are kept from run to run.
         tokenizer: The directory of the model's own tokenizer; without it, each token id is a character.
         shape: The shape of the programs' calls.
+        attention: What exporters are asked for where a backend asks for nothing else, one of
+            `conformance.core.attention.ATTENTIONS`.
         program_file: A `.pte` file that takes the place of every program: nothing is exported or lowered.
         single_use: Export the model itself and not a newly built one, lower its program and not a copy, and do not
             look for side effects. For a checkpoint that is exported once and is too large for copies.
@@ -116,6 +120,7 @@ class Builder:
         tokenizer: Path | None = None,
         *,
         shape: CallShape = WHOLE,
+        attention: str = PORTABLE,
         program_file: Path | None = None,
         single_use: bool = False,
     ) -> None:
@@ -124,6 +129,7 @@ class Builder:
         self.store = store
         self.tokenizer = tokenizer
         self.shape = shape
+        self.attention = attention
         self.program_file = program_file
         self.single_use = single_use
         self._exporters = dict(exporters or {})
@@ -290,7 +296,13 @@ class BuiltProgram(_Built):
     def methods(self) -> dict[str, Any]:
         """The constant methods that the program is lowered with, by name."""
         model, mode = self.architecture.prepared(self.backend), self.program.mode
-        return self.exporter.methods(model, mode, self._builder.shape.prompt_chunk)
+        return self.exporter.methods(model, mode, self._builder.shape.prompt_chunk, self.attention)
+
+    @property
+    def attention(self) -> str:
+        """What the exporter is asked for, one of `conformance.core.attention.ATTENTIONS`."""
+        own = PORTABLE if self.backend is None else self.backend.attention
+        return self._builder.attention if own == PORTABLE else own
 
     @property
     def emitted(self) -> bytes:
@@ -309,14 +321,18 @@ class BuiltProgram(_Built):
     def artifact(self) -> Artifact:
         """The program, lowered and emitted: out of the store, or made and put there."""
         _require(self._lowering)
-        store = self._builder.store
-        stored = store.get(self._store_key) if store is not None else None
-        if stored is not None:
-            return stored
+        if self._stored is not None:
+            return self._stored
         artifact = lowering.emit(self.lower(), self._lowering)
-        if store is not None:
-            store.put(self._store_key, artifact)
+        if self._builder.store is not None:
+            self._builder.store.put(self._store_key, artifact)
         return artifact
+
+    @_Part
+    def _stored(self) -> Artifact | None:
+        """What the store had."""
+        store = self._builder.store
+        return store.get(self._store_key) if store is not None else None
 
     @_Part
     def bytes_if_lowered_again(self) -> str:
@@ -327,6 +343,8 @@ class BuiltProgram(_Built):
         artifact = self.artifact
         if artifact.again is not None:
             return artifact.again
+        if self._stored is not None:
+            self.lower()  # so that the next one is the second here, as without a store: some programs fail there
         again = _difference(artifact.program, lowering.emit(self.lower(), self._lowering).program)
         if self._builder.store is not None:
             self._builder.store.put(self._store_key, dataclasses.replace(artifact, again=again))
@@ -358,9 +376,9 @@ class BuiltProgram(_Built):
     def expected(self) -> Oracle | ProgramOracle:
         """What the program is judged by; the fixture's oracle has been tried in any case."""
         trusted = self.architecture.trusted_oracle
-        if self.backend is None or self.backend.variant is None:
-            return trusted
-        return self.architecture.prepared_oracle(self.backend) if self.backend.prepare else self._program_oracle
+        if self.backend is not None and self.backend.prepare:
+            return self.architecture.prepared_oracle(self.backend)
+        return self._program_oracle if self.backend is not None and self.backend.requantise else trusted
 
     def perturbed_oracles(self, precision: Precision) -> Iterator[Oracle | ProgramOracle]:
         """Oracles as good as the expected one, with other ties."""
@@ -412,7 +430,14 @@ class BuiltProgram(_Built):
                 f"{self.backend.name} is calibrated by calls with token ids and cache position, as EXP-1 has them, "
                 f"and {self.exporter.name} takes others"
             )
-        program = self._export(self.architecture.model_to_export(self.backend))
+        model = self.architecture.model_to_export(self.backend)
+        try:
+            program = self._export(model)
+        except StageError as error:
+            asked = self._builder.attention != PORTABLE  # then a refusal is what it comes to
+            if asked or self.backend.attention == PORTABLE or not isinstance(error.cause, AttentionDoesNotFitError):
+                raise
+            raise NotApplicableError(str(error.cause)) from error
         if not self.backend.requantise:
             return program
         length = self.architecture.cache_length
@@ -434,7 +459,7 @@ class BuiltProgram(_Built):
         return program, [Change("model", text) for text in changes(before, footprint(model))]
 
     def _export(self, model: PreTrainedModel) -> ExportedProgram:
-        return stages.export(self.exporter, model, self.program.mode, self._builder.shape)
+        return stages.export(self.exporter, model, self.program.mode, self._builder.shape, attention=self.attention)
 
     @_Part
     def _saved(self) -> dict[str, bytes]:

@@ -14,10 +14,12 @@ from executorch.runtime import Method, Runtime
 from torch.export import Dim, ExportedProgram
 from transformers import PreTrainedModel
 
+from conformance.core.attention import PORTABLE
 from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import split_row
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, at
+from conformance.decoding.custom_operators import register_operators, register_operators_of
 from conformance.exporters.resolve import Exporter
 from conformance.matrix.discovery import registered
 from conformance.models.checkpoints import Checkpoint, CheckpointError
@@ -63,7 +65,13 @@ def build_own(checkpoint: Checkpoint) -> Loaded:
 
 
 def export(
-    exporter: Exporter, model: PreTrainedModel, mode: Mode, shape: CallShape = WHOLE, **options: Any
+    exporter: Exporter,
+    model: PreTrainedModel,
+    mode: Mode,
+    shape: CallShape = WHOLE,
+    *,
+    attention: str = PORTABLE,
+    **options: Any,
 ) -> ExportedProgram:
     """The exporter's program for `model`, with example inputs of the suite's choice.
 
@@ -72,9 +80,17 @@ def export(
         model: The model, whose rows a call are those of its cache.
         mode: Whether a call takes one token or any number.
         shape: How many at most, and the logits of which are returned.
+        attention: One of `conformance.core.attention.ATTENTIONS`.
         options: More keyword arguments of the exporter.
+
+    Raises:
+        NotRunError: Attention is custom, and the installed ExecuTorch lacks its operators.
     """
     exporter.require(mode)
+    if attention != PORTABLE:
+        exporter.require_argument("attention")
+        register_operators()
+        options["attention"] = attention
     if shape.last_logits:
         exporter.require_argument("logits_to_keep")
         options["logits_to_keep"] = 1
@@ -117,6 +133,7 @@ def _dynamic_shapes(longest: int) -> dict[str, Any]:
 
 def load(program: bytes) -> Method:
     """The program's `forward` method, loaded into the runtime with caches of its own."""
+    register_operators_of(program)
     with at(Stage.LOAD):
         method: Any = Runtime.get().load_program(program).load_method("forward")
         if method is None:

@@ -21,3 +21,7 @@ class PositionsEndError(ModelNotExportableError):
             f"max_cache_len to at most {longest}"
         )
         self.longest = longest
+
+
+class AttentionDoesNotFitError(ModelNotExportableError):
+    """The attention that was asked for does not compute what the model's own does, or is not installed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,10 +11,13 @@ from transformers import PreTrainedModel
 
 from conformance.reference.errors import ModelNotExportableError
 from conformance.reference.passes import PASSES
+from conformance.reference.passes.last_position import allow_the_last_position
+from conformance.reference.settings import ATTENTIONS, CUSTOM, PORTABLE
 from conformance.reference.tracing import ready_to_export
 from conformance.reference.tracing.attention import grouped_attention
+from conformance.reference.tracing.custom_attention import custom_attention
 from conformance.reference.transformers_api import can_scan
-from conformance.reference.trial import can_group_attention
+from conformance.reference.trial import adopt_custom_attention, can_group_attention
 from conformance.reference.wrapper import TorchExportableModuleWithStaticCache
 
 #: Length of the default example if the sequence length is dynamic: export specialises on lengths 0 and 1.
@@ -29,6 +32,7 @@ def convert_and_export_with_cache(
     dynamic_shapes: dict[str, Any] | None = None,
     strict: bool = False,
     logits_to_keep: int = 0,
+    attention: str = PORTABLE,
 ) -> ExportedProgram:
     """Wrap `model` with a static cache and export it; the model is unchanged afterwards.
 
@@ -42,6 +46,9 @@ def convert_and_export_with_cache(
             seq}}` with `seq = torch.export.Dim("seq", min=1, max=max_cache_len)`.
         strict: Trace with TorchDynamo instead of the Python interpreter. The programs behave alike. The default is
             torch's own, and needs half the time (0.4 to 1.2 s, not 0.8 to 2.8 s, on the core architectures).
+        attention: "portable", by operators that every runtime has, or "custom", by `llama::custom_sdpa` and
+            `llama::update_cache`, ExecuTorch's own operators. Import `executorch.extension.llm.custom_ops.custom_ops`
+            before, which registers them; a runtime has to have them linked in.
         logits_to_keep: Of how many of a call's last tokens the logits are returned; 0 for all. A runner reads those of
             the last token alone, and with a dynamic length the others are most of the memory that a program plans: 501
             MiB for 512 positions of 128,256 ids.
@@ -54,12 +61,15 @@ def convert_and_export_with_cache(
     Raises:
         ModelNotExportableError: A setting of the model is missing or wrong, an example has another dtype or shape, the
             model's forward takes no `logits_to_keep`, the cache is longer than the model has positions
-            (`PositionsEndError`), or the model has recurrent state and the installed Transformers supports one token a
-            call only. Raised before any tracing.
+            (`PositionsEndError`), custom attention does not compute what the model's own does
+            (`AttentionDoesNotFitError`), or the model has recurrent state and the installed Transformers supports one
+            token a call only. Raised before any tracing.
     """
+    if attention not in ATTENTIONS:
+        raise ModelNotExportableError(f"attention is {attention!r}; it must be {' or '.join(map(repr, ATTENTIONS))}")
     wrapper = TorchExportableModuleWithStaticCache(model, logits_to_keep=logits_to_keep)
     examples = _example_inputs(wrapper, example_input_ids, example_cache_position, dynamic=dynamic_shapes is not None)
-    return export_wrapper(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
+    return export_wrapper(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict, attention=attention)
 
 
 def export_wrapper(
@@ -68,6 +78,7 @@ def export_wrapper(
     *,
     dynamic_shapes: dict[str, Any] | None,
     strict: bool = False,
+    attention: str = PORTABLE,
 ) -> ExportedProgram:
     """Export a wrapped model and run every pass of `PASSES` on the program; see `convert_and_export_with_cache`.
 
@@ -76,10 +87,11 @@ def export_wrapper(
         examples: The positional inputs of `wrapper.forward`; the first one has the shape [batch_size, seq, ...].
         dynamic_shapes: As in `torch.export.export`, by input name.
         strict: Trace with TorchDynamo.
+        attention: One of `ATTENTIONS`; with "custom", the wrapper's cache gets another layout.
 
     Raises:
         ModelNotExportableError: The model has recurrent state, and the installed Transformers supports one token a call
-            only.
+            only, or custom attention does not fit.
     """
     several_tokens = dynamic_shapes is not None or examples[0].shape[1] != 1
     if several_tokens and wrapper.has_recurrent_state and not can_scan(wrapper.cache):
@@ -87,10 +99,16 @@ def export_wrapper(
             "layers that sum up the past take one token a call before Transformers 5.21, and would be wrong with more; "
             "give no dynamic_shapes, and example_input_ids of one token"
         )
-    grouped = can_group_attention(wrapper, examples[0], several=several_tokens)
-    attention = grouped_attention(wrapper.model) if grouped else nullcontext()
-    with ready_to_export(wrapper.model, wrapper.cache, wrapper.max_cache_len), attention:
+    replaced: AbstractContextManager[None] = nullcontext()
+    if attention == CUSTOM:
+        adopt_custom_attention(wrapper, examples[0], several=several_tokens)
+        replaced = custom_attention(wrapper.custom_layers)
+    elif can_group_attention(wrapper, examples[0], several=several_tokens):
+        replaced = grouped_attention()
+    with ready_to_export(wrapper.model, wrapper.cache, wrapper.max_cache_len), replaced:
         program = torch.export.export(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict)
+    if attention == CUSTOM:
+        allow_the_last_position(program)
     for rewrite in PASSES:
         rewrite(program)
     return program

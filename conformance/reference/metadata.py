@@ -6,10 +6,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from conformance.reference.settings import cache_settings
+from conformance.reference.settings import CUSTOM, PORTABLE, cache_settings
 
 
-def runner_methods(model: PreTrainedModel, *, dynamic: bool, max_seq_len: int | None = None) -> dict[str, Any]:
+def runner_methods(
+    model: PreTrainedModel, *, dynamic: bool, max_seq_len: int | None = None, attention: str = PORTABLE
+) -> dict[str, Any]:
     """The constant methods that `TextLLMRunner` reads, for a program that was exported from `model`.
 
     Give them to `to_edge_transform_and_lower(program, constant_methods=...)`, or to `to_edge`.
@@ -19,6 +21,7 @@ def runner_methods(model: PreTrainedModel, *, dynamic: bool, max_seq_len: int | 
         dynamic: Whether the program was exported with a dynamic sequence length. If not, the runner must pass prompts
             to it token by token.
         max_seq_len: The longest call that the program takes, in tokens; the cache's length if not given.
+        attention: As the program was exported with it: "portable" or "custom".
 
     Returns:
         By name: `get_max_seq_len`, the longest call, and `get_max_context_len`, the cache's length, in tokens;
@@ -37,7 +40,7 @@ def runner_methods(model: PreTrainedModel, *, dynamic: bool, max_seq_len: int | 
         "get_max_context_len": length,
         "use_kv_cache": True,
         "enable_dynamic_shape": dynamic,
-        "use_sdpa_with_kv_cache": False,  # the cache is updated by ATen's operators, not by ExecuTorch's own
+        "use_sdpa_with_kv_cache": attention == CUSTOM,  # whether ExecuTorch's own operators update the cache
     }
     ends = eos_ids(model)
     if ends:

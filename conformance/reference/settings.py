@@ -11,6 +11,9 @@ from transformers import PreTrainedModel
 from conformance.reference.errors import ModelNotExportableError
 from conformance.reference.transformers_api import parameters
 
+#: How a program computes attention and updates its cache: by ATen's operators, or by ExecuTorch's own.
+ATTENTIONS = PORTABLE, CUSTOM = "portable", "custom"
+
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:

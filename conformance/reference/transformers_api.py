@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, cache_utils
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as MASK_FUNCTIONS
+from transformers.cache_utils import StaticLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as ATTENTION_FUNCTIONS
 
@@ -30,8 +30,8 @@ except ImportError:  # 4.57 has one implementation of experts, a loop, and nowhe
 __all__ = [
     "ATTENTION_FUNCTIONS",
     "MASKS_BY_VMAP",
-    "MASK_FUNCTIONS",
     "PreTrainedConfig",
+    "StaticLayer",
     "cache_argument",
     "can_scan",
     "declared_keys",

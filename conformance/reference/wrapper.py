@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from conformance.reference.cache import set_integer_length, set_position, state_
 from conformance.reference.positions import prepared_cache
 from conformance.reference.settings import cache_settings, logits_returned
 from conformance.reference.tracing.complex_numbers import RealPairs
+from conformance.reference.tracing.custom_attention import CustomLayer, set_start
 from conformance.reference.transformers_api import mark_mid_sequence
 
 
@@ -61,10 +64,23 @@ class TorchExportableModuleWithStaticCache(nn.Module):
         self.max_cache_len = settings.max_cache_len
         self.cache, self._convention = prepared_cache(model, settings)
         mark_mid_sequence(self.cache.layers)
+        self._register_cache()
+
+    def _register_cache(self) -> None:
         self._slots = state_slots(self.cache)
         for slot in self._slots:
             # Not persistent: the cache is working memory, not a part of the checkpoint.
             self.register_buffer(slot.buffer_name, slot.read(self.cache), persistent=False)
+
+    def replace_layers(self, layers: Sequence[Any]) -> None:
+        """Use other layers, in the same order, with tensors of the same names; see `tracing.custom_attention`."""
+        self.cache.layers = list(layers)
+        self._register_cache()
+
+    @property
+    def custom_layers(self) -> list[CustomLayer]:
+        """The layers of the cache that ExecuTorch's own operators update; empty where ATen's do."""
+        return [layer for layer in self.cache.layers if isinstance(layer, CustomLayer)]
 
     @property
     def has_recurrent_state(self) -> bool:
@@ -89,7 +105,10 @@ class TorchExportableModuleWithStaticCache(nn.Module):
             IndexError: A token id is outside the vocabulary, a position outside the cache, or the positions are not
                 consecutive. ExecuTorch's portable kernels return error 0x12 (InvalidArgument) for these.
         """
-        return self._decode(_invalid_unless_consecutive(input_ids, cache_position), cache_position, "input_ids")
+        tokens = _invalid_unless_consecutive(input_ids, cache_position)
+        if self.custom_layers:
+            tokens = _invalid_for_operators(tokens, cache_position)
+        return self._decode(tokens, cache_position, "input_ids")
 
     def _decode(self, tokens: torch.Tensor, cache_position: torch.Tensor, name: str) -> torch.Tensor:
         """The logits of `tokens`, which `model.forward` takes as its argument `name`."""
@@ -103,6 +122,8 @@ class TorchExportableModuleWithStaticCache(nn.Module):
                 buffer.copy_(torch.where(start == 0, torch.zeros_like(buffer), buffer))
             slot.write(self.cache, buffer)
         set_position(self.cache, start)
+        if self.custom_layers:
+            set_start(self.custom_layers, start, self.max_cache_len)
         if self._convention.integer_length:
             set_integer_length(self.cache, start, self.max_cache_len)
         arguments = self._convention.arguments(tokens, cache_position, self.cache, self.max_cache_len, name)
@@ -128,3 +149,16 @@ def _invalid_unless_consecutive(input_ids: torch.Tensor, cache_position: torch.T
     # One condition for the whole call: elementwise, one token would be broadcast over several positions. Of rank 1,
     # since ExecuTorch's passes for Arm cannot decompose an `any` of rank 0 (1.5.1).
     return torch.where((position != consecutive).any(dim=0, keepdim=True), -1, input_ids)
+
+
+def _invalid_for_operators(input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
+    """`input_ids`, or -1 in their place, which every embedding refuses, if the first position is negative.
+
+    `llama::update_cache` checks no lower bound (ExecuTorch 1.5.1): it would write in front of the cache. And
+    `llama::custom_sdpa` ends the process where a mask has fewer rows than there are queries: with a dynamic length, a
+    program takes two rows of one token for one of two, which stacking refuses.
+    """
+    length = cache_position.shape[0]
+    if not isinstance(length, int) or length != 1:
+        input_ids = torch.stack((input_ids, cache_position.expand_as(input_ids)))[0]
+    return torch.where(cache_position[:1] < 0, -1, input_ids)

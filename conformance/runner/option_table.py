@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
+from conformance.core.attention import ATTENTIONS
 from conformance.core.cells import EXPORTED
 from conformance.core.contract import CLAUSES, Chapter, Mode
 from conformance.core.exporter_names import KNOWN
@@ -95,6 +96,7 @@ CLAUSE_NAMES = Names("clause", lambda: [*(clause.id for clause in CLAUSES), *(ch
 TIERS = Names("tier", lambda: list(Tier))
 DTYPE_NAMES = Names("dtype", lambda: DTYPES)
 LOGITS_NAMES = Names("choice of logits", lambda: LOGITS)
+ATTENTION_NAMES = Names("attention", lambda: ATTENTIONS)
 
 
 class Topic(StrEnum):
@@ -267,6 +269,14 @@ OPTIONS = (
         Topic.WHAT,
         "rows in a call of the program of a --checkpoint (default: 1)",
         value=Value.COUNT,
+    ),
+    Option(
+        "--attention",
+        Topic.WHAT,
+        "portable, or custom: by what operators the program of a --checkpoint computes attention (default: portable)",
+        value=Value.NAME,
+        metavar="NAME",
+        names=ATTENTION_NAMES,
     ),
     Option(
         "--program",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from conformance.core.attention import ATTENTIONS, PORTABLE
 from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import EXPORTED, Cell, Selection, plan, split_row
 from conformance.core.contract import CHECKED, CLAUSES, Chapter, Clause, Mode, Scope
@@ -57,7 +58,10 @@ NOT_OF_CHECKPOINTS = ("SEN-2", "SEN-3", "EXP-4", "EXP-6", "EXP-9", "EXP-10", "EX
 #: About how a program is made, so skipped for a `.pte` file, which holds the result.
 NOT_OF_FILES = tuple(clause.id for clause in CHECKED if not {Scope.EAGER, Scope.RUNTIME}.intersection(clause.scopes))
 #: The options that are about a checkpoint and how it is exported.
-_OF_CHECKPOINTS = ("--cache-length", "--dtype", "--logits", "--prompt-chunk", "--batch-size", "--program")
+_OF_CHECKPOINTS = (
+    *("--cache-length", "--dtype", "--logits", "--prompt-chunk", "--batch-size", "--attention"),
+    "--program",
+)
 #: About what a fixture does not have: its tokenizer is made by the suite.
 ONLY_OF_CHECKPOINTS = ("RUN-4",)
 
@@ -100,8 +104,8 @@ class Options:
 
     `absent` are the rows that it would have judged, had the installed Transformers such an architecture, and `retired`
     what that has and is judged only if it is named. With a `checkpoint`, that is judged and no fixture, the matrix has
-    no rows, and `known` is the one that says what backends cannot do. `shape` is that of its programs' calls, and
-    `program` the file that is judged in their place.
+    no rows, and `known` is the one that says what backends cannot do. `shape` is that of its programs' calls,
+    `attention` what its exporter is asked for, and `program` the file that is judged in their place.
     """
 
     matrix: Matrix
@@ -121,6 +125,7 @@ class Options:
     checkpoint: Checkpoint | None = None
     known: Matrix | None = None
     shape: CallShape = WHOLE
+    attention: str = PORTABLE
     program: Path | None = None
 
     @property
@@ -214,6 +219,7 @@ def read_options(config: pytest.Config) -> Options:
         checkpoint=checkpoint,
         known=known if checkpoint else None,
         shape=_shape(config),
+        attention=_attention(get("--attention"), backends) if checkpoint else PORTABLE,
         program=program,
     )
 
@@ -243,6 +249,12 @@ def _checkpoint(config: pytest.Config) -> Checkpoint | None:
 def _shape(config: pytest.Config) -> CallShape:
     last = _chosen("choice of logits", config.getoption("--logits"), LOGITS, (LOGITS[0],))[0] == LAST_LOGITS
     return CallShape(last, config.getoption("--prompt-chunk"))
+
+
+def _attention(name: str | None, backends: Sequence[str]) -> str:
+    """What the exporter of a checkpoint is asked for: also what its backends are for, since a refusal is an answer."""
+    own = {BACKENDS[backend].attention for backend in backends if backend in BACKENDS}
+    return _chosen("attention", name, ATTENTIONS, tuple(own) if len(own) == 1 else (PORTABLE,))[0]
 
 
 def _program(config: pytest.Config) -> Path | None:

@@ -199,6 +199,7 @@ class ConformancePlugin:
                 build=build,
                 tokenizer=checkpoint.directory if has_tokenizer(checkpoint.directory) else None,
                 shape=self.options.shape,
+                attention=self.options.attention,
                 program_file=self.options.program,
             )
         subjects = self.subjects or resolve_exporters(self.options.selection)

@@ -18,6 +18,7 @@ from conformance.cli import chat as chatting
 from conformance.cli.chat import RESET, Chat, ChatError, chat
 from conformance.cli.export_model import export_for_runner, write_program
 from conformance.cli.model import _try_it
+from conformance.core.attention import CUSTOM, PORTABLE
 from conformance.core.call_shape import CallShape
 from conformance.core.contract import Mode
 from conformance.decoding import reading
@@ -41,12 +42,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("own") / "own", {"num_hidden_layers": 1})
 
 
+def _program(checkpoint: Path, attention: str) -> Path:
+    path = checkpoint.parent / f"{attention}.pte"
+    loaded = load_model(read_checkpoint(checkpoint, LENGTH, "float32"))
+    write_program(export_for_runner(loaded, BACKENDS["portable"], Mode.DYNAMIC, attention=attention), path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def program(checkpoint: Path) -> Path:
-    path = checkpoint.parent / "model.pte"
-    loaded = load_model(read_checkpoint(checkpoint, LENGTH, "float32"))
-    write_program(export_for_runner(loaded, BACKENDS["portable"], Mode.DYNAMIC), path)
-    return path
+    return _program(checkpoint, PORTABLE)
 
 
 def _generated(checkpoint: Path, ids: tuple[int, ...], most: int) -> tuple[int, ...]:
@@ -78,6 +83,14 @@ def test_answer_is_that_of_transformers(checkpoint: Path, program: Path, capfdbi
     assert len(re.findall(rb"\[.*tokens/s of the answer\]\n", shown.out)) == 2
     assert shown.out.count(expected) == 2
     assert shown.err == b""
+
+
+def test_answer_by_the_operators_of_executorch_is_that_too(checkpoint: Path, capfdbinary: Shown) -> None:
+    program = _program(checkpoint, CUSTOM)
+    expected = _written(checkpoint, _generated(checkpoint, read_by(load_original(checkpoint), "naïve café"), 9))
+    capfdbinary.readouterr()
+    chat(Chat(program, checkpoint, most=9), ["naïve café"])
+    assert capfdbinary.readouterr().out.startswith(expected + b"\n[")
 
 
 def test_a_text_begins_as_in_transformers(checkpoint: Path, program: Path, tmp_path: Path, capfdbinary: Shown) -> None:

@@ -125,6 +125,11 @@ def test_bfloat16_is_delegated_and_decodes_within_its_own_rounding(tmp_path: Pat
         (("export", "{saved}", "--backend", "xnnpack-8da4w", "--dtype", "bfloat16"), "quantises a model of float32"),
         (("export", "{saved}", "--prompt-chunk", "8", "--mode", "decode"), "is about mode dynamic"),
         (("export", "{saved}", "--prompt-chunk", "64", "--cache-length", "32"), "longer than the cache of 32 tokens"),
+        (("export", "{saved}", "--attention", "custom", "--dtype", "bfloat16"), "convert the model to float32"),
+        (
+            ("export", "{saved}", "--attention", "portable", "--backend", "xnnpack-custom-attention"),
+            "has attention custom; leave out --attention portable",
+        ),
         (("check", "{saved}/config.json"), "is a file of a model; pass its directory"),
         (("check", "{saved}/config.json", "--model", "{saved}"), "not an ExecuTorch program"),
         (("check", "{saved}", "--model", "{saved}"), "--model is about a MODEL.pte"),
@@ -147,7 +152,7 @@ def test_what_cannot_be_is_one_sentence(saved: Path, tmp_path: Path, arguments: 
     ("arguments", "told"),
     [
         (("--cache-length", "8"), "--cache-length is about a --checkpoint, and none is given"),
-        (("--logits", "last"), "--logits is about a --checkpoint, and none is given"),
+        (("--attention", "custom"), "--attention is about a --checkpoint, and none is given"),
         (("--checkpoint", "{saved}", "--program", "{saved}/no.pte"), "no.pte: no such file"),
         (("--checkpoint", "{saved}", "--arch", "llama"), "own is judged and nothing else"),
         (("--checkpoint", "{saved}", "--dtype", "float8"), "No such dtype 'float8'"),

@@ -9,7 +9,7 @@ from typing import Any
 from conformance.core.contract import Mode
 from conformance.exporters.resolve import Exporter
 from conformance.pipeline.backends import Backend
-from tests.faults import exporters, left_behind, lowerings, metadata, programs, tokenizers, variations
+from tests.faults import custom_attention, exporters, left_behind, lowerings, metadata, programs, tokenizers, variations
 
 DECODE, DYNAMIC = Mode.DECODE, Mode.DYNAMIC
 
@@ -103,6 +103,10 @@ FAULTS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
     (programs.wrong_from_the_8th_restart, "llama", DYNAMIC, "PAR-13", "execute:logits-differ"),
     (exporters.shares_state_between_loads, "llama", DECODE, "PAR-13", "execute:logits-differ"),
     (programs.wrong_when_repeated, "llama", DECODE, "PAR-12", "execute:logits-differ"),
+    (custom_attention.reads_from_0, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (custom_attention.forgets_the_scale, "llama", DECODE, "PAR-1", "execute:logits-differ"),
+    (custom_attention.forgets_the_window, "mistral", DECODE, "PAR-5", "execute:logits-differ"),
+    (custom_attention.writes_to_0, "llama", DECODE, "PAR-1", "execute:logits-differ"),
 ]
 
 #: The same of variations of fixtures, which the fixtures themselves do not show.

@@ -2,6 +2,7 @@
 
 from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends.coreml import COREML
+from conformance.pipeline.backends.custom_attention import XNNPACK_CUSTOM_ATTENTION
 from conformance.pipeline.backends.half import XNNPACK_FP16
 from conformance.pipeline.backends.openvino import OPENVINO
 from conformance.pipeline.backends.portable import PORTABLE
@@ -10,7 +11,8 @@ from conformance.pipeline.backends.tosa import TOSA
 from conformance.pipeline.backends.vulkan import VULKAN
 from conformance.pipeline.backends.xnnpack import XNNPACK
 
-_RUN = (PORTABLE, XNNPACK, XNNPACK_FP16, XNNPACK_8DA4W, XNNPACK_8DA8W, XNNPACK_PT2E, OPENVINO)
+_QUANTISING = (XNNPACK_8DA4W, XNNPACK_8DA8W, XNNPACK_PT2E)
+_RUN = (PORTABLE, XNNPACK, XNNPACK_CUSTOM_ATTENTION, XNNPACK_FP16, *_QUANTISING, OPENVINO)
 _LOWERED_ONLY = (VULKAN, COREML, TOSA)
 BACKENDS = {backend.name: backend for backend in (*_RUN, *_LOWERED_ONLY)}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from conformance.core.attention import PORTABLE
 from conformance.core.cells import BackendTraits
 from conformance.core.commands import install_command
 from conformance.pipeline.backends.recipes import checked_edge, in_place_emission, no_passes
@@ -75,6 +76,8 @@ class Backend:
         runs: Whether its programs can be executed here. Others are only lowered and emitted.
         requires: The packages it needs, as in a requirements file.
         pip_options: What pip has to be given beside them to install them.
+        attention: What exporters are asked for, one of `conformance.core.attention.ATTENTIONS`. It does not apply to
+            those that take no such argument, nor to models that custom attention does not fit.
         environment: Environment variables that have to be set before its package is first used.
         delegates: The ids in ExecuTorch of the delegates by which a program that names no backend is taken for its;
             None where the delegates do not tell it, as those of a variant of another backend.
@@ -97,6 +100,7 @@ class Backend:
     runs: bool = True
     requires: tuple[str, ...] = ()
     pip_options: tuple[str, ...] = ()
+    attention: str = PORTABLE
     environment: tuple[tuple[str, str], ...] = ()
     delegates: tuple[str, ...] | None = None
     owns_state: bool = False
@@ -112,8 +116,8 @@ class Backend:
 
     @property
     def variant(self) -> str | None:
-        """What its programs are exported from, if that is not the fixture model as it is."""
-        return self.name if self.prepare or self.requantise else None
+        """Its name, if its programs are exported otherwise, or from something else than the fixture as it is."""
+        return self.name if self.prepare or self.requantise or self.attention != PORTABLE else None
 
     @property
     def obstacle(self) -> str:

@@ -14,15 +14,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
-from conformance.reference.transformers_api import ATTENTION_FUNCTIONS, MASK_FUNCTIONS
+from conformance.reference.transformers_api import ATTENTION_FUNCTIONS
 
-#: Implementations of Transformers that this one can stand for, and the attribute of a config that names one.
-_REPLACED, _CHOICE = ("sdpa", "eager"), "_attn_implementation_internal"
+#: Implementations of Transformers that others can stand for.
+REPLACED = ("sdpa", "eager")
 #: What models pass to every attention function, and no attention function of theirs reads.
 _IGNORED = frozenset(
-    {"cache_position", "dropout", "indices", "is_causal", "logits_to_keep", "output_attentions"}
+    {"cache_position", "dropout", "is_causal", "logits_to_keep", "output_attentions"}
     | {"output_router_logits", "position_ids", "sliding_window", "use_cache"}
 )
 #: Share of the largest output by which two good ways to compute attention in float32 may differ; and for a dtype with
@@ -33,7 +32,7 @@ Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
 class AttentionDiffersError(ValueError):
-    """Grouped attention does not compute what the model's own attention does."""
+    """Another attention does not compute what the model's own does."""
 
 
 class GroupedAttention:
@@ -75,9 +74,9 @@ class GroupedAttention:
         Raises:
             AttentionDiffersError: An argument is not understood.
         """
-        unknown = {name for name, given in others.items() if given is not None} - _IGNORED
-        if unknown or attention_mask is None:
-            raise AttentionDiffersError(", ".join(sorted(unknown)) or "no mask")
+        if attention_mask is None:
+            raise AttentionDiffersError("no mask")
+        require_known(others)
         batch, heads, seq, size = query.shape
         groups, length = key.shape[1:3]
         together = heads // groups
@@ -106,36 +105,50 @@ class GroupedAttention:
 
 
 @contextmanager
-def grouped_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Compute attention by `GroupedAttention`, wherever the model looks its attention up; undone on exit."""
-    with _implementation(model, {name: GroupedAttention() for name in _REPLACED}):
+def grouped_attention() -> Iterator[None]:
+    """Compute attention by `GroupedAttention`, wherever a model looks its attention up; undone on exit."""
+    with replaced_attention({name: GroupedAttention() for name in REPLACED}):
         yield
 
 
 @contextmanager
-def compared_attention(model: PreTrainedModel) -> Iterator[None]:
+def compared_attention() -> Iterator[None]:
     """Compute attention both ways, and go on with the model's own results; undone on exit.
 
     Raises:
         AttentionDiffersError: From an attention layer where the two differ.
     """
-    with _implementation(model, {name: _compared(name) for name in _REPLACED}):
+    with replaced_attention({name: compared(name, GroupedAttention()) for name in REPLACED}):
         yield
 
 
-def _compared(name: str) -> Attention:
-    grouped = GroupedAttention()
+def compared(name: str, other: Attention) -> Attention:
+    """The model's own attention, called `name`, which raises AttentionDiffersError where `other` gives something else.
+
+    Args:
+        name: One of `REPLACED`.
+        other: The attention that is to stand for it.
+    """
+
+    registered: Attention | None = ATTENTION_FUNCTIONS.get(name)  # not "eager": each model has its own
 
     def attention(module: nn.Module, *arguments: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         own: Attention = getattr(sys.modules[type(module).__module__], "eager_attention_forward", _not_found)
-        expected = (ATTENTION_FUNCTIONS.get(name) or own)(module, *arguments, **named)
-        observed = grouped(module, *arguments, **named)[0]
+        expected = (registered or own)(module, *arguments, **named)
+        observed = other(module, *arguments, **named)[0]
         bound = max(_TOLERANCE, _UNITS * torch.finfo(observed.dtype).eps) * expected[0].abs().max()
         if observed.shape != expected[0].shape or not bool(((observed - expected[0]).abs() <= bound).all()):
-            raise AttentionDiffersError(type(module).__name__)
+            raise AttentionDiffersError(f"{type(module).__name__} computes something else")
         return expected
 
     return attention
+
+
+def require_known(others: Mapping[str, Any]) -> None:
+    """Raises AttentionDiffersError where attention is given more than what no attention function reads."""
+    unknown = {name for name, given in others.items() if given is not None} - _IGNORED
+    if unknown:
+        raise AttentionDiffersError(f"attention with {', '.join(sorted(unknown))}")
 
 
 def _not_found(module: nn.Module, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
@@ -143,24 +156,17 @@ def _not_found(module: nn.Module, *_: Any, **__: Any) -> tuple[torch.Tensor, Non
 
 
 @contextmanager
-def _implementation(model: PreTrainedModel, functions: Mapping[str, Attention]) -> Iterator[None]:
-    """Replace the model's attention implementations of these names, but not their kinds of masks."""
-    configs: dict[int, Any] = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}
-    # By the attribute itself: the property passes on what it is set to, and `set_attn_implementation` refuses models
-    # that declare no support of anything but "eager".
-    chosen = [(config, getattr(config, _CHOICE, None)) for config in configs.values()]
-    names = {name: f"grouped_{name}" for name in functions}
-    for name, alias in names.items():
-        MASK_FUNCTIONS.register(alias, MASK_FUNCTIONS[name])  # models look masks up in the mapping of the class alone
-        ATTENTION_FUNCTIONS[alias] = functions[name]
+def replaced_attention(functions: Mapping[str, Attention]) -> Iterator[None]:
+    """Replace Transformers' attention implementations of these names; undone on exit.
+
+    By its own name, since models branch on that: with another one sparse attention would leave its mask to the
+    function (axk2). So it holds for every model, but not where one names functions of its own (doge), nor for "eager"
+    before Transformers 5.0.
+    """
+    for name, function in functions.items():
+        ATTENTION_FUNCTIONS[name] = function
     try:
-        for config, choice in chosen:
-            if choice in names:
-                setattr(config, _CHOICE, names[choice])
         yield
     finally:
-        for config, choice in chosen:
-            if choice in names:
-                setattr(config, _CHOICE, choice)
-        for alias in names.values():
-            del ATTENTION_FUNCTIONS[alias]
+        for name in functions:
+            del ATTENTION_FUNCTIONS[name]
