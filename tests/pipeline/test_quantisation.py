@@ -21,7 +21,7 @@ from conformance.core.contract import CHECKED, Mode
 from conformance.core.verdicts import ClauseViolationError, NotRunError
 from conformance.decoding.fidelity import EQUAL_DB, fidelity, own_text
 from conformance.decoding.scripts import Vocabulary
-from conformance.pipeline.backends import BACKENDS
+from conformance.pipeline.backends import BACKENDS, quantised
 from conformance.pipeline.quantisable import EightBitExperts, quantise_experts, use_linear
 from conformance.pipeline.quantisation import quantisation_record
 from conformance.records.run import FloatWeight, QuantisationRecord
@@ -290,4 +290,12 @@ def test_checkpoint_is_told_what_it_costs_unless_it_is_nonsense() -> None:
             backends={"nonsense": nonsense},
             is_checkpoint=True,
         )
+    assert caught.value.signature == "lower:far-from-float"
+
+
+def test_pt2e_quantises_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge("LOW-11", "llama", convert_and_export_with_cache, backend="xnnpack-pt2e")
+    monkeypatch.setattr(quantised, "_adds_a_mask", lambda node: False)
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("LOW-11", "llama", convert_and_export_with_cache, backend="xnnpack-pt2e")
     assert caught.value.signature == "lower:far-from-float"

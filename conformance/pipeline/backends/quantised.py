@@ -20,6 +20,8 @@ _GROUP_SIZE = 32
 #: than 16. The oracle alone gives 28.9 dB at a tie. Faults: a zeroed, shifted or swapped cache is at 13 dB or below, an
 #: exact GELU for a tanh one at 32 to 50 dB, and below 100 dB in 121 of 128 calls.
 _AS_TORCH_DOES = Precision(least_sqnr=100.0, perturbation_std=1e-6, max_perturbed_oracles=64, tie_margin=1e-3)
+#: Operators of one tensor, which change its shape or dtype alone.
+_HANDING_ON = frozenset({"alias", "clone", "expand", "slice", "to", "unsqueeze", "view", "_to_copy"})
 _TORCHAO = ("torchao>=0.17",)
 
 
@@ -93,6 +95,7 @@ def with_observed_ranges(program: Any, examples: Any, shapes: Any, texts: Iterab
         initial = {name: buffer.clone() for name, buffer in module.named_buffers()}
         quantizer = XNNPACKQuantizer()
         quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
+        quantizer.set_filter_function(lambda node: not _adds_a_mask(node))
         prepared = prepare_pt2e(module, quantizer)
         for tokens in texts:
             for position, token in enumerate(tokens):
@@ -102,6 +105,25 @@ def with_observed_ranges(program: Any, examples: Any, shapes: Any, texts: Iterab
             if name in initial:
                 buffer.copy_(initial[name])
         return torch.export.export(converted, examples, dynamic_shapes=shapes)
+
+
+def _adds_a_mask(node: Any) -> bool:
+    """Whether the node adds what a condition has chosen, as attention adds a mask to its scores.
+
+    A mask has -3.4e38 where nothing is seen. In 8 bits its scale is 1.3e36, and all scores would round to 0.
+    """
+    return _short(node) == "add" and any(_short(_source(each)) == "where" for each in node.all_input_nodes)
+
+
+def _source(node: Any) -> Any:
+    """The node that `node` hands on, in another shape or dtype."""
+    while _short(node) in _HANDING_ON:
+        node = node.args[0]
+    return node
+
+
+def _short(node: Any) -> str:
+    return str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else ""
 
 
 def declares(operator: str) -> bool:
