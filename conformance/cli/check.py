@@ -79,6 +79,8 @@ def _about(asked: Mapping[str, object], checkpoint: Checkpoint) -> Iterator[str]
         yield f"{asked['batch-size']} rows a call"
     if asked.get("logits"):
         yield f"logits of {asked['logits']} tokens" if asked["logits"] == "all" else "logits of the last token"
+    if asked.get("attention"):
+        yield f"{asked['attention']} attention"
     yield _dtype(checkpoint)
 
 

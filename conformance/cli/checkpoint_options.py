@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from conformance.cli.params import Name
-from conformance.core.attention import PORTABLE
+from conformance.core.attention import CUSTOM, PORTABLE
 from conformance.core.call_shape import CallShape
 from conformance.core.contract import Mode
 
@@ -162,6 +162,8 @@ def checkpoint_of(directory: Path, asked: Asked, usual_length: int, backend: Bac
         raise ValueError(f"{backend.name} quantises a model of float32; leave out --dtype {asked.dtype}")
     if asked.attention not in (None, backend.attention) and backend.attention != PORTABLE:
         raise ValueError(f"{backend.name} has attention {backend.attention}; leave out --attention {asked.attention}")
+    if CUSTOM in (asked.attention, backend.attention) and computes != "float32":
+        raise ValueError(f"custom attention computes in float32; leave out --dtype {asked.dtype}")
     if asked.prompt_chunk and asked.program_mode is Mode.DECODE:
         raise ValueError("--prompt-chunk is about mode dynamic; with --mode decode, a call takes one token")
     if asked.cache_length is None:

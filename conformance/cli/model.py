@@ -188,9 +188,12 @@ def check(
             raise ValueError(f"{subject} is a file: --model MODEL_DIR has to say which checkpoint it was made of")
         program = subject
         asked = _asked_of_file(program, directory, asked)
-    read = checkpoint_of(directory or subject, asked, DEFAULT_CACHE_LENGTH, backend_of(asked.backend_name))
+    lowering = backend_of(asked.backend_name)
+    read = checkpoint_of(directory or subject, asked, DEFAULT_CACHE_LENGTH, lowering)
     Steps(0).note(read.notes)
     asked = dataclasses.replace(asked, cache_length=read.max_cache_len)
+    if lowering.attention != PORTABLE:  # asked for by name, a refusal is a no, and not not-applicable
+        asked = dataclasses.replace(asked, attention=lowering.attention)
     arguments = ["-n1", f"--checkpoint={read.path}", *asked.options]
     arguments += [f"--max-examples={max_examples}", f"--output={output}"]
     arguments += [f"--program={program}"] if program else []

@@ -219,7 +219,7 @@ def read_options(config: pytest.Config) -> Options:
         checkpoint=checkpoint,
         known=known if checkpoint else None,
         shape=_shape(config),
-        attention=_attention(get("--attention"), backends) if checkpoint else PORTABLE,
+        attention=_chosen("attention", get("--attention"), ATTENTIONS, (PORTABLE,))[0],
         program=program,
     )
 
@@ -249,12 +249,6 @@ def _checkpoint(config: pytest.Config) -> Checkpoint | None:
 def _shape(config: pytest.Config) -> CallShape:
     last = _chosen("choice of logits", config.getoption("--logits"), LOGITS, (LOGITS[0],))[0] == LAST_LOGITS
     return CallShape(last, config.getoption("--prompt-chunk"))
-
-
-def _attention(name: str | None, backends: Sequence[str]) -> str:
-    """What the exporter of a checkpoint is asked for: also what its backends are for, since a refusal is an answer."""
-    own = {BACKENDS[backend].attention for backend in backends if backend in BACKENDS}
-    return _chosen("attention", name, ATTENTIONS, tuple(own) if len(own) == 1 else (PORTABLE,))[0]
 
 
 def _program(config: pytest.Config) -> Path | None:

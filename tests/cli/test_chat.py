@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _program(checkpoint: Path, attention: str) -> Path:
-    path = checkpoint.parent / f"{attention}.pte"
+    path = checkpoint.parent / attention / "model.pte"
     loaded = load_model(read_checkpoint(checkpoint, LENGTH, "float32"))
     write_program(export_for_runner(loaded, BACKENDS["portable"], Mode.DYNAMIC, attention=attention), path)
     return path

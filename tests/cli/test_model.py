@@ -125,7 +125,7 @@ def test_bfloat16_is_delegated_and_decodes_within_its_own_rounding(tmp_path: Pat
         (("export", "{saved}", "--backend", "xnnpack-8da4w", "--dtype", "bfloat16"), "quantises a model of float32"),
         (("export", "{saved}", "--prompt-chunk", "8", "--mode", "decode"), "is about mode dynamic"),
         (("export", "{saved}", "--prompt-chunk", "64", "--cache-length", "32"), "longer than the cache of 32 tokens"),
-        (("export", "{saved}", "--attention", "custom", "--dtype", "bfloat16"), "convert the model to float32"),
+        (("export", "{saved}", "--attention", "custom", "--dtype", "bfloat16"), "leave out --dtype bfloat16"),
         (
             ("export", "{saved}", "--attention", "portable", "--backend", "xnnpack-custom-attention"),
             "has attention custom; leave out --attention portable",
@@ -163,6 +163,18 @@ def test_options_of_a_checkpoint_have_to_fit(saved: Path, arguments: tuple[str, 
     ended = suite(*(each.format(saved=saved) for each in arguments))
     assert ended.returncode == 4
     assert told in ended.stderr
+
+
+def test_a_model_that_custom_attention_does_not_fit_may_not_be_shipped(tmp_path: Path) -> None:
+    """Also if a backend is for it, on which the cells of a fixture are not-applicable."""
+    saved = write_checkpoint(tmp_path / "own", {"num_hidden_layers": 1}, model_type="gemma2")
+    asked = ("--backend", "xnnpack-custom-attention", "--clause", "PAR-1", "--max-examples", "1", "--mode", "decode")
+    code, told, said = command("model", "check", saved, *asked, "--output", tmp_path / "check.json")
+    assert code == 1, said
+    assert "be shipped on xnnpack-custom-attention? No." in told
+    assert "mode decode, a cache of 64 tokens, custom attention, float32" in told
+    assert "has scores with a bound (softcap)" in told
+    assert "--attention custom" in told
 
 
 def _without_attention(architecture: str) -> PreTrainedModel:
