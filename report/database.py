@@ -28,7 +28,8 @@ from .trends import HistoryPoint, history_points
 
 _PARTITION = """STRUCT(
     delegates MAP(VARCHAR, BIGINT), delegated MAP(VARCHAR, BIGINT), undelegated MAP(VARCHAR, BIGINT),
-    program_bytes BIGINT, constant_bytes BIGINT, planned_bytes BIGINT, cache_bytes BIGINT, lower_s DOUBLE, emit_s DOUBLE
+    program_bytes BIGINT, constant_bytes BIGINT, planned_bytes BIGINT, cache_bytes BIGINT,
+    lower_s DOUBLE, emit_s DOUBLE, moved MAP(VARCHAR, BIGINT)
 )"""
 #: The types of each table's columns.
 _TABLES = {

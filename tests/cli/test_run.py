@@ -34,6 +34,7 @@ _NAMES = {
     "--tier": "smoke",
     "--dtype": "auto",
     "--logits": "last",
+    "--attention": "custom",
 }
 
 

@@ -28,7 +28,7 @@ def test_the_sample_runs_are_what_their_command_writes(tmp_path: Path) -> None:
 def test_sample_runs_are_valid(report: Report) -> None:
     ended = report("validate", *sorted(RUNS.glob("*.json")))
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.splitlines()[-1] == f"{RUNS / '2026-11.json'}: a run record of 1216 cells"
+    assert ended.out.splitlines()[-1] == f"{RUNS / '2026-11.json'}: a run record of 1248 cells"
 
 
 def test_a_bad_record_is_named_beside_good_ones(report: Report) -> None:

@@ -37,6 +37,7 @@ def remove_aliases(program: ExportedProgram) -> None:
         program: Its graph is rewritten in place.
     """
     for node in program.graph.find_nodes(op="call_function", target=_aten.alias.default):
-        node.replace_all_uses_with(node.args[0])
-        program.graph.erase_node(node)
+        if not any(user.op == "output" for user in node.users):  # the program's signature names its results
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
     program.graph_module.recompile()

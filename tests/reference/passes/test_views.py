@@ -43,6 +43,17 @@ class _Whole(nn.Module):
         return 2 * x[:, slice(0, None)] + x[..., 0:8]
 
 
+class _Alias(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.aten.alias.default(2 * x)  # type: ignore[no-any-return]  # torch's operators have no types
+
+
+def test_a_result_keeps_its_name() -> None:
+    program = torch.export.export(_Alias(), (torch.ones(3),))
+    remove_aliases(program)
+    assert torch.equal(program.module()(torch.ones(3)), 2 * torch.ones(3))
+
+
 def test_a_slice_of_everything_is_gone() -> None:
     program = torch.export.export(_Whole(), (torch.randn(1, 3, 8),))
     remove_aliases(program)
