@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
-from conformance.reference import convert_and_export_with_cache
+from conformance.reference import convert_and_export_with_cache, exporter
 from tests.faults.programs import _subject
 
 #: The largest number that float16 has.
@@ -98,7 +98,8 @@ def _masks_in_half_precision(inner: Any, ids: Tensor, position: Tensor) -> Any:
 
 def sums_in_half_precision(model: PreTrainedModel, *examples: Tensor, **options: Any) -> ExportedProgram:
     """Adds up the weights of attention one by one, in the model's own dtype."""
-    with mock.patch.object(nn.functional, "scaled_dot_product_attention", _attend_with_half_sums):
+    ungrouped = mock.patch.object(exporter, "can_group_attention", return_value=False)
+    with ungrouped, mock.patch.object(nn.functional, "scaled_dot_product_attention", _attend_with_half_sums):
         return convert_and_export_with_cache(model, *examples, **options)
 
 
