@@ -230,7 +230,7 @@ def shape_named(name: str) -> Shape:
     """The shape of this name, or the slice of one.
 
     Raises:
-        ValueError: There is no such shape; the message lists them.
+        ValueError: No shape has this name; the message lists those there are.
     """
     base = SHAPES.get(name.removesuffix(_SLICED))
     if base is None:
@@ -242,7 +242,7 @@ def sides_named(names: str | None) -> tuple[Side, ...]:
     """The sides of these names, separated by commas; all, if none are given.
 
     Raises:
-        ValueError: There is no such side; the message lists them.
+        ValueError: No side has this name; the message lists those there are.
     """
     return tuple(SIDES[_known("side", name, SIDES)] for name in (names.split(",") if names else SIDES))
 

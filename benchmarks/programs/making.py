@@ -31,8 +31,8 @@ def main(request: str) -> int:
     """Make the program that the request asks for, and write beside it how that went, or why it did not."""
     asked = json.loads(Path(request).read_text(encoding="utf-8"))
     torch.set_num_threads(1)
-    told = make(Case.of_values(asked["case"]), Side(**asked["side"]), Path(asked["program"]))
-    Path(asked["answer"]).write_text(json.dumps(told), encoding="utf-8")
+    outcome = make(Case.of_values(asked["case"]), Side(**asked["side"]), Path(asked["program"]))
+    Path(asked["answer"]).write_text(json.dumps(outcome), encoding="utf-8")
     return 0
 
 

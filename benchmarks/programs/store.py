@@ -73,10 +73,10 @@ class Store:
             problem = "" if answer.exists() else self._make(python, case, side, path, answer)
         if problem:
             return Product(absent=problem)
-        told = json.loads(answer.read_text(encoding="utf-8"))
-        if "absent" in told:
-            return Product(absent=told["absent"])
-        return Product(path, made_of(told))
+        outcome = json.loads(answer.read_text(encoding="utf-8"))
+        if "absent" in outcome:
+            return Product(absent=outcome["absent"])
+        return Product(path, made_of(outcome))
 
     def _make(self, python: Path, case: Case, side: Side, path: Path, answer: Path) -> str:
         """Make it; returns what is wrong if the process died without an answer."""
@@ -97,8 +97,8 @@ class Store:
 def key_of(case: Case, side: Side, versions: dict[str, str]) -> str:
     """What the program depends on, as a name: the model, the recipe, the packages, and our code that makes it."""
     recipe = {name: value for name, value in dataclasses.asdict(side).items() if name not in _NOT_MADE_BY}
-    told = json.dumps([case.as_values(), recipe, versions], sort_keys=True)
-    held = hashlib.sha256(told.encode())
+    outcome = json.dumps([case.as_values(), recipe, versions], sort_keys=True)
+    held = hashlib.sha256(outcome.encode())
     for file in _sources(case, side):
         held.update(file.read_bytes())
     return f"{case.name}-{side.name}-{held.hexdigest()[:16]}"

@@ -211,22 +211,24 @@ def measured(
             results[name] = SideResult(made, absent=why[name])
         else:
             runners[name] = ProgramRunner(path)
-    told = EagerRunner(eager_model)
-    runners[EAGER.name] = told
+    eager_side = EagerRunner(eager_model)
+    runners[EAGER.name] = eager_side
     cached: list[int] = []
     errors: dict[str, float] = {}
     filled: dict[str, bool] = {}
     for name, runner in runners.items():
         comparison = Comparison(expected[scales.get(name)])
         try:
-            filled[name] = _follow(case, runner, ids, comparison, cached if runner is told else [])
+            filled[name] = _follow(case, runner, ids, comparison, cached if runner is eager_side else [])
         except Exception as error:  # whatever the runtime or the model raises
             why[name] = f"fails: {type(error).__name__}: {one_line(str(error), _SHOWN)}"
             continue
         errors[name] = off = comparison.error
         if off > LIMITS[case.dtype]:
             why[name] = f"void: its logits are off by {off:.2g} of their scale, above {LIMITS[case.dtype]:g}"
-    sound = {name: runner for name, runner in runners.items() if name not in why and (eager or runner is not told)}
+    sound = {
+        name: runner for name, runner in runners.items() if name not in why and (eager or runner is not eager_side)
+    }
     end = _alternate({name: runner for name, runner in sound.items() if filled[name]}, ids, case.cache - BLOCK, rounds)
     bandwidth = max(bandwidth, read_bandwidth())
     start = _alternate(sound, ids, 0, rounds)

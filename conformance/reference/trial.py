@@ -43,7 +43,7 @@ def can_group_attention(wrapper: TorchExportableModuleWithStaticCache, example: 
                 grouped = wrapper(*calls[0])
         except Exception:  # whatever a model says of an attention that it was not written for
             return False
-    # Equal to the last bit, since both use the model's own results: some go another way by the implementation's name.
+    # Equal to the last bit, since both use the model's own results: a model with a state of its own differs.
     return grouped.shape == expected[0].shape and all(map(torch.equal, compared, expected))
 
 

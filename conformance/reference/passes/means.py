@@ -6,6 +6,7 @@ import torch
 from torch.export import ExportedProgram
 
 from conformance.reference.passes.constants import constant
+from conformance.reference.passes.views import inferred
 
 _aten = torch.ops.aten
 
@@ -28,7 +29,7 @@ def replace_means_with_products(program: ExportedProgram) -> None:
         size = source.shape[-1]
         if source.dtype is not torch.float32 or not isinstance(size, int):
             continue
-        rows = [-1 if not isinstance(length, int) else length for length in result.shape]
+        rows = inferred(result.shape)
         if rows.count(-1) > 1:
             continue
         column = constant(program, f"mean_of_{size}", torch.full((size, 1), 1 / size))

@@ -9,6 +9,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from conformance.reference.passes.constants import constant
+from conformance.reference.passes.views import inferred
 
 _aten = torch.ops.aten
 
@@ -30,7 +31,7 @@ def replace_rotations_with_products(program: ExportedProgram) -> None:
             continue
         value, result = source.meta["val"], node.meta["val"]
         size = value.shape[-1]
-        rows = [length if isinstance(length, int) else -1 for length in result.shape]
+        rows = inferred(result.shape)
         if value.dtype is not torch.float32 or rows.count(-1) != 1:
             continue
         matrix = constant(program, f"rotation_of_{size}", _rotation(size))

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.export import ExportedProgram
 
 _aten = torch.ops.aten
+
+
+def inferred(shape: Sequence[int | torch.SymInt]) -> list[int]:
+    """The sizes that a view is asked for: -1 in place of each that is symbolic."""
+    return [size if isinstance(size, int) else -1 for size in shape]
 
 
 def infer_dynamic_sizes(program: ExportedProgram) -> None:
@@ -19,7 +26,7 @@ def infer_dynamic_sizes(program: ExportedProgram) -> None:
     """
     for target in (_aten.view.default, _aten.reshape.default):
         for node in program.graph.find_nodes(op="call_function", target=target):
-            sizes = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
+            sizes = inferred(node.meta["val"].shape)
             if sizes.count(-1) == 1 and 0 not in sizes:
                 # A reshape becomes a view with symbols when it is decomposed; of what is contiguous it is one already.
                 if node.args[0].meta["val"].is_contiguous():

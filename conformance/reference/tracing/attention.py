@@ -35,15 +35,33 @@ class AttentionDiffersError(ValueError):
     """Another attention does not compute what the model's own does."""
 
 
-class GroupedAttention:
-    """Attention in two products for each head of keys and values, with the queries of its group one below the other.
+class AdditiveMask:
+    """What a mask adds to scores, made once a call of the model: all layers are given the same one.
 
-    The mask is made additive once a call of the model: all layers are given the same one.
+    Args:
+        per_head: Whether to keep its dimensions of batch and heads; without them it is that of the first of each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_head: bool = True) -> None:
+        self._per_head = per_head
         self._mask: torch.Tensor | None = None
         self._additive: torch.Tensor | None = None
+
+    def __call__(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Zeros and the least number of `dtype`, for `mask`, which is boolean or additive already."""
+        if self._additive is None or mask is not self._mask:
+            self._mask, kept = mask, mask if self._per_head else mask[0, 0]
+            # Not infinity: where the first 512 keys are all out of sight, custom_sdpa takes a difference of two.
+            additive = torch.where(kept, 0.0, torch.finfo(dtype).min) if kept.dtype is torch.bool else kept
+            self._additive = additive.to(dtype)
+        return self._additive
+
+
+class GroupedAttention:
+    """Attention in two products for each head of keys and values, with the queries of its group one below the other."""
+
+    def __init__(self) -> None:
+        self._additive = AdditiveMask()
 
     def __call__(
         self,
@@ -91,20 +109,11 @@ class GroupedAttention:
         scores = torch.bmm(stacked, keys.transpose(1, 2)).view(batch * groups, together, seq, length)
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
-        scores = scores.view(batch, heads, seq, length) + self._added(attention_mask, query.dtype)
+        scores = scores.view(batch, heads, seq, length) + self._additive(attention_mask, query.dtype)
         weights = torch.softmax(scores, dim=-1).view(batch * groups, -1, length)
         outputs = torch.bmm(weights, value.reshape(batch * groups, length, -1))
         outputs = outputs.view(batch * groups, together, seq, -1).view(batch, heads, seq, -1)
         return outputs.transpose(1, 2).contiguous().to(dtype), None
-
-    def _added(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        if mask is not self._mask:
-            self._mask = self._additive = mask
-            if mask.dtype is torch.bool:
-                least = torch.finfo(dtype).min
-                self._additive = torch.where(mask, 0.0, least).to(dtype)
-        assert self._additive is not None
-        return self._additive
 
 
 @contextmanager

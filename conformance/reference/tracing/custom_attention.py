@@ -17,6 +17,7 @@ from transformers import StaticCache
 from conformance.reference.errors import AttentionDoesNotFitError
 from conformance.reference.tracing.attention import (
     REPLACED,
+    AdditiveMask,
     AttentionDiffersError,
     compared,
     replaced_attention,
@@ -81,8 +82,7 @@ class CustomAttention:
     def __init__(self, layers: Sequence[CustomLayer], *, trial: bool = False) -> None:
         self._layers = layers
         self._trial = trial
-        self._mask: torch.Tensor | None = None
-        self._additive: torch.Tensor | None = None
+        self._additive = AdditiveMask(per_head=False)
 
     def __call__(
         self,
@@ -107,7 +107,7 @@ class CustomAttention:
         if self._trial:
             layer.read = True
             layer.causal &= _is_causal(attention_mask, layer.start)
-        mask = None if layer.causal else self._added(attention_mask)
+        mask = None if layer.causal else self._additive(attention_mask, torch.float32).contiguous()
         operands = query.transpose(1, 2).contiguous(), layer.keys, layer.values, layer.start, mask
         if self._trial:
             return computed(*operands, scaling), None
@@ -118,16 +118,6 @@ class CustomAttention:
             if key is layer.shown:
                 return layer
         raise AttentionDiffersError("attention to other keys than the cache returns")
-
-    def _added(self, mask: torch.Tensor) -> torch.Tensor:
-        if mask is not self._mask:
-            self._mask, together = mask, mask[0, 0]
-            # Not infinity: where the first 512 keys are all out of sight, it takes a difference of two.
-            least = torch.finfo(torch.float32).min
-            additive = torch.where(together, 0.0, least) if together.dtype is torch.bool else together
-            self._additive = additive.to(torch.float32).contiguous()
-        assert self._additive is not None
-        return self._additive
 
 
 def computed(

@@ -16,6 +16,7 @@ from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward a
 from conformance.models.fixtures import build_model, fixture_config
 from conformance.reference import convert_and_export_with_cache
 from conformance.reference.tracing.attention import (
+    AdditiveMask,
     AttentionDiffersError,
     GroupedAttention,
     compared_attention,
@@ -96,13 +97,10 @@ def test_in_half_precision_it_computes_in_float32() -> None:
 
 
 def test_a_mask_is_made_additive_once() -> None:
-    attention, mask = GroupedAttention(), _mask()
-    attention(*_inputs(3), mask)
-    first = attention._additive
-    attention(*_inputs(3), mask)
-    assert attention._additive is first
-    attention(*_inputs(3), _mask())
-    assert attention._additive is not first
+    additive, mask = AdditiveMask(), _mask()
+    first = additive(mask, torch.float32)
+    assert additive(mask, torch.float32) is first
+    assert additive(_mask(), torch.float32) is not first
 
 
 @pytest.mark.parametrize("given", [{"s_aux": torch.zeros(6)}, {"position_bias": torch.zeros(1)}, {"of_2030": True}])
