@@ -64,6 +64,10 @@ def test_draft_says_what_it_tried() -> None:
     assert made.tried[-1] == "decoded with a static cache: agrees with the forward pass without cache"
 
 
+def test_draft_says_that_a_fixture_magnifies_rounding() -> None:
+    assert draft("zamba2").tried[-1].startswith("float32 puts its logits off by 7.3e-06 of their scale, and correct")
+
+
 def test_draft_of_what_cannot_decode_leaves_the_reason_to_a_person() -> None:
     made = draft("openai-gpt")
     assert made.cause is not None
