@@ -15,7 +15,8 @@ from conformance.core.verdicts import ClauseViolationError, Stage
 from conformance.decoding.fidelity import EQUAL_DB, fidelity
 from conformance.decoding.oracle import cache_states
 from conformance.matrix.delegation import Baseline, baseline
-from conformance.pipeline.emission import CacheBuffer, StoredConstant, digest
+from conformance.pipeline.contents import digest
+from conformance.pipeline.emission import CacheBuffer, StoredConstant
 from conformance.pipeline.partition import UndelegatedNode
 from conformance.pipeline.quantisation import quantisation_record
 from conformance.records import environment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from executorch.exir.lowered_backend_module import LoweredBackendModule
 from executorch.exir.tensor import TensorSpec
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
+
+from conformance.pipeline.contents import digest, occurrences
 
 #: Operators that give a whole tensor with a few positions written anew, where the cache is their first argument.
 _UPDATES = re.compile(r"\baten\.(index_put|index_copy|scatter|select_scatter|slice_scatter)\.\w*out\b")
@@ -110,7 +111,8 @@ def emission_report(
         _address(spec) for node in graph_module.graph.output_node().all_input_nodes for spec in _node_specs(node)
     }
     plan = emitted.executorch_program.execution_plan[0]
-    program = bytes(emitted.buffer)
+    parts = (emitted.exported_program(), *_delegated(lowered))
+    repeated, unread = _repeated_and_unread(bytes(emitted.buffer), parts, known)
     return EmissionReport(
         operators=kernels_of(plan),
         planned_bytes=sum(plan.non_const_buffer_sizes),
@@ -122,19 +124,14 @@ def emission_report(
         unplanned=tuple(name for name, node in caches.items() if not _planned(node.meta["spec"])),
         copied=tuple(name for name, node in caches.items() if any(_copies(node, user) for user in node.users)),
         returned=tuple(name for name, node in caches.items() if _address(node.meta["spec"]) in outputs),
-        repeated=tuple(_repeated(program, known)),
-        unread=_unread(program, (emitted.exported_program(), *_delegated(lowered)), known),
+        repeated=repeated,
+        unread=unread,
     )
 
 
 def kernels_of(plan: Any) -> tuple[str, ...]:
     """The kernels that an `ExecutionPlan` calls, such as ``aten::add.out``."""
     return tuple(f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators)
-
-
-def digest(value: torch.Tensor) -> str:
-    """Of the tensor's content, whatever its shape."""
-    return hashlib.sha256(_bytes(value)).hexdigest()
 
 
 def _cache_buffer(name: str, spec: TensorSpec) -> CacheBuffer:
@@ -198,20 +195,29 @@ def _delegated(lowered: ExportedProgram) -> Iterator[ExportedProgram]:
     return (delegate.original_module for delegate in _delegates(lowered))
 
 
-def _repeated(program: bytes, known: Mapping[str, torch.Tensor]) -> Iterator[StoredConstant]:
-    by_content: dict[bytes, tuple[str, set[int], torch.Tensor]] = {}
+def _repeated_and_unread(
+    program: bytes, parts: Iterable[ExportedProgram], known: Mapping[str, torch.Tensor]
+) -> tuple[tuple[StoredConstant, ...], dict[str, int]]:
+    known = {name: value for name, value in known.items() if _is_telling(value)}
+    idle = _without_reader(parts, known)
+    stored = occurrences(program, [*idle.values(), *(layout for value in known.values() for layout in _layouts(value))])
+    unread = {name: value.nbytes for name, value in idle.items() if stored[digest(value)]}
+    return tuple(_repeated(stored, known)), unread
+
+
+def _repeated(stored: Mapping[str, int], known: Mapping[str, torch.Tensor]) -> Iterator[StoredConstant]:
+    by_content: dict[str, tuple[str, set[int], torch.Tensor]] = {}
     for name, value in known.items():
-        if _is_telling(value):
-            _, storages, _ = by_content.setdefault(_bytes(value), (name, set(), value))
-            storages.add(value.untyped_storage().data_ptr())
+        _, storages, _ = by_content.setdefault(digest(value), (name, set(), value))
+        storages.add(value.untyped_storage().data_ptr())
     for content, (name, storages, value) in by_content.items():
-        copies = sum(program.count(layout) for layout in {content, *_transposed(value)})
+        copies = sum(stored[layout] for layout in set(map(digest, _layouts(value))))
         if copies > 1:
-            yield StoredConstant(name, len(content), copies, len(storages), digest(value))
+            yield StoredConstant(name, value.nbytes, copies, len(storages), content)
 
 
-def _unread(program: bytes, parts: Iterable[ExportedProgram], known: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Constants of the exported program, or of a part of the lowered one, that are in the bytes and have no reader."""
+def _without_reader(parts: Iterable[ExportedProgram], known: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Constants of the exported program, or of a part of the lowered one, that no operator and no delegate reads."""
     candidates, read = dict(known), set()
     for part in parts:
         held = held_tensors(part)
@@ -221,11 +227,10 @@ def _unread(program: bytes, parts: Iterable[ExportedProgram], known: Mapping[str
             if value is None or not _is_telling(value):
                 continue
             if nodes[spec.arg.name].users:
-                read.add(_bytes(value))
+                read.add(digest(value))
             else:
                 candidates.setdefault(str(spec.target), value)
-    contents = {name: _bytes(value) for name, value in candidates.items() if _is_telling(value)}
-    return {name: len(content) for name, content in contents.items() if content not in read and content in program}
+    return {name: value for name, value in candidates.items() if digest(value) not in read}
 
 
 def _is_telling(value: torch.Tensor) -> bool:
@@ -233,9 +238,6 @@ def _is_telling(value: torch.Tensor) -> bool:
     return value.nbytes >= _LEAST_BYTES and bool((value != value.flatten()[0]).any())
 
 
-def _transposed(value: torch.Tensor) -> Iterable[bytes]:
-    return (_bytes(value.t()),) if value.ndim == 2 else ()
-
-
-def _bytes(value: torch.Tensor) -> bytes:
-    return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+def _layouts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensor as it is, and transposed."""
+    return (value, value.t()) if value.ndim == 2 else (value,)

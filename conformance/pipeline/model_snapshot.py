@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from conformance.pipeline.contents import digest
 from conformance.reference.transformers_api import PreTrainedConfig, experts_of
 
 
@@ -29,7 +29,7 @@ _GONE = "absent"
 
 def _facts(model: PreTrainedModel) -> Iterator[tuple[str, object]]:
     yield "grad mode", torch.is_grad_enabled()
-    yield "random state", _digest(torch.get_rng_state())
+    yield "random state", digest(torch.get_rng_state())
     yield "generation config", model.generation_config and model.generation_config.to_dict()
     for name, module in model.named_modules():
         at = f" of {name}" if name else ""
@@ -45,7 +45,7 @@ def _facts(model: PreTrainedModel) -> Iterator[tuple[str, object]]:
         for attribute, replaced in _replaced(module):
             yield f"{attribute}{at}", replaced
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        yield f"weights of {name}", (str(tensor.dtype), tuple(tensor.shape), tensor.requires_grad, _digest(tensor))
+        yield f"weights of {name}", (str(tensor.dtype), tuple(tensor.shape), tensor.requires_grad, digest(tensor))
         if tensor._backward_hooks:
             yield f"hooks of {name}", tuple(tensor._backward_hooks.values())
 
@@ -62,10 +62,6 @@ def _replaced(module: nn.Module) -> Iterator[tuple[str, object]]:
     for name, value in vars(module).items():
         if callable(value) and not isinstance(value, nn.Module | type):
             yield name, id(value)
-
-
-def _digest(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _change(name: str, before: Mapping[str, object], after: Mapping[str, object]) -> str:
