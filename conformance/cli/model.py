@@ -71,6 +71,7 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
     from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError
     from conformance.models.loading import load_checkpoint
     from conformance.models.positions import past_table, shorten_cache, table_end
+    from conformance.pipeline.delegation_progress import telling_delegates
 
     quantised: list[QuantisationRecord] = []
     try:
@@ -82,15 +83,16 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
         if end is not None:  # its config does not say how many positions it has
             read = dataclasses.replace(read, max_cache_len=end)
             shorten_cache(loaded.model, end)
-        artifact = export_for_runner(
-            loaded.model,
-            lowering,
-            asked.program_mode,
-            steps.begin,
-            asked.shape,
-            quantised.append,
-            asked.attention or PORTABLE,
-        )
+        with telling_delegates(lambda number, count: steps.at(f"delegate {number} of {count}")):
+            artifact = export_for_runner(
+                loaded.model,
+                lowering,
+                asked.program_mode,
+                steps.begin,
+                asked.shape,
+                quantised.append,
+                asked.attention or PORTABLE,
+            )
     except (NotRunError, NotApplicableError) as error:
         raise ValueError(str(error)) from error
     except CellFailedError as error:

@@ -25,15 +25,20 @@ class Steps:
         self._done = 0
         self._began = time.monotonic()
         self._ended: threading.Event | None = None
+        self._detail = ""
 
     def begin(self, what: str) -> None:
         """A step begins."""
         self.end()
         self._done += 1
         print(f"[{self._done}/{self._count}] {what}", end="", flush=True, file=sys.stderr)
-        self._began = time.monotonic()
+        self._began, self._detail = time.monotonic(), ""
         self._ended = threading.Event()
         threading.Thread(target=self._show, args=(self._ended,), daemon=True).start()
+
+    def at(self, detail: str) -> None:
+        """How far the step is, for the next sign of life."""
+        self._detail = f", {detail}"
 
     def end(self) -> None:
         """The step has ended."""
@@ -56,4 +61,5 @@ class Steps:
     def _show(self, ended: threading.Event) -> None:
         while not ended.wait(_EVERY):
             seconds = time.monotonic() - self._began
-            print(f" … {seconds:.0f} s, {self.peak_bytes / _MIB:.0f} MiB", end="", flush=True, file=sys.stderr)
+            sign = f" … {seconds:.0f} s, {self.peak_bytes / _MIB:.0f} MiB{self._detail}"
+            print(sign, end="", flush=True, file=sys.stderr)

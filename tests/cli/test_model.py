@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,18 @@ def test_note_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     steps.end()
     lines = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()]
     assert lines == ["note: before", "[1/2] loading", "note: of loading", "[2/2] exporting"]
+
+
+def test_sign_of_life_tells_how_far_a_step_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conformance.cli.steps._EVERY", 0.01)
+    steps = Steps(1)
+    steps.begin("lowering")
+    steps.at("delegate 3 of 8")
+    time.sleep(0.2)
+    steps.end()
+    assert " MiB, delegate 3 of 8 … " in capsys.readouterr().err
 
 
 def test_screen_tells_what_was_quantised_and_what_that_costs(tmp_path: Path, saved: Path) -> None:
