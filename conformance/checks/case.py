@@ -141,12 +141,14 @@ class Case:
     @property
     def backend(self) -> Backend:
         """The backend of a cell that has one."""
-        return self.builder.backends[self.cell.backend]
+        backend = self.builder.backend(self.cell.backend)
+        assert backend is not None, "asked of cells that have one"
+        return backend
 
     @property
     def precision(self) -> Precision | None:
         """How near the logits must come, where that is not by `tolerance`."""
-        backend = self.builder.backends.get(self.cell.backend)
+        backend = self.builder.backend(self.cell.backend)
         if backend is None or backend.precision is None or not self.is_checkpoint:
             return backend.precision if backend else None
         # Where thousands of values tie, one oracle is as good as 64, and each is as far off as this model's rounding.
@@ -178,7 +180,7 @@ class Case:
     @property
     def tolerance(self) -> float:
         """The largest error that counts as equal, as a share of the logits' scale."""
-        backend = self.builder.backends.get(self.cell.backend)
+        backend = self.builder.backend(self.cell.backend)
         least = backend.tolerance if backend else FLOAT32_TOLERANCE
         if not self.rounds:
             return least

@@ -11,13 +11,13 @@ import torch
 from conformance.checks.case import Case, clause
 from conformance.checks.matmul import PRODUCTS, multiplies_by
 from conformance.checks.test_export import mutated_buffers
-from conformance.core.verdicts import ClauseViolationError, Stage
+from conformance.core.verdicts import ClauseViolationError, NotRunError, Stage
 from conformance.decoding.fidelity import EQUAL_DB, fidelity
 from conformance.decoding.oracle import cache_states
 from conformance.matrix.delegation import Baseline, baseline
 from conformance.pipeline.contents import digest
 from conformance.pipeline.emission import CacheBuffer, StoredConstant
-from conformance.pipeline.partition import UndelegatedNode
+from conformance.pipeline.partition import PartitionReport, UndelegatedNode
 from conformance.pipeline.quantisation import quantisation_record
 from conformance.records import environment
 from conformance.records.run import PartitionRecord, QuantisationRecord
@@ -92,6 +92,11 @@ def test_partition_covers(case: Case) -> None:
     known = baseline(case.built.program, environment.versions(), case.baselines)
     if known is not None:
         assert_as_listed(partition.undelegated_nodes, delegated, known)
+    elif not case.builder.knows(case.backend):
+        raise NotRunError(
+            f"nothing is listed of what {case.cell.backend} leaves to portable kernels: "
+            "`conformance matrix partitions RUN.json` lists what a run saw"
+        )
 
 
 @clause("LOW-12")
@@ -245,8 +250,13 @@ def test_partition_is_sound(case: Case) -> None:
             f"{_some(partition.undeclared_ops)} inside a delegate",
             f"operators that {case.cell.backend} declares",
         )
-    if case.backend.owns_state:
-        return
+    if not case.backend.owns_state:
+        _require_caches_outside(partition)
+    if case.backend.declares is None and not case.builder.knows(case.backend):
+        raise NotRunError(f"{case.cell.backend} has no `declares`, which says what operators it can take")
+
+
+def _require_caches_outside(partition: PartitionReport) -> None:
     if partition.buffers_owned_by_delegate:
         raise _violation(
             "cache-in-delegate",

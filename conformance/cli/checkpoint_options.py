@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from conformance.cli.params import Name
+from conformance.cli.params import Name, import_from_here
 from conformance.core.attention import CUSTOM, PORTABLE
 from conformance.core.call_shape import CallShape
 from conformance.core.contract import Mode
@@ -132,11 +132,12 @@ def backend_of(name: str) -> Backend:
     """The backend called `name`.
 
     Raises:
-        ValueError: This environment lacks a package that it needs.
+        ValueError: Nothing is called so, or this environment lacks a package that it needs.
     """
-    from conformance.pipeline.backends import BACKENDS
+    from conformance.pipeline.backends import backend_called
 
-    backend = BACKENDS[name]
+    import_from_here()
+    backend = backend_called(name)
     if backend.obstacle:
         raise ValueError(backend.obstacle)
     return backend

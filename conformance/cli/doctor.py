@@ -24,7 +24,8 @@ from conformance.core.versions import (
     unsupported,
     untested,
 )
-from conformance.pipeline.backends import BACKENDS
+from conformance.pipeline.backends import BACKENDS, Backend, backend_called
+from conformance.pipeline.backends.named import recipe_names
 from conformance.process.fork import ending
 from conformance.records.environment import environment, versions
 
@@ -60,7 +61,10 @@ def diagnose() -> Diagnosis:
     return Diagnosis(
         installed,
         pinned(CONSTRAINTS.read_text(encoding="utf-8")),
-        {name: backend.obstacle for name, backend in BACKENDS.items()},
+        {
+            **{name: backend.obstacle or _runs(backend) for name, backend in BACKENDS.items()},
+            **{name: _runs(backend_called(name)) for name in recipe_names()},
+        },
         problems,
         [*unsupported(KNOWN), *untested(), *_unset(os.environ)],
     )
@@ -108,11 +112,15 @@ def _pairs(installed: Mapping[str, str]) -> Table:
     return table
 
 
-def _backends(obstacles: Mapping[str, str]) -> Table:
+def _backends(found: Mapping[str, str]) -> Table:
     table = Table("backend", "here", box=None, pad_edge=False)
-    for name, obstacle in obstacles.items():
-        table.add_row(name, obstacle or ("lowers and runs" if BACKENDS[name].runs else "lowers only"))
+    for name, here in found.items():
+        table.add_row(name, here)
     return table
+
+
+def _runs(backend: Backend) -> str:
+    return "lowers and runs" if backend.runs else "lowers only"
 
 
 def _load_problem() -> str:

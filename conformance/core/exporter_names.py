@@ -18,6 +18,9 @@ ENVIRONMENTS = {"optimum": "tox -e optimum"}
 #: The subject of cells whose program is a file: whatever exported it, the file does not say.
 FILE = "file"
 
+#: `recipe:NAME` is a backend by one of the recipes that ExecuTorch registers.
+RECIPE = "recipe"
+
 #: The suite's packages with code that can be put under test: the deliberately faulty subjects are among its tests.
 _OWN_PACKAGES = frozenset({"conformance", "tests"})
 
@@ -30,3 +33,9 @@ def canonical(name: str) -> str:
 def is_own(name: str) -> bool:
     """Whether a subject's code came with this checkout or with Transformers, so that naming it brings in no other."""
     return name in KNOWN or name.partition(":")[0].partition(".")[0] in _OWN_PACKAGES
+
+
+def is_own_backend(name: str) -> bool:
+    """The same of a backend, with those of ExecuTorch."""
+    prefix, colon, _ = name.partition(":")
+    return not colon or prefix == RECIPE or prefix.partition(".")[0] in _OWN_PACKAGES

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,14 +14,11 @@ from transformers import PreTrainedModel
 
 from conformance.core.attention import PORTABLE
 from conformance.core.contract import Mode
+from conformance.core.dotted import imported
 from conformance.core.exporter_names import ENVIRONMENTS, FILE, KNOWN
-from conformance.core.suggest import unknown, unknown_exporter
-from conformance.core.text import one_line
+from conformance.core.suggest import unknown_exporter
 from conformance.core.verdicts import NotApplicableError, Stage, at
 from conformance.decoding.sessions import BufferDriver, Driver
-
-#: Characters shown of what a module raised.
-_SHOWN = 300
 
 ExportFunction = Callable[..., ExportedProgram]
 #: What a module offers beside its exporter for programs to run in ExecuTorch's LLM runner; see `Exporter.metadata`.
@@ -115,22 +112,14 @@ def resolve(name: str) -> Exporter:
         UnknownExporterError: No such name, module or callable.
     """
     target = KNOWN.get(name, name)
-    module_name, colon, attribute = target.partition(":")
-    if not colon:
+    if ":" not in target:
         raise UnknownExporterError(unknown_exporter(name, KNOWN))
-    if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
-        raise UnknownExporterError(f"No such exporter {name!r}: it has to read package.module:callable")
+    hint = f"; it is in the environment of `{ENVIRONMENTS[name]}`" if name in ENVIRONMENTS else ""
     try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
-        kind = "" if isinstance(error, ImportError) else f"importing it failed: {type(error).__name__}: "
-        hint = f"; it is in the environment of `{ENVIRONMENTS[name]}`" if name in ENVIRONMENTS else ""
-        raise UnknownExporterError(f"No such exporter {name!r}: {kind}{one_line(str(error), _SHOWN)}{hint}") from error
-    export: Any = getattr(module, attribute, None)
+        export = imported(target, "exporter", lambda value: isinstance(value, Exporter) or callable(value), hint)
+    except ValueError as error:
+        raise UnknownExporterError(str(error)) from error
     if isinstance(export, Exporter):
         return dataclasses.replace(export, name=name)
-    if not callable(export):
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UnknownExporterError(f"{module_name}: {unknown('callable', attribute, public)}")
-    metadata: Any = getattr(module, METADATA, None)
+    metadata: Any = getattr(sys.modules[target.partition(":")[0]], METADATA, None)
     return Exporter(name, export, metadata=metadata if callable(metadata) else None)

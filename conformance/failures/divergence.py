@@ -122,7 +122,9 @@ def after_lowering(builder: Builder, failure: Failure) -> Iterator[StepOutcome |
 
     It lowers without delegates (7 s for the llama fixture), and where that is right, with them (20 to 25 s on XNNPACK).
     """
-    built, backend = builder.program(failure.program), builder.backends[failure.program.backend]
+    built = builder.program(failure.program)
+    backend = built.backend
+    assert backend is not None, "asked of lowered programs"
     alone = dataclasses.replace(backend, partitioners=list, delegating=False, declares=None)
     exported, driver = built.exported, built.exporter.driver
 

@@ -90,7 +90,7 @@ def _located(case: Case, error: ClauseViolationError, seconds: int | None) -> Di
         case.built.program,
         calls=[tensors(call.tokens, call.position) for call in script.calls],
         judge=_judge(case, script),
-        tolerance=_operator_tolerance(case.builder.backends.get(case.cell.backend)),
+        tolerance=_operator_tolerance(case.builder.backend(case.cell.backend)),
     )
     steps = list(before_lowering(case.builder, failure))
     if case.cell.backend == EXPORTED or any(step.right is False for step in steps):

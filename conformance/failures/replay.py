@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
-from conformance.core.cells import split_row
-from conformance.core.exporter_names import is_own
+from conformance.core.cells import EAGER, EXPORTED, split_row
+from conformance.core.exporter_names import is_own, is_own_backend
 from conformance.core.text import one_line, sanitize
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, Verdict, at
 from conformance.decoding.scripts import Call, DecodeScript
@@ -28,7 +28,7 @@ from conformance.matrix.schema import load_matrix
 from conformance.matrix.variations import LONGEST_CACHE
 from conformance.models.fixtures import code_keys
 from conformance.models.variations import Variation, built
-from conformance.pipeline.backends import BACKENDS
+from conformance.pipeline.backends import backend_called
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.store import Store
 from conformance.process.worker import IsolatedWorker, Limits, WorkerDiedError
@@ -90,7 +90,7 @@ def replay(bundle: Bundle, store: Store | None, *, seconds: int | None = None, t
     """Judge the bundle's cell again: its config, its script where it has one, the exporter and packages of today.
 
     Where it still fails, the message has where the program first goes wrong, as far as `seconds` of lowering go; with
-    None, nothing is lowered for that. An exporter that is not part of the suite is imported only if `trusted`.
+    None, nothing is lowered for that. What is not part of the suite is imported only if `trusted`.
     """
     obstacle = next(_obstacles(bundle, trusted=trusted), None)
     if obstacle:
@@ -136,8 +136,13 @@ def _obstacles(bundle: Bundle, *, trusted: bool) -> Iterator[str]:
         yield "the bundle has no config"
     for key in code_keys(bundle.config or {}):
         yield f"its config has the key {key!r}, by which a model can load code"
-    if bundle.backend not in (*BACKENDS, "eager", "exported"):
-        yield f"there is no backend {bundle.backend!r}"
+    if ":" in bundle.backend and not is_own_backend(bundle.backend) and not trusted:
+        yield f"{bundle.backend} is not part of the suite and was not imported. If you trust it, add {CONSENT}"
+    elif bundle.backend not in (EAGER, EXPORTED):
+        try:
+            backend_called(bundle.backend)
+        except ValueError as error:
+            yield str(error)
     length = bundle.max_cache_len
     if length > LONGEST_CACHE:
         yield f"it was found with {length} cache positions; this suite has {LONGEST_CACHE} at most"

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from conformance.core.attention import PORTABLE
 from conformance.core.call_shape import WHOLE, CallShape
-from conformance.core.cells import EXPORTED, Program
+from conformance.core.cells import EAGER, EXPORTED, Program
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, StageError, at
 from conformance.decoding.oracle import Oracle, ProgramOracle, perturbed_model, perturbed_program
 from conformance.decoding.scripts import Vocabulary
@@ -26,7 +26,7 @@ from conformance.decoding.vocabulary import vocabulary_of
 from conformance.exporters.resolve import Exporter, resolve
 from conformance.models.fixtures import cache_length
 from conformance.pipeline import lowering, stages
-from conformance.pipeline.backends import BACKENDS, Backend
+from conformance.pipeline.backends import BACKENDS, Backend, backend_called
 from conformance.pipeline.backends.base import Precision
 from conformance.pipeline.emission import kernels_of
 from conformance.pipeline.lowering import Artifact, Lowered
@@ -99,7 +99,7 @@ class Builder:
 
     Args:
         exporters: Exporters that have been resolved already; others are resolved by name.
-        backends: The backends by name.
+        backends: The backends by name; others are found by name, where that tells where they are.
         build: Makes an architecture's model; tests give others than the fixtures.
         store: Where artifacts are kept from run to run.
         tokenizer: The directory of the model's own tokenizer; without it, each token id is a character.
@@ -124,7 +124,7 @@ class Builder:
         program_file: Path | None = None,
         single_use: bool = False,
     ) -> None:
-        self.backends = backends
+        self._backends = backends
         self.build = build
         self.store = store
         self.tokenizer = tokenizer
@@ -148,6 +148,16 @@ class Builder:
     def program(self, program: Program) -> BuiltProgram:
         """What there is, or can be, of `program`. Asking for it builds nothing yet."""
         return self.architecture(program.architecture).program(program)
+
+    def backend(self, name: str) -> Backend | None:
+        """The backend called `name`; None before lowering."""
+        if name in (EAGER, EXPORTED):
+            return None
+        return self._backends[name] if name in self._backends else backend_called(name)
+
+    def knows(self, backend: Backend) -> bool:
+        """Whether it is the suite's: what it leaves is listed, and its code is part of the artifact store's keys."""
+        return backend.name in self._backends
 
     def exporter(self, name: str) -> Exporter:
         """The exporter called `name`."""
@@ -273,7 +283,7 @@ class BuiltProgram(_Built):
         self.program = program
         self.architecture = architecture
         #: None before lowering.
-        self.backend = None if program.backend == EXPORTED else builder.backends[program.backend]
+        self.backend = builder.backend(program.backend)
         self._builder = builder
 
     @property
@@ -324,15 +334,18 @@ class BuiltProgram(_Built):
         if self._stored is not None:
             return self._stored
         artifact = lowering.emit(self.lower(), self._lowering)
-        if self._builder.store is not None:
-            self._builder.store.put(self._store_key, artifact)
+        if self._store is not None:
+            self._store.put(self._store_key, artifact)
         return artifact
 
     @_Part
     def _stored(self) -> Artifact | None:
         """What the store had."""
-        store = self._builder.store
-        return store.get(self._store_key) if store is not None else None
+        return self._store.get(self._store_key) if self._store is not None else None
+
+    @property
+    def _store(self) -> Store | None:
+        return self._builder.store if self._builder.knows(self._lowering) else None
 
     @_Part
     def bytes_if_lowered_again(self) -> str:
@@ -346,8 +359,8 @@ class BuiltProgram(_Built):
         if self._stored is not None:
             self.lower()  # so that the next one is the second here, as without a store: some programs fail there
         again = _difference(artifact.program, lowering.emit(self.lower(), self._lowering).program)
-        if self._builder.store is not None:
-            self._builder.store.put(self._store_key, dataclasses.replace(artifact, again=again))
+        if self._store is not None:
+            self._store.put(self._store_key, dataclasses.replace(artifact, again=again))
         return again
 
     def lower(self) -> Lowered:

@@ -12,7 +12,7 @@ from conformance.core.cells import EXPORTED
 from conformance.core.contract import CLAUSES, Chapter, Mode
 from conformance.core.exporter_names import KNOWN
 from conformance.core.option_names import FORMER_OPTIONS
-from conformance.core.suggest import unknown, unknown_architecture, unknown_exporter
+from conformance.core.suggest import unknown, unknown_architecture, unknown_backend, unknown_exporter
 from conformance.matrix.discovery import registered
 from conformance.matrix.schema import Tier, load_matrix
 from conformance.matrix.sharding import read_shard
@@ -88,8 +88,8 @@ ARCHITECTURES = Names("architecture", registered, unknown_architecture)
 ROWS = Names("architecture", _rows, unknown_architecture)
 VARIATIONS = Names("variation", lambda: [*load_matrix().variations, ALL, NONE])
 EXPORTERS = Names("exporter", lambda: KNOWN, unknown_exporter, pattern=":")
-BACKEND_NAMES = Names("backend", lambda: BACKENDS)
-COLUMNS = Names("backend", lambda: [*BACKENDS, EXPORTED, ALL])
+BACKEND_NAMES = Names("backend", lambda: BACKENDS, unknown_backend, pattern=":")
+COLUMNS = Names("backend", lambda: [*BACKENDS, EXPORTED, ALL], unknown_backend, pattern=":")
 RUNNABLE = Names("backend that runs here", _runnable)
 MODES = Names("mode", lambda: list(Mode))
 CLAUSE_NAMES = Names("clause", lambda: [*(clause.id for clause in CLAUSES), *(chapter.name for chapter in Chapter)])
@@ -213,7 +213,8 @@ OPTIONS = (
     Option(
         "--backend",
         Topic.WHAT,
-        f"of {', '.join(BACKENDS)}; {ALL} of them; or {EXPORTED} to lower nothing (default: "
+        f"of {', '.join(BACKENDS)}; {ALL} of them; package.module:NAME or recipe:NAME for one that is not the suite's; "
+        f"or {EXPORTED} to lower nothing (default: "
         f"{', '.join(DEFAULT_BACKENDS)}; {XNNPACK.name} in tier full)",
         names=COLUMNS,
     ),

@@ -25,12 +25,13 @@ from conformance.matrix.schema import Matrix, Tier, load_matrix, matrix_digest
 from conformance.matrix.sharding import durations, read_shard, share
 from conformance.matrix.yaml_file import MatrixError
 from conformance.models.checkpoints import DTYPES, Checkpoint, CheckpointError, read_checkpoint
-from conformance.pipeline.backends import BACKENDS, XNNPACK
+from conformance.pipeline.backends import BACKENDS, XNNPACK, Backend, backend_called
 from conformance.process.worker import Limits
 from conformance.records.run import RunInfo
 from conformance.runner.option_table import (
     ALL,
     CHECKPOINT_TIME_LIMIT_S,
+    COLUMNS,
     DEFAULT_BACKENDS,
     DEFAULT_CACHE_LENGTH,
     DEFAULT_EXAMPLES,
@@ -177,7 +178,7 @@ def read_options(config: pytest.Config) -> Options:
     selection = Selection(
         architectures=architectures,
         subjects=[FILE] if program else [_subject_name(name) for name in split_names(get("--exporter"))],
-        backends=[BACKENDS[name].traits for name in backends if name in BACKENDS],
+        backends=[_backend(name).traits for name in backends if name != EXPORTED],
         clauses=_clauses(get("--clause"), left_out),
         modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
         not_lowered=not_lowered,
@@ -396,8 +397,20 @@ def _chosen(kind: str, text: str | None, known: Collection[str], default: tuple[
 
 def _backends(text: str | None, tier: Tier) -> tuple[str, ...]:
     default = (XNNPACK.name,) if tier is Tier.FULL else DEFAULT_BACKENDS
-    chosen = _chosen("backend", text, (*BACKENDS, EXPORTED, ALL), default)
-    return tuple(BACKENDS) if ALL in chosen else chosen
+    chosen = default if text is None else tuple(split_names(text))
+    if not chosen:
+        raise pytest.UsageError(f"no backend given; known: {', '.join(sorted((*BACKENDS, EXPORTED, ALL)))}")
+    for name in chosen:
+        if problem := COLUMNS.problem(name):
+            raise pytest.UsageError(problem)
+    return tuple(dict.fromkeys([*BACKENDS, *(name for name in chosen if name != ALL)])) if ALL in chosen else chosen
+
+
+def _backend(name: str) -> Backend:
+    try:
+        return backend_called(name)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def _one_tier(text: str | None) -> Tier:

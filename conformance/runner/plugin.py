@@ -296,7 +296,7 @@ class ConformancePlugin:
         from conformance.pipeline.warmup import warm_up
 
         backends = dict.fromkeys(cell.backend for cell in self.plan.values() if cell.backend in BACKENDS)
-        # Those of ExecuTorch itself. Other libraries may begin threads, or read the environment, when first used.
+        # Those of ExecuTorch itself. Other code may begin threads, or read the environment, when first used.
         warm_up(BACKENDS[name] for name in backends if not BACKENDS[name].requires)
 
     def _spent(self, cell: Cell, duration_s: float) -> float:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from conformance.core.cells import Cell
 from conformance.core.commands import RUN_COMMAND, command, runnable
-from conformance.core.exporter_names import is_own
+from conformance.core.exporter_names import is_own, is_own_backend
 from conformance.core.paths import ROOT, report_module
 from conformance.core.text import first_few, format_counts, one_line, plural
 from conformance.core.verdicts import Verdict
@@ -174,8 +174,9 @@ def _causes(report: Report) -> list[str]:
         if replay not in message:
             lines.append(f"  replay    {replay}")
         if first.bundle:
-            # The user ran this exporter, so they trust it.
-            trust = [CONSENT] if first.subject and not is_own(first.subject) else []
+            # The user ran this exporter on this backend, so they trust both.
+            own = (not first.subject or is_own(first.subject)) and is_own_backend(first.backend)
+            trust = [] if own else [CONSENT]
             lines.append(f"  bundle    {first.bundle}: `{command('failure', 'replay', first.bundle, *trust)}`")
         if len(alike) > 1:
             lines.append(f"  also      {first_few([record.id for record in alike[1:]], _SHOWN)}")

@@ -62,7 +62,7 @@ def test_pinning_shows_no_warnings_of_torch(tmp_path: Path) -> None:
         (["--clause", "PARITY"], "No such clause 'PARITY'. Did you mean 'PAR'?"),
         (["--tier", "cor"], "No such tier 'cor'. Did you mean 'core'?"),
         (["--subject", "referense"], "No such exporter 'referense'. Did you mean 'reference'?"),
-        (["--subject", "tests.faults.programs:off_by_on"], "No such callable 'off_by_on'. Did you mean 'off_by_one'?"),
+        (["--subject", "tests.faults.programs:off_by_on"], "No such exporter 'off_by_on'. Did you mean 'off_by_one'?"),
         (["--hypothesis-seed", "any"], "--hypothesis-seed: 'any' is not a whole number"),
         (["--shard", "3/2"], "'3/2' is not a valid shard; write 3/8 for the third of eight"),
         (["--arch", "llama", "--shard", "1/2"], "--shard 1/2: more shards than architectures, of which there are 1"),

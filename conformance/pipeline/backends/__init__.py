@@ -1,9 +1,11 @@
 """Backends: how a program is lowered, as data, a small module each. Imports no torch."""
 
+from conformance.core.suggest import unknown_backend
 from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends.coreml import COREML
 from conformance.pipeline.backends.custom_attention import XNNPACK_CUSTOM_ATTENTION
 from conformance.pipeline.backends.half import XNNPACK_FP16
+from conformance.pipeline.backends.named import named
 from conformance.pipeline.backends.openvino import OPENVINO
 from conformance.pipeline.backends.portable import PORTABLE
 from conformance.pipeline.backends.quantised import XNNPACK_8DA4W, XNNPACK_8DA8W, XNNPACK_PT2E
@@ -16,4 +18,18 @@ _RUN = (PORTABLE, XNNPACK, XNNPACK_CUSTOM_ATTENTION, XNNPACK_FP16, *_QUANTISING,
 _LOWERED_ONLY = (VULKAN, COREML, TOSA)
 BACKENDS = {backend.name: backend for backend in (*_RUN, *_LOWERED_ONLY)}
 
-__all__ = ["BACKENDS", "FLOAT32_TOLERANCE", "PORTABLE", "XNNPACK", "Backend"]
+
+def backend_called(name: str) -> Backend:
+    """The backend of that name: one of `BACKENDS`, or what `package.module:NAME` or `recipe:NAME` names.
+
+    Raises:
+        ValueError: Nothing is called so.
+    """
+    if name in BACKENDS:
+        return BACKENDS[name]
+    if ":" not in name:
+        raise ValueError(unknown_backend(name, BACKENDS))
+    return named(name)
+
+
+__all__ = ["BACKENDS", "FLOAT32_TOLERANCE", "PORTABLE", "XNNPACK", "Backend", "backend_called"]

@@ -19,7 +19,7 @@ _GROUP_SIZE = 32
 #: most 7 perturbed oracles are needed; a script that rewinds three times (gemma3_text) holds more ties and needs more
 #: than 16. The oracle alone gives 28.9 dB at a tie. Faults: a zeroed, shifted or swapped cache is at 13 dB or below, an
 #: exact GELU for a tanh one at 32 to 50 dB, and below 100 dB in 121 of 128 calls.
-_AS_TORCH_DOES = Precision(least_sqnr=100.0, perturbation_std=1e-6, max_perturbed_oracles=64, tie_margin=1e-3)
+AS_TORCH_DOES = Precision(least_sqnr=100.0, perturbation_std=1e-6, max_perturbed_oracles=64, tie_margin=1e-3)
 #: Operators of one tensor, which change its shape or dtype alone.
 _HANDING_ON = frozenset({"alias", "clone", "expand", "slice", "to", "unsqueeze", "view", "_to_copy"})
 _TORCHAO = ("torchao>=0.17",)
@@ -58,44 +58,62 @@ def _quantised(model: Any, config: Any, fits: Callable[[Any], bool]) -> Any:
     torchao knows `nn.Linear` alone: GPT-2's Conv1D is made one first, and experts get 8-bit weights in either recipe.
     """
     from torch import nn
-    from torchao.quantization import quantize_
-    from torchao.utils import unwrap_tensor_subclass
 
     from conformance.pipeline.quantisable import quantise_experts, use_linear
 
     prepared = copy.deepcopy(model)
     use_linear(prepared)
     quantise_experts(prepared)
-    quantize_(prepared, config, filter_fn=lambda module, _: isinstance(module, nn.Linear) and fits(module))
-    return unwrap_tensor_subclass(prepared)  # exported as plain tensors, which can be hashed and looked for
+    return quantised_by_torchao(prepared, config, lambda module, _: isinstance(module, nn.Linear) and fits(module))
+
+
+def quantised_by_torchao(model: Any, config: Any, chosen: Callable[[Any, str], bool] | None) -> Any:
+    """The model itself, with the modules that are `chosen` quantised by torchao; without a choice, its linear ones."""
+    from torchao.quantization import quantize_
+    from torchao.utils import unwrap_tensor_subclass
+
+    quantize_(model, config, filter_fn=chosen)
+    return unwrap_tensor_subclass(model)  # exported as plain tensors, which can be hashed and looked for
 
 
 def with_observed_ranges(program: Any, examples: Any, shapes: Any, texts: Iterable[tuple[int, ...]]) -> Any:
     """The program with 8-bit weights per channel, and activations by the ranges that `texts` showed.
 
+    With ranges found anew on each call there would be no oracle: the graph then has one range for all tokens of a call,
+    XNNPACK one for each token (`node_visitor.py`).
+    """
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+
+    quantizer = XNNPACKQuantizer()
+    quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
+    quantizer.set_filter_function(lambda node: not _adds_a_mask(node))
+    return quantised_by_pt2e(quantizer, program, examples, shapes, texts)
+
+
+def quantised_by_pt2e(
+    quantizer: Any, program: Any, examples: Any, shapes: Any, texts: Iterable[tuple[int, ...]]
+) -> Any:
+    """The program as `quantizer` makes it of what `texts` showed.
+
     Input names, mutated buffers and the dynamic length survive. Calibrating fills the caches, which the second export
-    would keep as initial values, so they are put back. With ranges found anew on each call there would be no oracle:
-    the graph then has one range for all tokens of a call, XNNPACK one for each token (`node_visitor.py`).
+    would keep as initial values, so they are put back.
 
     Args:
+        quantizer: One of torchao's for exported programs.
         program: The exporter's program, which is not changed.
         examples: Token ids and cache position to export with again, the same as the first time.
         shapes: Dynamic shapes, the same as the first time.
         texts: Token ids to decode for calibration, each from position 0.
     """
     import torch
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-        XNNPACKQuantizer,
-        get_symmetric_quantization_config,
-    )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     with torch.no_grad():
         module = copy.deepcopy(program).module()
         initial = {name: buffer.clone() for name, buffer in module.named_buffers()}
-        quantizer = XNNPACKQuantizer()
-        quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
-        quantizer.set_filter_function(lambda node: not _adds_a_mask(node))
         prepared = prepare_pt2e(module, quantizer)
         for tokens in texts:
             for position, token in enumerate(tokens):
@@ -142,7 +160,7 @@ def _backend(name: str, **others: Any) -> Backend:
         delegating=True,
         requires=_TORCHAO,
         declares=declares,
-        precision=_AS_TORCH_DOES,
+        precision=AS_TORCH_DOES,
         **others,
     )
 

@@ -1,0 +1,100 @@
+"""Backends that are named on the command line and that the suite does not know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conformance.core.contract import Mode
+from conformance.core.verdicts import CellFailedError, NotRunError
+from conformance.exporters.resolve import Exporter
+from conformance.pipeline.backends import backend_called
+from conformance.pipeline.backends.named import recipe_names
+from conformance.pipeline.builder import Builder
+from conformance.pipeline.store import Store
+from conformance.reference import convert_and_export_with_cache
+from tests.support.harness import judge, suite
+
+pytestmark = pytest.mark.torch
+
+_REFERENCE = Exporter("reference", convert_and_export_with_cache)
+_SKELETON = "tests.backends.skeleton"
+
+
+def _judge(clause: str, name: str, builder: Builder | None = None) -> object:
+    return judge(clause, "llama", _REFERENCE, backend=name, builder=builder or Builder({_REFERENCE.name: _REFERENCE}))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("xnpack", "No such backend 'xnpack'. Did you mean 'xnnpack'? Others are written package.module:NAME, or"),
+        (f"{_SKELETON}:MIME", f"{_SKELETON}: No such backend 'MIME'. Did you mean 'MINE'?"),
+        ("tests.backends.skeletons:MINE", "No such backend 'tests.backends.skeletons:MINE': No module named"),
+        (f"{_SKELETON}:FLOAT32_TOLERANCE", f"{_SKELETON}: No such backend 'FLOAT32_TOLERANCE'."),
+        ("recipe:FP23", "No such recipe 'FP23'. Did you mean 'FP32'?"),
+        (f"{_SKELETON}:TRAINS", f"{_SKELETON}:TRAINS has quantization_recipe.is_qat, which the suite does not apply"),
+    ],
+)
+def test_what_is_no_backend_is_refused_in_a_sentence(name: str, told: str) -> None:
+    with pytest.raises(ValueError, match=r"^No such|^tests") as caught:
+        backend_called(name)
+    assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize("name", ["MINE", "RECIPE", "partitioners"])
+def test_each_form_is_lowered_and_run(name: str) -> None:
+    backend = backend_called(f"{_SKELETON}:{name}")
+    assert (backend.name, backend.traits.delegating, backend.traits.runs) == (f"{_SKELETON}:{name}", True, True)
+    builder = Builder({_REFERENCE.name: _REFERENCE})
+    _judge("PAR-1", backend.name, builder)
+    _judge("LOW-1", backend.name, builder)
+    with pytest.raises(NotRunError, match=r"nothing is listed .* `conformance matrix partitions RUN.json` lists"):
+        _judge("LOW-3", backend.name, builder)
+    if backend.declares is None:
+        with pytest.raises(NotRunError, match="has no `declares`"):
+            _judge("LOW-10", backend.name, builder)
+    else:
+        _judge("LOW-10", backend.name, builder)
+
+
+def test_recipes_of_the_installed_release_are_named() -> None:
+    assert "recipe:FP32" in recipe_names()
+    assert "recipe:PT2E_INT8_DYNAMIC_PER_CHANNEL" in recipe_names()
+    _judge("PAR-1", "recipe:FP32")
+
+
+@pytest.mark.parametrize(
+    ("name", "clause", "signature"),
+    [
+        (
+            "tests.faults.lowerings:without_matrix_products",
+            "LOW-3",
+            "lower:heavy-operator-left-out:aten.mm.default",
+        ),
+        (f"{_SKELETON}:QUANTISES_ONE", "LOW-11", "lower:little-quantised"),
+    ],
+)
+def test_faulty_backend_that_is_named_is_caught(name: str, clause: str, signature: str) -> None:
+    with pytest.raises(CellFailedError) as caught:
+        _judge(clause, name)
+    assert caught.value.signature == signature
+
+
+def test_its_programs_are_not_kept(tmp_path: Path) -> None:
+    """What made them may change without the store's knowing."""
+    builder = Builder({_REFERENCE.name: _REFERENCE}, store=Store(tmp_path, limit=100))
+    _judge("LOW-1", f"{_SKELETON}:MINE", builder)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.process
+def test_run_records_it_and_names_it_in_its_commands(tmp_path: Path) -> None:
+    record = tmp_path / "run.json"
+    name = f"{_SKELETON}:MINE"
+    options = ["--arch", "llama", "--backend", name, "--mode", Mode.DECODE, "--clause", "LOW-3,LOW-10", "-n0"]
+    ended = suite(*options, "--output", str(record))
+    assert ended.returncode == 1, ended.stdout[-2000:]
+    assert "nothing is listed" in ended.stdout
+    assert f"llama/reference/{name}/decode/LOW-10" in record.read_text()
