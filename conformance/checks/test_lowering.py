@@ -18,10 +18,12 @@ from conformance.matrix.delegation import Baseline, baseline
 from conformance.pipeline.contents import digest
 from conformance.pipeline.emission import CacheBuffer, StoredConstant
 from conformance.pipeline.partition import PartitionReport, UndelegatedNode
-from conformance.pipeline.quantisation import quantisation_record
+from conformance.pipeline.quantisation import EMBEDDING, quantisation_record
 from conformance.records import environment
 from conformance.records.run import PartitionRecord, QuantisationRecord
 
+#: Namespaces of operators that emission makes part of others.
+_FUSED = ("torchao", "quantized_decomposed")
 #: Names shown before "and N more".
 _SHOWN = 5
 #: Operators that cost as much as all others together: a backend without them is of no use for a language model.
@@ -104,7 +106,8 @@ def test_little_is_moved_outside(case: Case) -> None:
     """Of what runs on portable kernels, the operator that moves most bytes in a call with one token."""
     artifact = case.artifact
     readable = artifact.emission.constant_bytes + artifact.emission.cache_bytes
-    most = max(artifact.partition.undelegated_nodes, key=lambda node: node.moved, default=None)
+    nodes = [node for node in artifact.partition.undelegated_nodes if _is_called(node, artifact.emission.operators)]
+    most = max(nodes, key=lambda node: node.moved, default=None)
     if most is None or not readable:
         return
     case.metrics["most_moved_share"] = round(most.moved / readable, 4)
@@ -114,6 +117,13 @@ def test_little_is_moved_outside(case: Case) -> None:
             f"{most.moved} bytes, {most.moved / readable:.0%} of the {readable} that a token may read, moved by {most}",
             f"at most {_MOST_MOVED:.0%} by any operator outside delegates",
         )
+
+
+def _is_called(node: UndelegatedNode, operators: Iterable[str]) -> bool:
+    """Whether the emitted program has it: what makes a quantised table floating point becomes part of the lookup."""
+    namespace, _, name = node.operator.partition(".")
+    called = {each.partition("::")[2].partition(".")[0].rstrip("_") for each in operators}
+    return not name or name.partition(".")[0] in called or namespace not in _FUSED
 
 
 @clause("LOW-4")
@@ -306,6 +316,9 @@ def test_quantises(case: Case) -> None:
             f"{found.greedy_agreement:.0%} of positions",
             f"at least {least_sqnr:.0f} dB",
         )
+    tables = [each.name for each in record.kept if each.why == EMBEDDING] if promised.embeddings else []
+    if tables:
+        raise _violation("embedding-kept", f"{_some(tables)} in floating point", "embeddings of integers")
     if record.share < promised.least_share:
         raise _violation(
             "little-quantised",

@@ -223,7 +223,9 @@ def perturbed_model(model: PreTrainedModel, std: float, seed: int) -> PreTrained
     """
     copied: PreTrainedModel = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
     embedding: Any = copied.get_input_embeddings()
-    embedding.weight = torch.nn.Parameter(_with_noise(embedding.weight, std, seed))
+    factors = _factors(torch.Size(embedding.weight.shape), std, seed)
+    # Of what it gives, since its table may be one of integers.
+    embedding.register_forward_hook(lambda _, ids, found: (found.float() * factors[ids[0]]).to(found.dtype))
     return copied
 
 
@@ -235,14 +237,13 @@ def perturbed_program(program: ExportedProgram, std: float, seed: int) -> Export
         if node.op == "call_function" and node.target == torch.ops.aten.embedding.default:
             target = targets[node.args[0].name]
             weight = copied.state_dict[target]
-            moved = _with_noise(weight, std, seed)
+            moved = (weight.detach().float() * _factors(weight.shape, std, seed)).to(weight.dtype)
             copied.state_dict[target] = torch.nn.Parameter(moved) if isinstance(weight, torch.nn.Parameter) else moved
     return copied
 
 
-def _with_noise(weight: torch.Tensor, std: float, seed: int) -> torch.Tensor:
-    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
-    return (weight.detach().float() * (1 + std * noise)).to(weight.dtype)
+def _factors(shape: torch.Size, std: float, seed: int) -> torch.Tensor:
+    return 1 + std * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def cache_states(cache: Any) -> Iterator[tuple[int, str, torch.Tensor]]:

@@ -13,6 +13,8 @@ from conformance.pipeline.emission import held_tensors
 from conformance.records.run import FloatWeight, QuantisationRecord
 
 _EMBEDDING = torch.ops.aten.embedding.default
+#: Why an embedding stays in floating point, of a backend that leaves them all.
+EMBEDDING = "an embedding"
 #: Integers of this many bits may share a byte: 8, 4, 2 or 1.
 _IN_A_BYTE = (1, 2, 4, 8)
 
@@ -130,7 +132,7 @@ def _why(weight: torch.Tensor, is_embedding: bool, has_its_numbers: bool, group_
     if not has_its_numbers:
         return "its numbers have changed and are no integers"
     if is_embedding:
-        return "an embedding"
+        return EMBEDDING
     if weight.ndim > 2:
         return f"a parameter of {weight.ndim} dimensions"
     if group_size and weight.shape[-1] % group_size:

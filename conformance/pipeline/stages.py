@@ -19,7 +19,7 @@ from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import split_row
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, at
-from conformance.decoding.custom_operators import register_operators, register_operators_of
+from conformance.decoding.custom_operators import CUSTOM_ATTENTION, register_operators, register_operators_of
 from conformance.exporters.resolve import Exporter
 from conformance.matrix.discovery import registered
 from conformance.models.checkpoints import Checkpoint, CheckpointError
@@ -89,7 +89,7 @@ def export(
     exporter.require(mode)
     if attention != PORTABLE:
         exporter.require_argument("attention")
-        register_operators()
+        register_operators(CUSTOM_ATTENTION)
         options["attention"] = attention
     if shape.last_logits:
         exporter.require_argument("logits_to_keep")

@@ -27,7 +27,12 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends import xnnpack as good
-from conformance.pipeline.backends.quantised import XNNPACK_8DA8W, with_8_bit_weights
+from conformance.pipeline.backends.quantised import (
+    XNNPACK_8DA4W_EMBEDDINGS8,
+    XNNPACK_8DA8W,
+    with_4_bit_weights,
+    with_8_bit_weights,
+)
 from conformance.pipeline.backends.recipes import checked_edge, in_place_emission, no_passes
 
 #: What torchao's tensors are parametrised by: integers, scales, zero points.
@@ -290,6 +295,7 @@ QUANTISES_NOTHING = _quantising("quantises-nothing", copy.deepcopy)
 QUANTISES_ONE_LAYER = _quantising("quantises-one-layer", quantises_one_layer)
 SCALES_TOO_LARGE = _quantising("scales-too-large", with_scales_times(1.25))
 STORES_FLOATS = _quantising("stores-floats", stores_floats)
+LEAVES_EMBEDDINGS = dataclasses.replace(XNNPACK_8DA4W_EMBEDDINGS8, name="leaves-embeddings", prepare=with_4_bit_weights)
 LAZY = _backend("lazy", lambda: [TakesNothingAtFirst()])
 TAKES_NOTHING = _backend("takes-nothing", list)
 WITHOUT_LINEAR = _backend("without-linear", without_matrix_products)

@@ -154,6 +154,7 @@ LOWERINGS: list[tuple[Backend, str, str, str]] = [
     (lowerings.STORES_FLOATS, "llama", "LOW-11", "lower:none-quantised"),
     (lowerings.QUANTISES_ONE_LAYER, "llama", "LOW-11", "lower:little-quantised"),
     (lowerings.SCALES_TOO_LARGE, "llama", "LOW-11", "lower:far-from-float"),
+    (lowerings.LEAVES_EMBEDDINGS, "llama", "LOW-11", "lower:embedding-kept"),
     (lowerings.WITHOUT_LINEAR, "gpt2", "LOW-12", "lower:moves-much:aten.addmm.default"),
     (lowerings.CHANGES_NUMBERS, "llama", "PAR-1", "execute:logits-differ"),
     (lowerings.STALE_VIEWS, "deepseek_v3", "PAR-1", "execute:logits-differ"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -19,17 +20,22 @@ from conformance.cli.quantised import cost_lines, quantised_lines, refusal
 from conformance.core.cells import BackendTraits, Selection, plan
 from conformance.core.contract import CHECKED, Mode
 from conformance.core.verdicts import ClauseViolationError, NotRunError
+from conformance.decoding.custom_operators import register_operators_of
 from conformance.decoding.fidelity import EQUAL_DB, fidelity, own_text
 from conformance.decoding.scripts import Vocabulary
+from conformance.exporters.resolve import Exporter
 from conformance.pipeline.backends import BACKENDS, quantised
+from conformance.pipeline.builder import Builder
 from conformance.pipeline.quantisable import EightBitExperts, quantise_experts, use_linear
-from conformance.pipeline.quantisation import quantisation_record
+from conformance.pipeline.quantisation import EMBEDDING, quantisation_record
 from conformance.records.run import FloatWeight, QuantisationRecord
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import lowerings
 from tests.support.harness import judge
 
 pytestmark = pytest.mark.torch
+
+_REFERENCE = Exporter("reference", convert_and_export_with_cache)
 
 
 class _Model(nn.Module):
@@ -299,3 +305,23 @@ def test_pt2e_quantises_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ClauseViolationError) as caught:
         judge("LOW-11", "llama", convert_and_export_with_cache, backend="xnnpack-pt2e")
     assert caught.value.signature == "lower:far-from-float"
+
+
+@pytest.mark.parametrize(
+    ("name", "lookup"),
+    [("xnnpack-8da4w-embeddings", "embedding_4bit"), ("xnnpack-8da4w-embeddings8", "embedding_byte")],
+)
+def test_quantised_embeddings_are_looked_up_as_integers(name: str, lookup: str) -> None:
+    builder = Builder({_REFERENCE.name: _REFERENCE})
+    case = judge("LOW-11", "llama", _REFERENCE, backend=name, builder=builder)
+    assert EMBEDDING not in {each.why for each in case.measured["quantisation"].kept}
+    assert f"quantized_decomposed::{lookup}.out" in case.artifact.emission.operators
+    assert "aten::embedding.out" not in case.artifact.emission.operators
+    judge("LOW-12", "llama", _REFERENCE, backend=name, builder=builder)
+    judge("PAR-1", "llama", _REFERENCE, backend=name, builder=builder)
+
+
+def test_without_their_library_quantised_embeddings_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "executorch.kernels.quantized", None)
+    with pytest.raises(NotRunError, match="no library of the operators quantized_decomposed::embedding_byte"):
+        register_operators_of(b"..aten::add..quantized_decomposed::embedding_4bit..")

@@ -8,12 +8,24 @@ from conformance.pipeline.backends.half import XNNPACK_FP16
 from conformance.pipeline.backends.named import named
 from conformance.pipeline.backends.openvino import OPENVINO
 from conformance.pipeline.backends.portable import PORTABLE
-from conformance.pipeline.backends.quantised import XNNPACK_8DA4W, XNNPACK_8DA8W, XNNPACK_PT2E
+from conformance.pipeline.backends.quantised import (
+    XNNPACK_8DA4W,
+    XNNPACK_8DA4W_EMBEDDINGS,
+    XNNPACK_8DA4W_EMBEDDINGS8,
+    XNNPACK_8DA8W,
+    XNNPACK_PT2E,
+)
 from conformance.pipeline.backends.tosa import TOSA
 from conformance.pipeline.backends.vulkan import VULKAN
 from conformance.pipeline.backends.xnnpack import XNNPACK
 
-_QUANTISING = (XNNPACK_8DA4W, XNNPACK_8DA8W, XNNPACK_PT2E)
+_QUANTISING = (
+    XNNPACK_8DA4W,
+    XNNPACK_8DA4W_EMBEDDINGS,
+    XNNPACK_8DA4W_EMBEDDINGS8,
+    XNNPACK_8DA8W,
+    XNNPACK_PT2E,
+)
 _RUN = (PORTABLE, XNNPACK, XNNPACK_CUSTOM_ATTENTION, XNNPACK_FP16, *_QUANTISING, OPENVINO)
 _LOWERED_ONLY = (VULKAN, COREML, TOSA)
 BACKENDS = {backend.name: backend for backend in (*_RUN, *_LOWERED_ONLY)}

@@ -51,11 +51,13 @@ class Quantisation:
         least_sqnr: Signal to quantisation noise of the logits against those of the float model, over a text of its own,
             in dB. It is asked of fixtures; of a checkpoint, which may be fragile, only that it is not nonsense.
         group_size: It takes only weights with a multiple of so many inputs; None if it takes any.
+        embeddings: Whether it quantises embeddings too, all of them.
     """
 
     least_share: float
     least_sqnr: float
     group_size: int | None = None
+    embeddings: bool = False
 
 
 @dataclass(frozen=True, slots=True)

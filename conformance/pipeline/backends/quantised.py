@@ -7,11 +7,13 @@ with the float model.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from conformance.pipeline.backends import xnnpack
 from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend, Precision, Quantisation
+from conformance.pipeline.backends.recipes import in_place_emission
 
 #: XNNPACK takes 4-bit weights in groups of a multiple of 32 only.
 _GROUP_SIZE = 32
@@ -50,6 +52,33 @@ def with_8_bit_weights(model: Any) -> Any:
 
     config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0))
     return _quantised(model, config, lambda _: True)
+
+
+def with_4_bit_weights_and_8_bit_embeddings(model: Any) -> Any:
+    """The same, and 8-bit embeddings with a scale for each token, as optimum-executorch's `--qembedding 8w` has."""
+    import torch
+    from torchao.quantization import PerAxis
+
+    return _with_embeddings(with_4_bit_weights(model), torch.int8, PerAxis(0), lambda _: True)
+
+
+def with_4_bit_weights_and_embeddings(model: Any) -> Any:
+    """The same with 4-bit embeddings in groups, as ExecuTorch's own export of Llama has with `-E 4,32`."""
+    import torch
+    from torchao.quantization import PerGroup
+
+    int4 = getattr(torch, "int4")  # noqa: B009 - torch's stubs do not know it
+    return _with_embeddings(
+        with_4_bit_weights(model), int4, PerGroup(_GROUP_SIZE), lambda table: table.embedding_dim % _GROUP_SIZE == 0
+    )
+
+
+def _with_embeddings(model: Any, dtype: Any, granularity: Any, fits: Callable[[Any], bool]) -> Any:
+    from torch import nn
+    from torchao.quantization import IntxWeightOnlyConfig
+
+    config = IntxWeightOnlyConfig(weight_dtype=dtype, granularity=granularity)
+    return quantised_by_torchao(model, config, lambda module, _: isinstance(module, nn.Embedding) and fits(module))
 
 
 def _quantised(model: Any, config: Any, fits: Callable[[Any], bool]) -> Any:
@@ -144,6 +173,13 @@ def _short(node: Any) -> str:
     return str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else ""
 
 
+def fused_emission() -> Any:
+    """As of any backend, and a table with what makes it floating point becomes one lookup of a quantised table."""
+    import executorch.kernels.quantized  # noqa: F401 - registers the lookup
+
+    return dataclasses.replace(in_place_emission(), do_quant_fusion_and_const_prop=True)
+
+
 def declares(operator: str) -> bool:
     """What XNNPACK takes, and the operators around it that quantise and come back."""
     return xnnpack.declares(operator) or operator.partition(".")[0] in (
@@ -176,6 +212,20 @@ XNNPACK_8DA4W = _backend(
     summary="XNNPACK, 8-bit activations and 4-bit weights in groups of 32",
     prepare=with_4_bit_weights,
     quantisation=Quantisation(least_share=0.5, least_sqnr=3.0, group_size=_GROUP_SIZE),
+)
+XNNPACK_8DA4W_EMBEDDINGS = _backend(
+    "xnnpack-8da4w-embeddings",
+    summary="the same, and 4-bit embeddings in groups of 32",
+    prepare=with_4_bit_weights_and_embeddings,
+    emission=fused_emission,
+    quantisation=Quantisation(least_share=0.5, least_sqnr=3.0, group_size=_GROUP_SIZE, embeddings=True),
+)
+XNNPACK_8DA4W_EMBEDDINGS8 = _backend(
+    "xnnpack-8da4w-embeddings8",
+    summary="the same, with 8-bit embeddings, a scale for each token",
+    prepare=with_4_bit_weights_and_8_bit_embeddings,
+    emission=fused_emission,
+    quantisation=Quantisation(least_share=0.5, least_sqnr=3.0, group_size=_GROUP_SIZE, embeddings=True),
 )
 XNNPACK_8DA8W = _backend(
     "xnnpack-8da8w",
