@@ -122,7 +122,7 @@ def test_unlisted_architecture_fails_the_run_and_is_added_by_the_command(checkou
     matrix = checkout / "models_matrix.yaml"
     _remove_arcee(checkout)
     (checkout / "fixtures/configs/arcee.json").unlink()
-    smoke = ("--clause", "SEN-2,PAR-8", "-n2", "--tier", "smoke")
+    smoke = ("--clause", "SEN-2,PAR-8", "-n0", "--tier", "smoke")
     ended = suite(*smoke, cwd=checkout)
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout
     assert "arcee is registered by Transformers and has no row in models_matrix.yaml" in ended.stdout

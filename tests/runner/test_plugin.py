@@ -16,14 +16,16 @@ from conformance.core.cells import Cell
 from conformance.core.commands import RUN_COMMAND, run_command
 from conformance.core.contract import Mode
 from conformance.core.paths import ROOT
-from conformance.core.verdicts import Verdict
+from conformance.core.time_scale import scaled
+from conformance.core.verdicts import Stage, Verdict
 from conformance.records.environment import commit
 from conformance.records.run import load_run, run_schema
 from conformance.runner.judge import bare_record
 from conformance.runner.terminal import render_summary
+from tests.faults.processes import LAST_WORDS
 from tests.support.harness import copied_suite, suite
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.torch, pytest.mark.process]
 
 
 def _junit(path: Path) -> dict[str, tuple[str, str | None]]:
@@ -145,9 +147,47 @@ def test_faulty_subject_fails_the_run(tmp_path: Path) -> None:
     assert f"replay    {run_command(*replay.split())}" in ended.stdout  # with this environment's Python
 
 
-@pytest.mark.parametrize(
-    ("how", "counted"), [(("-n1",), "failure"), (("-n0",), "failure"), (("-n1", "--in-process"), "error")]
-)
+#: The one that hangs uses all of it; the others export a tiny model.
+_LIMIT_S = scaled(30)
+#: The verdict of each exporter in EXP-1, and a part of its message.
+_LOST = {
+    "tests.faults.processes:segfaults": (Verdict.CRASH, "died of SIGSEGV"),
+    "tests.faults.processes:aborts": (Verdict.CRASH, f"output    {LAST_WORDS}"),
+    "tests.faults.processes:exits": (Verdict.CRASH, "died with exit code 3"),
+    "tests.faults.processes:leaves": (Verdict.FAIL, "SystemExit"),
+    "tests.faults.programs:hangs": (
+        Verdict.TIMEOUT,
+        f"exceeded the {_LIMIT_S} s limit for tests.faults.programs:hangs exported decode",
+    ),
+    "tests.faults.programs:takes_all_memory": (Verdict.OUT_OF_MEMORY, "over its limit of 3000 MiB"),
+}
+
+
+def test_lost_subjects_do_not_end_the_run(tmp_path: Path) -> None:
+    record, junit = tmp_path / "run.json", tmp_path / "junit.xml"
+    ended = suite(
+        *("--arch", "llama", "--subject", f"{','.join(_LOST)},reference", "--backend", "exported"),
+        *("--mode", "decode", "--clause", "SEN-2,EXP-1", "--record", str(record), "--bundles", str(tmp_path / "b")),
+        *("--time-limit", str(_LIMIT_S), "--memory-limit", "3000", "-n1", f"--junitxml={junit}"),
+    )
+    assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout
+    run = load_run(record)
+    assert run.run.complete
+    assert len(run.cells) == len(_LOST) + 2
+    for cell in run.cells:
+        if cell.subject in (None, "reference"):
+            assert cell.verdict is Verdict.PASS, cell
+        else:
+            verdict, message = _LOST[cell.subject]
+            assert (cell.verdict, cell.stage) == (verdict, Stage.EXPORT), cell
+            assert message in (cell.message or "")
+    assert "8 cells: 2 pass, 1 fail, 3 crash, 1 timeout, 1 out-of-memory" in ended.stdout
+    assert _junit(junit) == {
+        cell.id: (cell.verdict, None if cell.verdict is Verdict.PASS else "failure") for cell in run.cells
+    }
+
+
+@pytest.mark.parametrize(("how", "counted"), [(("-n0",), "failure"), (("-n1", "--in-process"), "error")])
 def test_dead_process_costs_one_cell(tmp_path: Path, how: tuple[str, ...], counted: str) -> None:
     record, junit = tmp_path / "run.json", tmp_path / "junit.xml"
     ended = suite(
@@ -158,17 +198,6 @@ def test_dead_process_costs_one_cell(tmp_path: Path, how: tuple[str, ...], count
     cells = {cell.clause: cell for cell in load_run(record).cells}
     assert {clause: cell.verdict for clause, cell in cells.items()} == {"SEN-2": Verdict.PASS, "EXP-6": Verdict.CRASH}
     assert _junit(junit) == {cells["SEN-2"].id: ("pass", None), cells["EXP-6"].id: ("crash", counted)}
-
-
-def test_cell_out_of_time_is_in_the_junit_xml(tmp_path: Path) -> None:
-    record, junit = tmp_path / "run.json", tmp_path / "junit.xml"
-    suite(
-        *("--arch", "llama", "--backend", "exported", "--mode", "decode", "--time-limit", "5"),
-        *("--subject", "tests.faults.programs:hangs", "--clause", "EXP-6"),
-        *("--record", str(record), f"--junitxml={junit}", "-n1"),
-    )
-    (cell,) = load_run(record).cells
-    assert _junit(junit) == {cell.id: ("timeout", "failure")}
 
 
 def _git(folder: Path, *arguments: str) -> str:
