@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,20 @@ import jsonschema
 import pytest
 
 from conformance.core.cells import Cell
-from conformance.core.commands import RUN_COMMAND, run_command
+from conformance.core.commands import RUN_COMMAND, command, run_command
 from conformance.core.contract import Mode
 from conformance.core.paths import ROOT
 from conformance.core.time_scale import scaled
 from conformance.core.verdicts import Stage, Verdict
+from conformance.records.bundle import read_bundle
 from conformance.records.environment import commit
 from conformance.records.run import load_run, run_schema
 from conformance.runner.judge import bare_record
 from conformance.runner.terminal import render_summary
 from tests.faults.processes import LAST_WORDS
-from tests.support.harness import copied_suite, suite
+from tests.support.harness import copied_suite, python_module, suite
 
-pytestmark = [pytest.mark.torch, pytest.mark.process]
+pytestmark = pytest.mark.process
 
 
 def _junit(path: Path) -> dict[str, tuple[str, str | None]]:
@@ -40,18 +40,8 @@ def _junit(path: Path) -> dict[str, tuple[str, str | None]]:
     return found
 
 
-def test_importing_an_exporter_shows_no_warnings_of_torch(tmp_path: Path) -> None:
-    exporter = ("--exporter", "tests.faults.exporters:trains", "--arch", "llama", "--clause", "EXP-9")
-    ended = suite(*exporter, "--output", str(tmp_path / "run.json"), "--collect-only", "-q")
-    printed = ended.stderr + ended.stdout
-    assert ended.returncode == 0, printed
-    assert "Warning" not in printed
-    assert "Failed to load" not in printed
-
-
 def test_pinning_shows_no_warnings_of_torch(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "conformance", "explore", "pin", str(tmp_path / "none.json")]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = python_module("conformance", "explore", "pin", str(tmp_path / "none.json"))
     assert ended.stderr == f"error: cannot read {tmp_path / 'none.json'}: No such file or directory\n"
 
 
@@ -120,24 +110,17 @@ def test_good_run_is_recorded(tmp_path: Path) -> None:
     assert _junit(junit) == {cell.id: ("pass", None) for cell in run.cells}
 
 
-def test_faulty_subject_fails_the_run(tmp_path: Path) -> None:
-    record = tmp_path / "run.json"
+def test_faulty_subject_fails_the_run_and_leaves_a_bundle(tmp_path: Path) -> None:
+    record, bundles = tmp_path / "run.json", tmp_path / "failures"
     ended = suite(
-        *(
-            "--arch",
-            "llama",
-            "--subject",
-            "tests.faults.programs:off_by_one",
-            "--backend",
-            "exported",
-            "--mode",
-            "decode",
-        ),
-        *("--clause", "EXP-1,PAR-1", "--record", str(record), "-n0"),
+        *("--arch", "llama", "--subject", "tests.faults.programs:off_by_one", "--backend", "exported"),
+        *("--mode", "decode", "--clause", "EXP-1,PAR-1", "--record", str(record), "--bundles", str(bundles), "-n0"),
     )
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED
     assert "✗ logits differ (execute): 1 cell\n" in ended.stdout
     assert "0 of 1 architectures decode correctly on " in ended.stdout
+    for words in ("Warning", "Failed to load"):  # which torch and torchao say when they are imported
+        assert words not in ended.stderr + ended.stdout
     verdicts = {cell.clause: cell for cell in load_run(record).cells}
     assert verdicts["EXP-1"].verdict is Verdict.PASS
     failure = verdicts["PAR-1"]
@@ -145,6 +128,17 @@ def test_faulty_subject_fails_the_run(tmp_path: Path) -> None:
     replay = "--arch llama --clause PAR-1 --exporter tests.faults.programs:off_by_one"
     assert f"replay    conformance run {replay}" in (failure.message or "")
     assert f"replay    {run_command(*replay.split())}" in ended.stdout  # with this environment's Python
+
+    (folder,) = bundles.iterdir()
+    assert f": `{command('failure', 'replay', str(folder))}`" in ended.stdout
+    assert "  diverged  exported program: off by " in ended.stdout
+    assert read_bundle(folder).diverged == "exported program"
+    assert (folder / "divergence.json").is_file()
+    again = python_module("conformance", "failure", "replay", str(folder))
+    assert again.returncode == 1
+    assert "STILL FAILING: " in again.stdout
+    assert "  diverged  exported program: off by " in again.stdout
+    assert not again.stderr
 
 
 #: The one that hangs uses all of it; the others export a tiny model.

@@ -31,7 +31,7 @@ def test_what_is_no_record_is_refused_in_a_sentence(tmp_path: Path) -> None:
 
 def test_killed_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     record = tmp_path / "run.json"
-    arguments = (*_RUN, "-n2", "--record", str(record))
+    arguments = (*_RUN, "-n1", "--record", str(record))
     killed = subprocess.Popen(
         [sys.executable, "-m", "pytest", "conformance", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
     )

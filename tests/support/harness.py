@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
 from conformance.core.cells import EAGER, EXPORTED, Cell
@@ -18,6 +20,7 @@ from conformance.core.paths import PARTITIONS, ROOT
 from conformance.core.time_scale import scaled
 from conformance.exporters.resolve import Exporter
 from conformance.matrix.schema import load_matrix
+from conformance.models.fixtures import build_model, fixture_config
 from conformance.pipeline.backends import BACKENDS, Backend
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.stages import build
@@ -65,6 +68,13 @@ def judge(
     )
     checks()[clause](case)
     return case
+
+
+def one_layer(architecture: str) -> PreTrainedModel:
+    """The fixture with its first layer alone, for faults of a backend that any layer shows: half as long to lower."""
+    config = fixture_config(architecture)
+    config.num_hidden_layers = 1
+    return build_model(config)
 
 
 def python_module(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
