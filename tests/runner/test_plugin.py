@@ -72,6 +72,8 @@ def test_typo_is_answered_and_nothing_runs(tmp_path: Path, arguments: list[str],
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])
 def test_checks_that_cannot_be_imported_are_told_once(tmp_path: Path, workers: str) -> None:
     checkout = copied_suite(tmp_path)
+    for path in (checkout / "conformance/checks").rglob("test_*.py"):
+        path.unlink()  # each worker would import torch for them
     for name in ("test_one.py", "test_two.py"):
         (checkout / "conformance/checks" / name).write_text("import nothing_of_this_name\n", encoding="utf-8")
     ended = suite("--arch", "llama", "--clause", "SEN-2", workers, cwd=checkout)
@@ -87,12 +89,12 @@ def test_good_run_is_recorded(tmp_path: Path) -> None:
     record = tmp_path / "run.json"
     junit = tmp_path / "junit.xml"
     ended = suite(
-        *("--arch", "gpt2,llama", "--backend", "exported", "--mode", "decode", "--clause", "EXP,SEN"),
+        *("--arch", "gpt2,llama", "--backend", "exported", "--mode", "decode", "--clause", "EXP-1,EXP-2,EXP-3,SEN"),
         *("--record", str(record), f"--junitxml={junit}"),
     )
     assert ended.returncode == 0, ended.stdout
     assert "reference; torch" in ended.stdout
-    assert "26 cells: 26 pass" in ended.stdout
+    assert "12 cells: 12 pass" in ended.stdout
     plain = json.loads(record.read_text())
     jsonschema.validate(plain, run_schema())
     run = load_run(record)
@@ -142,7 +144,7 @@ def test_faulty_subject_fails_the_run_and_leaves_a_bundle(tmp_path: Path) -> Non
 
 
 #: The one that hangs uses all of it; the others export a tiny model.
-_LIMIT_S = scaled(30)
+_LIMIT_S = scaled(20)
 #: The verdict of each exporter in EXP-1, and a part of its message.
 _LOST = {
     "tests.faults.processes:segfaults": (Verdict.CRASH, "died of SIGSEGV"),
