@@ -95,7 +95,7 @@ def test_embedding_that_is_not_scaled_shows(tmp_path: Path) -> None:
         def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
             return nn.functional.embedding(input_ids, self.weight)
 
-    model = _model("gemma3_text")
+    model = _model("gemma3_text", one_layer)
     weight: torch.Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
     programs = _programs(model)
     seq = Dim("seq", min=1, max=MAX_CACHE_LEN)

@@ -74,6 +74,8 @@ def one_layer(architecture: str) -> PreTrainedModel:
     """The fixture with its first layer alone, for faults of a backend that any layer shows: half as long to lower."""
     config = fixture_config(architecture)
     config.num_hidden_layers = 1
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:1]
     return build_model(config)
 
 
