@@ -183,7 +183,9 @@ def test_lost_subjects_do_not_end_the_run(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(("how", "counted"), [(("-n0",), "failure"), (("-n1", "--in-process"), "error")])
+@pytest.mark.parametrize(
+    ("how", "counted"), [(("-n0",), "failure"), (("-n1", "--in-process", "--max-worker-restart=0"), "error")]
+)
 def test_dead_process_costs_one_cell(tmp_path: Path, how: tuple[str, ...], counted: str) -> None:
     record, junit = tmp_path / "run.json", tmp_path / "junit.xml"
     ended = suite(
