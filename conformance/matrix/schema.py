@@ -297,6 +297,7 @@ def load_matrix(path: Path = MATRIX_PATH, *, drafted: bool = False) -> Matrix:
     rows = _validated(_ROWS, file)
     variations, variation_files = _read_variations(path, rows.architectures)
     matrix = Matrix(rows.architectures, variations=variations)
+    all_rows = matrix.rows  # once: with its 500 rows made anew for each cause, reading took 0.17 s, not 0.05
     causes: dict[str, Cause] = {}
     owners: dict[str, str] = {}
     for other in sorted((path.parent / CAUSES).glob("*.yaml")):
@@ -309,7 +310,7 @@ def load_matrix(path: Path = MATRIX_PATH, *, drafted: bool = False) -> Matrix:
             if cause.reason == TODO and not drafted:
                 message = "the reason is TODO: explain the failure, and link the issue where there is one"
                 raise causes_file.error([name, "reason"], message)
-            problem = _misplaced(name, cause, matrix.rows)
+            problem = _misplaced(name, cause, all_rows)
             if problem:
                 raise causes_file.error([name], problem)
             causes[name], owners[name] = cause, other.stem

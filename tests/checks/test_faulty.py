@@ -46,29 +46,21 @@ def _name(value: object) -> str | None:
     return getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
 
 
-@pytest.mark.parametrize(("fault", "architecture", "mode", "clause", "signature"), FAULTS, ids=_name)
-def test_fault_is_caught(fault: Callable[..., Any], architecture: str, mode: Mode, clause: str, signature: str) -> None:
-    try:
-        with pytest.raises(CellFailedError) as caught:
-            judge(clause, architecture, fault, mode=mode)
-    finally:
-        left_behind.undo()
-    assert caught.value.signature.startswith(signature)
-
-
 @functools.cache
 def _builder_of_row(row: str) -> Builder:
-    """With all faults of a variation, which share its oracle: of a long cache it takes longer than a fault."""
-    return Builder({fault.__name__: Exporter(fault.__name__, fault) for fault, on, _, _, _ in VARIATIONS if on == row})
+    """With all faults of a row, which share its model and its oracle: of a long cache it takes longer than a fault."""
+    faults = {fault.__name__: fault for fault, on, *_ in FAULTS + VARIATIONS if on == row}
+    return Builder({name: Exporter(name, fault) for name, fault in faults.items()})
 
 
-@pytest.mark.parametrize(("fault", "row", "mode", "clause", "signature"), VARIATIONS, ids=_name)
-def test_fault_is_caught_in_a_variation(
-    fault: Callable[..., Any], row: str, mode: Mode, clause: str, signature: str
-) -> None:
+@pytest.mark.parametrize(("fault", "row", "mode", "clause", "signature"), FAULTS + VARIATIONS, ids=_name)
+def test_fault_is_caught(fault: Callable[..., Any], row: str, mode: Mode, clause: str, signature: str) -> None:
     builder = _builder_of_row(row)
-    with pytest.raises(CellFailedError) as caught:
-        judge(clause, row, builder.exporter(fault.__name__), mode=mode, builder=builder)
+    try:
+        with pytest.raises(CellFailedError) as caught:
+            judge(clause, row, builder.exporter(fault.__name__), mode=mode, builder=builder)
+    finally:
+        left_behind.undo()
     assert caught.value.signature.startswith(signature)
 
 
@@ -121,16 +113,20 @@ def test_operator_outside_the_edge_dialect_is_caught_by_low_1() -> None:
     assert caught.value.signature.startswith("lower:")
 
 
+@functools.cache
+def _lowering_builder(architecture: str) -> Builder:
+    """With all faulty backends, which lower the same program."""
+    reference = Exporter("reference", convert_and_export_with_cache)
+    return Builder(
+        {reference.name: reference}, {backend.name: backend for backend, on, *_ in LOWERINGS if on == architecture}
+    )
+
+
 @pytest.mark.parametrize(("backend", "architecture", "clause", "signature"), LOWERINGS, ids=_name)
 def test_faulty_lowering_is_caught(backend: Backend, architecture: str, clause: str, signature: str) -> None:
+    builder = _lowering_builder(architecture)
     with pytest.raises(CellFailedError) as caught:
-        judge(
-            clause,
-            architecture,
-            convert_and_export_with_cache,
-            backend=backend.name,
-            backends={backend.name: backend},
-        )
+        judge(clause, architecture, builder.exporter("reference"), backend=backend.name, builder=builder)
     assert caught.value.signature.startswith(signature)
 
 
@@ -172,10 +168,16 @@ def test_wide_cache_of_a_narrow_model_is_caught_by_low_7() -> None:
     assert caught.value.signature == "emit:cache-too-wide"
 
 
+@functools.cache
+def _runner_builder() -> Builder:
+    """Most of these are judged by two clauses, and lowered once."""
+    return Builder({subject.name: subject for subject, *_ in RUNNERS})
+
+
 @pytest.mark.parametrize(("subject", "mode", "clause", "signature"), RUNNERS, ids=_name)
 def test_fault_is_caught_with_the_runner(subject: Exporter, mode: Mode, clause: str, signature: str | None) -> None:
     with pytest.raises((CellFailedError, ChildDiedError)) as caught:
-        judge(clause, "llama", subject, mode=mode, backend="portable")
+        judge(clause, "llama", subject, mode=mode, backend="portable", builder=_runner_builder())
     if isinstance(caught.value, ChildDiedError):
         assert signature is None
         assert caught.value.verdict is Verdict.CRASH
@@ -356,13 +358,18 @@ def test_a_variation_is_judged_by_sen_3_in_the_row_of_its_architecture() -> None
         judge("SEN-3", "llama+bias")
 
 
+@pytest.fixture(scope="module")
+def reference() -> Builder:
+    return Builder({"reference": Exporter("reference", convert_and_export_with_cache)})
+
+
 @pytest.mark.parametrize(
     ("clause", "mode"),
     [(clause.id, mode) for clause in CHECKED if Scope.EXPORTED in clause.scopes for mode in clause.modes],
 )
-def test_reference_is_caught_by_none(clause: str, mode: Mode) -> None:
+def test_reference_is_caught_by_none(reference: Builder, clause: str, mode: Mode) -> None:
     # mistral, since every clause applies to it: it has a window, and no state that cannot be rewound.
-    judge(clause, "mistral", convert_and_export_with_cache, mode=mode)
+    judge(clause, "mistral", reference.exporter("reference"), mode=mode, builder=reference)
 
 
 def test_strict_program_with_a_dynamic_length_is_right() -> None:

@@ -110,19 +110,21 @@ def test_header_names_what_is_not_judged(checkout: Path) -> None:
     _remove_arcee(checkout)
     matrix = checkout / "models_matrix.yaml"
     matrix.write_text(matrix.read_text(encoding="utf-8").replace("retired:\n", retired), encoding="utf-8")
-    told = suite("--collect-only", "--tier", "full", "--clause", "SEN-2", "-n0", cwd=checkout).stdout
-    assert "so not run: apertus1p5_text, dory, " in told
-    assert "run only with --arch: arcee" in told
     named = suite("--collect-only", "--arch", "arcee", "--clause", "SEN-2", "-n0", cwd=checkout).stdout
     assert "arcee/eager/SEN-2" in named
     assert "run only with --arch" not in named
+    for path in (checkout / "conformance/checks").rglob("test_*.py"):
+        path.unlink()  # they import torch, and what is printed before them is all that is looked at
+    told = suite("--collect-only", "--tier", "full", "--clause", "SEN-2", "-n0", cwd=checkout).stdout
+    assert "so not run: apertus1p5_text, dory, " in told
+    assert "run only with --arch: arcee" in told
 
 
 def test_unlisted_architecture_fails_the_run_and_is_added_by_the_command(checkout: Path) -> None:
     matrix = checkout / "models_matrix.yaml"
     _remove_arcee(checkout)
     (checkout / "fixtures/configs/arcee.json").unlink()
-    smoke = ("--clause", "SEN-2,PAR-8", "-n2", "--tier", "smoke")
+    smoke = ("--clause", "SEN-2,PAR-8", "-n0", "--tier", "smoke")
     ended = suite(*smoke, cwd=checkout)
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout
     assert "arcee is registered by Transformers and has no row in models_matrix.yaml" in ended.stdout

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from conformance.cli.check import Answer, answer, screen
+from conformance.cli.main import main
 from conformance.cli.steps import Steps
 from conformance.core.paths import ROOT
 from conformance.core.verdicts import ClauseViolationError, Verdict
@@ -86,9 +87,8 @@ def test_export_makes_a_program_to_chat_with(saved: Path, tmp_path: Path) -> Non
 
 def test_check_says_yes_and_what_it_has_seen(saved: Path, tmp_path: Path) -> None:
     record = tmp_path / "check.json"
-    code, told, said = command(
-        "model", "check", saved, "--backend", "portable", "--cache-length", "24", "--output", record
-    )
+    asked = ("--backend", "portable", "--cache-length", "24", "--max-examples", "2", "--output", record)
+    code, told, said = command("model", "check", saved, *asked)
     assert code == 0, told + said
     assert "May own be shipped on portable? Yes." in told
     assert "3 of 3 clauses hold; " in told
@@ -132,18 +132,26 @@ def test_bfloat16_is_delegated_and_decodes_within_its_own_rounding(tmp_path: Pat
             "has attention custom; leave out --attention portable",
         ),
         (("check", "{saved}/config.json"), "is a file of a model; pass its directory"),
-        (("check", "{saved}/config.json", "--model", "{saved}"), "not an ExecuTorch program"),
         (("check", "{saved}", "--model", "{saved}"), "--model is about a MODEL.pte"),
         (("chat", "{nowhere}", "--tokenizer", "{saved}"), "no such file"),
         (("chat", "{saved}/config.json", "--tokenizer", "{saved}", "--prompt", "x"), "is not an ExecuTorch program"),
         (("chat", "{saved}/config.json", "--tokenizer", "{saved}", "--system", "x"), "add --chat"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(saved: Path, tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_what_cannot_be_is_one_sentence(
+    saved: Path, tmp_path: Path, arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     places = {"nowhere": tmp_path / "nowhere", "saved": saved}
-    code, printed, said = command("model", *(each.format(**places) for each in arguments))
-    assert code == 1
-    assert printed == ""
+    code = main.run(["model", *(each.format(**places) for each in arguments)])
+    _assert_refused(code, *capsys.readouterr(), told)
+
+
+def test_no_library_says_more_when_it_is_imported(saved: Path) -> None:
+    _assert_refused(*command("model", "check", saved / "config.json", "--model", saved), "not an ExecuTorch program")
+
+
+def _assert_refused(code: int, printed: str, said: str, told: str) -> None:
+    assert (code, printed) == (1, "")
     assert said.startswith("error: ")
     assert told in said
     assert len(said.splitlines()) == 1

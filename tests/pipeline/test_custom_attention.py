@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-from transformers import PreTrainedModel
 
 from conformance.core import attention
 from conformance.core.cells import Program
@@ -13,10 +12,9 @@ from conformance.core.contract import Mode
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError
 from conformance.decoding.custom_operators import register_operators_of
 from conformance.exporters.resolve import Exporter
-from conformance.models.fixtures import build_model, fixture_config
 from conformance.pipeline.builder import Builder, BuiltProgram
 from conformance.reference import convert_and_export_with_cache, runner_methods, settings
-from tests.support.harness import judge
+from tests.support.harness import judge, one_layer
 
 pytestmark = pytest.mark.torch
 
@@ -31,16 +29,10 @@ def _program(
     return builder.program(Program(architecture, exporter.name, Mode.DECODE, backend))
 
 
-def _one_layer(architecture: str) -> PreTrainedModel:
-    config = fixture_config(architecture)
-    config.num_hidden_layers = 1
-    return build_model(config)
-
-
 @pytest.mark.parametrize("mode", Mode)
 def test_programs_on_the_runtime_decode_and_say_what_they_call(mode: Mode) -> None:
     """All clauses share one lowering, of one layer."""
-    builder = Builder({"reference": _REFERENCE}, build=_one_layer)
+    builder = Builder({"reference": _REFERENCE}, build=one_layer)
     for clause in ("PAR-1", "PAR-7", "LOW-6", "RUN-1"):
         case = judge(clause, "llama", _REFERENCE, mode=mode, backend=_BACKEND, builder=builder)
     assert {name for name in case.built.kernels if name.startswith("llama")} == {

@@ -27,7 +27,7 @@ from conformance.pipeline.backends.base import Precision
 from conformance.pipeline.builder import Builder
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import lowerings, programs
-from tests.support.harness import judge
+from tests.support.harness import judge, one_layer
 
 pytestmark = pytest.mark.torch
 
@@ -219,7 +219,7 @@ def test_a_fixture_is_judged_as_strictly_after_any_prefix(checkpoint: _Checkpoin
 def test_zeroed_cache_is_caught_however_a_backend_rounds(backend: str) -> None:
     backends = {backend: _soon(BACKENDS[backend])}
     with pytest.raises(ClauseViolationError) as caught:
-        judge("PAR-1", "llama", programs.zeroes_cache, backend=backend, backends=backends)
+        judge("PAR-1", "llama", programs.zeroes_cache, backend=backend, backends=backends, make_model=one_layer)
     assert caught.value.signature == "execute:logits-differ"
 
 
@@ -227,7 +227,14 @@ def test_wrong_lowering_of_a_quantised_program_is_caught() -> None:
     # Not a faulty subject: what PT2E quantises is the subject's own program, and so is the oracle.
     wrong = dataclasses.replace(_soon(BACKENDS["xnnpack-pt2e"]), passes=lowerings.changes_numbers)
     with pytest.raises(ClauseViolationError) as caught:
-        judge("PAR-1", "llama", convert_and_export_with_cache, backend="wrong", backends={"wrong": wrong})
+        judge(
+            "PAR-1",
+            "llama",
+            convert_and_export_with_cache,
+            backend="wrong",
+            backends={"wrong": wrong},
+            make_model=one_layer,
+        )
     assert caught.value.signature == "execute:logits-differ"
 
 

@@ -31,7 +31,7 @@ from conformance.pipeline.quantisation import EMBEDDING, quantisation_record
 from conformance.records.run import FloatWeight, QuantisationRecord
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import lowerings
-from tests.support.harness import judge
+from tests.support.harness import judge, one_layer
 
 pytestmark = pytest.mark.torch
 
@@ -300,10 +300,10 @@ def test_checkpoint_is_told_what_it_costs_unless_it_is_nonsense() -> None:
 
 
 def test_pt2e_quantises_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    judge("LOW-11", "llama", convert_and_export_with_cache, backend="xnnpack-pt2e")
+    judge("LOW-11", "llama", convert_and_export_with_cache, backend="xnnpack-pt2e", make_model=one_layer)
     monkeypatch.setattr(quantised, "_adds_a_mask", lambda node: False)
     with pytest.raises(ClauseViolationError) as caught:
-        judge("LOW-11", "llama", convert_and_export_with_cache, backend="xnnpack-pt2e")
+        judge("LOW-11", "llama", convert_and_export_with_cache, backend="xnnpack-pt2e", make_model=one_layer)
     assert caught.value.signature == "lower:far-from-float"
 
 

@@ -29,8 +29,6 @@ from conformance.pipeline.backends import PORTABLE
 from conformance.process.worker import IsolatedWorker, Limits, WorkerDiedError
 from conformance.records.run import load_run
 from tests.faults.miniature_checks import LAST_WORDS as MINIATURE_LAST_WORDS
-from tests.faults.processes import LAST_WORDS
-from tests.support.harness import suite
 from tests.support.processes import ended, is_gone
 
 pytestmark = [pytest.mark.torch, pytest.mark.process]
@@ -262,40 +260,3 @@ def test_each_loss_costs_one_cell(tmp_path: Path, workers: str) -> None:
         _, verdict, words = _BEHAVIOURS.get(f"{cell.architecture} {cell.clause}", ("", Verdict.PASS, ""))
         assert (cell.verdict, cell.stage) == (verdict, None if verdict is Verdict.PASS else Stage.EXPORT), cell
         assert words in (cell.message or "")
-
-
-#: The one that hangs uses all of it; the others export a tiny model.
-_LIMIT_S = scaled(30)
-#: The verdict of each subject in EXP-1, and a part of its message.
-_SUBJECTS = {
-    "tests.faults.processes:segfaults": (Verdict.CRASH, "died of SIGSEGV"),
-    "tests.faults.processes:aborts": (Verdict.CRASH, f"output    {LAST_WORDS}"),
-    "tests.faults.processes:exits": (Verdict.CRASH, "died with exit code 3"),
-    "tests.faults.processes:leaves": (Verdict.FAIL, "SystemExit"),
-    "tests.faults.programs:hangs": (
-        Verdict.TIMEOUT,
-        f"exceeded the {_LIMIT_S} s limit for tests.faults.programs:hangs exported decode",
-    ),
-    "tests.faults.programs:takes_all_memory": (Verdict.OUT_OF_MEMORY, "over its limit of 3000 MiB"),
-}
-
-
-def test_lost_subjects_do_not_end_the_run(tmp_path: Path) -> None:
-    record = tmp_path / "run.json"
-    ended = suite(
-        *("--arch", "llama", "--subject", f"{','.join(_SUBJECTS)},reference", "--backend", "exported"),
-        *("--mode", "decode", "--clause", "SEN-2,EXP-1", "--record", str(record), "--bundles", str(tmp_path / "b")),
-        *("--time-limit", str(_LIMIT_S), "--memory-limit", "3000", "-n1"),
-    )
-    assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout
-    run = load_run(record)
-    assert run.run.complete
-    assert len(run.cells) == len(_SUBJECTS) + 2
-    for cell in run.cells:
-        if cell.subject in (None, "reference"):
-            assert cell.verdict is Verdict.PASS, cell
-        else:
-            verdict, message = _SUBJECTS[cell.subject]
-            assert (cell.verdict, cell.stage) == (verdict, Stage.EXPORT), cell
-            assert message in (cell.message or "")
-    assert "8 cells: 2 pass, 1 fail, 3 crash, 1 timeout, 1 out-of-memory" in ended.stdout

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
+from conformance.cli.main import main
 from conformance.core.cells import EXPORTED, Cell
-from conformance.core.commands import command
 from conformance.core.contract import Mode
 from conformance.core.time_scale import scaled
 from conformance.core.verdicts import CellFailedError, Verdict
@@ -25,7 +25,6 @@ from conformance.failures.replay import Result, replay
 from conformance.pipeline.builder import Builder
 from conformance.records.bundle import FACTS, Bundle, BundleError, folder_name, read_bundle, write_bundle
 from conformance.runner.judge import judge
-from tests.support.harness import python_module, suite
 
 pytestmark = [pytest.mark.torch, pytest.mark.process]
 
@@ -124,26 +123,8 @@ def test_damaged_bundle_is_refused_in_one_sentence(
     assert len(told.splitlines()) == 1
 
 
-def test_no_bundle_at_all(tmp_path: Path) -> None:
-    done = python_module("conformance", "failure", "replay", str(tmp_path / "none"))
-    assert done.returncode == 2
-    assert done.stdout.startswith("CANNOT RUN: ")
-    assert not done.stderr
-
-
-def test_failing_run_leaves_bundles_and_says_how_to_replay(tmp_path: Path) -> None:
-    bundles = tmp_path / "failures"
-    done = suite(
-        *("--arch", "llama", "--subject", CELL.subject or "", "--backend", "exported", "--mode", "decode"),
-        *("--clause", "PAR-1,EXP-1", "--record", str(tmp_path / "run.json"), "--bundles", str(bundles), "-n0"),
-    )
-    assert done.returncode == 1
-    (folder,) = bundles.iterdir()
-    assert f": `{command('failure', 'replay', str(folder))}`" in done.stdout
-    assert "  diverged  exported program: off by " in done.stdout
-    assert read_bundle(folder).diverged == "exported program"
-    assert (folder / "divergence.json").is_file()
-    again = python_module("conformance", "failure", "replay", str(folder))
-    assert again.returncode == 1
-    assert "STILL FAILING: " in again.stdout
-    assert "  diverged  exported program: off by " in again.stdout
+def test_no_bundle_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["failure", "replay", str(tmp_path / "none")]) == 2
+    printed, said = capsys.readouterr()
+    assert printed.startswith("CANNOT RUN: ")
+    assert not said

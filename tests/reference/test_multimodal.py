@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ from transformers import PreTrainedModel
 
 from conformance.decoding.oracle import Oracle
 from conformance.decoding.tokenizers import CharTokenizer
-from conformance.models.fixtures import MAX_CACHE_LEN, build_model, fixture_config
+from conformance.models.fixtures import MAX_CACHE_LEN
 from conformance.pipeline.backends import PORTABLE, XNNPACK, Backend
+from conformance.pipeline.stages import build
 from conformance.reference import (
     ModelNotExportableError,
     convert_and_export_for_multimodal,
     runner_methods,
 )
+from tests.support.harness import one_layer
 
 pytestmark = pytest.mark.torch
 
@@ -31,8 +33,8 @@ _PROMPTS = ((3, 4, 5), (7,), (9, 11, 13, 15, 17))
 _LETTERS = CharTokenizer(vocab=64, eos_id=63)
 
 
-def _model(architecture: str) -> PreTrainedModel:
-    model = build_model(fixture_config(architecture))
+def _model(architecture: str, make: Callable[[str], PreTrainedModel] = build) -> PreTrainedModel:
+    model = make(architecture)
     model.generation_config.eos_token_id = [_LETTERS.eos_id]
     return model
 
@@ -79,7 +81,7 @@ def _programs(model: PreTrainedModel) -> dict[str, ExportedProgram]:
     ("architecture", "backend"), [("llama", XNNPACK), ("gemma3_text", PORTABLE), ("qwen3", PORTABLE)]
 )
 def test_runner_generates_what_eager_decoding_does(architecture: str, backend: Backend, tmp_path: Path) -> None:
-    model = _model(architecture)
+    model = _model(architecture, one_layer if backend is XNNPACK else build)
     methods = runner_methods(model, dynamic=True)
     assert _answers(_programs(model), methods, tmp_path, backend) == _expected(model)
 
@@ -93,7 +95,7 @@ def test_embedding_that_is_not_scaled_shows(tmp_path: Path) -> None:
         def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
             return nn.functional.embedding(input_ids, self.weight)
 
-    model = _model("gemma3_text")
+    model = _model("gemma3_text", one_layer)
     weight: torch.Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
     programs = _programs(model)
     seq = Dim("seq", min=1, max=MAX_CACHE_LEN)

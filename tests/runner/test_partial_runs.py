@@ -10,7 +10,7 @@ import pytest
 from conformance.records.run import load_run
 from report.loading import load
 from report.merging import Named, merge
-from tests.support.harness import suite
+from tests.support.processes import ended
 
 pytestmark = pytest.mark.process
 
@@ -19,8 +19,8 @@ def test_shards_of_a_run_merge_into_the_whole(tmp_path: Path) -> None:
     arguments = ("--arch", "llama,gpt2,mistral", "--clause", "SEN-2", "-n0")
     records = [tmp_path / f"{number}.json" for number in (1, 2)]
     for number, path in enumerate(records, 1):
-        ended = suite(*arguments, "--shard", f"{number}/2", "--record", str(path))
-        assert ended.returncode == pytest.ExitCode.OK, ended.stdout + ended.stderr
+        code, printed = ended(path, *arguments, "--shard", f"{number}/2")
+        assert code == pytest.ExitCode.OK, printed
     assert load_run(records[0]).run.options["shard"] == "1/2"
     merged = merge([Named(path.name, load(path)) for path in records])
     assert {each.architecture for each in merged.cells} == {"llama", "gpt2", "mistral"}
@@ -30,15 +30,15 @@ def test_shards_of_a_run_merge_into_the_whole(tmp_path: Path) -> None:
 def test_a_run_since_another_judges_what_it_had_not_passed(tmp_path: Path) -> None:
     arguments = ("--arch", "llama,gpt2", "--clause", "SEN-2", "-n1")
     before, after = tmp_path / "before.json", tmp_path / "after.json"
-    assert suite(*arguments, "--record", str(before)).returncode == pytest.ExitCode.OK
+    assert ended(before, *arguments)[0] == pytest.ExitCode.OK
     plain = json.loads(before.read_text())
     plain["cells"][0]["verdict"] = "crash"
     before.write_text(json.dumps(plain))
-    ended = suite(*arguments, "--since", str(before), "--record", str(after))
-    assert ended.returncode == pytest.ExitCode.OK, ended.stdout + ended.stderr
+    code, printed = ended(after, *arguments, "--since", str(before))
+    assert code == pytest.ExitCode.OK, printed
     judged = json.loads(after.read_text())
     assert [each["id"] for each in judged["cells"]] == [plain["cells"][0]["id"]]
     assert judged["run"]["since"] == {"run": plain["run"]["id"], "left_out": [plain["cells"][1]["id"]]}
     assert not judged["run"]["complete"]
-    assert f"1 cell judged again since run {plain['run']['id']}: crash in that run" in ended.stdout
-    assert "1 cell not run again" in ended.stdout
+    assert f"1 cell judged again since run {plain['run']['id']}: crash in that run" in printed
+    assert "1 cell not run again" in printed

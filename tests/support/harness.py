@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
@@ -17,10 +20,13 @@ from conformance.core.paths import PARTITIONS, ROOT
 from conformance.core.time_scale import scaled
 from conformance.exporters.resolve import Exporter
 from conformance.matrix.schema import load_matrix
+from conformance.models.fixtures import build_model, fixture_config
 from conformance.pipeline.backends import BACKENDS, Backend
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.stages import build
 
+#: Read once: a third of the time that most faults took was reading it, twice.
+_matrix = functools.cache(load_matrix)
 #: Few are enough: every fault here shows in a pinned script or in almost any generated one.
 EXAMPLES = 5
 
@@ -48,19 +54,29 @@ def judge(
         cell = Cell(architecture, None, EAGER, None, clause)
     else:
         cell = Cell(architecture, exporter.name, backend, mode, clause)
-    row = load_matrix().rows[architecture]
+    row = _matrix().row(architecture)
+    assert row is not None
     case = Case(
         cell,
         builder or Builder({exporter.name: exporter} if exporter else {}, backends, make_model),
         EXAMPLES,
         caches=row.caches,
-        overrides=load_matrix().overrides(architecture),
+        overrides=_matrix().overrides(architecture),
         baselines=baselines,
         shrink=shrink,
         is_checkpoint=is_checkpoint,
     )
     checks()[clause](case)
     return case
+
+
+def one_layer(architecture: str) -> PreTrainedModel:
+    """The fixture with its first layer alone, for faults of a backend that any layer shows: half as long to lower."""
+    config = fixture_config(architecture)
+    config.num_hidden_layers = 1
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:1]
+    return build_model(config)
 
 
 def python_module(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
