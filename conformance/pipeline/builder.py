@@ -388,7 +388,9 @@ class BuiltProgram(_Built):
 
     def _interpreted_session(self, interpreter: Interpreter) -> Session:
         if self._builder.program_file is not None:
-            raise NotApplicableError(f"{interpreter.name} runs what a program is emitted from, and a file has none of it")
+            raise NotApplicableError(
+                f"{interpreter.name} runs what a program is emitted from, and a file has none of it"
+            )
         program = self._lowered.edge.exported_program()
         return InterpretedSession(self.exporter.driver.exported(program).new_session(), interpreter.running)
 
