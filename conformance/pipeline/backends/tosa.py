@@ -50,6 +50,9 @@ def running() -> AbstractContextManager[object]:
     return dispatch
 
 
+# There is no int8 variant. With ExecuTorch 1.5.1, Arm's quantiser leaves the caches in float32, and a MATMUL of an int8
+# query with them does not lower ("Input tensors must have the same dtype"); on linear layers alone, its pass
+# ConvertInt64ConstOpsToInt32Pass makes the cache position int32, which torch's index_copy refuses in calibration.
 TOSA = Backend(
     "tosa",
     partitioners,
