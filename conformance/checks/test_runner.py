@@ -64,6 +64,7 @@ class Conversation:
 @clause("RUN-1")
 def test_metadata(case: Case) -> None:
     """Each method, or the runner's default in its place, against the program."""
+    _require_loadable(case)
     metadata = stages.constants(case.built.emitted)
     missing: list[Fact] = []
     untrue: list[Fact] = []
@@ -88,6 +89,7 @@ def test_metadata(case: Case) -> None:
 @clause("RUN-2")
 def test_answers(case: Case) -> None:
     """Prompts of every boundary length, each with a new runner, until the context is full or the text ends."""
+    _require_loadable(case)
     _require_one_row(case)
     turns = [_turn(case, 0, size) for size in sorted(_sizes(case))]
     turns += [_turn(case, 0, 3, most=1), _turn(case, 0, 3, most=_FEW)]
@@ -100,6 +102,15 @@ def test_answers(case: Case) -> None:
     case.metrics["answers_that_fill_the_cache"] = int(endless is not None)
 
 
+def _require_loadable(case: Case) -> None:
+    interpreter = case.backend.interpreter
+    if interpreter is not None:
+        raise NotApplicableError(
+            f"{interpreter.name} runs {case.backend.name}; ExecuTorch's runtime, into which the runner loads programs, "
+            "has no such delegate"
+        )
+
+
 def _require_one_row(case: Case) -> None:
     rows = batch_size(case.model)
     if rows > 1:
@@ -109,6 +120,7 @@ def _require_one_row(case: Case) -> None:
 @clause("RUN-3")
 def test_further_answers(case: Case) -> None:
     """The conversation goes on, starts again, has a prompt without room refused, and goes on regardless of that."""
+    _require_loadable(case)
     _require_one_row(case)
     turns = (
         _turn(case, 0, 5, most=_FEW),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -116,6 +118,24 @@ class RuntimeSession:
         """See `Session.step`."""
         with at(Stage.EXECUTE):
             return _logits(self._method.execute((input_ids, cache_position)))
+
+
+@dataclass(frozen=True, slots=True)
+class InterpretedSession:
+    """A lowered program, run by torch, in a context in which something else runs its delegates.
+
+    Args:
+        session: A session of the program.
+        running: Makes the context of a call.
+    """
+
+    session: Session
+    running: Callable[[], AbstractContextManager[object]]
+
+    def step(self, input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
+        """See `Session.step`."""
+        with at(Stage.EXECUTE), self.running():
+            return self.session.step(input_ids, cache_position)
 
 
 def _logits(outputs: object) -> torch.Tensor:

@@ -85,8 +85,10 @@ def exported(model: Any, facts: dict[str, Any]) -> Any:
 
 
 def step_of(program: Any, facts: dict[str, Any]) -> Step:
-    """One call of the program, run by torch or lowered and on the ExecuTorch runtime."""
+    """One call of the program, run by torch, or lowered and run by ExecuTorch or Arm's reference model."""
     explicit = facts["subject"] in EXPLICIT_CACHE
+    if facts["backend"] == "tosa":
+        return tosa_step(program, facts)
     if facts["backend"] != "exported":
         method = loaded(program, facts["backend"])
         if explicit:
@@ -101,6 +103,19 @@ def step_of(program: Any, facts: dict[str, Any]) -> Step:
         return tree_leaves(module(input_ids=ids, **{name: tree_unflatten(cache, spec)}))
 
     return explicit_cache_step(program, call)
+
+
+def tosa_step(program: Any, facts: dict[str, Any]) -> Step:
+    """One call of the lowered program: torch runs it, and Arm's reference model its delegates."""
+    from executorch.backends.arm.test.runner_utils import TosaReferenceModelDispatch
+
+    step = step_of(lowered(program, facts["backend"]).exported_program(), {**facts, "backend": "exported"})
+
+    def call(input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
+        with TosaReferenceModelDispatch():
+            return step(input_ids, cache_position)
+
+    return call
 
 
 def example_cache(program: Any) -> tuple[str, Any, list[torch.Tensor]]:
@@ -155,16 +170,29 @@ def partitioners(backend: str) -> list[Any]:
         from executorch.exir.backend.compile_spec_schema import CompileSpec
 
         return [OpenvinoPartitioner([CompileSpec("device", b"CPU")])]
+    if backend == "tosa":
+        from executorch.backends.arm.tosa.compile_spec import TosaCompileSpec
+        from executorch.backends.arm.tosa.partitioner import TOSAPartitioner
+
+        return [TOSAPartitioner(TosaCompileSpec("TOSA-1.0+FP"))]
     raise SystemExit(f"{backend} does not run here: lower program.pt2 with its own partitioner to reproduce it")
+
+
+def lowered(program: Any, backend: str) -> Any:
+    """The program in the edge dialect, with the backend's delegates."""
+    from executorch.exir import to_edge_transform_and_lower
+
+    return to_edge_transform_and_lower(copy.deepcopy(program), partitioner=partitioners(backend))
 
 
 def loaded(program: Any, backend: str) -> Any:
     """The program, lowered and loaded into the ExecuTorch runtime."""
-    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
+    from executorch.exir import ExecutorchBackendConfig
     from executorch.runtime import Runtime
 
-    edge = to_edge_transform_and_lower(copy.deepcopy(program), partitioner=partitioners(backend))
-    emitted = edge.to_executorch(ExecutorchBackendConfig(run_reinplace_pass=True, remove_view_copy=False))
+    emitted = lowered(program, backend).to_executorch(
+        ExecutorchBackendConfig(run_reinplace_pass=True, remove_view_copy=False)
+    )
     return Runtime.get().load_program(bytes(emitted.buffer)).load_method("forward")
 
 

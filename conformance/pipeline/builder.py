@@ -20,14 +20,14 @@ from conformance.core.cells import EAGER, EXPORTED, Program
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, StageError, at
 from conformance.decoding.oracle import Oracle, ProgramOracle, perturbed_model, perturbed_program
 from conformance.decoding.scripts import Vocabulary
-from conformance.decoding.sessions import RuntimeSession, Session, Startable
+from conformance.decoding.sessions import InterpretedSession, RuntimeSession, Session, Startable
 from conformance.decoding.tokenizers import CharTokenizer, CheckpointTokenizer, RunnerTokenizer
 from conformance.decoding.vocabulary import vocabulary_of
 from conformance.exporters.resolve import Exporter, resolve
 from conformance.models.fixtures import cache_length
 from conformance.pipeline import lowering, stages
 from conformance.pipeline.backends import BACKENDS, Backend, backend_called
-from conformance.pipeline.backends.base import Precision
+from conformance.pipeline.backends.base import Interpreter, Precision
 from conformance.pipeline.emission import kernels_of
 from conformance.pipeline.lowering import Artifact, Lowered
 from conformance.pipeline.model_snapshot import changes, footprint
@@ -333,7 +333,7 @@ class BuiltProgram(_Built):
         _require(self._lowering)
         if self._stored is not None:
             return self._stored
-        artifact = lowering.emit(self.lower(), self._lowering)
+        artifact = lowering.emit(self._lowered_to_emit(), self._lowering)
         if self._store is not None:
             self._store.put(self._store_key, artifact)
         return artifact
@@ -369,21 +369,43 @@ class BuiltProgram(_Built):
         program = self.exported if self._builder.single_use else copy.deepcopy(self.exported)
         return lowering.lower(program, self._lowering, self.methods)
 
+    def _lowered_to_emit(self) -> Lowered:
+        if self._lowering.interpreter is None:
+            return self.lower()
+        # The interpreter needs it too. A copy takes 0.2 s, lowering again 10 s.
+        return dataclasses.replace(self._lowered, edge=copy.deepcopy(self._lowered.edge))
+
+    @_Part
+    def _lowered(self) -> Lowered:
+        """The program for an interpreter. The store has none: what it keeps is the emitted program."""
+        return self.lower()
+
     def loaded(self) -> Startable:
         """The exported program as a module of its own, whose sessions end no other's."""
         return self.exporter.driver.exported(self.exported)
 
     def new_session(self) -> Session:
-        """A session with fresh caches, of the emitted program.
+        """A session with fresh caches, of the emitted program; for an interpreter, of what that was emitted from.
 
         Before lowering, it is one of the exported program, and ends the one before.
         """
         if self.backend is None:
             return self._module.new_session()
-        method = stages.load(self.emitted)
+        emitted = self.emitted  # first, so that what cannot be emitted is not run either
+        if self.backend.interpreter is not None:
+            return self._interpreted_session(self.backend.interpreter)
+        method = stages.load(emitted)
         if self._builder.program_file is not None:
             return RuntimeSession(method)
         return self.exporter.driver.runtime(self.exported, method)
+
+    def _interpreted_session(self, interpreter: Interpreter) -> Session:
+        if self._builder.program_file is not None:
+            raise NotApplicableError(
+                f"{interpreter.name} runs what a program is emitted from, and a file has none of it"
+            )
+        program = self._lowered.edge.exported_program()
+        return InterpretedSession(self.exporter.driver.exported(program).new_session(), interpreter.running)
 
     @property
     def expected(self) -> Oracle | ProgramOracle:

@@ -81,6 +81,7 @@ def test_exporters_fault_is_in_the_exported_program(export: Callable[..., Any], 
         ("deepseek_v3", lowerings.STALE_VIEWS, nullcontext, Step.PORTABLE, "aten::mm", 1),
         ("llama", lowerings.WRITES_NO_FURTHER, nullcontext, Step.PORTABLE, "aten::index_put_", 4),
         ("llama", lowerings.ONLY_SIGMOID, lowerings.faulty_delegates, Step.DELEGATED, "XnnpackBackend delegate 0", 1),
+        ("llama", lowerings.DOUBLES_DELEGATES, nullcontext, Step.DELEGATED, None, 1),
     ],
 )
 def test_fault_is_found_where_it_is(

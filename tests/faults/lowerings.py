@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from operator import getitem
 from typing import Any, final
 
@@ -18,15 +18,18 @@ from executorch.exir import ExecutorchBackendConfig
 from executorch.exir.backend.backend_details import BackendDetails, PreprocessResult
 from executorch.exir.backend.partitioner import DelegationSpec, Partitioner, PartitionResult
 from executorch.exir.backend.utils import tag_constant_data, tag_mutated_buffer
+from executorch.exir.delegate import executorch_call_delegate
 from executorch.exir.dialects._ops import ops
 from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite, naive
 from executorch.exir.passes import MemoryPlanningPass
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassResult
+from torch.overrides import TorchFunctionMode
 
 from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends import xnnpack as good
+from conformance.pipeline.backends.base import Interpreter
 from conformance.pipeline.backends.quantised import (
     XNNPACK_8DA4W_EMBEDDINGS8,
     XNNPACK_8DA8W,
@@ -189,9 +192,9 @@ def only_sigmoid() -> list[Any]:
 
 
 @contextmanager
-def faulty_delegates() -> Iterator[None]:
-    """XNNPACK compiles another program than the one it was handed: every sigmoid is a tanh."""
-    compile_right = XnnpackBackend.preprocess
+def faulty_delegates(compiler: Any = XnnpackBackend) -> Iterator[None]:
+    """The backend compiles another program than the one it was handed: every sigmoid is a tanh."""
+    compile_right = compiler.preprocess
 
     def compile_wrong(program: ExportedProgram, specs: list[Any]) -> PreprocessResult:
         other = copy.deepcopy(program)
@@ -200,11 +203,30 @@ def faulty_delegates() -> Iterator[None]:
                 node.target = ops.edge.aten.tanh.default
         return compile_right(other, specs)
 
-    XnnpackBackend.preprocess = staticmethod(compile_wrong)
+    compiler.preprocess = staticmethod(compile_wrong)
     try:
         yield
     finally:
-        XnnpackBackend.preprocess = compile_right
+        compiler.preprocess = staticmethod(compile_right)
+
+
+class DoublesDelegates(TorchFunctionMode):
+    """An interpreter that gives twice what each delegate does."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Torch's own result, or twice that of a delegate."""
+        result = func(*args, **(kwargs or {}))
+        return [2 * each for each in result] if func is executorch_call_delegate else result
+
+
+class RefusesDelegates(TorchFunctionMode):
+    """An interpreter that refuses each delegate."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Torch's own result."""
+        if func is executorch_call_delegate:
+            raise RuntimeError("no delegate runs here")
+        return func(*args, **(kwargs or {}))
 
 
 def forgets_passes() -> list[Any]:
@@ -321,5 +343,9 @@ WRITES_NO_FURTHER = _backend("writes-no-further", list, emission=writes_no_furth
 # What its delegate gets wrong is 0.7 of the logits' scale. At the tolerance of real backends, 1e-5, a machine on which
 # right kernels are off by 1.5e-5, seen once, blames those, which come before the delegate.
 ONLY_SIGMOID = dataclasses.replace(_backend("only-sigmoid", only_sigmoid), tolerance=1e-3)
+# The program that XNNPACK's delegate was compiled from, run by torch.
+INTERPRETED = dataclasses.replace(ONLY_SIGMOID, name="interpreted", interpreter=Interpreter("torch", nullcontext))
+DOUBLES_DELEGATES = dataclasses.replace(INTERPRETED, interpreter=Interpreter("torch, doubling", DoublesDelegates))
+REFUSES_DELEGATES = dataclasses.replace(INTERPRETED, interpreter=Interpreter("torch, refusing", RefusesDelegates))
 CHANGES_NUMBERS = _backend("changes-numbers", list, passes=changes_numbers)
 PLAIN = _backend("plain", list, edge=checked_edge, passes=no_passes, emission=in_place_emission)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -61,6 +62,19 @@ class Quantisation:
 
 
 @dataclass(frozen=True, slots=True)
+class Interpreter:
+    """What runs the delegates of a lowered program where ExecuTorch's runtime cannot; torch runs the rest.
+
+    Args:
+        name: What it is, for a reader.
+        running: Makes the context in which a delegate that torch is to call runs on it.
+    """
+
+    name: str
+    running: Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True)
 class Backend:
     """One way to lower a program and run it.
 
@@ -76,6 +90,8 @@ class Backend:
         precision: How near the logits must come, where that is not by `tolerance`.
         quantisation: How much of a model it quantises, and at what cost; None if it does not quantise.
         runs: Whether its programs can be executed here. Others are only lowered and emitted.
+        interpreter: What runs the lowered program, as it is before emission; None where ExecuTorch's runtime runs the
+            emitted one.
         requires: The packages it needs, as in a requirements file.
         pip_options: What pip has to be given beside them to install them.
         attention: What exporters are asked for, one of `conformance.core.attention.ATTENTIONS`. It does not apply to
@@ -100,6 +116,7 @@ class Backend:
     precision: Precision | None = None
     quantisation: Quantisation | None = None
     runs: bool = True
+    interpreter: Interpreter | None = None
     requires: tuple[str, ...] = ()
     pip_options: tuple[str, ...] = ()
     attention: str = PORTABLE
