@@ -131,7 +131,9 @@ class Oracle:
     def _rounding_of(self, seeds: Sequence[int], wider: torch.dtype = torch.float32) -> float:
         if self.model.dtype is wider:
             return 0.0
-        exact: Any = copy.deepcopy(self.model)
+        # The copy never has the weights in their own dtype as well: of a checkpoint these are gigabytes.
+        held = {id(each): torch.nn.Parameter(each.detach().to(wider)) for each in self.model.parameters()}
+        exact: Any = copy.deepcopy(self.model, held)
         exact, worst = exact.to(wider), 0.0
         for seed in seeds:
             tokens = self.vocabulary.text(seed, self.max_cache_len)
