@@ -26,7 +26,7 @@ def in_place_emission() -> Any:
     """ExecuTorch's settings for emission, with cache updates in place.
 
     Its default writes each update into a copy of the whole cache and copies that back: twice the cache per token in
-    time, and another cache in planned memory (30144 bytes in place of 22160 for the llama fixture).
+    time, and another cache in planned memory.
 
     Views have to stay copies with that. One that is taken of the result of an update in place, and is not copied, reads
     memory that nothing has written: memory planning gives the update the cache's specification
@@ -35,4 +35,36 @@ def in_place_emission() -> Any:
     """
     from executorch.exir import ExecutorchBackendConfig
 
-    return ExecutorchBackendConfig(run_reinplace_pass=True, remove_view_copy=False)
+    return ExecutorchBackendConfig(
+        run_reinplace_pass=True, remove_view_copy=False, memory_planning_pass=_planning_each_cache_once()
+    )
+
+
+def _planning_each_cache_once() -> Any:
+    """ExecuTorch's memory planning, without memory for a second copy of each cache.
+
+    The outputs of a graph get the specifications of the nodes that they are. Planning then gives an update in place the
+    specification of its cache, and the outputs keep the former ones, for which it sets memory aside that nobody writes:
+    30 layers with a cache of 1,024 tokens planned 90 MiB in place of 45 (`_alias_inplace_result_specs` in
+    executorch/exir/memory_planning.py). So outputs get those of the caches before it begins.
+    """
+    from executorch.exir.operator.convert import is_inplace_variant
+    from executorch.exir.passes import MemoryPlanningPass
+
+    def changed(node: Any) -> Any:
+        """The node whose memory holds the value of `node`."""
+        schema = getattr(node.target, "_schema", None)
+        if node.op != "call_function" or schema is None or not is_inplace_variant(schema.name, schema.overload_name):
+            return node
+        return changed(node.args[0])
+
+    class Planning(MemoryPlanningPass):  # type: ignore[misc]  # ExecuTorch has no types
+        def run(self, graph_module: Any, graph_signature: Any = None) -> Any:
+            output = graph_module.graph.output_node()
+            specs = zip(output.args[0], output.meta["spec"], strict=True)
+            output.meta["spec"] = [
+                changed(node).meta["spec"] if hasattr(node, "meta") else spec for node, spec in specs
+            ]
+            return super().run(graph_module, graph_signature)
+
+    return Planning()
