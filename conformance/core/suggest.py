@@ -30,10 +30,15 @@ def unknown_architecture(name: str, known: Collection[str]) -> str:
 
 def unknown_exporter(name: str, known: Collection[str]) -> str:
     """As `unknown`, with the way to write an exporter that has no name here."""
-    return f"{unknown('exporter', name, known)} Others are written package.module:callable"
+    return _with_others("exporter", name, known, "Others are written package.module:callable")
 
 
 def unknown_backend(name: str, known: Collection[str]) -> str:
     """As `unknown`, with the ways to write a backend that has no name here."""
     others = "Others are written package.module:NAME, or recipe:NAME for a recipe of ExecuTorch's"
-    return f"{unknown('backend', name, known)} {others}"
+    return _with_others("backend", name, known, others)
+
+
+def _with_others(kind: str, name: str, known: Collection[str], others: str) -> str:
+    told = unknown(kind, name, known)
+    return f"{told} {others}" if told.endswith("?") else f"{told}. {others}"

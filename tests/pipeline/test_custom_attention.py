@@ -10,7 +10,7 @@ from conformance.core import attention
 from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError
-from conformance.decoding.custom_operators import register_operators_of
+from conformance.decoding.custom_operators import CUSTOM_ATTENTION, register_operators_of
 from conformance.exporters.resolve import Exporter
 from conformance.pipeline.builder import Builder, BuiltProgram
 from conformance.reference import convert_and_export_with_cache, runner_methods, settings
@@ -68,7 +68,7 @@ def test_metadata_without_the_option_is_not_applicable() -> None:
 
 
 def test_without_the_library_nothing_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "executorch.extension.llm.custom_ops", None)
+    monkeypatch.setitem(sys.modules, CUSTOM_ATTENTION.module, None)
     with pytest.raises(NotRunError, match="no library of the operators llama::custom_sdpa"):
         _ = _program("llama").exported
     with pytest.raises(NotRunError, match="no library"):

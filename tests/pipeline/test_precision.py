@@ -148,7 +148,7 @@ class _Checkpoint:
             perturbed_oracles=lambda precision: iter(self._oracles[1 : 1 + precision.max_perturbed_oracles]),
         )
         builder: Any = SimpleNamespace(
-            backends={self._backend.name: self._backend},
+            backend={self._backend.name: self._backend}.get,
             program=lambda program: built,
             architecture=lambda name: SimpleNamespace(oracle=self._float),
         )

@@ -20,7 +20,7 @@ from conformance.cli.quantised import cost_lines, quantised_lines, refusal
 from conformance.core.cells import BackendTraits, Selection, plan
 from conformance.core.contract import CHECKED, Mode
 from conformance.core.verdicts import ClauseViolationError, NotRunError
-from conformance.decoding.custom_operators import register_operators_of
+from conformance.decoding.custom_operators import QUANTISED, register_operators_of
 from conformance.decoding.fidelity import EQUAL_DB, fidelity, own_text
 from conformance.decoding.scripts import Vocabulary
 from conformance.exporters.resolve import Exporter
@@ -322,6 +322,6 @@ def test_quantised_embeddings_are_looked_up_as_integers(name: str, lookup: str) 
 
 
 def test_without_their_library_quantised_embeddings_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "executorch.kernels.quantized", None)
+    monkeypatch.setitem(sys.modules, QUANTISED.module, None)
     with pytest.raises(NotRunError, match="no library of the operators quantized_decomposed::embedding_byte"):
         register_operators_of(b"..aten::add..quantized_decomposed::embedding_4bit..")

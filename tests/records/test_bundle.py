@@ -82,7 +82,7 @@ def test_folder_stays_in_its_directory(subject: str) -> None:
         ({"subject": "reference"}, Result.FIXED, "PAR-1 passes"),
         ({"subject": "nobody:knows"}, Result.CANNOT_RUN, "No such exporter"),
         ({"architecture": "lama"}, Result.CANNOT_RUN, "no architecture lama"),
-        ({"backend": "quantum"}, Result.CANNOT_RUN, "no backend"),
+        ({"backend": "quantum"}, Result.CANNOT_RUN, "No such backend"),
         ({"clause": "PAR-99"}, Result.CANNOT_RUN, "no check"),
         ({"config": None}, Result.CANNOT_RUN, "no config"),
         ({"max_cache_len": 5000}, Result.CANNOT_RUN, "5000 cache positions; this suite has 4096 at most"),
