@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch.export import ExportedProgram
 
 from conformance.core.files import PARTIAL, atomic_write, read_regular_file
-from conformance.pipeline import emission, lowering, partition
+from conformance.pipeline import contents, emission, lowering, partition
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.identity import tensors, texts
 from conformance.pipeline.lowering import Artifact
@@ -127,6 +127,9 @@ def _surroundings(backend: Backend) -> Iterator[str]:
             lines = (distribution.read_text("RECORD") or "").splitlines()
             yield from (line for line in lines if not line.startswith(".."))
     recipe = (backend.partitioners, backend.edge, backend.passes, backend.emission)
-    names = (lowering.__name__, partition.__name__, emission.__name__, *(part.__module__ for part in recipe))
+    names = (
+        *(each.__name__ for each in (lowering, partition, emission, contents)),
+        *(part.__module__ for part in recipe),
+    )
     for name in sorted(set(names)):
         yield Path(str(sys.modules[name].__file__)).read_text()
