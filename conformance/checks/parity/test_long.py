@@ -26,10 +26,11 @@ _TURNS = 6
 def test_long_session(case: Case) -> None:
     """Hundreds of calls on one session; then it takes turns with the program loaded again, and with another program."""
     script = case.only or long_script(case.space, rewinds=case.oracle.summing_layer is None)
+    other = _other_program(case)  # first: what it takes to lower one would come on top of the sessions
     long = run_script(case, script)
     starts = [call.position for call in script.calls]
     case.metrics["calls"], case.metrics["sequences"] = len(starts), starts.count(0)
-    again, other = Decoding(case, case.independent_session()), _other_program(case)
+    again = Decoding(case, case.independent_session())
     case.metrics["programs"] = 1 + len(other)
     for position in range(min(_TURNS, case.space.length)):
         for seed, decoding in enumerate((long, again, *other)):
