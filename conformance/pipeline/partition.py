@@ -260,7 +260,6 @@ def _forget(reasons: Iterable[WhyNoPartition]) -> None:
         clear()
 
 
-
 def _short(name: str) -> str:
     """Without namespace: ``mean.dim`` for ``aten.mean.dim``; operators of torch itself come without one."""
     return ".".join(name.split(".")[-2:])
