@@ -81,6 +81,8 @@ class Backend:
     Args:
         name: As in cells and on the command line.
         summary: What it is, in a few words.
+        device: What its programs run on, for somebody who has to choose.
+        weights: What it makes of the model's weights.
         partitioners: Makes ExecuTorch partitioners, in the order they are asked; none for portable kernels only.
         tolerance: The largest error of a logit that still counts as equal, as a share of the logits' scale.
         delegating: Whether it has partitioners.
@@ -111,6 +113,8 @@ class Backend:
     tolerance: float
     delegating: bool
     summary: str = ""
+    device: str = ""
+    weights: str = "as they are"
     prepare: Callable[[Any], Any] | None = None
     requantise: Callable[[Any, Any, Any, Any], Any] | None = None
     precision: Precision | None = None
