@@ -17,9 +17,9 @@ _SPREAD = np.uint32(2654435761)
 _HALF = np.uint32(16)
 
 
-def content_of(value: torch.Tensor) -> bytes:
-    """The tensor's elements, in order."""
-    return _array(value).tobytes()
+def content_of(value: torch.Tensor) -> memoryview:
+    """The tensor's elements, in order: not a copy, where they are one after the other."""
+    return _array(value).data
 
 
 def digest(value: torch.Tensor) -> str:
@@ -46,10 +46,10 @@ def occurrences(file: bytes, values: Iterable[torch.Tensor]) -> Counter[str]:
     for place, probe in _matches(file, np.fromiter(probes, np.uint64)):
         for key, offset in probes[probe]:
             places[key].append(place - offset)
-    found: Counter[str] = Counter()
+    found, whole = Counter[str](), memoryview(file)
     for key, starts in places.items():
         content = content_of(sought[key])
-        found[key] = sum(start >= 0 and file[start : start + len(content)] == content for start in starts)
+        found[key] = sum(start >= 0 and whole[start : start + len(content)] == content for start in starts)
     return found
 
 
@@ -57,7 +57,7 @@ def _array(value: torch.Tensor) -> np.ndarray:
     return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
 
 
-def _probe(content: bytes) -> tuple[int, int]:
+def _probe(content: memoryview) -> tuple[int, int]:
     """Eight bytes of `content` that begin with a rare word of it, as a number, and where they are in it."""
     words = np.frombuffer(content, np.uint32, len(content) // 4)[:-1]
     sample = np.linspace(0, len(words) - 1, min(_SAMPLE, len(words)), dtype=np.int64)

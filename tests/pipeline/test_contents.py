@@ -7,9 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conformance.pipeline.contents import content_of, digest, occurrences
+from conformance.pipeline import contents
+from conformance.pipeline.contents import digest, occurrences
 
 pytestmark = pytest.mark.torch
+
+
+def content_of(value: torch.Tensor) -> bytes:
+    return bytes(contents.content_of(value))
 
 
 def _random(seed: int, *shape: int) -> torch.Tensor:
