@@ -211,6 +211,10 @@ class Case:
         """A decoder with fresh caches: the exported program's or the runtime's, as the cell says."""
         return self._one_row(self.built.new_session())
 
+    def lowered_session(self) -> Session:
+        """A decoder with fresh caches of the lowered program before emission, run by torch."""
+        return self._one_row(self.built.lowered_session())
+
     def independent_session(self) -> Session:
         """A session of the program loaded anew, which stays valid when the next one begins."""
         return self.session_of(self.program) if self.cell.backend == EXPORTED else self.new_session()

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from conformance.checks.case import Case, clause
+from conformance.checks.compare import run_script
 from conformance.checks.matmul import PRODUCTS, multiplies_by
 from conformance.checks.test_export import mutated_buffers
 from conformance.core.verdicts import ClauseViolationError, NotRunError, Stage
 from conformance.decoding.fidelity import EQUAL_DB, fidelity
 from conformance.decoding.oracle import cache_states
+from conformance.decoding.scripts import token_by_token
 from conformance.matrix.delegation import Baseline, baseline
 from conformance.pipeline.contents import digest
 from conformance.pipeline.emission import CacheBuffer, StoredConstant
@@ -35,6 +37,8 @@ _MOST_MOVED = 0.02
 #: Activations may take this many times what is alive of them at once: ExecuTorch's greedy planner leaves gaps. They
 #: take 1.0 to 1.6 times as much over the core architectures on portable and XNNPACK, 12 to 14 times without any reuse.
 _ACTIVATIONS_BOUND = 2
+#: Tokens that torch decodes with a program which does not run here: past a fixture's sliding window. Each takes 0.1 s.
+_COMPILED_TOKENS = 12
 #: A checkpoint may be fragile, and how much noise is too much for it, its owner says. As much as signal is nonsense.
 _NONSENSE_DB = 0.0
 
@@ -117,6 +121,12 @@ def test_little_is_moved_outside(case: Case) -> None:
             f"{most.moved} bytes, {most.moved / readable:.0%} of the {readable} that a token may read, moved by {most}",
             f"at most {_MOST_MOVED:.0%} by any operator outside delegates",
         )
+
+
+@clause("LOW-13")
+def test_computes_before_emission(case: Case) -> None:
+    """What is compiled for a device, run by torch: one token a call."""
+    run_script(case, token_by_token(case.space.text(0)[:_COMPILED_TOKENS]), case.lowered_session())
 
 
 def _is_called(node: UndelegatedNode, operators: Iterable[str]) -> bool:
@@ -252,7 +262,7 @@ def test_passes_are_applied(case: Case) -> None:
 
 @clause("LOW-10")
 def test_partition_is_sound(case: Case) -> None:
-    """A delegate holds only operators that its backend declares, and no cache."""
+    """A delegate holds only operators that its backend declares, no update of a cache, and no copy of one."""
     partition = case.artifact.partition
     if partition.undeclared_ops:
         raise _violation(
@@ -262,6 +272,12 @@ def test_partition_is_sound(case: Case) -> None:
         )
     if not case.backend.owns_state:
         _require_caches_outside(partition)
+    if partition.buffers_frozen_in_delegate:
+        raise _violation(
+            "cache-frozen-in-delegate",
+            f"a delegate keeps {_some(partition.buffers_frozen_in_delegate)} as exported, which the program changes",
+            "a delegate that is given what the program has made of its caches",
+        )
     if case.backend.declares is None and not case.builder.knows(case.backend):
         raise NotRunError(f"{case.cell.backend} has no `declares`, which says what operators it can take")
 

@@ -78,7 +78,7 @@ class Cell:
 class BackendTraits:
     """What planning needs to know of a backend, so that it need not import one.
 
-    `runs` says whether its programs can be executed here; of others no clause speaks beyond lowering.
+    `runs` says whether its programs can be executed here; of others no clause speaks beyond what is lowered.
     """
 
     name: str
@@ -88,7 +88,8 @@ class BackendTraits:
 
     def concerned_by(self, clause: Clause) -> bool:
         """Whether `clause` says anything about such a backend's programs."""
-        scoped = Scope.LOWERED in clause.scopes or (Scope.RUNTIME in clause.scopes and self.runs)
+        executed = Scope.RUNTIME if self.runs else Scope.COMPILED
+        scoped = Scope.LOWERED in clause.scopes or executed in clause.scopes
         return scoped and (self.delegating or not clause.delegating) and (self.quantises or not clause.quantising)
 
 

@@ -35,6 +35,7 @@ class Scope(StrEnum):
     EXPORTED = "exported"  # the subject's ExportedProgram, run by torch
     LOWERED = "lowered"  # that program, lowered by one backend and emitted
     RUNTIME = "runtime"  # the emitted program, run by ExecuTorch
+    COMPILED = "compiled"  # of a backend that does not run here, the lowered program, run by torch
 
 
 class Chapter(StrEnum):
@@ -203,7 +204,8 @@ CLAUSES: tuple[Clause, ...] = (
     Clause("LOW-9", "User-defined passes are applied.", (Scope.LOWERED,), level=Level.SHOULD),
     Clause(
         "LOW-10",
-        "The partition is sound: a delegate contains only operators that its backend declares, and no cache update.",
+        "The partition is sound: a delegate contains only operators that its backend declares, no cache update, and no "
+        "copy of a cache that the program changes.",
         (Scope.LOWERED,),
         delegating=True,
     ),
@@ -225,6 +227,13 @@ CLAUSES: tuple[Clause, ...] = (
         (Scope.LOWERED,),
         delegating=True,
         level=Level.SHOULD,
+    ),
+    # The only one on what such a backend computes. What its compiler made of a delegate is not run.
+    Clause(
+        "LOW-13",
+        "A backend that does not run here is given the right thing to compile: with each delegate's program run by "
+        "torch, the lowered program matches the oracle.",
+        (Scope.COMPILED,),
     ),
     Clause("PAR-1", "Decoding token by token from position 0 matches the oracle.", _PARITY),
     Clause(

@@ -370,14 +370,14 @@ class BuiltProgram(_Built):
         return lowering.lower(program, self._lowering, self.methods)
 
     def _lowered_to_emit(self) -> Lowered:
-        if self._lowering.interpreter is None:
+        if self._lowering.runs and self._lowering.interpreter is None:
             return self.lower()
-        # The interpreter needs it too. A copy takes 0.2 s, lowering again 10 s.
+        # It is run as well. A copy takes 0.2 s, lowering again 10 s.
         return dataclasses.replace(self._lowered, edge=copy.deepcopy(self._lowered.edge))
 
     @_Part
     def _lowered(self) -> Lowered:
-        """The program for an interpreter. The store has none: what it keeps is the emitted program."""
+        """The program to be run before emission. The store has none: what it keeps is the emitted program."""
         return self.lower()
 
     def loaded(self) -> Startable:
@@ -404,8 +404,11 @@ class BuiltProgram(_Built):
             raise NotApplicableError(
                 f"{interpreter.name} runs what a program is emitted from, and a file has none of it"
             )
-        program = self._lowered.edge.exported_program()
-        return InterpretedSession(self.exporter.driver.exported(program).new_session(), interpreter.running)
+        return InterpretedSession(self.lowered_session(), interpreter.running)
+
+    def lowered_session(self) -> Session:
+        """A session of the lowered program before emission: torch runs it, and the program of each of its delegates."""
+        return self.exporter.driver.exported(self._lowered.edge.exported_program()).new_session()
 
     @property
     def expected(self) -> Oracle | ProgramOracle:

@@ -73,6 +73,8 @@ class PartitionReport:
         undeclared_ops: Operators inside delegates that the backend does not declare.
         weights_as_inputs: Weight matrices that are inputs of a delegate at each call, which does not own them.
         buffers_owned_by_delegate: Buffers that the program mutates and a delegate holds.
+        buffers_frozen_in_delegate: Buffers that the program mutates, and of which a delegate keeps what they held when
+            it was exported.
         cache_updates_in_delegate: Buffers that the program mutates inside a delegate, which has one value as an input
             and the next as an output; with the operator that writes. Not those whose next value is computed whole, like
             the state of a recurrence.
@@ -86,6 +88,7 @@ class PartitionReport:
     undeclared_ops: tuple[str, ...]
     weights_as_inputs: tuple[str, ...]
     buffers_owned_by_delegate: tuple[str, ...]
+    buffers_frozen_in_delegate: tuple[str, ...]
     cache_updates_in_delegate: Mapping[str, str]
     nodes_missing_pass_mark: tuple[str, ...]
 
@@ -139,6 +142,7 @@ def partition_report(
         undeclared_ops=tuple(name for name in sorted(delegated) if declares and not declares(_short(name))),
         weights_as_inputs=tuple(sorted(_weights_as_inputs(program))),
         buffers_owned_by_delegate=tuple(sorted(_buffers_owned(delegates))),
+        buffers_frozen_in_delegate=tuple(sorted(_buffers_frozen(program, delegates))),
         cache_updates_in_delegate=dict(sorted(_cache_updates(program))),
         nodes_missing_pass_mark=tuple(sorted({_name(node) for node in (*inside, *outside) if _STAMP not in node.meta})),
     )
@@ -287,6 +291,18 @@ def _weights_as_inputs(program: ExportedProgram) -> Iterator[str]:
 def _buffers_owned(delegates: Sequence[LoweredBackendModule]) -> Iterator[str]:
     for delegate in delegates:
         yield from map(str, delegate.original_module.graph_signature.buffers_to_mutate.values())
+
+
+def _buffers_frozen(program: ExportedProgram, delegates: Sequence[LoweredBackendModule]) -> set[str]:
+    """A buffer that is also read outside is copied into the delegate, if its partitioner labels it (1.5.1)."""
+    mutated = set(program.graph_signature.buffers_to_mutate.values())
+    signatures = [delegate.original_module.graph_signature for delegate in delegates]
+    return {
+        buffer
+        for signature in signatures
+        for buffer in mutated.intersection(signature.inputs_to_buffers.values())
+        if buffer not in signature.buffers_to_mutate.values()
+    }
 
 
 def _cache_updates(program: ExportedProgram) -> Iterator[tuple[str, str]]:

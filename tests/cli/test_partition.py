@@ -20,7 +20,7 @@ pytestmark = pytest.mark.torch
 def test_page_names_undelegated_operators_with_reason_and_source() -> None:
     source, reason = "modeling.py:64 in forward: x.mean(-1)", "keep_dim required"
     nodes = tuple(UndelegatedNode("aten.mean.dim", f"float32 [1, {size}]", source, reason) for size in (1, 2, 3))
-    partition = PartitionReport({"XnnpackBackend": 2}, {"aten.mul.Tensor": 9}, nodes, (), (), (), (), {}, ())
+    partition = PartitionReport({"XnnpackBackend": 2}, {"aten.mul.Tensor": 9}, nodes, (), (), (), (), (), {}, ())
     emission = EmissionReport((), 300, 280, 256, 1280, 1280, (), (), (), (), (), {})
     artifact = Artifact(bytes(4096), partition, emission, 12.5, 0.5)
     stream = io.StringIO()

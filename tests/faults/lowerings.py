@@ -92,18 +92,22 @@ class Hoarder(BackendDetails):  # type: ignore[misc]  # ExecuTorch has no types
         return PreprocessResult(processed_bytes=b"".join([*held, *held]))
 
 
-class _MatrixProducts(Partitioner):  # type: ignore[misc]  # ExecuTorch has no types
-    """Gives the Hoarder each matrix product by itself, with what else it needs labelled by `label`."""
+_PRODUCTS = (ops.edge.aten.mm.default, ops.edge.aten.addmm.default)
 
-    def __init__(self, label: Callable[[ExportedProgram], None]) -> None:
+
+class _Each(Partitioner):  # type: ignore[misc]  # ExecuTorch has no types
+    """Gives the Hoarder each of some operators by itself, with what else it needs labelled by `label`."""
+
+    def __init__(self, operators: Collection[object], label: Callable[[ExportedProgram], None]) -> None:
         super().__init__()
+        self._operators = operators
         self._label = label
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """One partition for each node."""
         tags: dict[str, DelegationSpec] = {}
         for node in exported_program.graph.nodes:
-            if node.target in (ops.edge.aten.mm.default, ops.edge.aten.addmm.default):
+            if node.target in self._operators:
                 node.meta["delegation_tag"] = tag = f"tag{len(tags)}"
                 tags[tag] = DelegationSpec(Hoarder.__name__, [])
         self._label(exported_program)
@@ -131,12 +135,20 @@ class _Everything(Partitioner):  # type: ignore[misc]  # ExecuTorch has no types
 
 def hoards_weights() -> list[Any]:
     """Takes matrix products with their weights, which it stores twice."""
-    return [_MatrixProducts(tag_constant_data)]
+    return [_Each(_PRODUCTS, tag_constant_data)]
 
 
 def mislabels_constants() -> list[Any]:
     """Takes matrix products, but does not say that their weights are constants of theirs."""
-    return [_MatrixProducts(lambda _: None)]
+    return [_Each(_PRODUCTS, lambda _: None)]
+
+
+def freezes_states() -> list[Any]:
+    """Takes what chooses between a state and zeros, and labels the state, which is also read by what updates it.
+
+    So ExecuTorch gives the delegate a copy of the state, which nothing updates.
+    """
+    return [_Each((ops.edge.aten.where.self,), tag_mutated_buffer)]
 
 
 def copying_emission() -> Any:
@@ -330,6 +342,7 @@ HANDS_CACHES_THROUGH = _backend("hands-caches-through", lambda: [_Everything()],
 ALL_BUT_CACHE_UPDATES = _backend(
     "all-but-cache-updates", lambda: [_Everything(leave=(ops.edge.aten.index_put.default,))], declares=None
 )
+FREEZES_STATES = _backend("freezes-states", freezes_states, declares=None)
 COPIES_CACHES = _backend("copies-caches", list, emission=copying_emission)
 STALE_VIEWS = _backend("stale-views", list, emission=stale_views)
 WASTEFUL = _backend("wasteful", list, emission=wasteful_emission)
@@ -348,4 +361,5 @@ INTERPRETED = dataclasses.replace(ONLY_SIGMOID, name="interpreted", interpreter=
 DOUBLES_DELEGATES = dataclasses.replace(INTERPRETED, interpreter=Interpreter("torch, doubling", DoublesDelegates))
 REFUSES_DELEGATES = dataclasses.replace(INTERPRETED, interpreter=Interpreter("torch, refusing", RefusesDelegates))
 CHANGES_NUMBERS = _backend("changes-numbers", list, passes=changes_numbers)
+CHANGES_NUMBERS_OF_A_DEVICE = dataclasses.replace(CHANGES_NUMBERS, name="changes-numbers-of-a-device", runs=False)
 PLAIN = _backend("plain", list, edge=checked_edge, passes=no_passes, emission=in_place_emission)

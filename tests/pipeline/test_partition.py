@@ -134,6 +134,7 @@ def test_sound_partition_has_nothing_to_say(lowered: Lowered) -> None:
             report.undeclared_ops,
             report.weights_as_inputs,
             report.buffers_owned_by_delegate,
+            report.buffers_frozen_in_delegate,
             report.cache_updates_in_delegate,
             report.nodes_missing_pass_mark,
         )

@@ -63,6 +63,7 @@ def _artifact(size: int = 10) -> Artifact:
         (),
         (),
         (),
+        ("b_state",),
         {"b_cache": "aten.index_put.default"},
         (),
     )
