@@ -153,6 +153,15 @@ def test_weights_live_once(case: Case) -> None:
     if emission.unread:
         named = [f"{name} ({size} bytes)" for name, size in emission.unread.items()]
         raise _emission_violation("unread", f"{_some(named)} stored, and read by nothing", "no such constant")
+    operators = sum(artifact.partition.delegated.values()) + len(artifact.partition.undelegated_nodes)
+    most = emission.exported_bytes + operators * case.backend.operator_bytes
+    if len(artifact.program) > most:
+        raise _emission_violation(
+            "program-large",
+            f"a program of {len(artifact.program):,} bytes",
+            f"at most {most:,}: {emission.exported_bytes:,} of constants, "
+            f"and {case.backend.operator_bytes:,} for each of {operators} operators",
+        )
 
 
 def _needed(case: Case, constant: StoredConstant) -> int:

@@ -176,7 +176,8 @@ CLAUSES: tuple[Clause, ...] = (
     Clause(
         "LOW-4",
         "Weights live once: constants used by a delegate are owned by it and not stored again, tied weights are stored "
-        "once, and no constant is stored that nothing reads.",
+        "once, no constant is stored that nothing reads, and the program is no larger than its constants and operators "
+        "ask for.",
         (Scope.LOWERED,),
         level=Level.SHOULD,
     ),

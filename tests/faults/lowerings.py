@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import random
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from operator import getitem
@@ -92,16 +93,33 @@ class Hoarder(BackendDetails):  # type: ignore[misc]  # ExecuTorch has no types
         return PreprocessResult(processed_bytes=b"".join([*held, *held]))
 
 
+@final
+class Padder(BackendDetails):  # type: ignore[misc]  # ExecuTorch has no types
+    """A backend that stores its constants once, and five times as much that is no constant."""
+
+    @classmethod
+    def preprocess(cls, edge_program: ExportedProgram, compile_specs: list[Any]) -> PreprocessResult:
+        """The bytes of all constants, and others."""
+        held = b"".join(value.contiguous().numpy().tobytes() for value in edge_program.state_dict.values())
+        return PreprocessResult(processed_bytes=held + random.Random(0).randbytes(5 * len(held)))
+
+
 _PRODUCTS = (ops.edge.aten.mm.default, ops.edge.aten.addmm.default)
 
 
 class _Each(Partitioner):  # type: ignore[misc]  # ExecuTorch has no types
-    """Gives the Hoarder each of some operators by itself, with what else it needs labelled by `label`."""
+    """Gives a compiler each of some operators by itself, with what else it needs labelled by `label`."""
 
-    def __init__(self, operators: Collection[object], label: Callable[[ExportedProgram], None]) -> None:
+    def __init__(
+        self,
+        operators: Collection[object],
+        label: Callable[[ExportedProgram], None],
+        compiler: type[BackendDetails] = Hoarder,
+    ) -> None:
         super().__init__()
         self._operators = operators
         self._label = label
+        self._compiler = compiler
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """One partition for each node."""
@@ -109,7 +127,7 @@ class _Each(Partitioner):  # type: ignore[misc]  # ExecuTorch has no types
         for node in exported_program.graph.nodes:
             if node.target in self._operators:
                 node.meta["delegation_tag"] = tag = f"tag{len(tags)}"
-                tags[tag] = DelegationSpec(Hoarder.__name__, [])
+                tags[tag] = DelegationSpec(self._compiler.__name__, [])
         self._label(exported_program)
         return PartitionResult(exported_program, tags)
 
@@ -136,6 +154,11 @@ class _Everything(Partitioner):  # type: ignore[misc]  # ExecuTorch has no types
 def hoards_weights() -> list[Any]:
     """Takes matrix products with their weights, which it stores twice."""
     return [_Each(_PRODUCTS, tag_constant_data)]
+
+
+def pads_weights() -> list[Any]:
+    """Takes matrix products, and makes much of them."""
+    return [_Each(_PRODUCTS, tag_constant_data, Padder)]
 
 
 def mislabels_constants() -> list[Any]:
@@ -336,6 +359,7 @@ WITHOUT_LINEAR = _backend("without-linear", without_matrix_products)
 WITHOUT_SOFTMAX = _backend("without-softmax", without_softmax)
 HANDED_IN = _backend("handed-in", with_weights_from_outside)
 HOARDER = _backend("hoarder", hoards_weights)
+PADS = _backend("pads", pads_weights)
 MISLABELS = _backend("mislabels", mislabels_constants)
 TAKES_ALL = _backend("takes-all", lambda: [_Everything(caches=True)])
 HANDS_CACHES_THROUGH = _backend("hands-caches-through", lambda: [_Everything()], declares=None)

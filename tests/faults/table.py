@@ -141,6 +141,7 @@ LOWERINGS: list[tuple[Backend, str, str, str]] = [
     (lowerings.HANDED_IN, "llama", "LOW-4", "lower:weights-handed-in"),
     (lowerings.MISLABELS, "gpt2", "LOW-4", "lower:weights-handed-in"),
     (lowerings.HOARDER, "gpt2", "LOW-4", "lower:stored-twice"),
+    (lowerings.PADS, "gpt2", "LOW-4", "emit:program-large"),
     (lowerings.LEAVES_A_NORM_UNREAD, "llama", "LOW-4", "emit:unread"),
     (lowerings.LEAVES_A_BIAS_UNREAD, "gpt2", "LOW-4", "emit:unread"),
     (lowerings.COPIES_CACHES, "llama", "LOW-6", "emit:cache-copied"),

@@ -18,6 +18,8 @@ from conformance.pipeline.backends.recipes import checked_edge, in_place_emissio
 #: Share of the logits' scale. Float32 agrees to 1e-7 to 3e-6 over the core architectures, on the exported program and
 #: on portable and XNNPACK; the smallest real fault seen (an exact GELU for a tanh one) is 2e-4 to 4e-4.
 FLOAT32_TOLERANCE = 1e-5
+#: See `Backend.operator_bytes`: 205 to 374 in programs of portable kernels and of XNNPACK.
+SMALL_OPERATORS = 560
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,9 @@ class Backend:
         environment: Environment variables that have to be set before its package is first used.
         delegates: The ids in ExecuTorch of the delegates by which a program that names no backend is taken for its;
             None where the delegates do not tell it, as those of a variant of another backend.
+        operator_bytes: The most that a program may have for each operator, beside the bytes of its constants: half as
+            much again as the core architectures' fixtures have, whose constants are few. A person's own backend may
+            have as much as any here.
         owns_state: Whether its delegates take over the cache buffers that they update.
         declares: Whether it says that it can take an operator, by name without namespace, such as ``linear.default``.
         edge: Makes ExecuTorch's settings for the edge dialect.
@@ -126,6 +131,7 @@ class Backend:
     attention: str = PORTABLE
     environment: tuple[tuple[str, str], ...] = ()
     delegates: tuple[str, ...] | None = None
+    operator_bytes: int = 2048
     owns_state: bool = False
     declares: Callable[[str], bool] | None = None
     edge: Callable[[], Any] = checked_edge

@@ -2,7 +2,7 @@
 
 from conformance.core.attention import CUSTOM
 from conformance.pipeline.backends import xnnpack
-from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend
+from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, SMALL_OPERATORS, Backend
 
 XNNPACK_CUSTOM_ATTENTION = Backend(
     "xnnpack-custom-attention",
@@ -10,6 +10,7 @@ XNNPACK_CUSTOM_ATTENTION = Backend(
     FLOAT32_TOLERANCE,
     delegating=True,
     summary="XNNPACK, attention by `llama::custom_sdpa`",
+    operator_bytes=SMALL_OPERATORS,
     device="the same, in an app that links ExecuTorch's LLM operators",
     attention=CUSTOM,
     declares=xnnpack.declares,

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from conformance.pipeline.backends import xnnpack
-from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend, Precision
+from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, SMALL_OPERATORS, Backend, Precision
 
 #: 11 bits of mantissa. Over 3,840 calls (5 architectures, 24 texts) correct programs are at 40.7 dB or above with at
 #: most 5 perturbed oracles; the oracle alone gives 37.9 dB, and 3.1 dB where mixtral's router ties. A zeroed, shifted
@@ -28,6 +28,7 @@ XNNPACK_FP16 = Backend(
     FLOAT32_TOLERANCE,
     delegating=True,
     summary="XNNPACK in float16",
+    operator_bytes=SMALL_OPERATORS,
     device="CPUs that compute in float16, as Arm's do since v8.2",
     weights="float16",
     declares=xnnpack.declares,

@@ -1,6 +1,6 @@
 """ExecuTorch's own portable kernels, and no delegate."""
 
-from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend
+from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, SMALL_OPERATORS, Backend
 from conformance.pipeline.backends.recipes import no_partitioners
 
 PORTABLE = Backend(
@@ -9,6 +9,7 @@ PORTABLE = Backend(
     FLOAT32_TOLERANCE,
     delegating=False,
     summary="ExecuTorch's own kernels",
+    operator_bytes=SMALL_OPERATORS,
     device="any CPU, slowly",
     delegates=(),
 )

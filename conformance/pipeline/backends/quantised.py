@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from conformance.pipeline.backends import xnnpack
-from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend, Precision, Quantisation
+from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, SMALL_OPERATORS, Backend, Precision, Quantisation
 from conformance.pipeline.backends.recipes import in_place_emission
 
 #: XNNPACK takes 4-bit weights in groups of a multiple of 32 only.
@@ -194,6 +194,7 @@ def _backend(name: str, **others: Any) -> Backend:
         xnnpack.partitioners,
         FLOAT32_TOLERANCE,
         delegating=True,
+        operator_bytes=SMALL_OPERATORS,
         device="CPUs of phones and computers, where memory is short",
         requires=_TORCHAO,
         declares=declares,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend
+from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, SMALL_OPERATORS, Backend
 
 #: With `enable_bf16`, ExecuTorch's partitioner takes all of its operators in bfloat16; programs with these ones then do
 #: not load (0x1, tried one by one): XNNPACK has the fully connected layer, elementwise ones and data movement
@@ -61,6 +61,7 @@ XNNPACK = Backend(
     FLOAT32_TOLERANCE,
     delegating=True,
     summary="XNNPACK, in the dtype of the model",
+    operator_bytes=SMALL_OPERATORS,
     device="CPUs of phones and computers, Arm and x86",
     delegates=("XnnpackBackend",),
     declares=declares,
