@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from conformance.checks.case import Case, clause
+from conformance.checks.case import Case, clause, tensors
 from conformance.checks.compare import Decoding, run_script
 from conformance.core.contract import Mode
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError
+from conformance.decoding.device import foresee
 from conformance.decoding.scripts import Call, DecodeScript, ScriptSpace
 
 #: Calls of the long session.
@@ -31,9 +32,14 @@ def test_long_session(case: Case) -> None:
     case.metrics["calls"], case.metrics["sequences"] = len(starts), starts.count(0)
     again, other = Decoding(case, case.independent_session()), _other_program(case)
     case.metrics["programs"] = 1 + len(other)
-    for position in range(min(_TURNS, case.space.length)):
-        for seed, decoding in enumerate((long, again, *other)):
-            decoding.call(Call(position, case.space.text(seed)[position : position + 1]))
+    turns = [
+        (decoding, Call(position, case.space.text(seed)[position : position + 1]))
+        for position in range(min(_TURNS, case.space.length))
+        for seed, decoding in enumerate((long, again, *other))
+    ]
+    foresee((decoding.session, tensors(call.tokens, call.position)) for decoding, call in turns)
+    for decoding, call in turns:
+        decoding.call(call)
 
 
 def long_script(space: ScriptSpace, *, rewinds: bool) -> DecodeScript:
