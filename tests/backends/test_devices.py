@@ -166,11 +166,12 @@ def test_it_is_named_on_the_command_line() -> None:
 def test_verdicts_are_those_of_this_machines_runtime(tmp_path: Path) -> None:
     record = tmp_path / "run.json"
     options = ["--arch", "llama", "--backend", f"xnnpack,{_NAME}", "--mode", Mode.DECODE, "--max-examples", "2", "-n0"]
-    ended = suite(*options, "--clause", "LOW-1,LOW-3,LOW-5,PAR,RUN", "--output", str(record))
+    # Of parity, what differs in kind: each clause starts the driver, and all of them take minutes on a busy machine.
+    ended = suite(*options, "--clause", "LOW-1,LOW-3,LOW-5,PAR-1,PAR-7,PAR-9,RUN", "--output", str(record))
     verdicts: dict[str, dict[str, str]] = {}
     for cell in json.loads(record.read_text())["cells"]:
         verdicts.setdefault(cell["backend"], {})[cell["clause"]] = cell["verdict"]
     differing = {"LOW-3": Verdict.NOT_RUN} | dict.fromkeys(("LOW-5", "RUN-2", "RUN-3"), Verdict.NOT_APPLICABLE)
     assert verdicts[_NAME] == verdicts["xnnpack"] | differing, ended.stdout[-2000:]
-    assert set(verdicts["xnnpack"].values()) == {Verdict.PASS, Verdict.NOT_APPLICABLE}
+    assert set(verdicts["xnnpack"].values()) == {Verdict.PASS}
     assert ended.returncode == 1, "LOW-3 was not run, for lack of a baseline"
