@@ -7,6 +7,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -100,22 +101,17 @@ def foresee(calls: Iterable[tuple[Session, Inputs]]) -> None:
         DriverError: The driver failed.
     """
     calls = list(calls)
-    by_session: dict[int, list[Inputs]] = {}
+    own: dict[int, list[Inputs]] = {}
     for session, inputs in calls:
-        by_session.setdefault(id(session), []).append(inputs)
-    inside: dict[int, tuple[Session, Iterator[Inputs]]] = {}
-    for session, _ in calls:
-        if id(session) not in inside:
-            own, made = session, by_session[id(session)]
-            if isinstance(session, Translating):
-                own, made = session.translated(made)
-            inside[id(session)] = own, iter(made)
-    planned = []
-    for session, _ in calls:
-        own, made_next = inside[id(session)]
-        if isinstance(own, DeviceSession):
-            planned.append((own, next(made_next)))
-    _run_ahead(planned)
+        own.setdefault(id(session), []).append(inputs)
+    inside: dict[int, Iterator[tuple[Session, Inputs]]] = {}
+    for session in {id(session): session for session, _ in calls}.values():
+        whose, made = session, own[id(session)]
+        if isinstance(session, Translating):
+            whose, made = session.translated(made)
+        inside[id(session)] = zip(repeat(whose), made)
+    planned = [next(inside[id(session)]) for session, _ in calls]
+    _run_ahead([(session, inputs) for session, inputs in planned if isinstance(session, DeviceSession)])
 
 
 def _run_ahead(planned: Sequence[tuple[DeviceSession, Inputs]]) -> None:
@@ -134,7 +130,6 @@ def _run_ahead(planned: Sequence[tuple[DeviceSession, Inputs]]) -> None:
 
 def _answers(sessions: Sequence[DeviceSession], calls: Sequence[tuple[DeviceSession, Inputs]]) -> list[Answer]:
     """One command of the driver: `calls` on new sessions, in order."""
-    device = sessions[0].device
     programs = {session.program.sha256: session.program for session in sessions}
     places = {sha256: index for index, sha256 in enumerate(programs)}
     numbers = {session: index for index, session in enumerate(sessions)}
@@ -143,30 +138,34 @@ def _answers(sessions: Sequence[DeviceSession], calls: Sequence[tuple[DeviceSess
         [places[session.program.sha256] for session in sessions],
         ((numbers[session], inputs) for session, inputs in calls),
     )
+    return _driven(sessions[0].device, content, list(programs.values()), len(calls))
+
+
+def _driven(device: Device, content: bytes, programs: Sequence[DeviceProgram], number: int) -> list[Answer]:
+    """The answers of `device` to a file of `number` calls with this content."""
     with tempfile.TemporaryDirectory(prefix="conformance-device-") as name:
         directory = Path(name)
-        asked, given, printed = (directory / part for part in ("calls.jsonl", "logits.safetensors", "output"))
-        asked.write_bytes(content)
-        for sha256, program in programs.items():
-            (directory / f"{sha256}.pte").write_bytes(program.content)
-        seconds = scaled(device.seconds)
+        calls, logits, printed = (directory / part for part in ("calls.jsonl", "logits.safetensors", "output"))
+        calls.write_bytes(content)
+        for program in programs:
+            (directory / f"{program.sha256}.pte").write_bytes(program.content)
+        words, seconds = (*device.command, str(calls), str(logits)), scaled(device.seconds)
         try:
             with printed.open("wb") as output:
-                code = run_command((*device.command, str(asked), str(given)), output=output.fileno(), seconds=seconds)
+                exit_code = run_command(words, output=output.fileno(), seconds=seconds)
         except OSError as error:
             raise DriverError("not-started", f"the driver of {device.name} cannot be started: {error}") from error
-        fault: tuple[str, str] | None = None
-        if code is None:
-            fault = "timeout", f"exceeded its limit of {seconds} s for {plural(len(calls), 'call')}"
-        elif code:
-            fault = "died", ending(code)
+        if exit_code is None:
+            code, fault = "timeout", f"exceeded its limit of {seconds} s for {plural(number, 'call')}"
+        elif exit_code:
+            code, fault = "died", ending(exit_code)
         else:
             try:
-                return read_logits(given, content, list(programs), len(calls))
+                return read_logits(logits, content, [program.sha256 for program in programs], number)
             except DeviceFileError as error:
-                fault = error.code, f"{error}; exit code 0"
+                code, fault = error.code, f"{error}; exit code 0"
         last = _last_lines(printed.read_text(errors="replace"))
-        raise DriverError(fault[0], f"the driver of {device.name} {fault[1]}; its output: {last}")
+        raise DriverError(code, f"the driver of {device.name} {fault}; its output: {last}")
 
 
 def _same(one: Inputs, other: Inputs) -> bool:

@@ -38,7 +38,7 @@ class DeviceFileError(ValueError):
 
     Args:
         code: A short name for the fault, such as "call-missing".
-        message: What is wrong, as the rest of a sentence about whoever wrote the file.
+        message: What is wrong; of a file of logits, as the rest of a sentence about the driver.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -160,12 +160,12 @@ def read_calls(path: Path) -> Calls:
     first, *others = path.read_bytes().splitlines() or [b""]
     try:
         header = _HEADER.validate_json(first)
-        _require_version(header.version)
+        _require_version(header.version, "the suite ")
         lines = tuple(map(_LINE.validate_json, others))
     except ValidationError as error:
-        raise DeviceFileError("calls-unreadable", f"wrote calls that cannot be read: {first_problem(error)}") from error
+        raise DeviceFileError("calls-unreadable", f"the file of calls has a fault: {first_problem(error)}") from error
     if [line.call for line in lines] != list(range(header.calls)):
-        raise DeviceFileError("calls-unreadable", f"wrote {len(lines)} calls of {header.calls}, or not in order")
+        raise DeviceFileError("calls-unreadable", f"the file of calls has not its {header.calls} calls in order")
     return Calls(header, lines)
 
 
@@ -257,6 +257,6 @@ def _short(hashes: Sequence[str]) -> str:
     return ", ".join(each[:12] for each in hashes) or "none"
 
 
-def _require_version(version: Any) -> None:
+def _require_version(version: Any, writer: str = "") -> None:
     if str(version) != str(VERSION):
-        raise DeviceFileError("other-version", f"wrote version {version} of the protocol, expected {VERSION}")
+        raise DeviceFileError("other-version", f"{writer}wrote version {version} of the protocol, expected {VERSION}")

@@ -102,10 +102,10 @@ def test_inputs_arrive_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"version": 1', '"version": 2', "version 2 of the protocol, expected 1"),
-        ("conformance-calls", "calls", "calls that cannot be read: format"),
-        ('"calls": 1', '"calls": 2', "1 calls of 2, or not in order"),
-        ("int64", "int8", "calls that cannot be read: inputs.0.dtype"),
+        ('"version": 1', '"version": 2', "the suite wrote version 2 of the protocol, expected 1"),
+        ("conformance-calls", "calls", "the file of calls has a fault: format"),
+        ('"calls": 1', '"calls": 2', "the file of calls has not its 2 calls in order"),
+        ("int64", "int8", "the file of calls has a fault: inputs.0.dtype"),
     ],
 )
 def test_driver_refuses_calls_that_it_may_misread(old: str, new: str, message: str, tmp_path: Path) -> None:
