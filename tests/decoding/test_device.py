@@ -14,6 +14,7 @@ from conformance.core.device import Device
 from conformance.core.paths import ROOT
 from conformance.core.verdicts import StageError
 from conformance.decoding import device as devices
+from conformance.decoding.batched import Batched
 from conformance.decoding.device import DeviceProgram, DeviceSession, DriverError, foresee
 from conformance.decoding.device_files import DeviceFileError, Values, calls_text, read_calls, values_of
 from conformance.decoding.sessions import Inputs
@@ -83,6 +84,13 @@ def test_sessions_take_turns_in_one_command_after_what_each_has_done(commands: l
     foresee(turns)
     assert [int(session.step(*inputs).argmax()) for session, inputs in turns] == [5, 2, 6]
     assert commands == [1, 4]
+
+
+def test_calls_of_a_session_with_several_rows_are_foreseen_as_it_makes_them(commands: list[int]) -> None:
+    session = Batched(_session(), 2, drivers.VOCAB, lambda prefix: torch.zeros(drivers.VOCAB), most=1.0)
+    foresee((session, inputs) for inputs in _CALLS)
+    assert [session.step(*inputs).shape[0] for inputs in _CALLS] == [1, 1, 1]
+    assert commands == [3]
 
 
 def test_inputs_arrive_as_they_are(tmp_path: Path) -> None:
