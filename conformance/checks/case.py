@@ -220,7 +220,7 @@ class Case:
     def on_device(self) -> bool:
         """Whether a device runs the cell's program, for which each command of its driver costs a start."""
         backend = self.builder.backend(self.cell.backend)
-        return backend is not None and backend.device is not None
+        return backend is not None and backend.runs_on is not None
 
     def session_for(self, script: DecodeScript, whole: Callable[[DecodeScript], DecodeScript] | None = None) -> Session:
         """A session with fresh caches for `script`, whose calls a device makes at once.

@@ -162,7 +162,7 @@ def test_kernels_exist(case: Case) -> None:
     """Known before loading: whatever is called has been registered with the runtime."""
     from executorch.runtime import Runtime
 
-    device = case.backend.device
+    device = case.backend.runs_on
     if device is not None:
         raise NotApplicableError(
             f"the driver of {device.name} does not list its kernels; a program that lacks one is refused at load, as "

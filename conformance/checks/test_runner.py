@@ -111,7 +111,7 @@ def _require_runtime(case: Case) -> None:
 
 def _require_runner(case: Case) -> None:
     _require_runtime(case)
-    device = case.backend.device
+    device = case.backend.runs_on
     if device is not None:
         raise NotApplicableError(f"the driver of {device.name} makes calls, and has no LLM runner")
     rows = batch_size(case.model)

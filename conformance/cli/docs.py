@@ -22,6 +22,8 @@ _PAGES = {
     "docs/cli.md": ("conformance.cli.help_page", "help_page"),
     "conformance/records/run.schema.json": ("conformance.records.run", "schema_text"),
 }
+#: Folders of such pages, and the function that makes them, by file name.
+_FOLDERS = {"docs/backends": ("conformance.cli.backends_page", "backend_pages")}
 #: Those that are made of records: the option that names new ones, the page, the folder in which its records are kept,
 #: and the module of the report and its function.
 _OF_RECORDS = {
@@ -75,6 +77,7 @@ def docs(check: bool, status: Sequence[Path], compatibility: Sequence[Path]) -> 
             print(f"{path} is out of date: {command('docs', *arguments)} writes it", file=sys.stderr)
         else:
             written += 1
+            page.parent.mkdir(exist_ok=True)
             page.write_text(text, encoding="utf-8")
             print(f"wrote {path}")
     for option, paths in given.items() if not check else ():
@@ -88,6 +91,9 @@ def _pages(given: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, str, list
     """The path and the text of each page, and what is typed after `docs` for it."""
     for path, (module, name) in _PAGES.items():
         yield path, _function(importlib.import_module(module), name)(), []
+    for folder, (module, name) in _FOLDERS.items():
+        for file, text in _function(importlib.import_module(module), name)().items():
+            yield f"{folder}/{file}", text, []
     for option, (path, folder, module, name) in _OF_RECORDS.items():
         if paths := given[option] or sorted((ROOT / folder).glob("*.json")):
             from conformance.records.run import load_run
@@ -107,8 +113,8 @@ def _keep(folder: Path, paths: Sequence[Path]) -> None:
         write_run(folder / f"{number:02}.json", run)
 
 
-def _function(module: Any, name: str) -> Callable[..., str]:
-    function: Callable[..., str] = getattr(module, name)
+def _function(module: Any, name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(module, name)
     return function
 
 

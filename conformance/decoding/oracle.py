@@ -25,8 +25,8 @@ _RECURRENT_STATE = ("conv_states", "recurrent_states")
 ROUNDINGS = 4
 #: Seeds of the texts that scripts draw from most.
 _TEXTS = range(3)
-#: Bytes of logits and caches that an oracle keeps. Those of all texts of a fixture take a hundredth of it.
-_KEPT_BYTES = 1 << 30
+#: Bytes of logits and caches that an oracle keeps. Those of all texts of a fixture take a thirtieth of it.
+_KEPT_BYTES = 1 << 28
 #: Share of the logits' scale that tells a wrong cache (0.04 and more) from rounding (5e-4 at most, see PAR-8).
 _GROSS = 5e-3
 

@@ -139,7 +139,7 @@ def after_lowering(builder: Builder, failure: Failure) -> Iterator[StepOutcome |
     second = _outcome(Step.PORTABLE, failure, lambda: built.session_of(lowering.emit(edge, alone).program))
     yield second
     if (
-        second.right is False and driver.by_contract and backend.device is None
+        second.right is False and driver.by_contract and backend.runs_on is None
     ):  # operators are compared by the contract's own inputs
         yield compare_operators(spare, alone, failure.calls, failure.tolerance)
     if second.right is False:

@@ -400,7 +400,7 @@ class BuiltProgram(_Built):
     def session_of(self, emitted: bytes) -> Session:
         """A session, where the backend's programs run, of bytes that were emitted from its exported program."""
         is_file = self._builder.program_file is not None
-        device = self._lowering.device
+        device = self._lowering.runs_on
         if device is not None:
             if not is_file and not self.exporter.driver.by_contract:
                 raise NotApplicableError(
@@ -417,7 +417,7 @@ class BuiltProgram(_Built):
         They are read on this machine, since they are values in the file. Where a device runs the program, its other
         methods are not loaded here.
         """
-        return stages.constants(self.emitted, load_all=self._lowering.device is None)
+        return stages.constants(self.emitted, load_all=self._lowering.runs_on is None)
 
     def _interpreted_session(self, interpreter: Interpreter) -> Session:
         if self._builder.program_file is not None:

@@ -7,14 +7,14 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from executorch.exir import EdgeProgramManager
-from executorch.exir.backend.utils import WhyNoPartition
+from executorch.exir.backend.utils import WhyNoPartition, is_same_node
 from executorch.exir.lowered_backend_module import LoweredBackendModule
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
@@ -225,11 +225,13 @@ def _asked_again(program: ExportedProgram, partitioners: Sequence[Any]) -> tuple
 def _logged_reasons() -> Iterator[dict[str, str]]:
     """The first reason that ExecuTorch's partitioners log for not taking a node, by the node's name."""
     reasons: dict[str, str] = {}
+    heard: list[WhyNoPartition] = []
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if isinstance(record.msg, WhyNoPartition) and record.msg.node is not None:
                 reasons.setdefault(record.msg.node.name, record.msg.reason)
+                heard.append(record.msg)
 
     logger, listener = logging.getLogger("executorch"), Listener()
     level, propagates = logger.level, logger.propagate
@@ -242,6 +244,20 @@ def _logged_reasons() -> Iterator[dict[str, str]]:
         logger.removeHandler(listener)
         logger.setLevel(level)
         logger.propagate = propagates
+        _forget(heard)
+
+
+def _forget(reasons: Iterable[WhyNoPartition]) -> None:
+    """Make ExecuTorch forget the nodes that it saw, each of which holds the lowered program that it is part of.
+
+    It keeps the last one that was refused, and, in a memo without bound, all that it compared: weights and delegates of
+    each program that a process lowers (docs/findings/programs-kept.md).
+    """
+    for reason in reasons:
+        reason.node = None
+    clear = getattr(is_same_node, "cache_clear", None)
+    if clear is not None:
+        clear()
 
 
 def _short(name: str) -> str:

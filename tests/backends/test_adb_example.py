@@ -88,7 +88,7 @@ def test_example_passes(clause: str, phone: Path, store: Store, monkeypatch: pyt
     monkeypatch.setenv("PATH", f"{phone}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.delattr(stages, "load")  # this machine's runtime is not asked
     device = Device("a phone", (sys.executable, str(phone / "adb_driver.py")))
-    backend = dataclasses.replace(XNNPACK, name="phone", device=device)
+    backend = dataclasses.replace(XNNPACK, name="phone", runs_on=device)
     exporter = resolve("reference")
     builder = Builder({exporter.name: exporter}, {backend.name: backend}, one_layer, store)
     checks()[clause](Case(Cell("llama", exporter.name, backend.name, Mode.DECODE, clause), builder, examples=3))

@@ -59,7 +59,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def _case(clause: str, store: Store, command: tuple[str, ...] | None = None, exporter: Exporter = _REFERENCE) -> Case:
     device = Device("the board", command or driver(drivers.none))
-    backend = dataclasses.replace(PORTABLE, name="board", device=device)
+    backend = dataclasses.replace(PORTABLE, name="board", runs_on=device)
     builder = Builder({exporter.name: exporter}, {backend.name: backend}, one_layer, store)
     cell = Cell("llama", exporter.name, backend.name, Mode.DECODE, clause)
     return Case(cell, builder, examples=3)
@@ -70,8 +70,8 @@ def _judge(case: Case) -> None:
 
 
 def _right() -> tuple[str, ...]:
-    assert XNNPACK.device is not None
-    return XNNPACK.device.command
+    assert XNNPACK.runs_on is not None
+    return XNNPACK.runs_on.command
 
 
 @pytest.mark.parametrize("clause", ["PAR-1", "PAR-9", "PAR-10", "PAR-12"])
@@ -154,7 +154,7 @@ def test_backend_has_one_thing_that_runs_it() -> None:
             1e-5,
             delegating=False,
             interpreter=Interpreter("torch", nullcontext),
-            device=Device("the board", ("driver",)),
+            runs_on=Device("the board", ("driver",)),
         )
 
 

@@ -15,6 +15,7 @@ from conformance.cli import docs
 from conformance.cli.main import main
 from conformance.core import console
 from conformance.core.paths import ROOT
+from conformance.pipeline.backends import BACKENDS
 from conformance.records.run import load_run, write_run
 from tests.report.samples import cell, run
 
@@ -28,9 +29,23 @@ def test_pages_are_up_to_date() -> None:
     assert (result.exit_code, result.stderr) == (0, "")
 
 
+def test_each_backend_has_a_page_and_nothing_else_has() -> None:
+    pages = {page.stem for page in (ROOT / "docs" / "backends").iterdir()}
+    assert pages == set(BACKENDS)
+
+
+def test_each_backend_says_for_which_device_it_is() -> None:
+    assert [name for name, backend in BACKENDS.items() if not backend.device] == []
+
+
+def _folder() -> dict[str, str]:
+    return {"one.md": "# One\n"}
+
+
 def test_a_stale_page_is_named_with_the_command_that_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docs, "ROOT", tmp_path)
     monkeypatch.setattr(docs, "_PAGES", {"page.md": ("conformance.core.contract", "contract_page")})
+    monkeypatch.setattr(docs, "_FOLDERS", {"pages": ("tests.cli.test_docs", "_folder")})
     (tmp_path / "docs").mkdir()
     given = run(cell())
     for name in ("a.json", "b.json"):
@@ -38,14 +53,15 @@ def test_a_stale_page_is_named_with_the_command_that_writes_it(tmp_path: Path, m
     records = ["--status", str(tmp_path / "a.json"), str(tmp_path / "b.json")]
     stale = CliRunner().invoke(main, ["docs", "--check", *records])
     assert stale.exit_code == 1
-    first, second = stale.stderr.splitlines()
+    first, second, third = stale.stderr.splitlines()
     assert first.startswith("page.md is out of date: ")
     assert first.endswith("docs writes it")
-    assert second.startswith("docs/status.md is out of date: ")
-    assert f"docs --status {records[1]} {records[2]} writes it" in second
+    assert second.startswith("pages/one.md is out of date: ")
+    assert third.startswith("docs/status.md is out of date: ")
+    assert f"docs --status {records[1]} {records[2]} writes it" in third
     assert not list((tmp_path / "docs").iterdir())
     written = CliRunner().invoke(main, ["docs", *records])
-    assert written.stdout.splitlines() == ["wrote page.md", "wrote docs/status.md"]
+    assert written.stdout.splitlines() == ["wrote page.md", "wrote pages/one.md", "wrote docs/status.md"]
     assert CliRunner().invoke(main, ["docs", "--check", *records]).exit_code == 0
     kept = tmp_path / "docs" / "records" / "status"
     assert [load_run(path) for path in sorted(kept.iterdir())] == [given, given]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -205,3 +207,14 @@ def test_a_backend_that_cannot_run_here_has_cells_of_lowering_only() -> None:
 
 def test_backends_have_their_own_names() -> None:
     assert all(name == backend.name for name, backend in BACKENDS.items())
+
+
+def test_lowered_program_is_let_go() -> None:
+    """ExecuTorch keeps the nodes that it compared, and with these every program that a process has lowered."""
+    program = convert_and_export_with_cache(one_layer("llama"))
+    lowered = lowering.lower(program, XNNPACK)
+    lowering.emit(lowered, XNNPACK)
+    kept = weakref.ref(lowered.edge.exported_program().graph_module)
+    del program, lowered
+    gc.collect()
+    assert kept() is None

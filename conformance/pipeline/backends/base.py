@@ -82,6 +82,8 @@ class Backend:
     Args:
         name: As in cells and on the command line.
         summary: What it is, in a few words.
+        device: What its programs run on, for somebody who has to choose.
+        weights: What it makes of the model's weights.
         partitioners: Makes ExecuTorch partitioners, in the order they are asked; none for portable kernels only.
         tolerance: The largest error of a logit that still counts as equal, as a share of the logits' scale.
         delegating: Whether it has partitioners.
@@ -93,7 +95,7 @@ class Backend:
         runs: Whether its programs can be executed here. Others are only lowered and emitted.
         interpreter: What runs the lowered program, as it is before emission; None where ExecuTorch's runtime runs the
             emitted one.
-        device: What runs the emitted program, through a driver; None where this machine's runtime does.
+        runs_on: What runs the emitted program, through a driver; None where this machine's runtime does.
         requires: The packages it needs, as in a requirements file.
         pip_options: What pip has to be given beside them to install them.
         attention: What exporters are asked for, one of `conformance.core.attention.ATTENTIONS`. It does not apply to
@@ -113,13 +115,15 @@ class Backend:
     tolerance: float
     delegating: bool
     summary: str = ""
+    device: str = ""
+    weights: str = "as they are"
     prepare: Callable[[Any], Any] | None = None
     requantise: Callable[[Any, Any, Any, Any], Any] | None = None
     precision: Precision | None = None
     quantisation: Quantisation | None = None
     runs: bool = True
     interpreter: Interpreter | None = None
-    device: Device | None = None
+    runs_on: Device | None = None
     requires: tuple[str, ...] = ()
     pip_options: tuple[str, ...] = ()
     attention: str = PORTABLE
@@ -132,13 +136,13 @@ class Backend:
     emission: Callable[[], Any] = in_place_emission
 
     def __post_init__(self) -> None:
-        if self.interpreter is not None and self.device is not None:
+        if self.interpreter is not None and self.runs_on is not None:
             raise ValueError(f"{self.name} has both an interpreter and a device, of which one runs its programs")
 
     @property
     def on_local_runtime(self) -> bool:
         """Whether ExecuTorch's runtime on this machine runs its programs, if anything does."""
-        return self.interpreter is None and self.device is None
+        return self.interpreter is None and self.runs_on is None
 
     @property
     def traits(self) -> BackendTraits:

@@ -40,6 +40,7 @@ COREML = Backend(
     FLOAT32_TOLERANCE,
     delegating=True,
     summary="Core ML in float32, for iOS 18 and later, which keeps the cache as its own state",
+    device="Apple's CPUs, GPUs and Neural Engines",
     runs=False,
     # ExecuTorch itself requires it on Linux x86-64.
     requires=("coremltools>=9,<10",),

@@ -10,6 +10,7 @@ XNNPACK_CUSTOM_ATTENTION = Backend(
     FLOAT32_TOLERANCE,
     delegating=True,
     summary="XNNPACK, attention by `llama::custom_sdpa`",
+    device="the same, in an app that links ExecuTorch's LLM operators",
     attention=CUSTOM,
     declares=xnnpack.declares,
 )

@@ -28,6 +28,8 @@ XNNPACK_FP16 = Backend(
     FLOAT32_TOLERANCE,
     delegating=True,
     summary="XNNPACK in float16",
+    device="CPUs that compute in float16, as Arm's do since v8.2",
+    weights="float16",
     declares=xnnpack.declares,
     prepare=in_float16,
     precision=_ROUNDED,

@@ -44,6 +44,7 @@ OPENVINO = Backend(
     FLOAT32_TOLERANCE,
     delegating=True,
     summary="OpenVINO on the CPU, mode decode only",
+    device="Intel's processors",
     # nncf only because `executorch.backends.openvino` imports its quantizer; lowering float32 runs no line of it.
     requires=("openvino>=2025.4.1,<2026", "nncf>=3.1,<3.2"),
     delegates=("OpenvinoBackend",),

@@ -15,7 +15,7 @@ from conformance.pipeline.backends import xnnpack
 XNNPACK = dataclasses.replace(
     xnnpack.XNNPACK,
     summary="XNNPACK, run by a driver in another process",
-    device=Device(
+    runs_on=Device(
         "ExecuTorch's Python runtime in another process",
         (sys.executable, "-m", "conformance.decoding.device_driver"),
     ),

@@ -9,5 +9,6 @@ PORTABLE = Backend(
     FLOAT32_TOLERANCE,
     delegating=False,
     summary="ExecuTorch's own kernels",
+    device="any CPU, slowly",
     delegates=(),
 )

@@ -194,6 +194,7 @@ def _backend(name: str, **others: Any) -> Backend:
         xnnpack.partitioners,
         FLOAT32_TOLERANCE,
         delegating=True,
+        device="CPUs of phones and computers, where memory is short",
         requires=_TORCHAO,
         declares=declares,
         precision=AS_TORCH_DOES,
@@ -210,12 +211,14 @@ def _backend(name: str, **others: Any) -> Backend:
 XNNPACK_8DA4W = _backend(
     "xnnpack-8da4w",
     summary="XNNPACK, 8-bit activations and 4-bit weights in groups of 32",
+    weights="4 bits in groups of 32, embeddings as they are",
     prepare=with_4_bit_weights,
     quantisation=Quantisation(least_share=0.5, least_sqnr=3.0, group_size=_GROUP_SIZE),
 )
 XNNPACK_8DA4W_EMBEDDINGS = _backend(
     "xnnpack-8da4w-embeddings",
     summary="the same, and 4-bit embeddings in groups of 32",
+    weights="4 bits in groups of 32",
     prepare=with_4_bit_weights_and_embeddings,
     emission=fused_emission,
     quantisation=Quantisation(least_share=0.5, least_sqnr=3.0, group_size=_GROUP_SIZE, embeddings=True),
@@ -223,6 +226,7 @@ XNNPACK_8DA4W_EMBEDDINGS = _backend(
 XNNPACK_8DA4W_EMBEDDINGS8 = _backend(
     "xnnpack-8da4w-embeddings8",
     summary="the same, with 8-bit embeddings, a scale for each token",
+    weights="4 bits in groups of 32, embeddings in 8 bits",
     prepare=with_4_bit_weights_and_8_bit_embeddings,
     emission=fused_emission,
     quantisation=Quantisation(least_share=0.5, least_sqnr=3.0, group_size=_GROUP_SIZE, embeddings=True),
@@ -230,12 +234,14 @@ XNNPACK_8DA4W_EMBEDDINGS8 = _backend(
 XNNPACK_8DA8W = _backend(
     "xnnpack-8da8w",
     summary="XNNPACK, 8-bit activations and 8-bit weights per channel",
+    weights="8 bits, embeddings as they are",
     prepare=with_8_bit_weights,
     quantisation=Quantisation(least_share=0.9, least_sqnr=20.0),
 )
 XNNPACK_PT2E = _backend(
     "xnnpack-pt2e",
     summary="XNNPACK, the exported program quantised to 8 bits by PT2E",
+    weights="8 bits, embeddings as they are",
     requantise=with_observed_ranges,
     quantisation=Quantisation(least_share=0.9, least_sqnr=10.0),
 )

@@ -59,6 +59,7 @@ TOSA = Backend(
     FLOAT32_TOLERANCE,
     delegating=True,
     summary="Arm's TOSA, float profile",
+    device="what compiles TOSA, as tools for Arm's NPUs and GPUs do",
     interpreter=Interpreter("Arm's TOSA reference model", running),
     requires=("tosa-tools>=2026.5", "ml_dtypes"),
     # It pins NumPy and others to old versions; the serializer and the reference model in it do without them.

@@ -54,5 +54,12 @@ def _root_logger_kept() -> Iterator[None]:
 
 
 VULKAN = Backend(
-    "vulkan", partitioners, FLOAT32_TOLERANCE, delegating=True, summary="Vulkan", runs=False, declares=declares
+    "vulkan",
+    partitioners,
+    FLOAT32_TOLERANCE,
+    delegating=True,
+    summary="Vulkan",
+    device="GPUs with Vulkan, as in Android phones",
+    runs=False,
+    declares=declares,
 )

@@ -61,6 +61,7 @@ XNNPACK = Backend(
     FLOAT32_TOLERANCE,
     delegating=True,
     summary="XNNPACK, in the dtype of the model",
+    device="CPUs of phones and computers, Arm and x86",
     delegates=("XnnpackBackend",),
     declares=declares,
 )
