@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from conformance.core.contract import Mode
 from conformance.core.paths import PARTITIONS
 from conformance.core.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, Stage
 from conformance.decoding.batched import Batched
+from conformance.decoding.device import foresee
 from conformance.decoding.fidelity import spread
 from conformance.decoding.oracle import ROUNDINGS, Oracle, ProgramOracle
 from conformance.decoding.scripts import DecodeScript, ScriptSpace
-from conformance.decoding.sessions import Session
+from conformance.decoding.sessions import Inputs, Session
 from conformance.decoding.tokenizers import RunnerTokenizer
 from conformance.exporters.resolve import Exporter
 from conformance.matrix.schema import Expectation
@@ -40,6 +41,8 @@ from conformance.records.run import Measured
 _VARIATION_SHARE = 5
 #: Perturbed oracles of a checkpoint, each token of which costs a third of a second (SmolLM2-135M, 8da4w).
 _DEEP_ORACLES = 4
+#: Bytes of logits that are kept of scripts which a device has run ahead.
+_AHEAD_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Case:
             time.
         metrics: Filled in by the check; goes into the record.
         measured: The same, for what is not a number.
+        ahead: By cell and script, sessions on a device that have made the script's calls, for `session_for`.
     """
 
     cell: Cell
@@ -74,6 +78,7 @@ class Case:
     is_checkpoint: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
     measured: Measured = field(default_factory=Measured)
+    ahead: dict[tuple[Cell, DecodeScript], list[Session]] = field(default_factory=dict)
 
     @property
     def architecture(self) -> BuiltArchitecture:
@@ -215,6 +220,27 @@ class Case:
         """A decoder with fresh caches of the lowered program before emission, run by torch."""
         return self._one_row(self.built.lowered_session())
 
+    @property
+    def on_device(self) -> bool:
+        """Whether a device runs the cell's program, for which each command of its driver costs a start."""
+        backend = self.builder.backend(self.cell.backend)
+        return backend is not None and backend.runs_on is not None
+
+    def session_for(self, script: DecodeScript, whole: Callable[[DecodeScript], DecodeScript] | None = None) -> Session:
+        """A session with fresh caches for `script`, whose calls a device makes at once.
+
+        Args:
+            script: The script.
+            whole: Gives the script of all the calls to expect, which begin with those of `script`.
+        """
+        waiting = self.ahead.get((self.cell, script))
+        if waiting:
+            return waiting.pop()
+        session = self.new_session()
+        if self.on_device:
+            foresee((session, inputs) for inputs in inputs_of(whole(script) if whole else script))
+        return session
+
     def independent_session(self) -> Session:
         """A session of the program loaded anew, which stays valid when the next one begins."""
         return self.session_of(self.program) if self.cell.backend == EXPORTED else self.new_session()
@@ -240,9 +266,34 @@ class Case:
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
             report_multiple_bugs=False,
-            phases=[Phase.generate, Phase.shrink] if self.shrink else [Phase.generate],
+            phases=[Phase.generate, Phase.shrink] if self._shrinks else [Phase.generate],
             **more,
         )
+
+    @property
+    def _shrinks(self) -> bool:
+        return self.shrink and not self.on_device  # each of hundreds of attempts would start the driver
+
+    def _run_ahead(
+        self,
+        scripts: Iterable[DecodeScript],
+        sessions: int,
+        whole: Callable[[DecodeScript], DecodeScript] | None,
+    ) -> None:
+        """Have a device run all the scripts with one command; what there is no memory for runs when it is judged."""
+        room = _AHEAD_BYTES
+        planned: list[tuple[Session, Inputs]] = []
+        for script in scripts:
+            made = whole(script) if whole else script
+            tokens = sum(len(call.tokens) for call in made.calls)
+            room -= sessions * batch_size(self.model) * tokens * self.space.vocab * 4
+            if room < 0:
+                break
+            for _ in range(sessions):
+                session = self.new_session()
+                self.ahead.setdefault((self.cell, script), []).append(session)
+                planned += [(session, inputs) for inputs in inputs_of(made)]
+        foresee(planned)
 
     @property
     def _affordable(self) -> int:
@@ -258,28 +309,59 @@ class Case:
     def try_scripts(
         self,
         strategy: st.SearchStrategy[DecodeScript],
-        judge: Callable[[DecodeScript], None],
+        judge: Callable[[DecodeScript], object],
         pinned: tuple[DecodeScript, ...] = (),
+        *,
+        sessions: int = 1,
+        whole: Callable[[DecodeScript], DecodeScript] | None = None,
     ) -> None:
-        """Judge the pinned scripts, then generated ones; a failure is shrunk to the shortest script that shows it."""
+        """Judge the pinned scripts, then generated ones; a failure is shrunk to the shortest script that shows it.
+
+        Args:
+            strategy: Generates scripts.
+            judge: Judges one on sessions of `session_for`.
+            pinned: Scripts to begin with.
+            sessions: How many sessions `judge` asks for.
+            whole: What it asks for them with.
+        """
+
+        def generate(judge: Callable[[DecodeScript], object]) -> None:
+            @self.settings()
+            @given(script=strategy)
+            def judged(script: DecodeScript) -> None:
+                judge(script)
+
+            judged()
+
+        self.try_generated(generate, judge, pinned, sessions=sessions, whole=whole)
+
+    def try_generated(
+        self,
+        generate: Callable[[Callable[[DecodeScript], object]], None],
+        judge: Callable[[DecodeScript], object],
+        pinned: tuple[DecodeScript, ...] = (),
+        *,
+        sessions: int = 1,
+        whole: Callable[[DecodeScript], DecodeScript] | None = None,
+    ) -> None:
+        """The same, where `generate` calls a function with each generated script."""
         if self.only is not None:
             judge(self.only)
             return
-
-        @self.settings()
-        @given(script=strategy)
-        def judged(script: DecodeScript) -> None:
-            judge(script)
-
+        if self.on_device:
+            # The same scripts come again to be judged: they do not depend on what is done with them.
+            scripts = dict.fromkeys(pinned)
+            generate(scripts.setdefault)
+            self._run_ahead(scripts, sessions, whole)
         shown = _first_violation(judge, pinned)
         if shown is None:
-            judged()
+            generate(judge)
             return
-        if not self.shrink:
+        if not self._shrinks:
             raise shown
         # Hypothesis shrinks only what it has generated, so it looks for a shorter one with the same failure.
         try:
-            judged()
+            generate(judge)
         except ClauseViolationError as shorter:
             if shorter.signature == shown.signature and _length(shorter) < _length(shown):
                 raise
@@ -291,7 +373,7 @@ class Case:
 
 
 def _first_violation(
-    judge: Callable[[DecodeScript], None], scripts: tuple[DecodeScript, ...]
+    judge: Callable[[DecodeScript], object], scripts: tuple[DecodeScript, ...]
 ) -> ClauseViolationError | None:
     for script in scripts:
         try:
@@ -333,6 +415,11 @@ def require_undecodable(case: Case, known: Expectation) -> None:
 def tensors(call_tokens: tuple[int, ...], position: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A call's inputs: token ids, int64 [1, seq], and cache position, int64 [seq]."""
     return torch.tensor([call_tokens]), torch.arange(position, position + len(call_tokens))
+
+
+def inputs_of(script: DecodeScript) -> list[Inputs]:
+    """The inputs of a script's calls."""
+    return [tensors(call.tokens, call.position) for call in script.calls]
 
 
 #: Marks a check with the id of the clause it tests.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -41,10 +42,46 @@ def once(judge: Callable[[DecodeScript], object]) -> Callable[[DecodeScript], No
 def run_script(case: Case, script: DecodeScript, session: Session | None = None) -> Decoding:
     """One script on a new session, or on the one given, each call compared with the oracle; it may go on from there."""
     __tracebackhide__ = True
-    decoding = Decoding(case, session)
-    for call in script.calls:
-        decoding.call(call)
+    decoding = Decoding(case, session or case.session_for(script))
+    for index, call in enumerate(script.calls):
+        try:
+            decoding.call(call)
+        except ClauseViolationError as error:
+            mixed_up = _mixed_up(case, script, index, error) if case.on_device else None
+            if mixed_up is None:
+                raise
+            raise mixed_up from None
     return decoding
+
+
+def _mixed_up(case: Case, script: DecodeScript, index: int, error: ClauseViolationError) -> ClauseViolationError | None:
+    """The violation that a driver has given the logits of another call of the script, if that is what `error` is."""
+    observed = error.observed_logits
+    if not isinstance(observed, torch.Tensor) or observed.ndim != 2:
+        return None
+    unmeasured = dataclasses.replace(case, metrics={}, measured={})
+    steps = list(script.steps())
+    call, held = steps[index]
+    asked = call.prefixes(held)
+    for other, held_then in steps:
+        prefixes = other.prefixes(held_then)
+        if len(prefixes) != len(asked) or prefixes == asked:
+            continue
+        try:
+            assert_matches(unmeasured, observed[None], prefixes, script)
+        except ClauseViolationError:
+            continue
+        return ClauseViolationError(
+            Stage.EXECUTE,
+            "logits-of-another-call",
+            observed=f"for the call {call}, the logits of the call {other}",
+            expected=f"those of the call itself; {error.observed}, {error.expected}",
+            script=error.script,
+            relative_error=error.relative_error,
+            observed_logits=observed,
+            expected_logits=error.expected_logits,
+        )
+    return None
 
 
 class Decoding:

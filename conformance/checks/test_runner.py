@@ -16,7 +16,6 @@ from conformance.decoding.llm_runner import DEFAULT_SECONDS, Answer, Turn, conve
 from conformance.decoding.reading import Opening
 from conformance.decoding.tokenizers import CheckpointTokenizer
 from conformance.models.fixtures import batch_size
-from conformance.pipeline import stages
 from conformance.reference.metadata import eos_ids
 
 #: Prompts that are tried until the answer of one ends before the cache does.
@@ -64,8 +63,8 @@ class Conversation:
 @clause("RUN-1")
 def test_metadata(case: Case) -> None:
     """Each method, or the runner's default in its place, against the program."""
-    _require_loadable(case)
-    metadata = stages.constants(case.built.emitted)
+    _require_runtime(case)
+    metadata = case.built.metadata()
     missing: list[Fact] = []
     untrue: list[Fact] = []
     for fact in _facts(case, metadata):
@@ -89,8 +88,7 @@ def test_metadata(case: Case) -> None:
 @clause("RUN-2")
 def test_answers(case: Case) -> None:
     """Prompts of every boundary length, each with a new runner, until the context is full or the text ends."""
-    _require_loadable(case)
-    _require_one_row(case)
+    _require_runner(case)
     turns = [_turn(case, 0, size) for size in sorted(_sizes(case))]
     turns += [_turn(case, 0, 3, most=1), _turn(case, 0, 3, most=_FEW)]
     ending, endless = _ending_and_endless(case)
@@ -102,7 +100,7 @@ def test_answers(case: Case) -> None:
     case.metrics["answers_that_fill_the_cache"] = int(endless is not None)
 
 
-def _require_loadable(case: Case) -> None:
+def _require_runtime(case: Case) -> None:
     interpreter = case.backend.interpreter
     if interpreter is not None:
         raise NotApplicableError(
@@ -111,7 +109,11 @@ def _require_loadable(case: Case) -> None:
         )
 
 
-def _require_one_row(case: Case) -> None:
+def _require_runner(case: Case) -> None:
+    _require_runtime(case)
+    device = case.backend.runs_on
+    if device is not None:
+        raise NotApplicableError(f"the driver of {device.name} makes calls, and has no LLM runner")
     rows = batch_size(case.model)
     if rows > 1:
         raise NotApplicableError(f"the runner calls with one row, and the program takes {rows}")
@@ -120,8 +122,7 @@ def _require_one_row(case: Case) -> None:
 @clause("RUN-3")
 def test_further_answers(case: Case) -> None:
     """The conversation goes on, starts again, has a prompt without room refused, and goes on regardless of that."""
-    _require_loadable(case)
-    _require_one_row(case)
+    _require_runner(case)
     turns = (
         _turn(case, 0, 5, most=_FEW),
         _turn(case, 1, 3, most=_FEW, goes_on=True),
@@ -227,7 +228,7 @@ def _shown(values: Values) -> str:
 def _sizes(case: Case) -> set[int]:
     """Lengths of prompts: one token, both sides of where the runner splits, and up to the last that leaves any room."""
     length = case.space.length
-    split = stages.constants(case.built.emitted).get("get_max_seq_len", (length,))[0]
+    split = case.built.metadata().get("get_max_seq_len", (length,))[0]
     sizes = (1, 2, split - 1, split, split + 1, length // 2, length - 2, length - 1)
     # A program's metadata may allow calls longer than its cache: one that fills it is the longest that is tried.
     return {min(size, length) for size in sizes if size > 0}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from conformance.core.verdicts import ClauseViolationError, Stage
 from conformance.decoding.scripts import Call, of_row
-from conformance.decoding.sessions import Session
+from conformance.decoding.sessions import Inputs, Session
 
 
 class Batched:
@@ -41,13 +41,10 @@ class Batched:
             ClauseViolationError: Another row's logits are not the oracle's.
             StageError: The call was refused.
         """
-        if input_ids.ndim != 2 or input_ids.shape[0] != 1:
-            return self._session.step(input_ids, cache_position)
-        call = self._call(input_ids, cache_position)
+        call = self._call(input_ids, cache_position, self._held)
+        logits = self._session.step(self._ids(input_ids, call), cache_position)
         if call is None:
-            return self._session.step(input_ids.repeat(self._rows, 1), cache_position)[:1]
-        tokens = [of_row(call.tokens, row, self._vocab) for row in range(self._rows)]
-        logits = self._session.step(torch.tensor(tokens), cache_position)
+            return logits[:1] if _is_row(input_ids) else logits
         if logits.shape[0] != self._rows:
             raise ClauseViolationError(
                 Stage.EXECUTE, "wrong-shape", observed=f"logits {list(logits.shape)}", expected=f"{self._rows} rows"
@@ -57,13 +54,31 @@ class Batched:
             self._compare(logits[row], call, row)
         return logits[:1]
 
-    def _call(self, input_ids: torch.Tensor, cache_position: torch.Tensor) -> Call | None:
-        """The call, if a decoder could make it."""
+    def translated(self, calls: Sequence[Inputs]) -> tuple[Session, list[Inputs]]:
+        """See `conformance.decoding.device.Translating`."""
+        held, made = self._held, list[Inputs]()
+        for input_ids, cache_position in calls:
+            call = self._call(input_ids, cache_position, held)
+            made.append((self._ids(input_ids, call), cache_position))
+            if call is not None:
+                held = held[: call.position] + call.tokens
+        return self._session, made
+
+    def _ids(self, input_ids: torch.Tensor, call: Call | None) -> torch.Tensor:
+        """The token ids of all rows for `call`; of one that no decoder could make, the same in each row."""
+        if call is not None:
+            return torch.tensor([of_row(call.tokens, row, self._vocab) for row in range(self._rows)])
+        return input_ids.repeat(self._rows, 1) if _is_row(input_ids) else input_ids
+
+    def _call(self, input_ids: torch.Tensor, cache_position: torch.Tensor, held: tuple[int, ...]) -> Call | None:
+        """The call, if a decoder that holds the tokens `held` could make it."""
+        if not _is_row(input_ids):
+            return None
         position = int(cache_position.flatten()[0]) if cache_position.numel() else -1
         tokens = tuple(map(int, input_ids[0].tolist()))
         expected = torch.arange(position, position + len(tokens))
         plain = input_ids.dtype == cache_position.dtype == torch.int64 and torch.equal(cache_position, expected)
-        if plain and tokens and 0 <= position <= len(self._held) and all(0 <= each < self._vocab for each in tokens):
+        if plain and tokens and 0 <= position <= len(held) and all(0 <= each < self._vocab for each in tokens):
             return Call(position, tokens)
         return None
 
@@ -78,3 +93,7 @@ class Batched:
                     observed=f"row {row} is off by {error:.3g} at position {len(prefix) - 1}, in the call {call}",
                     expected=f"the oracle's logits for the row's own text, within {self._most:.1g}",
                 )
+
+
+def _is_row(input_ids: torch.Tensor) -> bool:
+    return input_ids.ndim == 2 and input_ids.shape[0] == 1

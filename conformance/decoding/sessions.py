@@ -13,6 +13,9 @@ from torch.export import ExportedProgram
 
 from conformance.core.verdicts import Stage, at
 
+#: Token ids and cache position, as `Session.step` takes them.
+Inputs = tuple[torch.Tensor, torch.Tensor]
+
 
 class Session(Protocol):
     """One live decoder."""

@@ -12,9 +12,10 @@ from enum import StrEnum
 import torch
 
 from conformance.core.cells import Program
-from conformance.decoding.sessions import Session
-from conformance.failures.operator_diff import Inputs, OperatorReport, compare_operators
-from conformance.pipeline import lowering, stages
+from conformance.decoding.device import foresee
+from conformance.decoding.sessions import Inputs, Session
+from conformance.failures.operator_diff import OperatorReport, compare_operators
+from conformance.pipeline import lowering
 from conformance.pipeline.builder import Builder, BuiltProgram
 from conformance.reference import TorchExportableModuleWithStaticCache
 from conformance.reference.tracing import ready_to_trace
@@ -135,11 +136,11 @@ def after_lowering(builder: Builder, failure: Failure) -> Iterator[StepOutcome |
         return
     # Emission uses a lowered program up; a copy takes 0.3 s, lowering again 7 s.
     spare = dataclasses.replace(edge, edge=copy.deepcopy(edge.edge))
-    second = _outcome(
-        Step.PORTABLE, failure, lambda: driver.runtime(exported, stages.load(lowering.emit(edge, alone).program))
-    )
+    second = _outcome(Step.PORTABLE, failure, lambda: built.session_of(lowering.emit(edge, alone).program))
     yield second
-    if second.right is False and driver.by_contract:  # operators are compared by the contract's own inputs
+    if (
+        second.right is False and driver.by_contract and backend.runs_on is None
+    ):  # operators are compared by the contract's own inputs
         yield compare_operators(spare, alone, failure.calls, failure.tolerance)
     if second.right is False:
         return
@@ -151,7 +152,7 @@ def after_lowering(builder: Builder, failure: Failure) -> Iterator[StepOutcome |
     whole = built.lower()
     third = _outcome(Step.PARTITIONED, failure, lambda: driver.exported(whole.edge.exported_program()).new_session())
     yield third
-    if third.right and driver.by_contract and backend.interpreter is None:  # the runtime alone logs each operator
+    if third.right and driver.by_contract and backend.on_local_runtime:  # this machine's alone logs each operator
         yield compare_operators(whole, backend, failure.calls, failure.tolerance)
 
 
@@ -172,6 +173,7 @@ class _WrapperSession:
 def _outcome(step: Step, failure: Failure, new_session: Callable[[], Session]) -> StepOutcome:
     try:
         session = new_session()
+        foresee((session, inputs) for inputs in failure.calls)
         logits = [session.step(*inputs) for inputs in failure.calls][-1]
         right, error = failure.judge(logits)
     except Exception as obstacle:

@@ -27,10 +27,10 @@ from executorch.runtime import Runtime
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
+from conformance.decoding.sessions import Inputs
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.lowering import Lowered
 
-Inputs = tuple[torch.Tensor, torch.Tensor]
 #: Smaller values are not their own measure: cosines minus cosines would be off by all of themselves.
 _LEAST_PEAK = 1e-3
 #: Rows kept for the bundle, the worst ones.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conformance.core.cells import Cell
+from conformance.core.exporter_names import RECIPE
 from conformance.core.text import first_few, plural
 from conformance.core.verdicts import ACCEPTABLE
 from conformance.matrix.fingerprints import parts
@@ -74,6 +75,8 @@ def plan_incremental(
             reasons[cell.id] = "not judged in that run"
         elif known[cell.id].verdict not in ACCEPTABLE:
             reasons[cell.id] = f"{known[cell.id].verdict} in that run"
+        elif _is_unknown(cell.backend):
+            reasons[cell.id] = f"the code and the device of {cell.backend} may have changed"
         elif other_scripts:
             reasons[cell.id] = f"other scripts: {other_scripts}"
         elif changed:
@@ -81,6 +84,12 @@ def plan_incremental(
         else:
             reused.append(cell)
     return IncrementalPlan(run.run.id, reasons, tuple(reused))
+
+
+def _is_unknown(backend: str) -> bool:
+    """Whether no fingerprint covers it: it is named as `package.module:NAME`, and may run on a device."""
+    prefix, colon, _ = backend.partition(":")
+    return bool(colon) and prefix != RECIPE
 
 
 def plan_lines(plan: IncrementalPlan) -> Sequence[str]:

@@ -18,6 +18,7 @@ from conformance.core.attention import PORTABLE
 from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import EAGER, EXPORTED, Program
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, StageError, at
+from conformance.decoding.device import DeviceProgram, DeviceSession
 from conformance.decoding.oracle import Oracle, ProgramOracle, perturbed_model, perturbed_program
 from conformance.decoding.scripts import Vocabulary
 from conformance.decoding.sessions import InterpretedSession, RuntimeSession, Session, Startable
@@ -394,10 +395,29 @@ class BuiltProgram(_Built):
         emitted = self.emitted  # first, so that what cannot be emitted is not run either
         if self.backend.interpreter is not None:
             return self._interpreted_session(self.backend.interpreter)
+        return self.session_of(emitted)
+
+    def session_of(self, emitted: bytes) -> Session:
+        """A session, where the backend's programs run, of bytes that were emitted from its exported program."""
+        is_file = self._builder.program_file is not None
+        device = self._lowering.runs_on
+        if device is not None:
+            if not is_file and not self.exporter.driver.by_contract:
+                raise NotApplicableError(
+                    f"{device.name} makes calls that are known ahead, and the inputs of a program by "
+                    f"{self.exporter.name} hold what the call before returned"
+                )
+            return DeviceSession(device, DeviceProgram.of(emitted))
         method = stages.load(emitted)
-        if self._builder.program_file is not None:
-            return RuntimeSession(method)
-        return self.exporter.driver.runtime(self.exported, method)
+        return RuntimeSession(method) if is_file else self.exporter.driver.runtime(self.exported, method)
+
+    def metadata(self) -> dict[str, tuple[Any, ...]]:
+        """The values of the emitted program's methods that take no inputs, by name.
+
+        They are read on this machine, since they are values in the file. Where a device runs the program, its other
+        methods are not loaded here.
+        """
+        return stages.constants(self.emitted, load_all=self._lowering.runs_on is None)
 
     def _interpreted_session(self, interpreter: Interpreter) -> Session:
         if self._builder.program_file is not None:

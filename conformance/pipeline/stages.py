@@ -141,12 +141,19 @@ def load(program: bytes) -> Method:
         return method
 
 
-def constants(program: bytes) -> dict[str, tuple[Any, ...]]:
-    """The values of the program's methods that take no inputs, by name: its metadata for a runner."""
+def constants(program: bytes, *, load_all: bool = True) -> dict[str, tuple[Any, ...]]:
+    """The values of the program's methods that take no inputs, by name: its metadata for a runner.
+
+    Args:
+        program: The bytes of its `.pte` file.
+        load_all: Whether its other methods have to load too, as a runner loads them.
+    """
     with at(Stage.LOAD):
         loaded: Any = Runtime.get().load_program(program)
-        methods = {name: loaded.load_method(name) for name in sorted(loaded.method_names)}
-        return {name: tuple(method.execute(())) for name, method in methods.items() if not method.metadata.num_inputs()}
+        constant = {name for name in loaded.method_names if not loaded.metadata(name).num_inputs()}
+        names = loaded.method_names if load_all else constant
+        methods = {name: loaded.load_method(name) for name in sorted(names)}
+        return {name: tuple(method.execute(())) for name, method in methods.items() if name in constant}
 
 
 def example_inputs(length: int, rows: int = BATCH_SIZE) -> tuple[torch.Tensor, torch.Tensor]:

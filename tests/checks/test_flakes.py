@@ -86,9 +86,9 @@ def test_pinned_scripts_are_tried_with_the_first_seed(builder: Builder, monkeypa
     asked: list[int] = []
     whole = Case.try_scripts
 
-    def counted(self: Case, strategy: Any, judge: Any, pinned: tuple[Any, ...] = ()) -> None:
+    def counted(self: Case, strategy: Any, judge: Any, pinned: tuple[Any, ...] = (), **sessions: Any) -> None:
         asked.append(len(pinned))
-        whole(self, strategy, judge, pinned)
+        whole(self, strategy, judge, pinned, **sessions)
 
     monkeypatch.setattr(Case, "try_scripts", counted)
     trial = seeds.tried(cell, builder, range(3), EXAMPLES, None)

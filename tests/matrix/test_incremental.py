@@ -152,6 +152,16 @@ def test_what_concerns_all_leaves_nothing_out(earlier: RunRecord, otherwise: str
     assert not choice.reused
 
 
+@pytest.mark.parametrize(("backend", "reused"), [("phone:VULKAN", 0), ("recipe:FP32", 1)])
+def test_backend_that_no_fingerprint_covers_is_judged_again(backend: str, reused: int) -> None:
+    asked = dataclasses.replace(_plan()[0], backend=backend)
+    record = run(cell(architecture="llama", backend=backend), name="base")
+    earlier = dataclasses.replace(record, run=dataclasses.replace(record.run, fingerprints=_FOUND))
+    choice = plan_incremental(earlier, [asked], _FOUND)
+    assert len(choice.reused) == reused
+    assert set(choice.reasons.values()) <= {f"the code and the device of {backend} may have changed"}
+
+
 @pytest.mark.parametrize(
     ("write", "told"),
     [

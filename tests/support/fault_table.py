@@ -42,6 +42,9 @@ reference itself, which none may catch.
 
 Three faults end the process that judges them: `kills_the_process` is a crash, `hangs` a timeout and `takes_all_memory`
 out of memory, in the cell they happen in and in no other (`tests/process/test_worker.py`).
+
+The faults of a device's driver are in `tests/faults/drivers.py`. The protocol names those of its files, and the PAR
+clauses those of its logits (`tests/decoding/test_device.py`, `tests/backends/test_devices.py`).
 """
 
 

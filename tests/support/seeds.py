@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hypothesis import core
 from hypothesis import strategies as st
@@ -57,12 +58,13 @@ class _LaterCase(Case):
     def try_scripts(
         self,
         strategy: st.SearchStrategy[DecodeScript],
-        judge: Callable[[DecodeScript], None],
+        judge: Callable[[DecodeScript], object],
         pinned: tuple[DecodeScript, ...] = (),
+        **sessions: Any,
     ) -> None:
         """As of any case, without the pinned scripts."""
         del pinned
-        super().try_scripts(strategy, judge)
+        super().try_scripts(strategy, judge, **sessions)
 
 
 def tried(cell: Cell, builder: Builder, seeds: Sequence[int], examples: int, caches: tuple[str, ...] | None) -> Trial:

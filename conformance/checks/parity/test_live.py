@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from conformance.checks.case import Case, clause
-from conformance.checks.compare import Decoding, run_script
+from conformance.checks.compare import once, run_script
 from conformance.decoding.scripts import Call, DecodeScript
 
 #: Rules applied in one session. Enough to fill the cache, go back, and start again.
@@ -18,31 +20,36 @@ _TEXTS = st.integers(0, 2)
 @clause("PAR-12")
 def test_any_calls(case: Case) -> None:
     """Prefills, continuations, rewinds, restarts and repeats, until one of them differs."""
-    if case.only is not None:
-        run_script(case, case.only)
-        return
 
-    class Session(LiveSession):
-        def __init__(self) -> None:
-            super().__init__(case)
+    def generate(judge: Callable[[DecodeScript], object]) -> None:
+        class Session(LiveSession):
+            def __init__(self) -> None:
+                super().__init__(case, judge)
 
-    run_state_machine_as_test(Session, settings=case.settings(stateful_step_count=_CALLS))
+        run_state_machine_as_test(Session, settings=case.settings(stateful_step_count=_CALLS))
+
+    case.try_generated(generate, once(lambda script: run_script(case, script)))
 
 
 class LiveSession(RuleBasedStateMachine):
-    """A session as an app drives it. Hypothesis shrinks a failing order of calls to the shortest."""
+    """A session as an app drives it. Hypothesis shrinks a failing order of calls to the shortest.
 
-    def __init__(self, case: Case) -> None:
+    Which call comes next does not depend on logits. So all of them are judged at the end, which lets a device make them
+    with one command.
+    """
+
+    def __init__(self, case: Case, judge: Callable[[DecodeScript], object]) -> None:
         super().__init__()
-        self.case = case
         self.space = case.space
         self.rewinds = case.oracle.summing_layer is None
-        self.decoding = Decoding(case)
+        self.judge = judge
+        self.calls: list[Call] = []
+        #: Tokens in the cache.
+        self.held = 0
 
-    @property
-    def held(self) -> int:
-        """Tokens in the cache."""
-        return len(self.decoding.held)
+    def teardown(self) -> None:
+        """Judge the calls."""
+        self.judge(DecodeScript(tuple(self.calls)))
 
     @precondition(lambda self: self.held < self.space.length)
     @rule(seed=_TEXTS, tokens=st.integers(1, 10))
@@ -75,17 +82,13 @@ class LiveSession(RuleBasedStateMachine):
         """Other tokens at an earlier position."""
         self._call(seed, max(1, self.held - back), length)
 
-    @precondition(lambda self: self.decoding.script.calls and (self.rewinds or self._last.position == 0))
+    @precondition(lambda self: self.calls and (self.rewinds or self.calls[-1].position == 0))
     @rule()
     def repeat(self) -> None:
         """The last call once more."""
-        self.decoding.call(self._last)
-
-    @property
-    def _last(self) -> Call:
-        script: DecodeScript = self.decoding.script
-        return script.calls[-1]
+        self.calls.append(self.calls[-1])
 
     def _call(self, seed: int, position: int, length: int) -> None:
         tokens = self.space.text(seed)[position : position + min(length, self.space.chunk)]
-        self.decoding.call(Call(position, tokens))
+        self.calls.append(Call(position, tokens))
+        self.held = position + len(tokens)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from conformance.checks.case import Case, clause
+from conformance.checks.case import Case, clause, tensors
 from conformance.checks.compare import Decoding, run_script
 from conformance.core.contract import Mode
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError
+from conformance.decoding.device import foresee
 from conformance.decoding.scripts import Call, DecodeScript, ScriptSpace
 
 #: Calls of the long session.
@@ -38,9 +39,14 @@ def test_long_session(case: Case) -> None:
 
 def _take_turns(case: Case, *sessions: Decoding) -> None:
     """From position 0, a text for each, a token at a time."""
-    for position in range(min(_TURNS, case.space.length)):
-        for seed, decoding in enumerate(sessions):
-            decoding.call(Call(position, case.space.text(seed)[position : position + 1]))
+    turns = [
+        (decoding, Call(position, case.space.text(seed)[position : position + 1]))
+        for position in range(min(_TURNS, case.space.length))
+        for seed, decoding in enumerate(sessions)
+    ]
+    foresee((decoding.session, tensors(call.tokens, call.position)) for decoding, call in turns)
+    for decoding, call in turns:
+        decoding.call(call)
 
 
 def long_script(space: ScriptSpace, *, rewinds: bool) -> DecodeScript:

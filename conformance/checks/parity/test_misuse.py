@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from conformance.checks.case import Case, clause, tensors
+from conformance.checks.case import Case, clause, inputs_of, tensors
 from conformance.checks.compare import Decoding, assert_matches, run_script
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, Stage, StageError
+from conformance.decoding.device import foresee
 from conformance.decoding.scripts import Call, DecodeScript, token_by_token
 
 #: Tokens in the cache when the misuse comes, and tokens decoded after it.
@@ -41,12 +42,17 @@ def test_misuse(case: Case) -> None:
     recurrent = case.oracle.summing_layer is not None
     tokens = case.space.text(0)
     session, accepted = case.new_session(), []
+    before = token_by_token(tokens[:_BEFORE])
+    following = token_by_token(tokens[:_AFTER]) if recurrent else token_by_token(tokens[_BEFORE:][:_AFTER], _BEFORE)
     misuses = _misuses(case, tokens)
+    around = [
+        (*inputs_of(before), (misuse.input_ids, misuse.cache_position), *inputs_of(following)) for misuse in misuses
+    ]
+    foresee((session, inputs) for calls in around for inputs in calls)
     for misuse in misuses:
-        decoding = run_script(case, token_by_token(tokens[:_BEFORE]), session)
+        decoding = run_script(case, before, session)
         if not _refused(decoding, misuse):
             accepted.append(misuse.name)
-        following = token_by_token(tokens[:_AFTER]) if recurrent else token_by_token(tokens[_BEFORE:][:_AFTER], _BEFORE)
         for call in following.calls:
             _next(decoding, call, misuse)
     if accepted:

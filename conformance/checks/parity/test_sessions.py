@@ -12,6 +12,7 @@ from conformance.checks.compare import assert_matches, once
 from conformance.checks.signature import assert_signature
 from conformance.core.cells import EXPORTED
 from conformance.core.verdicts import ClauseViolationError, Stage
+from conformance.decoding.device import foresee
 from conformance.decoding.scripts import Call, DecodeScript, joined, token_by_token
 from conformance.decoding.sessions import Session
 from conformance.pipeline.stages import export
@@ -31,8 +32,8 @@ def test_same_bytes(case: Case) -> None:
     """The same script on two new sessions, bit by bit; a script that begins another is compared with it."""
 
     def judge(script: DecodeScript) -> None:
-        first = _logits(case.new_session(), script)
-        for index, (one, other) in enumerate(zip(first, _logits(case.new_session(), script), strict=True)):
+        first = _logits(case.session_for(script), script)
+        for index, (one, other) in enumerate(zip(first, _logits(case.session_for(script), script), strict=True)):
             if one.numpy().tobytes() != other.numpy().tobytes():
                 raise ClauseViolationError(
                     Stage.EXECUTE,
@@ -42,14 +43,16 @@ def test_same_bytes(case: Case) -> None:
                     script=DecodeScript(script.calls[: index + 1]),
                 )
 
-    case.try_scripts(case.space.prefills(), once(judge), (token_by_token(case.space.text(0)[:_LENGTH]),))
+    pinned = token_by_token(case.space.text(0)[:_LENGTH])
+    case.try_scripts(case.space.prefills(), once(judge), (pinned,), sessions=2)
 
 
 @clause("PAR-10")
 def test_greedy_generation(case: Case) -> None:
     """After prompts in any chunks, the most likely token each time; after the shortest, until the cache is full."""
     # Each prompt once: in mode decode, where all of them go token by token, there are only twelve.
-    case.try_scripts(case.space.prompts(), cache(partial(_generate, case)), (_shortest(case),))
+    whole = partial(_with_answer, case)
+    case.try_scripts(case.space.prompts(), cache(partial(_generate, case)), (_shortest(case),), whole=whole)
 
 
 @clause("PAR-11")
@@ -57,10 +60,11 @@ def test_sessions_and_rows_keep_apart(case: Case) -> None:
     """Two sessions with other texts, call by call in turn; then the rows of a batch."""
     texts = [case.space.text(seed)[:_LENGTH] for seed in range(_ROWS)]
     sessions = [case.independent_session() for _ in range(_SESSIONS)]
-    for position in range(_LENGTH):
-        for tokens, session in zip(texts, sessions, strict=False):
-            logits = session.step(*tensors(tokens[position : position + 1], position))
-            _assert_next(case, logits, tokens[: position + 1])
+    turns = [(session, tokens, at) for at in range(_LENGTH) for tokens, session in zip(texts, sessions, strict=False)]
+    foresee((session, tensors(tokens[position : position + 1], position)) for session, tokens, position in turns)
+    for session, tokens, position in turns:
+        logits = session.step(*tensors(tokens[position : position + 1], position))
+        _assert_next(case, logits, tokens[: position + 1])
     # Rows depend on the exporter alone; lowering them as well would double the cost of a cell for little.
     if case.cell.backend == EXPORTED:
         _assert_rows_apart(case, [tokens[: _LENGTH - _SOONER * row] for row, tokens in enumerate(texts)])
@@ -90,14 +94,28 @@ def _assert_next(case: Case, logits: torch.Tensor, held: tuple[int, ...]) -> Non
 
 
 def _generate(case: Case, prompt: DecodeScript) -> None:
-    session = case.new_session()
+    session = case.session_for(prompt, partial(_with_answer, case))
     observed = _logits(session, prompt)[-1]
     script, held = prompt, list(prompt.steps())[-1][1]
-    most = min(case.space.length, len(held) + (case.space.length if prompt == _shortest(case) else _GENERATED))
+    most = _most(case, prompt, held)
     while (token := _next_token(case, observed[:, -1:], held, script)) is not None and len(held) < most:
         call = Call(len(held), (token,))
         script, held = joined(script, DecodeScript((call,))), (*held, token)
         observed = session.step(*tensors(call.tokens, call.position))
+
+
+def _most(case: Case, prompt: DecodeScript, held: tuple[int, ...]) -> int:
+    """Where the text after `prompt`, which holds the tokens `held`, ends at the latest."""
+    return min(case.space.length, len(held) + (case.space.length if prompt == _shortest(case) else _GENERATED))
+
+
+def _with_answer(case: Case, prompt: DecodeScript) -> DecodeScript:
+    """`prompt` and the calls that follow it if the program's tokens are the oracle's."""
+    held = list(prompt.steps())[-1][1]
+    start = len(held)
+    while len(held) < _most(case, prompt, held[:start]):
+        held = (*held, int(case.expected.logits(held).argmax()))
+    return joined(prompt, token_by_token(held[start:], start))
 
 
 def _next_token(case: Case, logits: torch.Tensor, held: tuple[int, ...], script: DecodeScript) -> int | None:

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from conformance.core.attention import PORTABLE
 from conformance.core.cells import BackendTraits
 from conformance.core.commands import install_command
+from conformance.core.device import Device
 from conformance.pipeline.backends.recipes import checked_edge, in_place_emission, no_passes
 
 #: Share of the logits' scale. Float32 agrees to 1e-7 to 3e-6 over the core architectures, on the exported program and
@@ -96,6 +97,7 @@ class Backend:
         runs: Whether its programs can be executed here. Others are only lowered and emitted.
         interpreter: What runs the lowered program, as it is before emission; None where ExecuTorch's runtime runs the
             emitted one.
+        runs_on: What runs the emitted program, through a driver; None where this machine's runtime does.
         requires: The packages it needs, as in a requirements file.
         pip_options: What pip has to be given beside them to install them.
         attention: What exporters are asked for, one of `conformance.core.attention.ATTENTIONS`. It does not apply to
@@ -126,6 +128,7 @@ class Backend:
     quantisation: Quantisation | None = None
     runs: bool = True
     interpreter: Interpreter | None = None
+    runs_on: Device | None = None
     requires: tuple[str, ...] = ()
     pip_options: tuple[str, ...] = ()
     attention: str = PORTABLE
@@ -137,6 +140,15 @@ class Backend:
     edge: Callable[[], Any] = checked_edge
     passes: Callable[[], list[Any]] = no_passes
     emission: Callable[[], Any] = in_place_emission
+
+    def __post_init__(self) -> None:
+        if self.interpreter is not None and self.runs_on is not None:
+            raise ValueError(f"{self.name} has both an interpreter and a device, of which one runs its programs")
+
+    @property
+    def on_local_runtime(self) -> bool:
+        """Whether ExecuTorch's runtime on this machine runs its programs, if anything does."""
+        return self.interpreter is None and self.runs_on is None
 
     @property
     def traits(self) -> BackendTraits:
