@@ -100,6 +100,7 @@ class Backend:
         delegates: The ids in ExecuTorch of the delegates by which a program that names no backend is taken for its;
             None where the delegates do not tell it, as those of a variant of another backend.
         owns_state: Whether its delegates take over the cache buffers that they update.
+        owns_weights: Whether its delegates compile weights in, where they are not counted as constants.
         declares: Whether it says that it can take an operator, by name without namespace, such as ``linear.default``.
         edge: Makes ExecuTorch's settings for the edge dialect.
         passes: Makes the passes to apply before partitioning.
@@ -123,6 +124,7 @@ class Backend:
     environment: tuple[tuple[str, str], ...] = ()
     delegates: tuple[str, ...] | None = None
     owns_state: bool = False
+    owns_weights: bool = False
     declares: Callable[[str], bool] | None = None
     edge: Callable[[], Any] = checked_edge
     passes: Callable[[], list[Any]] = no_passes
