@@ -12,6 +12,7 @@ from conformance.core.paths import PARTITIONS
 from conformance.matrix.delegation import listed, releases
 from conformance.matrix.schema import Tier, load_matrix
 from conformance.pipeline.backends import BACKENDS, Backend
+from conformance.pipeline.backends.absent import ABSENT
 
 _SUBJECT = "reference"
 
@@ -30,6 +31,7 @@ def backends_page(directory: Path = PARTITIONS) -> str:
         *(_row(backend) for backend in BACKENDS.values()),
     ]
     lines += _interpreted()
+    lines += _absent()
     delegating = [name for name, backend in BACKENDS.items() if backend.delegating]
     if version is not None:
         lines += _shares(version, architectures, delegating, directory)
@@ -48,6 +50,20 @@ def _interpreted() -> Iterator[str]:
                 "them and the caches. Emission, memory planning and portable kernels are judged by the LOW clauses "
                 "alone, and the RUN clauses do not apply.",
             )
+
+
+def _absent() -> Iterator[str]:
+    yield from (
+        "",
+        "## Backends of ExecuTorch that are not here",
+        "",
+        "Directories below `executorch/backends` in the wheel, as tried with ExecuTorch 1.5.1 on Linux x86-64 and "
+        "Python 3.11.",
+        "",
+        "| directory | tried | missing |",
+        "| --- | --- | --- |",
+        *(f"| `{absent.directory}` | {absent.tried} | {absent.missing} |" for absent in ABSENT),
+    )
 
 
 def _row(backend: Backend) -> str:
