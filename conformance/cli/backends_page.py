@@ -69,7 +69,7 @@ def _absent() -> Iterator[str]:
 def _row(backend: Backend) -> str:
     run_by = backend.interpreter.name if backend.interpreter else "ExecuTorch's runtime"
     if not backend.runs:
-        run_by, judged = "nothing here", "lowering and emission only: it does not run on Linux"
+        run_by, judged = "nothing here", "lowering and emission only"
     elif backend.precision:
         judged = f"{backend.precision.least_sqnr:.0f} dB against the rounded model, and greedy choice"
     else:
