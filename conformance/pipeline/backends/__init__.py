@@ -2,12 +2,16 @@
 
 from conformance.core.suggest import unknown_backend
 from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend
+from conformance.pipeline.backends.coreai import COREAI
 from conformance.pipeline.backends.coreml import COREML
 from conformance.pipeline.backends.custom_attention import XNNPACK_CUSTOM_ATTENTION
+from conformance.pipeline.backends.ethos_u import ETHOS_U55
 from conformance.pipeline.backends.half import XNNPACK_FP16
 from conformance.pipeline.backends.named import named
+from conformance.pipeline.backends.native import NATIVE
 from conformance.pipeline.backends.openvino import OPENVINO
 from conformance.pipeline.backends.portable import PORTABLE
+from conformance.pipeline.backends.qnn import QNN
 from conformance.pipeline.backends.quantised import (
     XNNPACK_8DA4W,
     XNNPACK_8DA4W_EMBEDDINGS,
@@ -16,7 +20,9 @@ from conformance.pipeline.backends.quantised import (
     XNNPACK_PT2E,
 )
 from conformance.pipeline.backends.tosa import TOSA
+from conformance.pipeline.backends.vgf import VGF
 from conformance.pipeline.backends.vulkan import VULKAN
+from conformance.pipeline.backends.webgpu import WEBGPU
 from conformance.pipeline.backends.xnnpack import XNNPACK
 
 _QUANTISING = (
@@ -27,7 +33,7 @@ _QUANTISING = (
     XNNPACK_PT2E,
 )
 _RUN = (PORTABLE, XNNPACK, XNNPACK_CUSTOM_ATTENTION, XNNPACK_FP16, *_QUANTISING, OPENVINO, TOSA)
-_LOWERED_ONLY = (VULKAN, COREML)
+_LOWERED_ONLY = (VULKAN, WEBGPU, COREML, COREAI, VGF, ETHOS_U55, QNN, NATIVE)
 BACKENDS = {backend.name: backend for backend in (*_RUN, *_LOWERED_ONLY)}
 
 

@@ -109,6 +109,7 @@ class Backend:
             much again as the core architectures' fixtures have, whose constants are few. A person's own backend may
             have as much as any here.
         owns_state: Whether its delegates take over the cache buffers that they update.
+        owns_weights: Whether its delegates compile weights in, where they are not counted as constants.
         declares: Whether it says that it can take an operator, by name without namespace, such as ``linear.default``.
         edge: Makes ExecuTorch's settings for the edge dialect.
         passes: Makes the passes to apply before partitioning.
@@ -136,6 +137,7 @@ class Backend:
     delegates: tuple[str, ...] | None = None
     operator_bytes: int = 2048
     owns_state: bool = False
+    owns_weights: bool = False
     declares: Callable[[str], bool] | None = None
     edge: Callable[[], Any] = checked_edge
     passes: Callable[[], list[Any]] = no_passes

@@ -10,7 +10,10 @@ from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend, Inter
 
 #: The specification of ExecuTorch's own float recipe. Adding the integer profile takes nothing more of a float32
 #: program; extensions for int64 and dynamic shapes exist in 1.1 and do not lower yet.
-_SPECIFICATION = "TOSA-1.0+FP"
+SPECIFICATION = "TOSA-1.0+FP"
+#: What has the serializer and the reference model. It pins NumPy and others to old versions; these two do without them.
+REQUIRES = ("tosa-tools>=2026.5", "ml_dtypes")
+PIP_OPTIONS = ("--no-deps",)
 
 
 def partitioners() -> list[Any]:
@@ -18,23 +21,29 @@ def partitioners() -> list[Any]:
     from executorch.backends.arm.tosa.compile_spec import TosaCompileSpec
     from executorch.backends.arm.tosa.partitioner import TOSAPartitioner
 
-    return [TOSAPartitioner(TosaCompileSpec(_SPECIFICATION))]
+    return [TOSAPartitioner(TosaCompileSpec(SPECIFICATION))]
 
 
 def declares(operator: str) -> bool:
     """Whether it is in the profile's list, or one that a registered check looks at."""
-    return operator in _listed()
+    return operator in listed(SPECIFICATION)
 
 
 @cache
-def _listed() -> frozenset[str]:
-    from executorch.backends.arm.operator_support.tosa_profile_supported_op_lists import TOSA_PRO_FP_SupportList
+def listed(specification: str) -> frozenset[str]:
+    """The operators in the lists of the specification's profiles, and those that its checks look at."""
+    from executorch.backends.arm.operator_support.tosa_profile_supported_op_lists import (
+        TOSA_PRO_FP_SupportList,
+        TOSA_PRO_INT_SupportList,
+    )
     from executorch.backends.arm.operator_support.tosa_supported_operators import get_registered_tosa_support_checks
     from executorch.backends.arm.tosa import TosaSpecification
 
-    specification = TosaSpecification.create_from_string(_SPECIFICATION)
-    checked = [target for check in get_registered_tosa_support_checks(specification) for target in check.targets]
-    names = (str(getattr(target, "__name__", target)) for target in (*TOSA_PRO_FP_SupportList, *checked))
+    chosen = TosaSpecification.create_from_string(specification)
+    targets = [target for check in get_registered_tosa_support_checks(chosen) for target in check.targets]
+    targets += TOSA_PRO_FP_SupportList if chosen.support_float() else ()
+    targets += TOSA_PRO_INT_SupportList if chosen.support_integer() else ()
+    names = (str(getattr(target, "__name__", target)) for target in targets)
     return frozenset(".".join(name.split(".")[-2:]) for name in names)
 
 
@@ -61,8 +70,7 @@ TOSA = Backend(
     summary="Arm's TOSA, float profile",
     device="what compiles TOSA, as tools for Arm's NPUs and GPUs do",
     interpreter=Interpreter("Arm's TOSA reference model", running),
-    requires=("tosa-tools>=2026.5", "ml_dtypes"),
-    # It pins NumPy and others to old versions; the serializer and the reference model in it do without them.
-    pip_options=("--no-deps",),
+    requires=REQUIRES,
+    pip_options=PIP_OPTIONS,
     declares=declares,
 )

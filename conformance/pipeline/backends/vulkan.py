@@ -16,15 +16,15 @@ from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend
 #: `tag_mutated_buffer` gives it to one of them all the same. Whatever state a delegate does take over needs
 #: `alias_buffer_mutations`: else the update goes to a tensor of its own, and the next call reads the old one
 #: (https://github.com/pytorch/executorch/pull/21597).
-_OPTIONS: Mapping[str, bool] = {"require_dynamic_shapes": True, "alias_buffer_mutations": True}
+OPTIONS: Mapping[str, bool] = {"require_dynamic_shapes": True, "alias_buffer_mutations": True}
 
 
 def partitioners() -> list[Any]:
     """ExecuTorch's Vulkan partitioner, for whatever length."""
-    with _root_logger_kept():
+    with root_logger_kept():
         from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
 
-    return [VulkanPartitioner(dict(_OPTIONS))]
+    return [VulkanPartitioner(dict(OPTIONS))]
 
 
 def declares(operator: str) -> bool:
@@ -35,7 +35,7 @@ def declares(operator: str) -> bool:
 @cache
 def _registered() -> frozenset[str]:
     """The registry knows custom operators by string and all others by object."""
-    with _root_logger_kept():
+    with root_logger_kept():
         from executorch.backends.vulkan.op_registry import vulkan_supported_ops
 
     names = (str(getattr(key, "__name__", key)) for key in vulkan_supported_ops)
@@ -43,7 +43,7 @@ def _registered() -> frozenset[str]:
 
 
 @contextmanager
-def _root_logger_kept() -> Iterator[None]:
+def root_logger_kept() -> Iterator[None]:
     """Importing Vulkan's partitioner sets the root logger to INFO."""
     root = logging.getLogger()
     level = root.level
