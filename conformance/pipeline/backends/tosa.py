@@ -67,6 +67,7 @@ TOSA = Backend(
     partitioners,
     FLOAT32_TOLERANCE,
     delegating=True,
+    owns_weights=True,
     summary="Arm's TOSA, float profile",
     device="what compiles TOSA, as tools for Arm's NPUs and GPUs do",
     interpreter=Interpreter("Arm's TOSA reference model", running),
