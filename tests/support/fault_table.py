@@ -127,7 +127,7 @@ def lowerings(known: Rows) -> Iterator[Row]:
         held = row.marks if row else {}
         subjects = {"reference": Exporter("reference", convert_and_export_with_cache)}
         builder = Builder(subjects, {name: backend})
-        lowered = [clause for clause in CHECKED if Scope.LOWERED in clause.scopes]
+        lowered = [clause for clause in CHECKED if {Scope.LOWERED, Scope.COMPILED}.intersection(clause.scopes)]
         ids = [*(clause.id for clause in lowered if backend.traits.concerned_by(clause)), "PAR-1"]
         cells = [Cell(architecture, "reference", name, Mode.DECODE, clause) for clause in ids]
         marks = {c.clause: held[c.clause] if c.clause in held else _mark(c, builder, c.clause in own) for c in cells}
