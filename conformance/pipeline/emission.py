@@ -152,8 +152,12 @@ def _size(spec: TensorSpec) -> int:
 
 
 def _most_alive(graph_module: GraphModule) -> int:
-    """By ExecuTorch's own lifetimes; tensors at one address at one time, such as views, count once."""
-    specs = {id(spec): spec for node in graph_module.graph.nodes for spec in _node_specs(node)}
+    """By ExecuTorch's own lifetimes; tensors at one address at one time, such as views, count once.
+
+    What only the output refers to is no tensor of any operator's: nobody writes it (docs/findings/planned-twice.md).
+    """
+    computed = (node for node in graph_module.graph.nodes if node.op != "output")
+    specs = {id(spec): spec for node in computed for spec in _node_specs(node)}
     planned = [spec for spec in specs.values() if _planned(spec) and spec.lifetime[0] is not None]
     most = 0
     for time in sorted({spec.lifetime[0] for spec in planned}):

@@ -184,6 +184,11 @@ def stale_views() -> Any:
     return ExecutorchBackendConfig(run_reinplace_pass=True)
 
 
+def planning_as_executorch_does() -> Any:
+    """Caches updated in place, and ExecuTorch's own plan, which has memory for a second copy of each."""
+    return ExecutorchBackendConfig(run_reinplace_pass=True, remove_view_copy=False)
+
+
 def wasteful_emission() -> Any:
     """A memory plan in which no two tensors share a place."""
     plan = MemoryPlanningPass(memory_planning_algo=MemoryPlanningAlgorithmSuite([naive]))
@@ -369,6 +374,7 @@ ALL_BUT_CACHE_UPDATES = _backend(
 FREEZES_STATES = _backend("freezes-states", freezes_states, declares=None)
 COPIES_CACHES = _backend("copies-caches", list, emission=copying_emission)
 STALE_VIEWS = _backend("stale-views", list, emission=stale_views)
+PLANS_CACHES_TWICE = _backend("plans-caches-twice", good.partitioners, emission=planning_as_executorch_does)
 WASTEFUL = _backend("wasteful", list, emission=wasteful_emission)
 UNSTEADY = _backend("unsteady", list, emission=_unsteady())
 FORGETS_PASSES = _backend("forgets-passes", list, passes=forgets_passes)

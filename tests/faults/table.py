@@ -146,6 +146,7 @@ LOWERINGS: list[tuple[Backend, str, str, str]] = [
     (lowerings.LEAVES_A_BIAS_UNREAD, "gpt2", "LOW-4", "emit:unread"),
     (lowerings.COPIES_CACHES, "llama", "LOW-6", "emit:cache-copied"),
     (lowerings.TAKES_ALL, "llama", "LOW-6", "emit:cache-lost"),
+    (lowerings.PLANS_CACHES_TWICE, "llama", "LOW-7", "emit:memory-wasted"),
     (lowerings.WASTEFUL, "llama", "LOW-7", "emit:memory-wasted"),
     (lowerings.UNSTEADY, "llama", "LOW-8", "emit:bytes-differ"),
     (lowerings.FORGETS_PASSES, "llama", "LOW-9", "lower:pass-without-effect"),
