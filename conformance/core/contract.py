@@ -224,7 +224,8 @@ CLAUSES: tuple[Clause, ...] = (
     Clause(
         "LOW-12",
         "The hot path is delegated: no operator outside delegates moves more than 2 % of the bytes that a token may "
-        "read, which are the program's constants and caches.",
+        "read, which are the program's constants and caches; but for what custom attention asks for, and what makes a "
+        "mask of the positions.",
         (Scope.LOWERED,),
         delegating=True,
         level=Level.SHOULD,
