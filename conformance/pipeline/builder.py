@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import io
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -38,6 +39,8 @@ from conformance.pipeline.store import Store, key_of
 from conformance.reference.errors import AttentionDoesNotFitError
 from conformance.reference.metadata import eos_ids
 
+#: Bytes of a program whose weights are worth the 0.4 s that it takes to look for garbage.
+_LARGE = 1 << 26
 #: How many texts show the ranges that a program is quantised by.
 _CALIBRATION_TEXTS = 4
 
@@ -335,6 +338,8 @@ class BuiltProgram(_Built):
         if self._stored is not None:
             return self._stored
         artifact = lowering.emit(self._lowered_to_emit(), self._lowering)
+        if len(artifact.program) > _LARGE:
+            gc.collect()  # a lowered program refers to itself, and holds its weights until then
         if self._store is not None:
             self._store.put(self._store_key, artifact)
         return artifact
