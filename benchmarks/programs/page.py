@@ -199,13 +199,17 @@ def _bounds(rows: Sequence[Row]) -> list[str]:
     names = [bound.name for bound in BOUNDS if any(bound.name in each for each in found.values())]
     heads = ["case", *(f"{bound.name} ≤ {bound.most:g}" for bound in BOUNDS if bound.name in names)]
     body = [[_case(row), *(_verdict(found[row.key].get(name)) for name in names)] for row in rows]
-    verdicts = [each.met for of_row in found.values() for each in of_row.values()]
+    judgements = [each for of_row in found.values() for each in of_row.values()]
+    missed = [bound for bound in BOUNDS if any(each.bound is bound and each.met is False for each in judgements)]
+    verdicts = [each.met for each in judgements]
     return [
         f"{verdicts.count(True)} met (✓), {verdicts.count(False)} not met (✗), {verdicts.count(None)} not measured. A "
         "ratio is of seconds or bytes, so less is better; of several, it is the largest, and the word behind it says "
         "which, or what it is measured against.",
         "",
         *table(heads, body),
+        *(["", "What stands in the way of those that are not met:", ""] if missed else []),
+        *(f"- {bound.name}: {bound.limit}" for bound in missed),
     ]
 
 
