@@ -96,9 +96,8 @@ class GroupedAttention:
             raise AttentionDiffersError("no mask")
         require_known(others)
         dtype = query.dtype
-        if dtype is torch.bfloat16:
-            # As ATen does. XNNPACK has no batch product in bfloat16, and portable kernels take 25 times as long. It has
-            # one in float16, where converting would copy the whole cache at each token.
+        if dtype.itemsize < torch.float32.itemsize:
+            # As ATen does. XNNPACK has no batch product in bfloat16, and portable kernels take 25 times as long.
             query, key, value = query.float(), key.float(), value.float()
         batch, heads, seq, size = query.shape
         groups, length = key.shape[1:3]
