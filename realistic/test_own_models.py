@@ -18,8 +18,8 @@ from conformance.records.run import load_run
 from tests.support.checkpoints import REALISTIC, write_checkpoint
 
 _VOCAB = 32_000
-#: What `check` may take, as a multiple of the weights in float32. It took 12.7: three models, the programs of both modes
-#: as files, two sessions, each of which packs the weights again, and 1.3 for Python and its libraries.
+#: What `check` may take, as a multiple of the weights in float32. It took 12.7: three models, the programs of both
+#: modes as files, two sessions, each of which packs the weights again, and 1.3 for Python and its libraries.
 _MOST_MEMORY = 14
 
 
