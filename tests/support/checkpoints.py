@@ -10,7 +10,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from conformance.core.paths import ROOT
 from conformance.models.fixtures import fill_weights
 
 SMALL = {
@@ -31,6 +30,8 @@ REALISTIC = {
     "max_position_embeddings": 2048,
 }
 BEGIN, END = 0, 1
+#: What tokenizers are trained on: a text of its own, since another one makes other tokens, and other answers.
+_TEXT = Path(__file__).with_name("tokenizer_text.txt")
 
 
 def write_checkpoint(
@@ -68,7 +69,7 @@ def write_tokenizer(directory: Path, vocab: int) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator([(ROOT / "README.md").read_text(encoding="utf-8")], trainer)
+    tokenizer.train_from_iterator([_TEXT.read_text(encoding="utf-8")], trainer)
     filler = [f"<unused{number}>" for number in range(vocab - tokenizer.get_vocab_size())]
     tokenizer.add_tokens(filler)
     tokenizer.save(str(directory / "tokenizer.json"))
