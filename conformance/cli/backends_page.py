@@ -10,6 +10,7 @@ from packaging.version import Version
 
 from conformance.core.contract import Mode
 from conformance.core.paths import PARTITIONS
+from conformance.core.text import plural
 from conformance.matrix.delegation import Listed, listed, releases
 from conformance.matrix.known_failures import Cause
 from conformance.matrix.schema import Matrix, Tier, load_matrix
@@ -191,8 +192,7 @@ def _known(name: str, matrix: Matrix) -> Iterator[str]:
     yield from ("", "## What is known to fail", "")
     for cause_id, cause in sorted(found.items()):
         rows = sum(cause_id in row.known for row in matrix.architectures.values())
-        # It may be a variation's alone.
-        count = f", {rows} architecture{'s' if rows != 1 else ''}" if rows else ""
+        count = f", {plural(rows, 'architecture')}" if rows else ""  # none: variations alone name it
         link = f" <{cause.link}>" if cause.link else ""
         yield f"- `{cause_id}`{count}: {' '.join(cause.reason.split())}{link}"
 

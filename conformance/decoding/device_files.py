@@ -209,7 +209,7 @@ def read_logits(path: Path, calls: bytes, programs: Sequence[str], number: int) 
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             refused = _stated(metadata, calls, programs)
-            named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it cannot be iterated
     except (SafetensorError, OSError) as error:
         raise DeviceFileError("logits-unreadable", f"wrote logits that are not safetensors: {error}") from error
     answers = [

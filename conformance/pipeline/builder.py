@@ -412,7 +412,9 @@ class BuiltProgram(_Built):
                     f"{device.name} makes calls that are known ahead, and the inputs of a program by "
                     f"{self.exporter.name} hold what the call before returned"
                 )
-            return DeviceSession(device, DeviceProgram.of(emitted))
+            # Kept, since each of hundreds of sessions would take the SHA-256 of the same bytes.
+            program = self._cached(("device program", emitted), lambda: DeviceProgram.of(emitted))
+            return DeviceSession(device, program)
         method = stages.load(emitted)
         return RuntimeSession(method) if is_file else self.exporter.driver.runtime(self.exported, method)
 

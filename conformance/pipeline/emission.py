@@ -154,7 +154,7 @@ def _size(spec: TensorSpec) -> int:
 def _most_alive(graph_module: GraphModule) -> int:
     """By ExecuTorch's own lifetimes; tensors at one address at one time, such as views, count once.
 
-    What only the output refers to is no tensor of any operator's: nobody writes it (docs/findings/planned-twice.md).
+    No operator writes what only the output refers to (docs/findings/planned-twice.md).
     """
     computed = (node for node in graph_module.graph.nodes if node.op != "output")
     specs = {id(spec): spec for node in computed for spec in _node_specs(node)}

@@ -21,7 +21,7 @@ class Absent:
 
 
 ABSENT = (
-    Absent("aoti", "imports; the base of `cuda` and `apple/metal`", "nothing: it is no backend by itself"),
+    Absent("aoti", "imports; the base of `cuda` and `apple/metal`", "nothing: it is not a backend by itself"),
     Absent(
         "apple/metal",
         "imports; a linear layer: `Could not find libtorchao_ops_mps_aten.dylib`",
@@ -70,6 +70,6 @@ ABSENT = (
         "ai-edge-litert-sdk-samsung-nightly is a script that downloads the SDK from elsewhere",
         "ExecuTorch built with Samsung's Exynos AI LiteCore SDK",
     ),
-    Absent("test", "holds ExecuTorch's own tests", "nothing: it is no backend"),
-    Absent("transforms", "holds passes that backends share", "nothing: it is no backend"),
+    Absent("test", "holds ExecuTorch's own tests", "nothing: it is not a backend"),
+    Absent("transforms", "holds passes that backends share", "nothing: it is not a backend"),
 )
