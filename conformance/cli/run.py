@@ -96,7 +96,8 @@ def run(**given: Any) -> None:
     """Judge architectures, and write a record.
 
     Checks each clause of the contract on each program of each architecture. Without options: the core tier with the
-    reference exporter on portable kernels and on XNNPACK. The exit code is 0 if everything passes or fails as listed.
+    reference exporter on portable kernels and on XNNPACK. The exit code is 0 if everything passes or fails as listed,
+    and 5 if no clause applies.
 
     Paths are relative to the current folder. Options that take names take several, comma-separated. Options of pytest
     may follow after `--`.

@@ -25,7 +25,7 @@ class Verdict(StrEnum):
     HARNESS_ERROR = "harness-error"
 
 
-#: The verdicts that let a run exit with 0.
+#: The verdicts that let a run exit with 0, if it has others than `NOT_APPLICABLE`.
 ACCEPTABLE = frozenset({Verdict.PASS, Verdict.EXPECTED_FAILURE, Verdict.NOT_APPLICABLE})
 
 

@@ -52,7 +52,7 @@ from conformance.runner.interrupts import Interrupts
 from conformance.runner.judge import bare_record
 from conformance.runner.options import Options, other_scripts
 from conformance.runner.pytest_reports import BUNDLE, RECORD, cell_named, teardown
-from conformance.runner.terminal import Progress, render_summary
+from conformance.runner.terminal import Progress, is_nothing_judged, render_summary
 
 #: What xdist calls the phase in which a worker died.
 _WORKER_DIED = "???"
@@ -222,6 +222,10 @@ class Recorder:
         bad = any(record.verdict not in ACCEPTABLE for record in self.records.values())
         if bad and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        # What `--since` leaves out was judged before.
+        empty = bool(self.records) and not self.incremental and is_nothing_judged(tuple(self.records.values()))
+        if empty and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The grid, the failures by cause, the counts, and the path of the record."""

@@ -42,8 +42,12 @@ _STYLES = {
 _LEGEND = "≈ known   ✗ unexpected   ✓ ≈ – and other signs before a number: cells, by verdict"
 #: The page that `tox -e report` writes, and the folder for a site where there is no tox.
 _TOX_SITE, _SITE = "build/report/index.html", "build/site"
+NOTHING_JUDGED = "nothing was judged: no clause applies"
 #: The statuses that need no look.
 _QUIET = frozenset({"decodes-correctly", "compiled-only", "not-applicable"})
+#: The share of the cells that must be judged before the time left is estimated: the first one waits for the imports,
+#: and cells of one kind take as long as others of it.
+_ENOUGH = 0.1
 #: More than any terminal has.
 _ANY_WIDTH = 10_000
 #: Cells listed under a cause before "and N more".
@@ -73,7 +77,8 @@ class Progress:
         elapsed = time.monotonic() - self._start
         total = max(len(planned), self._done)
         remaining = elapsed * (total - self._done) / self._done
-        times = f"{_clock(elapsed)} elapsed, about {_clock(remaining)} left"
+        left = f", about {_clock(remaining)} left" if _ENOUGH * total <= self._done < total else ""
+        times = f"{_clock(elapsed)} elapsed{left}"
         verdicts = format_counts(Counter(record.verdict for record in column).items())
         name = " · ".join(part for part in key if part)
         self._write_line(f"{100 * self._done // total:3d}%  {self._done}/{total}  {times}  {name}: {verdicts}")
@@ -86,17 +91,10 @@ def render_summary(records: Sequence[CellRecord], path: Path, *, width: int, col
     console.print()
     report: Report = report_module("analysis").analyse_cells(records)
     glyphs: Mapping[Verdict, str] = report_module("analysis.verdicts").GLYPHS
-    grid = _grid(report, glyphs)
-    is_wide = console.measure(grid, options=console.options.update(max_width=_ANY_WIDTH)).maximum > width
-    table = _rows(report, glyphs) if is_wide else grid
-    if table.row_count:
-        console.print(table)
-        console.print(_LEGEND, style="dim", highlight=False)
-    console.print()
-    for headline in report.headlines:
-        others = f" ({headline.others})" if headline.others else ""
-        text = f"{headline.text} on {report.short(headline.variant)}{others}"
-        console.print(text, style="bold", highlight=False, markup=False, soft_wrap=True)
+    if is_nothing_judged(records):
+        console.print(NOTHING_JUDGED, style="bold red", highlight=False)
+    else:
+        _print_statuses(console, report, glyphs)
     for lines in _causes(report):
         console.print()
         console.print(lines, highlight=False, markup=False, soft_wrap=True)
@@ -107,6 +105,26 @@ def render_summary(records: Sequence[CellRecord], path: Path, *, width: int, col
     console.print(f"record: {path}", highlight=False, soft_wrap=True)
     console.print(f"site: {_site(path)}", highlight=False, soft_wrap=True)
     return buffer.getvalue()
+
+
+def is_nothing_judged(records: Sequence[CellRecord]) -> bool:
+    """Whether no clause applied to anything: such a run says nothing, so it is no pass."""
+    return all(record.verdict is Verdict.NOT_APPLICABLE for record in records)
+
+
+def _print_statuses(console: Console, report: Report, glyphs: Mapping[Verdict, str]) -> None:
+    """The grid, or its rows that need a look where it is too wide, and a sentence for each variant."""
+    grid = _grid(report, glyphs)
+    options = console.options.update(max_width=_ANY_WIDTH)
+    table = grid if console.measure(grid, options=options).maximum <= console.width else _rows(report, glyphs)
+    if table.row_count:
+        console.print(table)
+        console.print(_LEGEND, style="dim", highlight=False)
+    console.print()
+    for headline in report.headlines:
+        others = f" ({headline.others})" if headline.others else ""
+        text = f"{headline.text} on {report.short(headline.variant)}{others}"
+        console.print(text, style="bold", highlight=False, markup=False, soft_wrap=True)
 
 
 def _site(record: Path) -> str:

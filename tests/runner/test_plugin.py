@@ -21,7 +21,7 @@ from conformance.records.bundle import read_bundle
 from conformance.records.environment import commit
 from conformance.records.run import load_run, run_schema
 from conformance.runner.judge import bare_record
-from conformance.runner.terminal import render_summary
+from conformance.runner.terminal import NOTHING_JUDGED, render_summary
 from tests.faults.processes import LAST_WORDS
 from tests.support.harness import copied_suite, python_module, suite
 
@@ -110,6 +110,15 @@ def test_good_run_is_recorded(tmp_path: Path) -> None:
     site = f"report build {record} -o build/site`, then open {ROOT / 'build/site/index.html'}"
     assert site in ended.stdout
     assert _junit(junit) == {cell.id: ("pass", None) for cell in run.cells}
+
+
+def test_a_run_that_judges_nothing_is_no_pass(tmp_path: Path) -> None:
+    record = tmp_path / "run.json"
+    ended = suite("--arch", "gemma3n", "--backend", "exported", "--clause", "EXP-1", "--record", str(record), "-n0")
+    assert ended.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, ended.stdout
+    assert f"\n{NOTHING_JUDGED}\n" in ended.stdout
+    assert "gemma3n_text covers the decoder" in ended.stdout
+    assert {cell.verdict for cell in load_run(record).cells} == {Verdict.NOT_APPLICABLE}
 
 
 def test_faulty_subject_fails_the_run_and_leaves_a_bundle(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from conformance.core.contract import Mode
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import ExpectedFailure
 from conformance.runner.judge import bare_record
-from conformance.runner.terminal import render_summary
+from conformance.runner.terminal import NOTHING_JUDGED, Progress, render_summary
 
 pytestmark = pytest.mark.unit
 
@@ -47,3 +47,23 @@ def test_where_nothing_needs_a_look_a_narrow_terminal_has_no_table() -> None:
     summary = render_summary([bare_record(cell, Verdict.PASS) for cell in cells], Path("r"), width=80, color=False)
     assert "1 of 1 architectures decode correctly on xnnpack decode\n" in summary
     assert "architecture  variant" not in summary
+
+
+def test_a_run_that_judged_nothing_says_so_and_why() -> None:
+    cells = [Cell("gemma3n", "reference", "xnnpack", mode, "PAR-1") for mode in Mode]
+    records = [bare_record(cell, Verdict.NOT_APPLICABLE, "gemma3n_text covers the decoder") for cell in cells]
+    summary = render_summary(records, Path("run.json"), width=80, color=False)
+    assert f"{NOTHING_JUDGED}\n" in summary
+    assert "– gemma3n: gemma3n_text covers the decoder\n" in summary
+    assert "decode correctly" not in summary
+
+
+def test_the_time_left_is_estimated_from_a_tenth_on() -> None:
+    cells = [Cell(f"arch{number}", "reference", "xnnpack", Mode.DECODE, "PAR-1") for number in range(20)]
+    planned, lines = {cell.id: cell for cell in cells}, list[str]()
+    progress = Progress(lines.append)
+    for cell in cells:
+        progress.add(bare_record(cell, Verdict.PASS), cell, planned)
+    assert "left" not in lines[0]
+    assert all("about 0:00 left" in line for line in lines[1:-1])
+    assert "left" not in lines[-1]
