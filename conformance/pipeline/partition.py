@@ -16,6 +16,7 @@ import torch
 from executorch.exir import EdgeProgramManager
 from executorch.exir.backend.utils import WhyNoPartition, is_same_node
 from executorch.exir.lowered_backend_module import LoweredBackendModule
+from torch._higher_order_ops.auto_functionalize import auto_functionalized_v2
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
@@ -160,6 +161,9 @@ def _operators(graph_module: GraphModule) -> Iterator[Node]:
 
 
 def _name(node: Node) -> str:
+    """Of an operator that torch wraps because it writes into its arguments, the operator's own."""
+    if node.target is auto_functionalized_v2:
+        return str(node.args[0])
     return str(getattr(node.target, "__name__", node.target))
 
 
@@ -175,6 +179,9 @@ def _values(node: Node) -> str:
 def _moved(node: Node) -> int:
     """What the operator reads and writes, in bytes. An update is in place, and what picks rows reads these alone."""
     name = _name(node)
+    if node.target is auto_functionalized_v2:
+        written_to: Any = node.kwargs["_all_bases"]
+        return 2 * sum(_bytes(each) for each in node.all_input_nodes if each not in written_to)
     if _UPDATES.match(name):
         return 2 * _bytes(max(node.all_input_nodes[1:], key=lambda each: each.meta["val"].is_floating_point()))
     results = _bytes(node)

@@ -33,8 +33,12 @@ def _program(
 def test_programs_on_the_runtime_decode_and_say_what_they_call(mode: Mode) -> None:
     """All clauses share one lowering, of one layer."""
     builder = Builder({"reference": _REFERENCE}, build=one_layer)
-    for clause in ("PAR-1", "PAR-7", "LOW-6", "RUN-1"):
+    for clause in ("PAR-1", "PAR-7", "LOW-6", "LOW-12", "RUN-1"):
         case = judge(clause, "llama", _REFERENCE, mode=mode, backend=_BACKEND, builder=builder)
+    partition = case.artifact.partition
+    assert partition.undelegated["llama.update_cache.default"] == 2
+    # Keys or values of one token, 2 heads of 8, are read and written in place: not the cache.
+    assert partition.moved["llama.update_cache.default"] == 2 * 2 * 2 * 8 * 4
     assert {name for name in case.built.kernels if name.startswith("llama")} == {
         "llama::custom_sdpa.out",
         "llama::update_cache.out",
