@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -25,16 +27,32 @@ def imported(name: str, kind: str, fits: Callable[[Any], bool] = callable, hint:
     Raises:
         ValueError: It does not read so, or there is no such module, or nothing of that name in it fits.
     """
+    require_module(name, kind, hint)
     module_name, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
-        raise ValueError(f"No such {kind} {name!r}: it has to read package.module:callable")
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a module may do anything when it is imported
-        why = "" if isinstance(error, ImportError) else f"importing it failed: {type(error).__name__}: "
-        raise ValueError(f"No such {kind} {name!r}: {why}{one_line(str(error), _SHOWN)}{hint}") from error
+        raise _refusal(name, kind, error, hint) from error
     value = getattr(module, attribute, None)
     if not fits(value):
         public = [key for key, each in vars(module).items() if fits(each) and not key.startswith("_")]
         raise ValueError(f"{module_name}: {unknown(kind, attribute, public)}")
     return value
+
+
+def require_module(name: str, kind: str, hint: str = "") -> None:
+    """Raise as `imported` does where there is no such module; of what it names, only packages are imported."""
+    module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
+        raise ValueError(f"No such {kind} {name!r}: it has to read package.module:callable")
+    try:
+        found = module_name in sys.modules or importlib.util.find_spec(module_name)
+    except (Exception, SystemExit) as error:
+        raise _refusal(name, kind, error, hint) from error
+    if not found:
+        raise _refusal(name, kind, ModuleNotFoundError(f"No module named {module_name!r}"), hint)
+
+
+def _refusal(name: str, kind: str, error: BaseException, hint: str) -> ValueError:
+    why = "" if isinstance(error, ImportError) else f"importing it failed: {type(error).__name__}: "
+    return ValueError(f"No such {kind} {name!r}: {why}{one_line(str(error), _SHOWN)}{hint}")

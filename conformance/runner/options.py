@@ -16,6 +16,7 @@ from conformance.core.attention import ATTENTIONS, PORTABLE
 from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import EXPORTED, Cell, Selection, plan, split_row
 from conformance.core.contract import CHECKED, CLAUSES, Chapter, Clause, Mode, Scope
+from conformance.core.dotted import require_module
 from conformance.core.exporter_names import FILE, KNOWN, canonical
 from conformance.core.suggest import unknown, unknown_architecture, unknown_exporter
 from conformance.core.versions import incompatible, installed, unsupported
@@ -351,6 +352,12 @@ def with_variations(
 
 def resolve_exporters(selection: Selection) -> dict[str, Exporter]:
     """The selected subjects, imported; a usage error names one that cannot be."""
+    try:  # before torch is imported, which takes seconds
+        for name in selection.subjects:
+            if ":" in name:
+                require_module(name, "exporter")
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
     from conformance.exporters.resolve import UnknownExporterError, of_a_file, resolve
 
     if not selection.exported:
