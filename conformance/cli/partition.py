@@ -15,6 +15,7 @@ from conformance.records.environment import versions
 
 #: Lines of a model that are shown for one operator before "and N more".
 _SHOWN = 2
+_LEFT = "not delegated"
 
 
 def partition_page(program: Program, artifact: Artifact) -> RenderableType:
@@ -33,12 +34,13 @@ def partition_page(program: Program, artifact: Artifact) -> RenderableType:
         f"  baseline   {_against_baseline(program, partition.undelegated)}",
         "",
     ]
-    return Group("\n".join(facts), _delegated(partition.delegated), _undelegated(partition.undelegated_nodes))
+    undelegated = "\n".join(["", *_undelegated(partition.undelegated_nodes)])
+    return Group("\n".join(facts), _delegated(partition.delegated), undelegated)
 
 
 def show(page: RenderableType) -> None:
-    """Print it, as wide as the terminal is."""
-    Console(highlight=False, markup=False).print(page)
+    """Print it; the terminal breaks lines that are too long for it, and a pipe gets them whole."""
+    Console(highlight=False, markup=False).print(page, soft_wrap=True)
 
 
 def _against_baseline(program: Program, undelegated: Mapping[str, int]) -> str:
@@ -54,25 +56,24 @@ def _against_baseline(program: Program, undelegated: Mapping[str, int]) -> str:
 
 
 def _delegated(operators: Mapping[str, int]) -> Table:
-    table = Table("delegated", "count", title_justify="left", box=None, pad_edge=False)
+    table = Table("delegated", box=None, pad_edge=False)
+    table.add_column("count", justify="right")
     for name, count in sorted(operators.items(), key=lambda item: -item[1]):
         table.add_row(name, str(count))
     return table
 
 
-def _undelegated(nodes: Iterable[UndelegatedNode]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("\nnot delegated", no_wrap=True)
-    for heading in ("\ncount", "bytes\na token", "\nreason", "\nsource"):
-        table.add_column(heading, overflow="fold")
+def _undelegated(nodes: Iterable[UndelegatedNode]) -> Iterator[str]:
+    """A line for each operator, and below it why and where it comes from: in a column, both would be cut to pieces."""
     by_name: dict[str, list[UndelegatedNode]] = {}
     for node in nodes:
         by_name.setdefault(node.operator, []).append(node)
+    width = max(map(len, (*by_name, _LEFT)))
+    yield f"{_LEFT:{width}}  count  bytes a token"
     for name, alike in sorted(by_name.items(), key=lambda item: -sum(node.moved for node in item[1])):
-        reasons = dict.fromkeys(node.reason for node in alike if node.reason)
-        moved = f"{sum(node.moved for node in alike):,}"
-        table.add_row(name, str(len(alike)), moved, "; ".join(reasons), "\n".join(_sources(alike)))
-    return table
+        yield f"{name:{width}}  {len(alike):5}  {sum(node.moved for node in alike):13,}"
+        yield from (f"  reason  {reason}" for reason in dict.fromkeys(node.reason for node in alike if node.reason))
+        yield from (f"  source  {source}" for source in _sources(alike))
 
 
 def _sources(nodes: Iterable[UndelegatedNode]) -> Iterator[str]:
