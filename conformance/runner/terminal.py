@@ -195,7 +195,7 @@ def _causes(report: Report) -> list[str]:
             # The user ran this exporter on this backend, so they trust both.
             own = (not first.subject or is_own(first.subject)) and is_own_backend(first.backend)
             trust = [] if own else [CONSENT]
-            lines.append(f"  bundle    {first.bundle}: `{command('failure', 'replay', first.bundle, *trust)}`")
+            lines.append(f"  bundle    {command('failure', 'replay', first.bundle, *trust)}")
         if len(alike) > 1:
             lines.append(f"  also      {first_few([record.id for record in alike[1:]], _SHOWN)}")
         paragraphs.append("\n".join(lines))
