@@ -1,4 +1,4 @@
-"""The ratios that benchmarks measured, and whether their bounds hold; prints docs/performance.md from results, too."""
+"""Print the ratios that benchmarks measured, with their bounds; or docs/performance/programs.md from results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.programs.page import absences, all_met, bound_table, figure_tabl
 from benchmarks.programs.results import Results, load, merged, write
 from conformance.core.paths import ROOT
 
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "performance" / "programs.md"
 #: The results that the page is printed from.
 RECORDS = ROOT / "docs" / "records" / "performance"
 _WIDTH = 160
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="print docs/performance.md from these results of benchmarks/programs and keep them in "
+        help="print docs/performance/programs.md from these results of benchmarks/programs and keep them in "
         "docs/records/performance; without results, from those that are kept there",
     )
     given = parser.parse_args(arguments)

@@ -44,7 +44,11 @@ nitpick_ignore_regex = [
 #: The pages in the sidebar, by caption.
 _SIDEBAR = {
     "Pages": ["*"],
-    "Backends": ["backends/*"],
+    "Guides": ["guides/*"],
+    "Concepts": ["concepts/*"],
+    "Reference": ["reference/*"],
+    "Backends": ["reference/backends/*"],
+    "Performance": ["performance/*"],
     "Findings": ["findings/*"],
 }
 

@@ -26,9 +26,9 @@ def _blocks(page: str, *marks: str) -> Iterator[str]:
 @pytest.mark.parametrize(
     "blocks",
     [
-        [*_blocks("README.md", "edge.to_executorch"), *_blocks("docs/runner.md", "runner.reset()")],
-        [*_blocks("README.md", "edge.to_executorch"), *_blocks("docs/runner.md", "for_multimodal")],
-        [*_blocks("docs/own-models.md", "write_program")],
+        [*_blocks("README.md", "edge.to_executorch"), *_blocks("docs/guides/runner.md", "runner.reset()")],
+        [*_blocks("README.md", "edge.to_executorch"), *_blocks("docs/guides/runner.md", "for_multimodal")],
+        [*_blocks("docs/guides/checkpoints.md", "write_program")],
     ],
     ids=["runner", "multimodal", "own-models"],
 )

@@ -187,8 +187,8 @@ def test_no_input_reaches_a_shell_as_text(name: str) -> None:
 
 
 def test_the_examples_in_the_documentation_call_workflows_as_they_are() -> None:
-    """Those of docs/ci.md: each call has the inputs that its workflow asks for, and no others."""
-    text = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+    """Those of docs/guides/ci.md: each call has the inputs that its workflow asks for, and no others."""
+    text = (ROOT / "docs" / "guides" / "ci.md").read_text(encoding="utf-8")
     examples = [yaml.safe_load(each) for each in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
     calls = [job for each in examples for job in each["jobs"].values() if "uses" in job]
     assert {Path(call["uses"].partition("@")[0]).name for call in calls} == set(WORKFLOWS)

@@ -1,4 +1,4 @@
-"""docs/performance.md and the tables in the terminal: the same results always give the same text."""
+"""docs/performance/programs.md and the tables in the terminal: the same results always give the same text."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ _ERROR = (
 
 
 def performance_page(several: Sequence[Results]) -> str:
-    """The page as `docs/performance.md`.
+    """The page as `docs/performance/programs.md`.
 
     Raises:
         ValueError: There are no rows.
@@ -97,7 +97,7 @@ def performance_page(several: Sequence[Results]) -> str:
         "",
         "How fast the reference's programs are on shapes of real models, beside what people ship. Printed by "
         "`python -m benchmarks --publish RESULTS.json ...` from the records in `docs/records/performance`; do not edit "
-        "it. [Where the suite's own time goes](suite-performance.md) is another page.",
+        "it. [Where the suite's own time goes](suite.md) is another page.",
         *("", "## How to measure", "", *_how()),
         *("", "## What was measured with", "", *_environments(several)),
         *("", "## Sides", "", *(f"- {code(side.name)}: {side.summary}." for side in SIDES.values())),

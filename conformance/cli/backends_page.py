@@ -1,4 +1,4 @@
-"""`docs/backends.md`, which helps to choose a backend, and a page for each: what it takes, leaves and gets wrong."""
+"""`docs/reference/backends.md`, which helps to choose a backend, and a page for each backend."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def backends_page(directory: Path = PARTITIONS) -> str:
         "",
         "It takes: the share of a program's operators that it takes, in mode decode: the median over the core "
         f"architectures, and the least of them, by the baselines of ExecuTorch {version}. What it leaves runs on "
-        "portable kernels, and its page lists it. How fast programs are is on [another page](performance.md).",
+        "portable kernels, and its page lists it. How fast programs are is on "
+        "[another page](../performance/programs.md).",
         "",
         "## How the suite judges it",
         "",

@@ -17,18 +17,23 @@ from conformance.core.paths import ROOT, report_module
 
 #: Pages that need nothing but the project, and the function that makes each.
 _PAGES = {
-    "docs/contract.md": ("conformance.core.contract", "contract_page"),
-    "docs/backends.md": ("conformance.cli.backends_page", "backends_page"),
-    "docs/cli.md": ("conformance.cli.help_page", "help_page"),
+    "docs/reference/contract.md": ("conformance.core.contract", "contract_page"),
+    "docs/reference/backends.md": ("conformance.cli.backends_page", "backends_page"),
+    "docs/reference/cli.md": ("conformance.cli.help_page", "help_page"),
     "conformance/records/run.schema.json": ("conformance.records.run", "schema_text"),
 }
 #: Folders of such pages, and the function that makes them, by file name.
-_FOLDERS = {"docs/backends": ("conformance.cli.backends_page", "backend_pages")}
+_FOLDERS = {"docs/reference/backends": ("conformance.cli.backends_page", "backend_pages")}
 #: Those that are made of records: the option that names new ones, the page, the folder in which its records are kept,
 #: and the module of the report and its function.
 _OF_RECORDS = {
-    "--status": ("docs/status.md", "docs/records/status", "status_page", "status_page"),
-    "--compatibility": ("docs/compatibility.md", "docs/records/compatibility", "versions_page", "compatibility_page"),
+    "--status": ("docs/reference/status.md", "docs/records/status", "status_page", "status_page"),
+    "--compatibility": (
+        "docs/reference/compatibility.md",
+        "docs/records/compatibility",
+        "versions_page",
+        "compatibility_page",
+    ),
 }
 
 
@@ -51,20 +56,22 @@ class _Docs(Command):
     ),
 )
 @click.option("--check", is_flag=True, help="write nothing; exit with 1 if a page is not as it would be written")
-@click.option("--status", multiple=True, type=FILE, metavar="RUN.json...", help="make docs/status.md of these records")
+@click.option(
+    "--status", multiple=True, type=FILE, metavar="RUN.json...", help="make docs/reference/status.md of these records"
+)
 @click.option(
     "--compatibility",
     multiple=True,
     type=FILE,
     metavar="RUN.json...",
-    help="make docs/compatibility.md of these records, which have different versions",
+    help="make docs/reference/compatibility.md of these records, which have different versions",
 )
 def docs(check: bool, status: Sequence[Path], compatibility: Sequence[Path]) -> int:
     """Write the pages of the documentation that are generated.
 
-    These are the contract, the backends, the command line and the schema of records; docs/status.md and
-    docs/compatibility.md are made of the records in docs/records. Records that are named replace those of their page.
-    Needs a checkout.
+    These are the contract, the backends, the command line and the schema of records. The pages of the
+    status and of compatibility are made of the records in docs/records. Records that are named replace
+    those of their page. Needs a checkout.
     """
     given = {"--status": status, "--compatibility": compatibility}
     stale = written = 0
@@ -77,7 +84,7 @@ def docs(check: bool, status: Sequence[Path], compatibility: Sequence[Path]) -> 
             print(f"{path} is out of date: {command('docs', *arguments)} writes it", file=sys.stderr)
         else:
             written += 1
-            page.parent.mkdir(exist_ok=True)
+            page.parent.mkdir(parents=True, exist_ok=True)
             page.write_text(text, encoding="utf-8")
             print(f"wrote {path}")
     for option, paths in given.items() if not check else ():

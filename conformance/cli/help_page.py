@@ -1,4 +1,4 @@
-"""`docs/cli.md`: the help of every command."""
+"""`docs/reference/cli.md`: the help of every command."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The contract: every clause, as data, in one place.
 
 An id never changes its meaning and is never used again. Checks, expectations in the matrix, records and reports all
-speak in these ids; `docs/contract.md` is generated from this list (`conformance docs`).
+speak in these ids; `docs/reference/contract.md` is generated from this list (`conformance docs`).
 """
 
 from __future__ import annotations
@@ -317,7 +317,7 @@ CHECKED = tuple(clause for clause in CLAUSES if clause.scopes)
 
 
 def contract_page() -> str:
-    """The contract as `docs/contract.md`."""
+    """The contract as `docs/reference/contract.md`."""
     lines = [
         "# The contract",
         "",

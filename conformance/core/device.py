@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device whose runtime is judged in place of this machine's, through a driver: see `docs/devices.md`.
+    """A device whose runtime is judged in place of this machine's, through a driver: see `docs/guides/devices.md`.
 
     Args:
         name: What it is, for a reader, such as "Pixel 8".

@@ -21,7 +21,7 @@ TORCH_FOR_EXECUTORCH: Mapping[str, str] = {
     "1.4": ">=2.13,<2.14",
     "1.5": ">=2.13,<2.14",
 }
-#: The oldest Transformers that the reference supports; docs/versions.md has its limits there.
+#: The oldest Transformers that the reference supports; docs/reference/versions.md has its limits there.
 TRANSFORMERS_FOR_REFERENCE = ">=4.57"
 
 #: Every run needs these.

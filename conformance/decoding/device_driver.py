@@ -1,6 +1,6 @@
 """A driver: ExecuTorch's Python runtime in a process of its own. `python -m conformance.decoding.device_driver`.
 
-It takes the path of a file of calls and the path of the file of logits that it writes: see `docs/devices.md`.
+It takes the path of a file of calls and the path of the file of logits that it writes: see `docs/guides/devices.md`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The two files between the suite and a device's driver, version 1: calls as JSON lines, logits as safetensors.
 
-`docs/devices.md` describes them for those who write a driver.
+`docs/guides/devices.md` describes them for those who write a driver.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The example in docs/devices.md as it stands, with ExecuTorch's C++ runtime on this machine in place of a phone's."""
+"""The example in docs/guides/devices.md as it stands; ExecuTorch's C++ runtime here takes the place of a phone's."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ exit 1
 
 def _block(language: str, mark: str) -> str:
     """The block of the page's code in `language` that has `mark` in it."""
-    page = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guides" / "devices.md").read_text(encoding="utf-8")
     blocks: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     return next(block for block in blocks if mark in block)
 

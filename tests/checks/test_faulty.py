@@ -392,4 +392,4 @@ def test_fault_table_has_every_fault() -> None:
     wanted |= {(f"| {backend.name}", architecture) for backend, architecture, _, _ in LOWERINGS}
     wanted |= {(f"| {subject.name}", f"llama {mode}") for subject, mode, _, _ in RUNNERS}
     wanted |= {(f"| {write.__name__}", "llama") for write, _ in TOKENIZERS}
-    assert rows == wanted, "python -m tests.support.fault_table brings docs/faults.md up to date"
+    assert rows == wanted, "python -m tests.support.fault_table brings docs/reference/faults.md up to date"

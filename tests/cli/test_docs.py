@@ -21,7 +21,7 @@ from tests.report.samples import cell, run
 
 pytestmark = pytest.mark.unit
 
-_PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+_PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 
 def test_pages_are_up_to_date() -> None:
@@ -30,7 +30,7 @@ def test_pages_are_up_to_date() -> None:
 
 
 def test_each_backend_has_a_page_and_nothing_else_has() -> None:
-    pages = {page.stem for page in (ROOT / "docs" / "backends").iterdir()}
+    pages = {page.stem for page in (ROOT / "docs" / "reference" / "backends").iterdir()}
     assert pages == set(BACKENDS)
 
 
@@ -57,17 +57,17 @@ def test_a_stale_page_is_named_with_the_command_that_writes_it(tmp_path: Path, m
     assert first.startswith("page.md is out of date: ")
     assert first.endswith("docs writes it")
     assert second.startswith("pages/one.md is out of date: ")
-    assert third.startswith("docs/status.md is out of date: ")
+    assert third.startswith("docs/reference/status.md is out of date: ")
     assert f"docs --status {records[1]} {records[2]} writes it" in third
     assert not list((tmp_path / "docs").iterdir())
     written = CliRunner().invoke(main, ["docs", *records])
-    assert written.stdout.splitlines() == ["wrote page.md", "wrote pages/one.md", "wrote docs/status.md"]
+    assert written.stdout.splitlines() == ["wrote page.md", "wrote pages/one.md", "wrote docs/reference/status.md"]
     assert CliRunner().invoke(main, ["docs", "--check", *records]).exit_code == 0
     kept = tmp_path / "docs" / "records" / "status"
     assert [load_run(path) for path in sorted(kept.iterdir())] == [given, given]
     assert CliRunner().invoke(main, ["docs", "--check"]).exit_code == 0
-    (tmp_path / "docs" / "status.md").write_text("changed", encoding="utf-8")
-    assert "docs/status.md is out of date" in CliRunner().invoke(main, ["docs", "--check"]).stderr
+    (tmp_path / "docs" / "reference" / "status.md").write_text("changed", encoding="utf-8")
+    assert "docs/reference/status.md is out of date" in CliRunner().invoke(main, ["docs", "--check"]).stderr
     CliRunner().invoke(main, ["docs", "--status", records[1]])
     assert len(list(kept.iterdir())) == 1
 

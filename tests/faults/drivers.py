@@ -1,7 +1,8 @@
 """Drivers of devices with one thing wrong each: `python -m tests.faults.drivers FAULT CALLS LOGITS`.
 
 Faults of the protocol are put into answers that are made up, by a driver that imports nothing of the suite: it proves
-that `docs/devices.md` says all that a driver has to know. Faults of logits are put into those of ExecuTorch's runtime.
+that `docs/guides/devices.md` says all that a driver has to know. Faults of logits are put into those of ExecuTorch's
+runtime.
 """
 
 from __future__ import annotations

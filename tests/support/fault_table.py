@@ -1,4 +1,6 @@
-"""`python -m tests.support.fault_table`: run every clause on every fault, write `docs/faults.md`. Takes half an hour.
+"""`python -m tests.support.fault_table`: run every clause on every fault, and write `docs/reference/faults.md`.
+
+It takes half an hour.
 
 With `--missing`, only on faults that the page lacks, and of backends only the clauses that it lacks.
 """
@@ -30,7 +32,7 @@ from tests.faults.table import FAULTS, LOWERINGS, RUNNERS, TOKENIZERS, VARIATION
 from tests.faults.tokenizers import VOCAB, beside_a_model
 from tests.support.harness import EXAMPLES
 
-PAGE = ROOT / "docs" / "faults.md"
+PAGE = ROOT / "docs" / "reference" / "faults.md"
 OWN, ALSO, PASSED, NONE = "●", "○", "", "–"
 _INTRODUCTION = f"""\
 # Faults and the clauses that catch them
