@@ -43,21 +43,66 @@ nitpick_ignore_regex = [
 
 #: The pages in the sidebar, by caption.
 _SIDEBAR = {
-    "Pages": ["*"],
-    "Guides": ["guides/*"],
-    "Concepts": ["concepts/*"],
-    "Reference": ["reference/*"],
-    "Backends": ["reference/backends/*"],
-    "Performance": ["performance/*"],
-    "Findings": ["findings/*"],
+    "Tutorial": ["tutorial/first-run", "tutorial/first-failure"],
+    "Guides": [
+        "guides/transformers-maintainers",
+        "guides/backend-maintainers",
+        "guides/exporter-authors",
+        "guides/app-developers",
+        "guides/running",
+        "guides/failures",
+        "guides/ci",
+        "guides/report",
+        "guides/checkpoints",
+        "guides/runner",
+        "guides/reference-exporter",
+        "guides/devices",
+        "guides/exploring",
+        "troubleshooting",
+    ],
+    "Concepts": [
+        "concepts/overview",
+        "concepts/reading-a-run",
+        "concepts/oracle",
+        "concepts/sensitivity",
+        "concepts/known-failures",
+        "concepts/isolation",
+        "concepts/variations",
+        "security",
+        "glossary",
+    ],
+    "Reference": [
+        "reference/status",
+        "reference/contract",
+        "reference/cli",
+        "reference/schemas",
+        "reference/backends",
+        "reference/exporters",
+        "reference/versions",
+        "reference/compatibility",
+        "reference/api",
+        "reference/faults",
+        "reference/mutation",
+        "performance/programs",
+        "performance/suite",
+        "findings/README",
+    ],
+    "Project": ["changelog", "contributing", "architecture"],
 }
+#: Pages that are listed on another one: its name, and theirs.
+_BELOW = {"reference/backends": "backends/*", "findings/README": "*"}
 
 
 def _add_sidebar(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname == "index":
         for caption, pages in _SIDEBAR.items():
-            listed = "\n".join(pages)
-            source[0] += f"\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {caption}\n\n{listed}\n```\n"
+            source[0] += _hidden_toctree(f":caption: {caption}", *pages)
+    elif docname in _BELOW:
+        source[0] += _hidden_toctree(":glob:", _BELOW[docname])
+
+
+def _hidden_toctree(option: str, *pages: str) -> str:
+    return "\n".join(["", "```{toctree}", ":hidden:", option, "", *pages, "```", ""])
 
 
 #: Pages that stand in for files above this folder: by name, the file.

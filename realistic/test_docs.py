@@ -23,11 +23,14 @@ def _blocks(page: str, *marks: str) -> Iterator[str]:
         yield next(block for block in found if mark in block)
 
 
+_REFERENCE = list(_blocks("docs/guides/reference-exporter.md", "edge.to_executorch"))
+
+
 @pytest.mark.parametrize(
     "blocks",
     [
-        [*_blocks("README.md", "edge.to_executorch"), *_blocks("docs/guides/runner.md", "runner.reset()")],
-        [*_blocks("README.md", "edge.to_executorch"), *_blocks("docs/guides/runner.md", "for_multimodal")],
+        [*_REFERENCE, *_blocks("docs/guides/runner.md", "runner.reset()")],
+        [*_REFERENCE, *_blocks("docs/guides/runner.md", "for_multimodal")],
         [*_blocks("docs/guides/checkpoints.md", "write_program")],
     ],
     ids=["runner", "multimodal", "own-models"],
