@@ -1,13 +1,9 @@
-"""Pages that are generated are up to date, and the commands that pages name exist."""
+"""Pages that are generated are up to date."""
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
@@ -20,8 +16,6 @@ from conformance.records.run import load_run, write_run
 from tests.report.samples import cell, run
 
 pytestmark = pytest.mark.unit
-
-_PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 
 def test_pages_are_up_to_date() -> None:
@@ -78,49 +72,3 @@ def test_an_installed_copy_has_no_files_to_change(arguments: list[str], monkeypa
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert "changes files of the project: run it in a checkout" in result.stderr
-
-
-def _named_commands(text: str) -> Iterator[str]:
-    """Each `conformance ...` in a block of shell or between backticks, without the comment after it."""
-    for block in re.findall(r"^```(?:sh|bash|console)$(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        yield from re.findall(r"^(?:\$ )?(conformance .*)$", re.sub(r"\\\n\s*", "", block), re.MULTILINE)
-    yield from re.findall(r"(?<!`)`(conformance [^`\n]*)`", text)
-
-
-def _problem(command: str) -> str:
-    """Why click refuses the command line; empty if it does not. Values of options are not looked at."""
-    words = shlex.split(command.replace("...", "").replace("…", ""), comments=True)[1:]
-    ctx = click.Context(main, info_name="conformance", **main.context_settings)  # click keeps the names of `--help`
-    found: click.Command = main
-    try:
-        while isinstance(found, click.Group) and words and not words[0].startswith("-"):
-            name, child, words = found.resolve_command(ctx, words)
-            assert child is not None
-            ctx = click.Context(child, parent=ctx, info_name=name)
-            found = child
-        found.make_parser(ctx).parse_args(words)
-    except click.ClickException as error:
-        return error.format_message()
-    return ""
-
-
-@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
-def test_commands_that_a_page_names_exist(page: Path) -> None:
-    commands = list(_named_commands(page.read_text(encoding="utf-8")))
-    problems = [f"{command}: {problem}" for command in commands if (problem := _problem(command))]
-    assert not problems
-
-
-@pytest.mark.parametrize(
-    ("command", "problem"),
-    [
-        ("conformance run --arch llama -- -x   # a comment", ""),
-        ("conformance docs --status a.json b.json", ""),
-        ("conformance replay FOLDER", "it is now 'failure replay'"),
-        ("conformance run --subjects transformers", "No such option"),
-        ("conformance report gate --rows", "requires an argument"),
-    ],
-)
-def test_a_command_that_does_not_exist_would_be_found(command: str, problem: str) -> None:
-    assert problem in _problem(command)
-    assert bool(problem) == bool(_problem(command))
