@@ -31,6 +31,7 @@ myst_heading_anchors = 4
 # compute with their types when imported.
 _INTERNAL = [f"conformance.reference.{name}" for name in ("passes", "tracing", "trial")]
 autodoc_mock_imports = ["torch", "transformers", *_INTERNAL]
+autoclass_content = "both"
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 # Docstrings have code between single backticks.
@@ -116,7 +117,16 @@ def _take_in_files_above(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = re.sub(rf"\]\((\.\./)*{file}", f"](/{page}.md", source[0])
 
 
+_REFERENCE_LINK = re.compile(r"\[`(\w+)`\]\[[\w.]+\]")
+
+
+def _link_in_docstrings(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Docstrings link in Markdown: [`name`][package.name]."""
+    lines[:] = [_REFERENCE_LINK.sub(r":py:obj:`\1`", line) for line in lines]
+
+
 def setup(app: Sphinx) -> None:
-    """Connect what changes a page's source before it is read."""
+    """Connect what changes a page's source, or a docstring, before it is read."""
     app.connect("source-read", _add_sidebar)
     app.connect("source-read", _take_in_files_above)
+    app.connect("autodoc-process-docstring", _link_in_docstrings)
