@@ -20,11 +20,11 @@ _NAME = "batched_mm_by_slot"
 @contextmanager
 def exportable_experts(model: PreTrainedModel) -> Iterator[None]:
     """Compute experts by slot: by `experts_by_slot` where Transformers lets the model choose; undone on exit."""
-    looping = {module: form for module in model.modules() if (form := _looping_form(module)) is not None}
+    replaced = {module: form for module in model.modules() if (form := _form(module)) is not None}
     chooses = any(isinstance(module, PreTrainedModel) and lets_choose_experts(module) for module in model.modules())
     original = experts_by_part(model)
     try:
-        for module, form in looping.items():
+        for module, form in replaced.items():
             module.forward = partial(form, module)
         if chooses:
             register_experts(_NAME, experts_by_slot)
@@ -33,24 +33,30 @@ def exportable_experts(model: PreTrainedModel) -> Iterator[None]:
     finally:
         if chooses:
             model.set_experts_implementation(original)
-        for module in looping:
+        for module in replaced:
             del module.forward
 
 
-def _looping_form(module: nn.Module) -> Callable[..., torch.Tensor] | None:
-    """What computes by slot the experts of a module that loops over those that were hit, outside Transformers' choice.
+def _form(module: nn.Module) -> Callable[..., Any] | None:
+    """What computes in place of a module that does experts by itself, and not by Transformers' choice; by its parts.
 
-    How many were hit depends on the data, which torch.export cannot trace. Such modules are known by their parts.
+    Most loop over the experts that were hit. How many these are depends on the data, which torch.export cannot trace.
     """
-    if all(hasattr(getattr(module, "mlp", None), name) for name in ("w1", "v1", "w2", "activation_fn")):
+    if _has(getattr(module, "mlp", None), "w1", "v1", "w2", "activation_fn"):
         return _flat_experts
-    if all(hasattr(module, name) for name in ("identity_expert", "num_routed_experts", "gate_up_proj", "down_proj")):
+    if _has(module, "identity_expert", "num_routed_experts", "gate_up_proj", "down_proj"):
         return _experts_with_identities
-    if type(module).__name__.endswith("TopKGating"):
+    if _has(module, "top_k", "num_experts", "input_size", "layer"):
         return _gating_without_sorting
-    if type(module).__name__.endswith("ParallelExperts"):
+    if _has(module, "num_experts", "input_size", "output_size", "weight"):
         return _parallel_experts
+    if _has(module, "router", "shared_expert") and _has(module.experts, "expert_dim", "gate_up_proj", "down_proj"):
+        return _all_experts
     return None
+
+
+def _has(part: object, *names: str) -> bool:
+    return all(hasattr(part, name) for name in names)
 
 
 def _flat_experts(
@@ -98,6 +104,20 @@ def _gating_without_sorting(
 def _parallel_experts(experts: Any, inputs: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """As `JetMoeParallelExperts`, by each row's expert in place of the counts: [rows, in] to [rows, out]."""
     return torch.bmm(experts.weight[chosen], inputs.unsqueeze(-1)).squeeze(-1)
+
+
+def _all_experts(moe: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `Llama4TextMoe`, which gives every token to every expert, times a score that is 0 for those not chosen.
+
+    It repeats the tokens and views them by expert. That the view is contiguous is decided by a guard on the number of
+    tokens, which holds for each and is not proved (https://github.com/pytorch/pytorch/issues/165032).
+    """
+    tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
+    scores, logits = moe.router(tokens)
+    scored = tokens.unsqueeze(0) * scores.transpose(0, 1).unsqueeze(-1)
+    gate, up = torch.bmm(scored, moe.experts.gate_up_proj).chunk(2, dim=-1)
+    routed = torch.bmm(up * moe.experts.act_fn(gate), moe.experts.down_proj)
+    return moe.shared_expert(tokens) + routed.sum(dim=0), logits
 
 
 def experts_by_slot(

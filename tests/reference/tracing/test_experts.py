@@ -11,7 +11,7 @@ from conformance.reference.tracing.experts import exportable_experts
 pytestmark = pytest.mark.torch
 
 
-@pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss", "dbrx", "longcat_flash", "jetmoe"])
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss", "dbrx", "longcat_flash", "jetmoe", "llama4_text"])
 def test_logits_are_those_of_the_models_own_experts(architecture: str) -> None:
     model = build_model(fixture_config(architecture)).eval()
     own = {module: vars(module).get("forward") for module in model.modules()}
@@ -27,7 +27,7 @@ def test_logits_are_those_of_the_models_own_experts(architecture: str) -> None:
 
 
 def test_experts_that_return_their_input_are_chosen_too() -> None:
-    """Of LongCat's experts some compute nothing: a fixture in which none of them is chosen would show no fault there."""
+    """Where the fixture chose none of them, a fault in them would not show."""
     model = build_model(fixture_config("longcat_flash")).eval()
     chosen: set[int] = set()
     for module in model.modules():
