@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -205,6 +206,30 @@ def verdict(run: Path) -> int:
     print(headline(loaded, None))
     print(f"{plural(len(loaded.cells), 'cell')}: {format_counts(counts.most_common())}")
     return 0 if acceptable(loaded) else 1
+
+
+@report.command(epilog=examples("conformance report issues run.json --name main --dry-run"))
+@click.argument("run", type=_PATH, metavar="RUN.json")
+@click.option("--name", default="run", metavar="NAME", help="tells series of runs apart, such as main; default: run")
+@click.option("--site", metavar="URL", help="the address of the run's site")
+@click.option("--dry-run", is_flag=True, help="print what would change, and change nothing")
+def issues(run: Path, name: str, site: str | None, dry_run: bool) -> None:
+    """Open, update and close issues on GitHub for unexpected failures.
+
+    One issue for each cause, in the repository of the current folder, with the label `conformance`. It is updated while
+    the cause lasts, and closed when a complete run has it no more. Needs GitHub's command line, `gh`.
+    """
+    from .issues import github, open_issues, plan
+    from .issues import issues as wanted
+    from .loading import load
+
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ReportError(f"--name {name}: letters, digits, points and dashes alone")
+    loaded = load(run)
+    for action in plan(wanted(loaded, name, site), name, open_issues(github), loaded):
+        print(action.summary)
+        if not dry_run:
+            github(action.arguments, action.text)
 
 
 @report.command(epilog=examples("conformance report merge shard-1.json shard-2.json -o run.json"))

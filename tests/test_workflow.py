@@ -179,10 +179,49 @@ def test_the_pull_request_is_found_by_its_head(tmp_path: Path, number: str) -> N
     assert ("nothing to comment on" in ended.stdout) == (not number)
 
 
+def _night(where: Path, record: RunRecord) -> tuple[int, str]:
+    """The nightly job's shell steps up to the push of the history; the gate's result, and what all of them said."""
+    _write(where / "build" / "tonight" / "conformance-main" / "run.json", record)
+    _write(where / "build" / "tonight" / "conformance-release" / "run.json", run(_GPT2))
+    said, output = "", where / "output"
+    for step in _steps("publish", "nightly.yml"):
+        if step.get("name") not in {"History", "Compare with the night before, and keep", "Push the history"}:
+            continue
+        ended = _shell(step["run"], where, GITHUB_STEP_SUMMARY=str(where / "summary"), GITHUB_OUTPUT=str(output))
+        said += ended.stdout + ended.stderr
+        assert ended.returncode == 0, said
+    return int(output.read_text().splitlines()[-1].removeprefix("result=")), said
+
+
+def test_a_night_is_compared_with_the_one_before_and_kept(tmp_path: Path) -> None:
+    seed, origin = tmp_path / "seed", tmp_path / "origin.git"
+    seed.mkdir()
+    (seed / "README.md").write_text("the suite")
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b.example")
+    for arguments in (
+        ("init", "-q"),
+        ("add", "."),
+        ("commit", "-q", "-m", "a"),
+        ("clone", "-q", "--bare", ".", origin),
+    ):
+        subprocess.run([*git, *arguments], cwd=seed, check=True, capture_output=True)
+    # It breaks in the second night, and is as broken in the third.
+    for night, (record, result) in enumerate([(run(_LLAMA), 0), (run(_BROKEN), 1), (run(_BROKEN, _GPT2), 0)]):
+        checkout = tmp_path / f"night{night}"
+        subprocess.run(["git", "clone", "-q", str(origin), str(checkout)], check=True, capture_output=True)
+        ended, said = _night(checkout, record)
+        assert ended == result, said
+    shown = [*git, "log", "--format=%s", "--name-only", "history"]
+    log = subprocess.run(shown, cwd=origin, capture_output=True, text=True, check=True).stdout
+    assert log.count("Records of") == 3
+    assert "README.md" not in log
+    assert {line.partition("/")[0] for line in log.splitlines() if line.endswith(".json")} == {"main", "release"}
+
+
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_no_input_reaches_a_shell_as_text(name: str) -> None:
     for job in WORKFLOWS[name]["jobs"].values():
-        for step in job["steps"]:
+        for step in job.get("steps", ()):
             assert not re.search(r"\$\{\{", step.get("run", "")), step
 
 

@@ -98,7 +98,7 @@ class Selection:
     """What a run is asked to cover. Cells that no backend has a part in come along whatever backends are chosen.
 
     `not_lowered` are the architectures of which no program is lowered. Without `exported`, no cell is about a program
-    before lowering.
+    before lowering. `sample` are the architectures that sampled clauses are asked of; None for all.
     """
 
     architectures: Sequence[str]
@@ -108,6 +108,7 @@ class Selection:
     modes: Sequence[Mode] = BOTH_MODES
     not_lowered: Collection[str] = ()
     exported: bool = True
+    sample: Collection[str] | None = None
 
 
 def plan(selection: Selection) -> Iterator[Cell]:
@@ -138,8 +139,9 @@ def _exported(architecture: str, subject: str, mode: Mode, selection: Selection)
 def _lowered(
     architecture: str, subject: str, mode: Mode, backend: BackendTraits, selection: Selection
 ) -> Iterator[Cell]:
+    in_sample = selection.sample is None or architecture in selection.sample
     for clause in selection.clauses:
-        if mode in clause.modes and backend.concerned_by(clause):
+        if mode in clause.modes and backend.concerned_by(clause) and (in_sample or not clause.sampled):
             yield Cell(architecture, subject, backend.name, mode, clause.id)
 
 

@@ -184,6 +184,7 @@ def read_options(config: pytest.Config) -> Options:
         modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
         not_lowered=not_lowered,
         exported=program is None,
+        sample=None if _names_sampled(get("--clause")) else matrix.in_tier(Tier.SMOKE),
     )
     if problems := [*incompatible(), *unsupported(selection.subjects)]:
         raise pytest.UsageError("; ".join(problems))
@@ -429,6 +430,11 @@ def _subject_name(name: str) -> str:
     if ":" not in name and name not in KNOWN:
         raise pytest.UsageError(unknown_exporter(name, KNOWN))
     return canonical(name)
+
+
+def _names_sampled(text: str | None) -> bool:
+    """Whether a sampled clause is named, which then is asked of all rows; a chapter names none."""
+    return bool({clause.id for clause in CHECKED if clause.sampled}.intersection(split_names(text or "")))
 
 
 def _clauses(text: str | None, without: Collection[str] = ()) -> tuple[Clause, ...]:

@@ -126,8 +126,18 @@ class Recorder:
             f"conformance: record {self.options.record}, written at the end; until then {self._journal_path.name}",
             *(f"conformance: {_moved_line(path, new)}" for path, new in self.moved.items()),
             *([absent + first_few(self.options.absent, _SHOWN)] if self.options.absent else []),
+            *self._sampled(),
             *([retired + first_few(self.options.retired, _SHOWN)] if self.options.retired else []),
         ]
+
+    def _sampled(self) -> list[str]:
+        """Which clauses are asked of some of the architectures alone, and how to ask them of all."""
+        selection = self.options.selection
+        sample = selection.sample
+        others = [] if sample is None else [name for name in selection.architectures if name not in sample]
+        names = [clause.id for clause in selection.clauses if clause.sampled] if others and selection.backends else []
+        asked = first_few([name for name in selection.architectures if name not in others], _SHOWN) or "none of these"
+        return [f"conformance: {name} only on {asked}; on all with --clause {name}" for name in names]
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:

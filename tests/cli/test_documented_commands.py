@@ -152,7 +152,7 @@ _REPORTS = [page for page in PAGES if any(w[:2] == ["conformance", "report"] for
 @pytest.mark.parametrize("page", _REPORTS, ids=page_id)
 def test_commands_of_the_report_run(page: Path, folder_with_records: Path) -> None:
     for words in shell_commands(page.read_text(encoding="utf-8")):
-        if words[:2] != ["conformance", "report"]:
+        if words[:2] != ["conformance", "report"] or words[2] == "issues":  # which needs GitHub's command line
             continue
         expanded = [path for word in words[1:] for path in sorted(glob.glob(word)) or [word]]  # as a shell does
         ended = CliRunner().invoke(main, expanded)

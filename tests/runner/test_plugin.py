@@ -121,6 +121,18 @@ def test_a_run_that_judges_nothing_is_no_pass(tmp_path: Path) -> None:
     assert {cell.verdict for cell in load_run(record).cells} == {Verdict.NOT_APPLICABLE}
 
 
+def test_a_clause_of_which_a_run_asks_a_sample_is_asked_of_all_if_named(tmp_path: Path) -> None:
+    options = ("--arch", "llama,mistral", "--backend", "xnnpack", "--mode", "decode", "--collect-only", "-q", "-n0")
+    record = ("--record", str(tmp_path / "run.json"))
+    sampled = suite(*options, "--clause", "LOW", *record).stdout
+    assert "conformance: LOW-8 only on llama; on all with --clause LOW-8" in sampled
+    assert "[llama/reference/xnnpack/decode/LOW-8]" in sampled
+    assert "[mistral/reference/xnnpack/decode/LOW-8]" not in sampled
+    named = suite(*options, "--clause", "LOW-8", *record).stdout
+    assert "LOW-8 only on" not in named
+    assert "[mistral/reference/xnnpack/decode/LOW-8]" in named
+
+
 def test_faulty_subject_fails_the_run_and_leaves_a_bundle(tmp_path: Path) -> None:
     record, bundles = tmp_path / "run.json", tmp_path / "failures"
     ended = suite(

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, StaticCache
 
 from conformance.reference.tracing.activations import decomposed_activations
+from conformance.reference.tracing.adapters import dense_adapters
 from conformance.reference.tracing.evaluation import evaluation_mode
 from conformance.reference.tracing.experts import exportable_experts
 from conformance.reference.tracing.masks import broadcast_masks
@@ -26,6 +27,7 @@ CONTEXTS: tuple[Callable[[PreTrainedModel], AbstractContextManager[None]], ...] 
     broadcast_masks,
     evaluation_mode,
     exportable_experts,
+    dense_adapters,
 )
 
 

@@ -1,12 +1,14 @@
-"""An experts implementation that ExecuTorch can lower, with a dynamic number of tokens too."""
+"""Experts as ExecuTorch can lower them, with a dynamic number of tokens too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from conformance.reference.transformers_api import experts_by_part, lets_choose_experts, register_experts
@@ -17,17 +19,105 @@ _NAME = "batched_mm_by_slot"
 
 @contextmanager
 def exportable_experts(model: PreTrainedModel) -> Iterator[None]:
-    """Compute experts by `experts_by_slot`, where Transformers lets the model choose; undone on exit."""
-    if not any(isinstance(module, PreTrainedModel) and lets_choose_experts(module) for module in model.modules()):
-        yield
-        return
+    """Compute experts by slot: by `experts_by_slot` where Transformers lets the model choose; undone on exit."""
+    replaced = {module: form for module in model.modules() if (form := _form(module)) is not None}
+    chooses = any(isinstance(module, PreTrainedModel) and lets_choose_experts(module) for module in model.modules())
     original = experts_by_part(model)
-    register_experts(_NAME, experts_by_slot)
     try:
-        model.set_experts_implementation(_NAME)
+        for module, form in replaced.items():
+            module.forward = partial(form, module)
+        if chooses:
+            register_experts(_NAME, experts_by_slot)
+            model.set_experts_implementation(_NAME)
         yield
     finally:
-        model.set_experts_implementation(original)
+        if chooses:
+            model.set_experts_implementation(original)
+        for module in replaced:
+            del module.forward
+
+
+def _form(module: nn.Module) -> Callable[..., Any] | None:
+    """What computes in place of a module that does experts by itself, and not by Transformers' choice; by its parts.
+
+    Most loop over the experts that were hit. How many these are depends on the data, which torch.export cannot trace.
+    """
+    if _has(getattr(module, "mlp", None), "w1", "v1", "w2", "activation_fn"):
+        return _flat_experts
+    if _has(module, "identity_expert", "num_routed_experts", "gate_up_proj", "down_proj"):
+        return _experts_with_identities
+    if _has(module, "top_k", "num_experts", "input_size", "layer"):
+        return _gating_without_sorting
+    if _has(module, "num_experts", "input_size", "output_size", "weight"):
+        return _parallel_experts
+    if _has(module, "router", "shared_expert") and _has(module.experts, "expert_dim", "gate_up_proj", "down_proj"):
+        return _all_experts
+    return None
+
+
+def _has(part: object, *names: str) -> bool:
+    return all(hasattr(part, name) for name in names)
+
+
+def _flat_experts(
+    experts: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """As `DbrxExperts`, whose matrices have all experts one below the other: [batch, seq, hidden] to the same."""
+    shape = (experts.num_experts, experts.ffn_hidden_size, experts.hidden_size)
+    gate, up, down = (getattr(experts.mlp, name).view(shape) for name in ("w1", "v1", "w2"))
+    rows, index = hidden_states.reshape(1, -1, experts.hidden_size), _slots_first(top_k_index)
+    inner = experts.mlp.activation_fn(_chosen_linear(gate, index, rows)) * _chosen_linear(up, index, rows)
+    outputs = _chosen_linear(down, index, inner, transposed=True)
+    return _weighted(outputs, top_k_weights).view(hidden_states.shape)
+
+
+def _experts_with_identities(
+    experts: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """As `LongcatFlashExperts`: those from `num_routed_experts` on return their input. [tokens, hidden] to the same."""
+    index, routed = _slots_first(top_k_index), experts.num_routed_experts
+    outputs = hidden_states.expand(index.shape[0], -1, -1)
+    if routed:
+        chosen = index.clamp(max=routed - 1)
+        gate, up = _chosen_linear(experts.gate_up_proj, chosen, hidden_states.unsqueeze(0)).chunk(2, dim=-1)
+        through = _chosen_linear(experts.down_proj, chosen, experts.act_fn(gate) * up)
+        outputs = torch.where((index < routed).unsqueeze(-1), through, outputs)
+    return _weighted(outputs, top_k_weights).to(hidden_states.dtype)
+
+
+def _gating_without_sorting(
+    gating: Any, hidden_states: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `JetMoeTopKGating`, which sorts rows by expert and counts them, in a list; here each row keeps its place.
+
+    Returns:
+        Of each of the [tokens * k] rows: its place; its token; its weight; its expert, in place of the counts; and the
+        logits.
+    """
+    logits = gating.layer(hidden_states).float()
+    top, chosen = logits.topk(gating.top_k, dim=1)
+    places = torch.arange(chosen.numel(), device=chosen.device)
+    weights = top.softmax(dim=1).type_as(hidden_states)
+    return places, places // gating.top_k, weights.flatten(), chosen.flatten(), logits
+
+
+def _parallel_experts(experts: Any, inputs: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """As `JetMoeParallelExperts`, by each row's expert in place of the counts: [rows, in] to [rows, out]."""
+    return torch.bmm(experts.weight[chosen], inputs.unsqueeze(-1)).squeeze(-1)
+
+
+def _all_experts(moe: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `Llama4TextMoe`, which gives every token to every expert, times a score that is 0 for those not chosen.
+
+    It repeats the tokens and views them by expert. That the view is contiguous is decided by a guard on the number of
+    tokens, which holds for each and is not proved (https://github.com/pytorch/pytorch/issues/165032).
+    """
+    tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
+    scores, logits = moe.router(tokens)
+    scored = tokens.unsqueeze(0) * scores.transpose(0, 1).unsqueeze(-1)
+    gate, up = torch.bmm(scored, moe.experts.gate_up_proj).chunk(2, dim=-1)
+    routed = torch.bmm(up * moe.experts.act_fn(gate), moe.experts.down_proj)
+    return moe.shared_expert(tokens) + routed.sum(dim=0), logits
 
 
 def experts_by_slot(
@@ -50,28 +140,46 @@ def experts_by_slot(
     Returns:
         The weighted sum of the chosen experts' outputs, dtype and shape of `hidden_states`.
     """
-    index = top_k_index.transpose(0, 1).contiguous()  # so that what is gathered is contiguous too
+    index, rows = _slots_first(top_k_index), hidden_states.unsqueeze(0)
+
+    def linear(name: str, inputs: torch.Tensor) -> torch.Tensor:
+        outputs = _chosen_linear(getattr(experts, name), index, inputs, transposed=experts.is_transposed)
+        return outputs + getattr(experts, f"{name}_bias")[index] if experts.has_bias else outputs
+
     if experts.has_gate:
-        inner = experts._apply_gate(_chosen_linear(experts, "gate_up_proj", index, hidden_states.unsqueeze(0)))
+        inner = experts._apply_gate(linear("gate_up_proj", rows))
     else:
-        inner = experts.act_fn(_chosen_linear(experts, "up_proj", index, hidden_states.unsqueeze(0)))
-    outputs = _chosen_linear(experts, "down_proj", index, inner)
+        inner = experts.act_fn(linear("up_proj", rows))
+    outputs = linear("down_proj", inner)
     if getattr(experts, "has_post_expert_norm", False):
         outputs = experts.post_expert_norm(outputs)
-    weighted = outputs * top_k_weights.transpose(0, 1).unsqueeze(-1)
-    return weighted.sum(dim=0).to(hidden_states.dtype)
+    return _weighted(outputs, top_k_weights).to(hidden_states.dtype)
 
 
-def _chosen_linear(experts: Any, name: str, index: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    """The chosen experts' projection `name` of each token: [k or 1, tokens, in] to [k, tokens, out]."""
+def _slots_first(top_k_index: torch.Tensor) -> torch.Tensor:
+    """[tokens, k] to [k, tokens], contiguous, so that what is gathered by it is contiguous too."""
+    return top_k_index.transpose(0, 1).contiguous()
+
+
+def _weighted(outputs: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
+    """The sum over the slots, [k, tokens, hidden] to [tokens, hidden], by weights [tokens, k]."""
+    return (outputs * top_k_weights.transpose(0, 1).unsqueeze(-1)).sum(dim=0)
+
+
+def _chosen_linear(
+    weights: torch.Tensor, index: torch.Tensor, inputs: torch.Tensor, *, transposed: bool = False
+) -> torch.Tensor:
+    """The product of each token with its chosen experts' weights: [k or 1, tokens, in] to [k, tokens, out].
+
+    Args:
+        weights: Of all experts, shape [experts, out, in], or [experts, in, out] if `transposed`.
+        index: The chosen experts, int64, shape [k, tokens].
+        inputs: The tokens.
+        transposed: How `weights` lie.
+    """
     slots, tokens = index.shape
     # In three dimensions: a product in four is traced with a copy of the gathered weights.
-    weight = getattr(experts, name)[index]
-    weight = weight.view(slots * tokens, *weight.shape[2:])
+    weight = weights[index].view(slots * tokens, *weights.shape[1:])
     rows = inputs.expand(slots, -1, -1).reshape(slots * tokens, -1)
-    operands = (rows.unsqueeze(-2), weight) if experts.is_transposed else (weight, rows.unsqueeze(-1))
-    outputs = torch.bmm(*operands)
-    outputs = outputs.view(slots, tokens, -1)
-    if experts.has_bias:
-        outputs = outputs + getattr(experts, f"{name}_bias")[index]
-    return outputs
+    operands = (rows.unsqueeze(-2), weight) if transposed else (weight, rows.unsqueeze(-1))
+    return torch.bmm(*operands).view(slots, tokens, -1)

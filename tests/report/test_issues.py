@@ -1,0 +1,117 @@
+"""Issues for unexpected failures: opened once, updated, and closed when a complete run has the failure no more."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from conformance.core.verdicts import Stage, Verdict
+from conformance.records.run import CellRecord, write_run
+from report.commands import report
+from report.issues import LABEL, MOST_OPENED, issues, plan
+from tests.report.samples import HOSTILE, cell, run
+
+pytestmark = pytest.mark.unit
+
+
+def _broken(architecture: str = "llama", message: str = "it broke", signature: str = "lower:a") -> CellRecord:
+    return cell(
+        architecture=architecture, verdict=Verdict.FAIL, stage=Stage.LOWER, signature=signature, message=message
+    )
+
+
+def _as_open(found: Mapping[str, object], number: int = 7) -> dict[str, object]:
+    (issue,) = found.values()
+    return {"number": number, **dataclasses.asdict(issue)}  # type: ignore[call-overload]  # it is an Issue
+
+
+def test_a_cause_is_one_issue_however_many_cells_it_has() -> None:
+    found = issues(run(_broken("llama"), _broken("gpt2"), cell()), "main", "https://site.example/main/")
+    (issue,) = found.values()
+    assert issue.title == "main: a (lower)"
+    assert "2 cells of `llama`, `gpt2`" in issue.body
+    assert "https://site.example/main/causes/" in issue.body
+    assert "~~~text\nit broke\n~~~" in issue.body
+
+
+def test_known_failures_and_passes_have_none() -> None:
+    known = dataclasses.replace(_broken(), verdict=Verdict.EXPECTED_FAILURE)
+    assert issues(run(known, cell()), "main") == {}
+
+
+def test_an_issue_is_opened_once_updated_and_closed() -> None:
+    first = run(_broken())
+    wanted = issues(first, "main")
+    (opening,) = plan(wanted, "main", [], first)
+    assert opening.arguments[:4] == ("issue", "create", "--label", LABEL)
+    there = _as_open(wanted)
+    assert plan(wanted, "main", [there], first) == []
+    second = run(_broken(), _broken("gpt2"))
+    (update,) = plan(issues(second, "main"), "main", [there], second)
+    assert update.arguments[:3] == ("issue", "edit", "7")
+    assert "2 cells" in update.text
+    good = run(cell())
+    (closing,) = plan({}, "main", [there], good)
+    assert closing.arguments[:3] == ("issue", "close", "7")
+
+
+def test_nothing_is_closed_by_a_run_that_is_not_complete_or_of_another_name() -> None:
+    there = _as_open(issues(run(_broken()), "main"))
+    good = run(cell())
+    partial = dataclasses.replace(good, run=dataclasses.replace(good.run, complete=False))
+    assert plan({}, "main", [there], partial) == []
+    assert plan({}, "release", [there], good) == []
+    by_hand = {"number": 8, "title": "a question", "body": "with the label"}
+    assert plan({}, "main", [by_hand], good) == []
+
+
+def test_a_night_in_which_everything_fails_opens_no_more_than_a_bound() -> None:
+    broken = run(*(_broken(signature=f"lower:{'a' * number}:b") for number in range(1, 40)))
+    assert len(plan(issues(broken, "main"), "main", [], broken)) == MOST_OPENED
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "~~~\n@everyone\n~~~", "~~~~text"])
+def test_a_message_stays_in_its_fence(text: str) -> None:
+    (issue,) = issues(run(_broken(message=text)), "main").values()
+    fence, _, rest = issue.body.partition("text\n")
+    mark = fence.splitlines()[-1]
+    assert set(mark) == {"~"}
+    inside, closing, _ = rest.partition(f"\n{mark}\n")
+    assert closing
+    assert mark not in inside
+
+
+def test_the_command_calls_gh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, calls = tmp_path / "run.json", tmp_path / "calls"
+    write_run(record, run(_broken()))
+    there = [{"number": 3, "title": "old", "body": "<!-- executorch-conformance main gone -->\n"}]
+    gh = tmp_path / "bin" / "gh"
+    gh.parent.mkdir()
+    (tmp_path / "open.json").write_text(json.dumps(there), encoding="utf-8")
+    script = f'#!/bin/sh\necho "$1 $2" >> {calls}\nif [ $2 = list ]; then cat {tmp_path}/open.json; fi\n'
+    gh.write_text(script, encoding="utf-8")
+    gh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{gh.parent}{os.pathsep}{os.environ['PATH']}")
+    dry = CliRunner().invoke(report, ["issues", str(record), "--name", "main", "--dry-run"])
+    assert dry.output == "open: main: a (lower)\nclose #3: old\n"
+    assert calls.read_text() == "issue list\n"
+    assert CliRunner().invoke(report, ["issues", str(record), "--name", "main"]).exit_code == 0
+    assert calls.read_text().splitlines()[1:] == ["issue list", "issue create", "issue close"]
+
+
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "run.json"
+    write_run(record, run(cell()))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ended = CliRunner().invoke(report, ["issues", str(record)])
+    assert ended.exit_code == 2
+    assert "gh is not installed" in ended.output
+    ended = CliRunner().invoke(report, ["issues", str(record), "--name", "a b"])
+    assert ended.exit_code == 2
+    assert "--name a b: letters" in ended.output
