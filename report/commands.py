@@ -197,8 +197,9 @@ def verdict(run: Path) -> int:
 
     The same exit code as that of the run itself, for a record that was merged or fetched.
     """
+    from .analysis.result import acceptable
     from .loading import load
-    from .summary import acceptable, headline
+    from .summary import headline
 
     loaded = load(run)
     counts = Counter(cell.verdict for cell in loaded.cells)

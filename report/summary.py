@@ -7,13 +7,13 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TypeVar
 
 from conformance.core.text import first_few, plural
-from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.run import RunRecord
 
 from .analysis import Report, analyse
 from .analysis.causes import Cause, Unrun
 from .analysis.compare import Change, Comparison, DifferenceGroup, Measured, grouped
 from .analysis.history import PACKAGES
+from .analysis.result import result_of
 from .analysis.status import clause_order
 from .analysis.variants import variant_of
 from .analysis.verdicts import GLYPHS, Outcome, count
@@ -58,34 +58,10 @@ def unexpected(report: Report, regressions: Container[str]) -> tuple[Cause, ...]
     return tuple(cause for cause in left if cause.cells)
 
 
-def acceptable(run: RunRecord) -> bool:
-    """Whether a run by itself is good: it is complete, judged at least one cell, and has no unexpected result."""
-    judged = any(cell.verdict in {Verdict.PASS, Verdict.EXPECTED_FAILURE} for cell in run.cells)
-    return run.run.complete and judged and all(cell.verdict in ACCEPTABLE for cell in run.cells)
-
-
 def headline(head: RunRecord, comparison: Comparison | None) -> str:
     """The overall result in one line; a run that is not complete never looks like a good one."""
-    unexpected = sum(cell.verdict not in ACCEPTABLE for cell in head.cells)
-    worse = _worse(comparison) if comparison else 0
-    if worse:
-        result, good = plural(worse, "regression"), False
-    elif unexpected:
-        result, good = plural(unexpected, "unexpected result"), False
-    elif not any(cell.verdict in {Verdict.PASS, Verdict.EXPECTED_FAILURE} for cell in head.cells):
-        result, good = "nothing was judged", False
-    else:
-        known = sum(cell.verdict is Verdict.EXPECTED_FAILURE for cell in head.cells)
-        result, good = "no unexpected results" + (f" ({plural(known, 'known failure')})" if known else ""), True
-    if comparison and not worse:
-        result = f"no regressions, {result}"
-    if not head.run.complete:
-        result, good = f"{result}; the run is not complete", False
-    return f"{'✓' if good else '✗'} ExecuTorch conformance: {result}"
-
-
-def _worse(comparison: Comparison) -> int:
-    return len(comparison.regressions) + len(comparison.slower) + len(comparison.less_delegated)
+    result = result_of(head, comparison)
+    return f"{result.glyph} ExecuTorch conformance: {result.text}"
 
 
 def _warnings(head: RunRecord, comparison: Comparison | None) -> list[str]:

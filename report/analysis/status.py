@@ -64,6 +64,9 @@ _GLYPHS = {
     Reached.NOT_APPLICABLE: GLYPHS[Verdict.NOT_APPLICABLE],
     Reached.ABSENT: ABSENT_GLYPH,
 }
+_SHORT = {Reached.WRONG_RESULT: "wrong", Reached.NOT_JUDGED: "not judged", Reached.COMPILED_ONLY: "compiled"}
+#: What filters call statuses besides how far they get: what must hold fails, as expected or not; any cell fails a run.
+KNOWN, BROKEN, UNEXPECTED = "known failure", "broken", "anything unexpected"
 #: The signs of each, with their style classes.
 SIGNS = {
     reached: (
@@ -133,6 +136,17 @@ class Status:
         return f"{self.words} (known)" if self.failed and self.known else self.words
 
     @property
+    def short(self) -> str:
+        """What the sign alone does not say, in a word: the stage that is blocked, or what kind of result it is."""
+        return str(self.stage) if self.stage else _SHORT.get(self.reached, "")
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """What lists are filtered by: how far it gets, and whether what fails is known."""
+        failed = (KNOWN if self.known else BROKEN,) if self.failed else ()
+        return (self.reached.value, *failed, *((UNEXPECTED,) if self.unexpected else ()))
+
+    @property
     def glyph(self) -> str:
         """Its sign."""
         return _GLYPHS.get(self.reached) or (KNOWN_GLYPH if self.known else UNEXPECTED_GLYPH)
@@ -150,12 +164,17 @@ class Status:
         return sum(number for verdict, number in self.counts if verdict not in ACCEPTABLE)
 
     @property
+    def remarkable(self) -> tuple[Violation, ...]:
+        """The clauses that fail though it gets this far: where it is blocked, most violations follow from that."""
+        hidden = self.reached is Reached.BLOCKED
+        return tuple(each for each in self.violations if not hidden or (self.known and not each.known))
+
+    @property
     def notes(self) -> tuple[Note, ...]:
         """The clauses that fail though it gets this far, the known ones first, and verdicts to look into."""
-        # Where a program is blocked, most of what is violated follows from that.
-        hidden = self.reached is Reached.BLOCKED
-        shown = [each for each in self.violations if not hidden or (self.known and not each.known)]
-        known, unexpected = ([each.clause for each in shown if each.known is wanted] for wanted in (True, False))
+        known, unexpected = (
+            [each.clause for each in self.remarkable if each.known is wanted] for wanted in (True, False)
+        )
         notes = [Note("known", KNOWN_GLYPH, f"not {first_few(known, _NAMED)}")] if known else []
         notes += [Note("unexpected", UNEXPECTED_GLYPH, f"not {first_few(unexpected, _NAMED)}")] if unexpected else []
         for verdict, number in self.counts:
