@@ -163,6 +163,7 @@ class _Pages:
         )
         return {
             "architecture": each,
+            "covered": covered,
             "states": explained(each, each.covered, self.links),
             "chapters": views.chapter_tables(each.cells),
             "errors": errors,
@@ -272,6 +273,7 @@ def _environment() -> Environment:
         size=size,
         commit=commit,
         message=views.message,
+        by_status=views.by_status,
         by_variant=columns,
         variant=variant_of,
         plain_link=plain_link,

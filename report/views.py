@@ -225,3 +225,14 @@ def stretches_of(statuses: Iterable[Status]) -> Iterator[tuple[str, int]]:
     """The labels of `statuses`, each with the number of those in a row that have it."""
     for label, alike in itertools.groupby(status.label for status in statuses):
         yield label, sum(1 for _ in alike)
+
+
+def by_status(
+    statuses: Sequence[Status], variants: Sequence[Variant]
+) -> tuple[tuple[Status, tuple[Variant, ...]], ...]:
+    """The `variants` that have each of `statuses`, which are in the same order; problems first."""
+    found: dict[Status, list[Variant]] = {}
+    for status, variant in zip(statuses, variants, strict=True):
+        found.setdefault(status, []).append(variant)
+    ordered = sorted(found.items(), key=lambda item: item[0].rank)
+    return tuple((status, tuple(alike)) for status, alike in ordered)
