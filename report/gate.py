@@ -11,6 +11,7 @@ from conformance.core.verdicts import Verdict
 from conformance.records.run import UNREACHED, CellRecord, RunRecord
 
 from .analysis.causes import unrun
+from .analysis.clauses import clause_ranges
 from .analysis.compare import Change, Comparison, Difference, DifferenceGroup, Measured, grouped
 from .analysis.history import versions
 from .errors import ReportError
@@ -71,11 +72,14 @@ def format_comparison(comparison: Comparison, rows: int = ROWS) -> str:
 
 def result(comparison: Comparison) -> str:
     """Whether the head is worse, in one line that begins with PASS or FAIL."""
-    if not comparison.worse:
-        return f"PASS: {plural(len(comparison.head.cells), 'cell')} compared, none worse"
     counts = Counter(difference.change.value for difference in comparison.regressions)
     counts += Counter({"slower": len(comparison.slower), "less delegated": len(comparison.less_delegated)})
-    return "FAIL: " + format_counts(counts.items())
+    if comparison.worse:
+        return f"FAIL: {format_counts(counts.items())}"
+    compared = f"PASS: {plural(len(comparison.head.cells), 'cell')} compared"
+    if not counts.total():
+        return f"{compared}, none worse"
+    return f"{compared}, none worse by a clause that must hold ({format_counts(counts.items())})"
 
 
 def answer(comparison: Comparison) -> str:
@@ -134,7 +138,7 @@ def _line(group: DifferenceGroup) -> str:
     unexpected = group.unexpected and not group.regression
     note = "; not a known failure (already fails the run itself)" if unexpected else ""
     program = f"{group.architecture} · {group.variant}"
-    return one_line(f"{program}: {states}: {', '.join(group.clauses)}{note}", max_chars=240)
+    return one_line(f"{program}: {states}: {', '.join(clause_ranges(group.clauses))}{note}", max_chars=240)
 
 
 def _measures(title: str, measured: Sequence[Measured], form: str, rows: int) -> list[str]:

@@ -122,7 +122,7 @@ class Tab:
 
 def sentence(headline: Headline) -> tuple[Phrase, ...]:
     """What became of all architectures in a variant: how many decode correctly, and of the others each once."""
-    decoding = f"{headline.decoding} of {plural(headline.of, 'architecture')} decode correctly"
+    decoding = f"{headline.decoding} of {headline.of} architectures decode correctly"
     phrases = [Phrase(decoding, headline.decoding, "decodes-correctly", Reached.DECODES.value)]
     if headline.known:
         phrases.append(Phrase(plural(headline.known, "known failure"), headline.known, "known", KNOWN))

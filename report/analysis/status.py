@@ -20,7 +20,8 @@ from .variants import Columns, Variant, cells_of, home_of
 from .verdicts import ABSENT_GLYPH, GLYPHS, Outcome, count, outcome_of
 
 _ORDER = {clause.id: index for index, clause in enumerate(CLAUSES)}
-_SHOULD = frozenset(clause.id for clause in CLAUSES if clause.level is Level.SHOULD)
+#: The clauses that are about cost or convenience; an id that is not in this contract counts as one that must hold.
+SHOULD = frozenset(clause.id for clause in CLAUSES if clause.level is Level.SHOULD)
 _OWN_EXPORT = frozenset(clause.id for clause in CLAUSES if clause.own_export)
 #: The verdicts that violate a clause. A suite that failed itself says nothing about the clause.
 _FAILING = frozenset({Verdict.FAIL, Verdict.EXPECTED_FAILURE, Verdict.CRASH, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY})
@@ -214,7 +215,7 @@ def status_of(cells: Sequence[CellRecord]) -> Status:
 def _reached(
     cells: Sequence[CellRecord], own: Sequence[CellRecord], *, is_lowered: bool
 ) -> tuple[Reached, Stage | None]:
-    must = [cell for cell in cells if cell.clause not in _SHOULD]
+    must = [cell for cell in cells if cell.clause not in SHOULD]
     failing = [cell for cell in must if cell.verdict in _FAILING]
     blocking = [stage_of(cell, is_lowered=is_lowered) for cell in failing if _blocks(cell)]
     if blocking:
@@ -226,7 +227,7 @@ def _reached(
     if any(cell.verdict in _UNJUDGED for cell in must):
         return Reached.NOT_JUDGED, None
     passing = [cell for cell in own if cell.verdict in _PASSING and cell.clause not in _OWN_EXPORT]
-    if any(cell.clause not in _SHOULD and cell.clause.startswith(f"{Chapter.PAR.name}-") for cell in passing):
+    if any(cell.clause not in SHOULD and cell.clause.startswith(f"{Chapter.PAR.name}-") for cell in passing):
         return Reached.DECODES, None
     compiled = passing and all(home_of(cell) is not Stage.EXECUTE for cell in passing)
     return (Reached.COMPILED_ONLY if compiled else Reached.NOT_JUDGED), None
@@ -260,7 +261,7 @@ def _violations(cells: Iterable[CellRecord]) -> tuple[Violation, ...]:
         if cell.verdict in _FAILING:
             known[cell.clause] = known.get(cell.clause, True) and cell.verdict is Verdict.EXPECTED_FAILURE
     return tuple(
-        Violation(clause, Level.SHOULD if clause in _SHOULD else Level.MUST, known[clause])
+        Violation(clause, Level.SHOULD if clause in SHOULD else Level.MUST, known[clause])
         for clause in sorted(known, key=clause_order)
     )
 

@@ -321,3 +321,83 @@ def test_a_manifest_cannot_reach_out_of_the_site(tmp_path: Path, names: str) -> 
     with pytest.raises(ReportError, match="is damaged"):
         write({"index.html": "x"}, tmp_path / "site")
     assert (tmp_path / "mine.txt").exists()
+
+
+def test_the_repository_is_linked_where_it_is_known() -> None:
+    def addresses(settings: Settings) -> set[str | None]:
+        site = build(analyse([run(cell())], _MATRIX), settings)
+        return {each.get("href") for each in _Page(site["index.html"]).all("a")}
+
+    known = addresses(dataclasses.replace(_NOW, repository="https://example.org/suite"))
+    assert "https://example.org/suite/blob/HEAD/docs/reading-a-run.md" in known
+    assert not any("suite" in (each or "") for each in addresses(_NOW))
+
+
+def test_a_run_that_judged_nothing_does_not_look_good() -> None:
+    assert "✗ nothing was judged" in _text(_site(run(cell(verdict=Verdict.NOT_APPLICABLE)))["index.html"])
+    known = cell("PAR-3", Verdict.EXPECTED_FAILURE, Stage.EXECUTE, expected=ExpectedFailure("It is known."))
+    page = _text(_site(run(cell(), known))["index.html"])
+    assert "✓ no unexpected results (1 known failure)" in page
+    assert "accepted" not in page
+
+
+def test_a_comparison_says_what_the_gate_says_and_what_differs() -> None:
+    base = run(cell(), name="base", started="2026-11-01T10:00:00+00:00", torch="2.12.0")
+    base = dataclasses.replace(base, run=dataclasses.replace(base.run, options={"backend": "exported"}))
+    failing = cell(verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:E:x")
+    page = _text(_site(base, run(failing))["compare.html"])
+    assert "Gate: FAIL: 1 newly failing" in page
+    assert "torch 2.12.0 changed" in page
+    assert "--backend : exported → none" in page
+    assert "Gate: PASS: 1 cell compared, none worse" in _text(_site(base, run(cell()))["compare.html"])
+    partial = _text(_site(base, run(cell(), complete=False))["compare.html"])
+    assert "Gate: cannot compare the run now: the run did not finish" in partial
+
+
+def test_changes_that_are_alike_share_a_row() -> None:
+    names = [f"model{number}" for number in range(40)]
+    base = run(*(cell(architecture=name) for name in names), name="base", started="2026-11-01T10:00:00+00:00")
+    failing = [
+        cell(architecture=name, verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:E:x") for name in names
+    ]
+    page = _Page(_site(base, run(*failing))["compare.html"])
+    assert len(page.all("tr")) == 2
+    assert sum((each.get("href") or "").startswith("architectures/model") for each in page.all("a")) == 40
+
+
+def test_versions_are_compared_by_variant_changed_ones_first() -> None:
+    old = run(cell(architecture="zaya"), cell(backend="portable"), cell(), name="a", torch="2.12.0")
+    new = run(
+        cell(architecture="zaya", verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:E:x"),
+        cell(verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:E:x", architecture="phi"),
+        cell(backend="portable"),
+        cell(),
+        started="2026-11-24T10:00:00+00:00",
+    )
+    site = _site(old, new)
+    page = _Page(site["versions.html"])
+    rows = [each for each in page.all("tr") if "data-differs" in each]
+    heads = [each["data-value"] for each in page.all("th") if each.get("scope") == "row"]
+    assert [(name, row["data-differs"]) for name, row in zip(heads, rows, strict=True)] == [
+        ("phi", "yes"),
+        ("zaya", "yes"),
+        ("llama", ""),
+    ]
+    (other,) = (text for address, text in site.items() if address.startswith("versions/") and "portable" in address)
+    assert "zaya" not in _text(other)
+
+
+def test_chapters_in_which_all_is_well_are_folded() -> None:
+    failing = cell("LOW-4", Verdict.FAIL, Stage.LOWER, signature="lower:stored-twice")
+    page = _Page(_site(run(failing, cell("PAR-1"), cell("LOW-1")))["architectures/llama.html"])
+    chapters = [each for each in page.all("details") if each.get("class") == "chapter"]
+    assert ["open" in each for each in chapters] == [True, False]
+
+
+def test_a_shared_link_has_a_preview() -> None:
+    site = _site(run(cell()))
+    for address, page in _pages(site).items():
+        said = {each.get("property") or each.get("name"): each.get("content") for each in page.all("meta")}
+        assert said["og:title"], address
+        assert said["description"] == said["og:description"], address
+    assert 'content="xnnpack decode: 1 of 1 architectures decode correctly"' in site["index.html"]
