@@ -111,12 +111,16 @@ class _Pages:
         return progress(self.report.runs, headline.variant)[-_REMEMBERED:]
 
     def overview(self) -> None:
+        # The most informative variant of each exporter.
+        firsts: dict[str, Headline] = {}
+        for each in self.report.headlines:
+            firsts.setdefault(each.variant.subject, each)
         self.page(
             "index.html",
             "index.html",
             rows=overview(self.report, self.links),
             headline=self.headline,
-            phrases=sentence(self.headline) if self.headline else (),
+            sentences=[(each, sentence(each)) for each in firsts.values() if each.variant.subject],
             tabs=self.tabs,
             points=self._progress(self.headline) if self.headline else (),
             contract=len(CLAUSES),

@@ -231,8 +231,8 @@ def by_status(
     statuses: Sequence[Status], variants: Sequence[Variant]
 ) -> tuple[tuple[Status, tuple[Variant, ...]], ...]:
     """The `variants` that have each of `statuses`, which are in the same order; problems first."""
-    found: dict[Status, list[Variant]] = {}
+    found: dict[str, tuple[Status, list[Variant]]] = {}
     for status, variant in zip(statuses, variants, strict=True):
-        found.setdefault(status, []).append(variant)
-    ordered = sorted(found.items(), key=lambda item: item[0].rank)
+        found.setdefault(str(status), (status, []))[1].append(variant)
+    ordered = sorted(found.values(), key=lambda each: each[0].rank)
     return tuple((status, tuple(alike)) for status, alike in ordered)

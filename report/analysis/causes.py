@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from conformance.core.text import one_line
-from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.core.verdicts import ACCEPTABLE, SIGNATURE_CHARS, Verdict
 from conformance.records.run import CellRecord
 
 from ..names import plain_link, slug
@@ -62,6 +62,11 @@ class Cause:
             return _first_sentence(observed[1] if observed else what.replace(":", ": ", 1))
         where = f", first in {self.place}" if self.place else ""
         return one_line(f"{what.replace('-', ' ')}{where} ({stage})" if what else stage, _TITLE)
+
+    @property
+    def cut(self) -> bool:
+        """Whether the suite cut the signature off, perhaps at a space, which it removed."""
+        return len(self.signature.split(":", 2)[-1]) >= SIGNATURE_CHARS - 1
 
     @property
     def anchor(self) -> str:

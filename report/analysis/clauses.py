@@ -10,7 +10,7 @@ from conformance.core.verdicts import Verdict
 from conformance.records.run import CellRecord
 
 from .causes import Cause
-from .status import clause_order
+from .status import FAILING, clause_order
 from .variants import Variant, by_architecture, variant_of
 from .verdicts import QUIET, count
 
@@ -58,13 +58,19 @@ class ClauseStatus:
 
     @property
     def violated_by(self) -> tuple[str, ...]:
-        """The architectures with a cell that needs an explanation, not-run ones aside."""
-        return tuple(dict.fromkeys(name for cause in self.causes for name in cause.architectures))
+        """The architectures with a cell that fails, unexpected ones first; an unexpected pass violates nothing."""
+        failing = (cell for cause in self.causes for cell in cause.cells if cell.verdict in FAILING)
+        return tuple(dict.fromkeys(cell.architecture for cell in failing))
+
+    @property
+    def known(self) -> bool:
+        """Whether all that fails is a known failure."""
+        return all(cell.verdict is Verdict.EXPECTED_FAILURE for cell in self.cells if cell.verdict in FAILING)
 
     @property
     def judged_on(self) -> int:
         """The number of architectures that it was judged on."""
-        unjudged = {Verdict.NOT_RUN, Verdict.NOT_APPLICABLE}
+        unjudged = {Verdict.NOT_RUN, Verdict.NOT_APPLICABLE, Verdict.HARNESS_ERROR}
         return len({cell.architecture for cell in self.cells if cell.verdict not in unjudged})
 
     @property

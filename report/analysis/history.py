@@ -50,7 +50,7 @@ class PastRun:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Runs in a row in which no status of an architecture's variants changed, the newest first."""
+    """Runs in a row in which the statuses of an architecture's variants read alike, the newest first."""
 
     runs: tuple[PastRun, ...]
     statuses: tuple[Status, ...]
@@ -112,7 +112,8 @@ def stretches(runs: Iterable[PastRun], architecture: str, variants: Sequence[Var
         if architecture not in past.columns:
             continue
         statuses = tuple(past.status(architecture, variant) for variant in variants)
-        if found and found[-1].statuses == statuses:
+        # By what a reader sees: where a program is blocked, which violations follow from that is not said.
+        if found and list(map(str, found[-1].statuses)) == list(map(str, statuses)):
             found[-1] = Stretch((*found[-1].runs, past), statuses)
         else:
             found.append(Stretch((past,), statuses))

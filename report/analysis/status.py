@@ -24,7 +24,7 @@ _ORDER = {clause.id: index for index, clause in enumerate(CLAUSES)}
 SHOULD = frozenset(clause.id for clause in CLAUSES if clause.level is Level.SHOULD)
 _OWN_EXPORT = frozenset(clause.id for clause in CLAUSES if clause.own_export)
 #: The verdicts that violate a clause. A suite that failed itself says nothing about the clause.
-_FAILING = frozenset({Verdict.FAIL, Verdict.EXPECTED_FAILURE, Verdict.CRASH, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY})
+FAILING = frozenset({Verdict.FAIL, Verdict.EXPECTED_FAILURE, Verdict.CRASH, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY})
 _ENDED = frozenset({Verdict.CRASH, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY})
 _PASSING = frozenset({Verdict.PASS, Verdict.UNEXPECTED_PASS})
 _UNJUDGED = frozenset({Verdict.NOT_RUN, Verdict.HARNESS_ERROR})
@@ -216,7 +216,7 @@ def _reached(
     cells: Sequence[CellRecord], own: Sequence[CellRecord], *, is_lowered: bool
 ) -> tuple[Reached, Stage | None]:
     must = [cell for cell in cells if cell.clause not in SHOULD]
-    failing = [cell for cell in must if cell.verdict in _FAILING]
+    failing = [cell for cell in must if cell.verdict in FAILING]
     blocking = [stage_of(cell, is_lowered=is_lowered) for cell in failing if _blocks(cell)]
     if blocking:
         return Reached.BLOCKED, min(blocking, key=STAGES.index)
@@ -258,7 +258,7 @@ def stage_of(cell: CellRecord, *, is_lowered: bool) -> Stage:
 def _violations(cells: Iterable[CellRecord]) -> tuple[Violation, ...]:
     known: dict[str, bool] = {}
     for cell in cells:
-        if cell.verdict in _FAILING:
+        if cell.verdict in FAILING:
             known[cell.clause] = known.get(cell.clause, True) and cell.verdict is Verdict.EXPECTED_FAILURE
     return tuple(
         Violation(clause, Level.SHOULD if clause in SHOULD else Level.MUST, known[clause])

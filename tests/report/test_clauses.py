@@ -67,6 +67,18 @@ def test_a_clause_names_who_violates_it_by_cause() -> None:
     assert found["PAR-2"].cells == ()
 
 
+def test_what_passes_or_was_not_judged_violates_nothing() -> None:
+    cells = [
+        cell("PAR-1", Verdict.UNEXPECTED_PASS, expected=ExpectedFailure("It was broken.")),
+        cell("PAR-1", Verdict.HARNESS_ERROR, architecture="phi"),
+        cell("PAR-1", Verdict.EXPECTED_FAILURE, Stage.EXECUTE, architecture="gpt2", expected=ExpectedFailure("Known.")),
+        cell("PAR-3", Verdict.NOT_RUN),
+    ]
+    found = {each.id: each for each in analyse([run(*cells)]).clauses}
+    assert (found["PAR-1"].violated_by, found["PAR-1"].known) == (("gpt2",), True)
+    assert (found["PAR-3"].violated_by, found["PAR-3"].judged_on) == ((), 0)
+
+
 def test_architectures_that_are_alike_share_a_row() -> None:
     both = [_stored_twice(name, mode) for name in ("gpt2", "llama") for mode in Mode]
     first, second = alike([*both, _stored_twice("phi")])

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.core.contract import Mode
 from conformance.core.verdicts import Stage, Verdict
 from conformance.matrix.known_failures import Cause as KnownFailure
 from conformance.matrix.known_failures import Undecodable
@@ -401,3 +402,12 @@ def test_a_shared_link_has_a_preview() -> None:
         assert said["og:title"], address
         assert said["description"] == said["og:description"], address
     assert 'content="xnnpack decode: 1 of 1 architectures decode correctly"' in site["index.html"]
+
+
+def test_each_exporter_has_its_sentence() -> None:
+    failing = cell(verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:E:x", subject="transformers")
+    page = _text(_site(run(cell(), cell(mode=Mode.DYNAMIC), failing))["index.html"])
+    assert "1 of 1 architectures decode correctly on reference · xnnpack · decode" in page
+    assert "0 of 1 architectures decode correctly on transformers · xnnpack · decode · 1 broken" in page
+    alone = _text(_site(run(failing))["index.html"])
+    assert "decode correctly on transformers · xnnpack · decode" in alone
