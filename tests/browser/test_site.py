@@ -337,6 +337,12 @@ def test_what_matters_is_in_sight_on_a_phone(page: Page, site: Site) -> None:
         box = cell.bounding_box()
         assert box
         assert box["x"] + box["width"] <= 390
+    page.goto(_stages(site, "xnnpack-dynamic"))
+    table = page.locator("#grid").bounding_box()
+    first = page.locator("#grid thead").bounding_box()
+    assert table
+    assert first
+    assert first["y"] - table["y"] < 5
     page.goto(site.address + "architectures/gemma2.html")
     expect(page.locator("details[open] table.clauses .text").first).to_be_visible()
     hidden = """() => [...document.querySelectorAll(".log .off, .clauses .place:not(.v-blank), .history td")]
