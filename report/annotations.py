@@ -13,9 +13,10 @@ from conformance.core.text import one_line, plural, sanitize
 from conformance.records.run import CellRecord, RunRecord
 
 from .analysis import analyse
+from .analysis.clauses import clause_ranges
 from .analysis.compare import Comparison, Measured, grouped
 from .analysis.variants import Variant
-from .summary import ROWS, headline, unexpected
+from .summary import ROWS, Pages, headline, unexpected
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +31,16 @@ class Annotation:
         return f"::{self.level} title={_property(self.title)}::{_data(self.text)}"
 
 
-def annotate(head: RunRecord, comparison: Comparison | None = None, rows: int = ROWS) -> str:
-    """The annotations of `head`: the overall result, then the worst findings, then how many are not shown.
+def annotate(head: RunRecord, comparison: Comparison | None = None, rows: int = ROWS, site: str = "") -> str:
+    """The annotations of a run: the overall result, then the worst findings, then how many are not shown.
 
-    GitHub shows ten errors of a step and drops the others silently, so their number is printed.
+    GitHub shows ten errors of a step and drops the others silently, so their number is printed. The arguments are those
+    of `summary`.
     """
-    findings = list(_findings(head, comparison))
+    findings = list(_findings(head, comparison, site))
     bad = bool(findings) or not head.run.complete
-    lines = [Annotation("error" if bad else "notice", "ExecuTorch conformance", headline(head, comparison))]
+    text = "\n".join([headline(head, comparison), *([f"{site}/index.html"] if site else [])])
+    lines = [Annotation("error" if bad else "notice", "ExecuTorch conformance", text)]
     lines += findings[: max(rows - 1, 1)]
     hidden = len(findings) - len(lines) + 1
     if hidden > 0:
@@ -45,23 +48,24 @@ def annotate(head: RunRecord, comparison: Comparison | None = None, rows: int = 
     return "\n".join(map(str, lines)) + "\n"
 
 
-def _findings(head: RunRecord, comparison: Comparison | None) -> Iterator[Annotation]:
+def _findings(head: RunRecord, comparison: Comparison | None, site: str) -> Iterator[Annotation]:
     regressions: set[str] = set()
+    report = analyse([head])
+    pages = Pages.of(report, site)
     if comparison:
         regressions = {difference.cell.id for difference in comparison.regressions}
         for group in grouped(comparison.regressions):
             summary = f"{group.change}: before: {group.before.label}; now: {group.after.label}"
-            yield Annotation("error", _title(group.architecture, [group.variant]), _text(summary, group.cells))
+            yield Annotation("error", _title(group.architecture, [group.variant]), _text(summary, group.cells, pages))
         for each in comparison.slower:
             yield _measured(each, f"slower to lower: {each.base:.3g} s before, {each.head:.3g} s now")
         for each in comparison.less_delegated:
             lost = f"; no longer delegated: {', '.join(each.operators)}" if each.operators else ""
             yield _measured(each, f"less delegated: {each.base:.1%} of operators before, {each.head:.1%} now{lost}")
-    report = analyse([head])
     for cause in unexpected(report, regressions):
         for name, part in cause.parts.items():
             text = f"{part.outcome.label}, not a known failure: {part.title}"
-            yield Annotation("error", _title(name, part.variants), _text(text, part.cells))
+            yield Annotation("error", _title(name, part.variants), _text(text, part.cells, pages))
     for unrun in report.unrun:
         text = f"{unrun.reason[:1500]}\nreplay: {one_line(unrun.cells[0].replay, max_chars=500)}"
         yield Annotation("error", f"{plural(len(unrun.cells), 'cell')} not run", text)
@@ -75,9 +79,12 @@ def _title(architecture: str, variants: Iterable[Variant]) -> str:
     return one_line(f"{architecture}: {', '.join(map(str, variants))}")
 
 
-def _text(summary: str, cells: tuple[CellRecord, ...]) -> str:
+def _text(summary: str, cells: tuple[CellRecord, ...], pages: Pages) -> str:
     first = cells[0]
-    lines = [summary, one_line(f"clauses: {', '.join(cell.clause for cell in cells)}", max_chars=400)]
+    clauses = ", ".join(clause_ranges(cell.clause for cell in cells))
+    lines = [summary, one_line(f"clauses: {clauses}", max_chars=400)]
+    page = pages.explaining(cells)
+    lines += [f"{pages.site}/{page}"] if page else []
     lines += [first.message.strip()[:1500]] if first.message else []
     if first.replay and first.replay not in lines[-1]:
         lines.append(f"replay: {one_line(first.replay, max_chars=500)}")

@@ -84,6 +84,25 @@ class _Amount(click.FloatRange):
 _AMOUNT = _Amount(min=0)
 
 
+class _WebAddress(click.ParamType[str]):
+    """An http or https address without unusual characters, so that it can be part of any page, or empty.
+
+    It is without the slash at its end.
+    """
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from .names import plain_link
+
+        if value and not plain_link(str(value)):
+            self.fail(f"{str(value)!r} is not an http or https address", param, ctx)
+        return str(value).rstrip("/")
+
+
+_WEB_ADDRESS = _WebAddress()
+
+
 @report.command(
     epilog=examples(
         "conformance report build build/conformance/run.json -o build/report",
@@ -107,11 +126,20 @@ _AMOUNT = _Amount(min=0)
     metavar="MIB",
     help="largest failure bundle to include; default: 16",
 )
-def build(runs: tuple[Path, ...], output: Path, stale_after: int, bundles: Path, bundle_limit: int) -> None:
+@click.option(
+    "--repository",
+    type=_WEB_ADDRESS,
+    default="",
+    metavar="URL",
+    help="the suite's repository, to which pages link; default: no links",
+)
+def build(
+    runs: tuple[Path, ...], output: Path, stale_after: int, bundles: Path, bundle_limit: int, repository: str
+) -> None:
     """Build the site for the newest run; older runs become its history.
 
-    The site is static: a grid, a page for each architecture and each cause, what changed since the run before, and the
-    same as JSON. Prints the path of its first page.
+    The site is static: an overview, a page for each architecture, failure and clause, what changed since the run
+    before, and the same as JSON. Prints the path of its first page.
     """
     from conformance.matrix.schema import load_matrix
     from conformance.matrix.yaml_file import MatrixError
@@ -130,7 +158,7 @@ def build(runs: tuple[Path, ...], output: Path, stale_after: int, bundles: Path,
     if not bundles.is_dir():
         raise ReportError(f"--bundles: no such directory: {bundles}")
     collected = collect_bundles(loaded[-1], bundles, bundle_limit)
-    settings = Settings(datetime.now(UTC), stale_after)
+    settings = Settings(datetime.now(UTC), stale_after, repository)
     write(build_site(analyse(loaded, matrix), settings, collected), output, archives(collected))
     print((output / "index.html").resolve())
 
@@ -138,6 +166,7 @@ def build(runs: tuple[Path, ...], output: Path, stale_after: int, bundles: Path,
 @report.command(
     epilog=examples(
         "conformance report summary head.json --base base.json",
+        "conformance report summary head.json --site https://example.org/conformance",
         "conformance report summary head.json --format github",
     )
 )
@@ -150,9 +179,16 @@ def build(runs: tuple[Path, ...], output: Path, stale_after: int, bundles: Path,
     default="markdown",
     help="default: markdown; github: annotations",
 )
+@click.option(
+    "--site",
+    type=_WEB_ADDRESS,
+    default="",
+    metavar="URL",
+    help="where the site of this run is published; architectures and failures become links to its pages",
+)
 @_rows
 @_margins
-def summary(run: Path, base: Path | None, form: str, rows: int, **margins: float) -> None:
+def summary(run: Path, base: Path | None, form: str, site: str, rows: int, **margins: float) -> None:
     """Print a run as Markdown for a pull request, regressions first.
 
     With --base, what the run changed comes first. The format `github` prints annotations for the log of GitHub Actions.
@@ -165,20 +201,29 @@ def summary(run: Path, base: Path | None, form: str, rows: int, **margins: float
     head = load(run)
     comparison = compare(load(base), head, _margins_of(margins)) if base else None
     write = annotate if form == "github" else summarise
-    print(write(head, comparison, rows), end="")
+    print(write(head, comparison, rows, site), end="")
 
 
 @report.command(epilog=examples("conformance report gate base.json head.json"))
 @click.argument("base", type=_PATH, metavar="BASE.json")
 @click.argument("head", type=_PATH, metavar="HEAD.json")
+@click.option(
+    "--fail-on",
+    type=click.Choice(("should", "must")),
+    default="should",
+    help="must: regressions of should clauses, slower lowering and less delegation are printed, and exit with 0; "
+    "default: should, which is any regression",
+)
 @_rows
 @_margins
-def gate(base: Path, head: Path, rows: int, **margins: float) -> int:
+def gate(base: Path, head: Path, fail_on: str, rows: int, **margins: float) -> int:
     """Compare two runs cell by cell; exit with 1 if the second is worse.
 
     A cell that vanished is worse too. Runs that cannot be compared, such as one that was interrupted, are refused with
     exit code 2.
     """
+    from conformance.core.contract import Level
+
     from .analysis.compare import compare
     from .gate import format_comparison, refuse_unfit
     from .loading import load
@@ -186,7 +231,7 @@ def gate(base: Path, head: Path, rows: int, **margins: float) -> int:
     before, after = load(base), load(head)
     for run, path in ((before, base), (after, head)):
         refuse_unfit(run, str(path))
-    comparison = compare(before, after, _margins_of(margins))
+    comparison = compare(before, after, _margins_of(margins), Level(fail_on))
     print(format_comparison(comparison, rows), end="")
     return 1 if comparison.worse else 0
 
@@ -198,8 +243,9 @@ def verdict(run: Path) -> int:
 
     The same exit code as that of the run itself, for a record that was merged or fetched.
     """
+    from .analysis.result import acceptable
     from .loading import load
-    from .summary import acceptable, headline
+    from .summary import headline
 
     loaded = load(run)
     counts = Counter(cell.verdict for cell in loaded.cells)
@@ -253,22 +299,32 @@ def merge(runs: tuple[Path, ...], output: Path) -> None:
 
 
 @report.command(epilog=examples("conformance report validate build/conformance/run.json"))
-@click.argument("paths", nargs=-1, required=True, type=_PATH, metavar="RUN.json...")
+@click.argument("paths", nargs=-1, required=True, type=_PATH, metavar="DIR|RUN.json...")
 def validate(paths: tuple[Path, ...]) -> int:
-    """Check run records for errors.
+    """Check run records, and all *.json in folders, for errors.
 
     Reads each record, and prints what it is or what is wrong with it. The exit code is 1 if anything is.
     """
+    from .loading import record_files
     from .validation import validate_record
 
     valid = True
     for path in paths:
         try:
-            print(f"{path}: {validate_record(path)}")
+            files = record_files([path]) if path.is_dir() else (path,)
         except ReportError as error:
-            valid = False
-            print(one_line(str(error), max_chars=500), file=sys.stderr)
+            valid, files = _complain(error), ()
+        for file in files:
+            try:
+                print(f"{file}: {validate_record(file)}")
+            except ReportError as error:
+                valid = _complain(error)
     return 0 if valid else 1
+
+
+def _complain(error: ReportError) -> bool:
+    print(one_line(str(error), max_chars=500), file=sys.stderr)
+    return False
 
 
 @report.command(
@@ -309,7 +365,16 @@ def database(paths: tuple[Path, ...], output: Path) -> None:
 def query(database: Path, sql: str, form: str) -> None:
     """Query a file of `db` with SQL.
 
-    Prints the rows as a table or as JSON. The file is not changed.
+    Prints the rows as a table or as JSON. The file is not changed. `DESCRIBE cells` prints the columns of a table and
+    their types.
+
+    \b
+    runs: run, started, finished, complete, seed, commit, options, transformers, torch,
+      executorch, packages, python, platform, cpu, cells, file
+    cells: run, started, id, architecture, subject, backend, mode, clause, verdict, stage,
+      signature, message, metrics, duration_s, replay, bundle, partition, reason, link
+    statuses: run, started, architecture, subject, backend, mode, status, reached, stage,
+      violations, verdicts, accepted, judged
     """
     from .database import query as rows_of
     from .terminal import as_json, table

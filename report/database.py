@@ -32,7 +32,7 @@ _PARTITION = """STRUCT(
     lower_s DOUBLE, emit_s DOUBLE, moved MAP(VARCHAR, BIGINT)
 )"""
 #: The types of each table's columns.
-_TABLES = {
+TABLES = {
     "runs": {
         "run": "VARCHAR",
         "started": "TIMESTAMP",
@@ -112,7 +112,7 @@ def write_database(paths: Sequence[Path], output: Path) -> str:
             partial = Path(temporary).resolve() / "whole.duckdb"
             with duckdb.connect(str(partial), config={"memory_limit": _MEMORY}) as connection:
                 connection.begin()
-                for table, types in _TABLES.items():
+                for table, types in TABLES.items():
                     connection.execute(f"CREATE TABLE {table} ({_columns(types)})")
                 for file, run in load_each(files):
                     _insert(connection, "runs", [_run_row(file, run)])
@@ -154,7 +154,8 @@ def query(database: Path, sql: str) -> tuple[tuple[str, ...], list[tuple[Any, ..
                 raise ReportError("the SQL is empty; expected a query, such as: SELECT * FROM statuses")
             return tuple(column[0] for column in cursor.description or ()), cursor.fetchall()
     except (duckdb.Error, ValueError, OverflowError) as error:
-        raise ReportError(one_line(str(error), max_chars=500)) from error
+        # What follows points at a place in the SQL by carets below it, which one line cannot show.
+        raise ReportError(one_line(str(error).partition("\n\nLINE ")[0], max_chars=500)) from error
 
 
 def read_points(database: Path) -> list[HistoryPoint]:
@@ -202,7 +203,7 @@ def _columns(types: Mapping[str, str]) -> str:
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Iterable[Mapping[str, object]]) -> None:
     # As one JSON text: a hundred times as fast as a statement for each row.
-    types = f"STRUCT({_columns(_TABLES[table])})[]"
+    types = f"STRUCT({_columns(TABLES[table])})[]"
     sql = f"INSERT INTO {table} SELECT each.* FROM (SELECT unnest(?::JSON::{types}) AS each)"
     connection.execute(sql, [json.dumps(list(rows))])
 

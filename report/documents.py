@@ -14,11 +14,11 @@ from pydantic.dataclasses import dataclass
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord, Environment, RunInfo
 
+from .addresses import architecture_page
 from .analysis.causes import Cause
 from .analysis.report import Architecture, Headline, Missed, Report, VariantState
 from .analysis.status import Reached, Violation
 from .names import slug
-from .views import architecture_page
 
 SCHEMA_VERSION: Literal[2] = 2
 

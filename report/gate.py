@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from conformance.core.option_names import by_option
 from conformance.core.text import format_counts, one_line, plural
@@ -11,6 +11,7 @@ from conformance.core.verdicts import Verdict
 from conformance.records.run import UNREACHED, CellRecord, RunRecord
 
 from .analysis.causes import unrun
+from .analysis.clauses import clause_ranges
 from .analysis.compare import Change, Comparison, Difference, DifferenceGroup, Measured, grouped
 from .analysis.history import versions
 from .errors import ReportError
@@ -46,7 +47,11 @@ def refuse_unfit(run: RunRecord, name: str) -> None:
 
 def format_comparison(comparison: Comparison, rows: int = ROWS) -> str:
     """The comparison for a terminal or a log: regressions first, and the result in the last line."""
-    lines = [_side("base", comparison.base), _side("head", comparison.head), *_differing(comparison)]
+    lines = [
+        _side("base", comparison.base),
+        _side("head", comparison.head),
+        *map(_difference_line, differing(comparison)),
+    ]
     if since := comparison.head.run.since:
         lines += [f"not in the head: {plural(len(since.left_out), 'cell')} that cannot have changed since the base"]
     regressions = comparison.regressions
@@ -62,12 +67,29 @@ def format_comparison(comparison: Comparison, rows: int = ROWS) -> str:
     lines += _measures(fewer, comparison.less_delegated, "{:.1%}", rows)
     for change in Change:
         lines += _changes(change.value, [found for found in comparison.of(change) if not found.regression], rows, "·")
-    counts = Counter(difference.change.value for difference in regressions)
+    return "\n".join([*lines, "", result(comparison)]) + "\n"
+
+
+def result(comparison: Comparison) -> str:
+    """Whether the head is worse, in one line that begins with PASS or FAIL."""
+    counts = Counter(difference.change.value for difference in comparison.regressions)
     counts += Counter({"slower": len(comparison.slower), "less delegated": len(comparison.less_delegated)})
-    result = "FAIL: " + format_counts(counts.items())
-    if not comparison.worse:
-        result = f"PASS: {plural(len(comparison.head.cells), 'cell')} compared, none worse"
-    return "\n".join([*lines, "", result]) + "\n"
+    if comparison.worse:
+        return f"FAIL: {format_counts(counts.items())}"
+    compared = f"PASS: {plural(len(comparison.head.cells), 'cell')} compared"
+    if not counts.total():
+        return f"{compared}, none worse"
+    return f"{compared}, none worse by a clause that must hold ({format_counts(counts.items())})"
+
+
+def answer(comparison: Comparison) -> str:
+    """As `result`; for runs that the gate refuses, why it does."""
+    try:
+        for word, run in (("the run before", comparison.base), ("the run now", comparison.head)):
+            refuse_unfit(run, word)
+    except ReportError as error:
+        return str(error)
+    return result(comparison)
 
 
 def _side(word: str, run: RunRecord) -> str:
@@ -77,15 +99,24 @@ def _side(word: str, run: RunRecord) -> str:
     return one_line(f"{word}: {run.run.id}{at}, {started}, {cells}, {packages}", max_chars=300)
 
 
-def _differing(comparison: Comparison) -> Iterator[str]:
-    """The versions and options that differ: the purpose of a comparison, or the mistake in it."""
-    for prefix, before, after in (
-        ("version of ", comparison.base.environment.packages, comparison.head.environment.packages),
-        ("", by_option(comparison.base.run.options), by_option(comparison.head.run.options)),
-    ):
-        for name in sorted({*before, *after}):
-            if before.get(name) != after.get(name):
-                yield one_line(f"{prefix}{name}: {_value(before.get(name))} → {_value(after.get(name))}")
+def differing(comparison: Comparison) -> tuple[tuple[str, str, str], ...]:
+    """The versions and options that differ, before and now: the purpose of a comparison, or the mistake in it."""
+    base, head = comparison.base, comparison.head
+    named = (
+        ("version of ", base.environment.packages, head.environment.packages),
+        ("", by_option(base.run.options), by_option(head.run.options)),
+    )
+    return tuple(
+        (f"{prefix}{name}", _value(before.get(name)), _value(after.get(name)))
+        for prefix, before, after in named
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    )
+
+
+def _difference_line(difference: tuple[str, str, str]) -> str:
+    name, before, after = difference
+    return one_line(f"{name}: {before} → {after}")
 
 
 def _value(value: object) -> str:
@@ -107,7 +138,7 @@ def _line(group: DifferenceGroup) -> str:
     unexpected = group.unexpected and not group.regression
     note = "; not a known failure (already fails the run itself)" if unexpected else ""
     program = f"{group.architecture} · {group.variant}"
-    return one_line(f"{program}: {states}: {', '.join(group.clauses)}{note}", max_chars=240)
+    return one_line(f"{program}: {states}: {', '.join(clause_ranges(group.clauses))}{note}", max_chars=240)
 
 
 def _measures(title: str, measured: Sequence[Measured], form: str, rows: int) -> list[str]:

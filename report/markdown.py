@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Sequence
+from urllib.parse import quote
 
 from conformance.core.text import one_line, plural
 from conformance.core.verdicts import Verdict
@@ -39,6 +40,11 @@ def code(text: str, max_chars: int = 160) -> str:
 def link(text: str) -> str:
     """A link, if `text` is an address on the web and nothing else; otherwise prose."""
     return f"<{text}>" if plain_link(text) else prose(text)
+
+
+def page_link(text: str, site: str, address: str) -> str:
+    """`text`, which is Markdown already, as a link to a page of the site at `site`; as it is, without either."""
+    return f"[{text}]({site}/{quote(address, safe='/#~')})" if site and address else text
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

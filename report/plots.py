@@ -13,8 +13,6 @@ from .analysis.variants import Variant, variant_of
 #: SEN-1 asks for effects of at least this multiple of the tolerance.
 SENSITIVE = 100.0
 _WIDTH = 100.0
-#: Characters of a label beside a plot.
-_LONGEST = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +33,6 @@ class Line:
     marks: tuple[Mark, ...]
     worst: float
 
-    @property
-    def short(self) -> str:
-        """The label, or its end if it is too long: the ends of variants' names differ."""
-        return self.label if len(self.label) <= _LONGEST else f"…{self.label[1 - _LONGEST :]}"
-
 
 @dataclass(frozen=True, slots=True)
 class Tick:
@@ -57,11 +50,6 @@ class LogPlot:
     ticks: tuple[Tick, ...]
     limit: float
     limit_at: float
-
-    @property
-    def gutter(self) -> int:
-        """Width of the labels at the left; the axis is 460 wide."""
-        return max(150, 20 + 6 * max((len(line.short) for line in self.lines), default=0))
 
 
 def errors(cells: Iterable[CellRecord], name: Callable[[Variant], str] = str) -> LogPlot | None:
@@ -102,7 +90,7 @@ def log_plot(values: Mapping[str, Sequence[tuple[str, float]]], limit: float, *,
         return Mark(label, value, at(value), value <= limit if at_most else value >= limit)
 
     worst = max if at_most else min
-    step = max(1, math.ceil((high - low) / 8))
+    step = max(1, math.ceil((high - low) / 6))  # labels must not overlap on a phone
     return LogPlot(
         tuple(
             Line(label, tuple(mark(*each) for each in line), worst(value for _, value in line))

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from conformance.core.text import first_few, plural
-from conformance.core.verdicts import ACCEPTABLE, Verdict
-from conformance.records.run import RunRecord
+from conformance.records.run import CellRecord, RunRecord
 
+from .addresses import architecture_page
 from .analysis import Report, analyse
 from .analysis.causes import Cause, Unrun
+from .analysis.clauses import clause_ranges
 from .analysis.compare import Change, Comparison, DifferenceGroup, Measured, grouped
 from .analysis.history import PACKAGES
-from .analysis.status import clause_order
+from .analysis.result import result_of
 from .analysis.variants import variant_of
 from .analysis.verdicts import GLYPHS, Outcome, count
 from .loading import when
-from .markdown import code, headlines, incomplete, prose, table
+from .markdown import code, headlines, incomplete, page_link, prose, table
 from .names import commit
+from .views import targets
 
 #: Rows of a table before "and N more".
 ROWS = 10
@@ -30,22 +32,54 @@ _NAMED = 6
 _T = TypeVar("_T", bound=Cause | DifferenceGroup | Measured | Unrun)
 
 
-def summary(head: RunRecord, comparison: Comparison | None = None, rows: int = ROWS) -> str:
-    """The summary of `head`, against the base of `comparison` if there is one."""
+def summary(head: RunRecord, comparison: Comparison | None = None, rows: int = ROWS, site: str = "") -> str:
+    """The summary of a run as Markdown.
+
+    Args:
+        head: The run.
+        comparison: What it changed, if it is compared with a base.
+        rows: Rows of a table before "and N more".
+        site: The address of the site of this run, to which architectures and failures are linked; may be empty.
+    """
     report = analyse([head])
-    lines = [f"## {headline(head, comparison)}", *_warnings(head, comparison), "", *_sides(head, comparison)]
+    pages = Pages.of(report, site)
+    lines = [f"## {headline(head, comparison)}", *_warnings(head, comparison)]
+    lines += ["", page_link("All results", site, "index.html")] if site else []
+    lines += ["", *_sides(head, comparison)]
     lines += ["", *headlines(report.headlines)] if report.headlines else []
     if comparison:
-        lines += _regressions(comparison, rows)
+        lines += _regressions(comparison, rows, pages)
     regressions = {difference.cell.id for difference in comparison.regressions} if comparison else set()
     title = "Other unexpected failures" if regressions else "Unexpected failures"
-    lines += _section(title, unexpected(report, regressions), _failure, _FAILURE_HEADS, rows)
+    lines += _section(
+        title, unexpected(report, regressions), lambda cause: _failure(cause, pages), _FAILURE_HEADS, rows
+    )
     lines += _section("Not run", report.unrun, _unrun, _UNRUN_HEADS, rows)
     if comparison:
         for change in Change:
             others = grouped(difference for difference in comparison.of(change) if not difference.regression)
-            lines += _section(change.value.capitalize(), others, _difference, _DIFFERENCE_HEADS, rows)
+            title = change.value.capitalize()
+            lines += _section(title, others, lambda group: _difference(group, pages), _DIFFERENCE_HEADS, rows)
     return "\n".join(lines) + "\n"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pages:
+    """The pages of the site of a run: its address, which may be empty, and by cell or architecture those in it."""
+
+    site: str
+    by_cell: Mapping[str, str]
+    by_architecture: Mapping[str, str]
+
+    @classmethod
+    def of(cls, report: Report, site: str) -> Pages:
+        """The pages of `report`; none, without an address."""
+        names = {each.name: architecture_page(each.name) for each in report.architectures} if site else {}
+        return cls(site, targets(report) if site else {}, names)
+
+    def explaining(self, cells: Sequence[CellRecord]) -> str:
+        """The address within the site of what explains the first of `cells`; empty if the site has nothing of it."""
+        return self.by_cell.get(cells[0].id) or self.by_architecture.get(cells[0].architecture, "")
 
 
 def unexpected(report: Report, regressions: Container[str]) -> tuple[Cause, ...]:
@@ -58,34 +92,10 @@ def unexpected(report: Report, regressions: Container[str]) -> tuple[Cause, ...]
     return tuple(cause for cause in left if cause.cells)
 
 
-def acceptable(run: RunRecord) -> bool:
-    """Whether a run by itself is good: it is complete, judged at least one cell, and has no unexpected result."""
-    judged = any(cell.verdict in {Verdict.PASS, Verdict.EXPECTED_FAILURE} for cell in run.cells)
-    return run.run.complete and judged and all(cell.verdict in ACCEPTABLE for cell in run.cells)
-
-
 def headline(head: RunRecord, comparison: Comparison | None) -> str:
     """The overall result in one line; a run that is not complete never looks like a good one."""
-    unexpected = sum(cell.verdict not in ACCEPTABLE for cell in head.cells)
-    worse = _worse(comparison) if comparison else 0
-    if worse:
-        result, good = plural(worse, "regression"), False
-    elif unexpected:
-        result, good = plural(unexpected, "unexpected result"), False
-    elif not any(cell.verdict in {Verdict.PASS, Verdict.EXPECTED_FAILURE} for cell in head.cells):
-        result, good = "nothing was judged", False
-    else:
-        known = sum(cell.verdict is Verdict.EXPECTED_FAILURE for cell in head.cells)
-        result, good = "no unexpected results" + (f" ({plural(known, 'known failure')})" if known else ""), True
-    if comparison and not worse:
-        result = f"no regressions, {result}"
-    if not head.run.complete:
-        result, good = f"{result}; the run is not complete", False
-    return f"{'✓' if good else '✗'} ExecuTorch conformance: {result}"
-
-
-def _worse(comparison: Comparison) -> int:
-    return len(comparison.regressions) + len(comparison.slower) + len(comparison.less_delegated)
+    result = result_of(head, comparison)
+    return f"{result.glyph} ExecuTorch conformance: {result.text}"
 
 
 def _warnings(head: RunRecord, comparison: Comparison | None) -> list[str]:
@@ -118,10 +128,10 @@ def _sides(head: RunRecord, comparison: Comparison | None) -> list[str]:
     return table(heads, [*rows, ["cells", *counts]])
 
 
-def _regressions(comparison: Comparison, rows: int) -> list[str]:
+def _regressions(comparison: Comparison, rows: int, pages: Pages) -> list[str]:
     """Everything that fails the gate."""
     groups = grouped(comparison.regressions)
-    lines = _section("Regressions", groups, _difference, _DIFFERENCE_HEADS, rows)
+    lines = _section("Regressions", groups, lambda group: _difference(group, pages), _DIFFERENCE_HEADS, rows)
     replay = next((cell.replay for group in groups for cell in group.cells if cell.replay), None)
     lines += ["", f"To reproduce the first: {code(replay, max_chars=500)}"] if replay else []
     lines += _section(
@@ -155,18 +165,19 @@ def _section(
     return ["", heading, "", *table(heads, map(row, items[:max_rows])), *more]
 
 
-def _difference(group: DifferenceGroup) -> Sequence[str]:
+def _difference(group: DifferenceGroup, pages: Pages) -> Sequence[str]:
+    name = page_link(code(group.architecture), pages.site, pages.explaining(group.cells))
     return (
-        *(code(group.architecture), code(str(group.variant)), group.change.value),
+        *(name, code(str(group.variant)), group.change.value),
         *(_state(group.before), _state(group.after)),
         *(code(group.signature) if group.signature else "", _clauses(group.clauses)),
     )
 
 
-def _failure(cause: Cause) -> Sequence[str]:
-    clauses = sorted({cell.clause for cell in cause.cells}, key=clause_order)
+def _failure(cause: Cause, pages: Pages) -> Sequence[str]:
+    clauses = clause_ranges(cell.clause for cell in cause.cells)
     return (
-        prose(cause.title),
+        page_link(prose(cause.title), pages.site, cause.page),
         _state(cause.outcome),
         str(len(cause.cells)),
         first_few([*map(code, cause.architectures)], _NAMED),
@@ -194,4 +205,4 @@ def _state(outcome: Outcome) -> str:
 
 
 def _clauses(clauses: Iterable[str]) -> str:
-    return ", ".join(map(code, clauses))
+    return first_few([*map(code, clause_ranges(clauses))], _NAMED)

@@ -146,11 +146,15 @@ def at(stage: Stage) -> Iterator[None]:
         byte[0] = before
 
 
+#: A signature has this much of an exception's text.
+SIGNATURE_CHARS = 90
+
+
 def _signature(cause: BaseException) -> str:
     """The exception and its first line without what varies; of ExecuTorch's, the error code."""
     whole = str(cause).strip()
     inner = re.search(r"got \w+\(['\"](.+)", whole)  # torch wraps what a traced operator raised
     first = inner.group(1) if inner else next(iter(whole.splitlines()), "")
     code = re.search(r"error (0x[0-9a-fA-F]+)", first)
-    text = code.group(0) if code else re.sub(r"0x[0-9a-f]+|\d+", "#", first)[:90].strip()
+    text = code.group(0) if code else re.sub(r"0x[0-9a-f]+|\d+", "#", first)[:SIGNATURE_CHARS].strip()
     return f"{type(cause).__name__}:{text}"

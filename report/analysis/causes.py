@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from conformance.core.text import one_line
-from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.core.verdicts import ACCEPTABLE, SIGNATURE_CHARS, Verdict
 from conformance.records.run import CellRecord
 
 from ..names import plain_link, slug
-from .variants import Variant, by_architecture, variant_of
+from .variants import Variant, by_architecture, columns, variant_of
 from .verdicts import QUIET, Outcome, outcome_of
 
 #: Of a traceback in the message of a process that died, the innermost frame: `file.py:12 function`.
@@ -64,6 +64,11 @@ class Cause:
         return one_line(f"{what.replace('-', ' ')}{where} ({stage})" if what else stage, _TITLE)
 
     @property
+    def cut(self) -> bool:
+        """Whether the suite cut the signature off, perhaps at a space, which it removed."""
+        return len(self.signature.split(":", 2)[-1]) >= SIGNATURE_CHARS - 1
+
+    @property
     def anchor(self) -> str:
         """Its name in addresses; the same in every site, so that links to it stay valid."""
         return slug(*((self.signature, self.place, self.reason) if self.place or self.reason else (self.signature,)))
@@ -89,18 +94,27 @@ class Cause:
         return outcome_of(self.cells)
 
     @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The verdicts of its cells."""
+        return tuple(dict.fromkeys(cell.verdict for cell in self.cells))
+
+    @property
     def known(self) -> bool:
         """Whether each of its cells is a known failure."""
         return all(cell.verdict in ACCEPTABLE for cell in self.cells)
 
     @property
-    def by_architecture(self) -> Mapping[str, Mapping[Variant, tuple[CellRecord, ...]]]:
-        """Its cells by architecture and variant."""
-        by_name: dict[str, dict[Variant, tuple[CellRecord, ...]]] = {}
+    def by_variant(self) -> Mapping[Variant, tuple[CellRecord, ...]]:
+        """Its cells by variant."""
+        return columns(self.cells)
+
+    @property
+    def by_clause(self) -> Mapping[str, Cause]:
+        """What it is on each clause."""
+        found: dict[str, list[CellRecord]] = {}
         for cell in self.cells:
-            by_variant, variant = by_name.setdefault(cell.architecture, {}), variant_of(cell)
-            by_variant[variant] = (*by_variant.get(variant, ()), cell)
-        return by_name
+            found.setdefault(cell.clause, []).append(cell)
+        return {name: replace(self, cells=tuple(cells)) for name, cells in found.items()}
 
     @property
     def links(self) -> tuple[str, ...]:
@@ -129,7 +143,7 @@ class Cause:
     def parts(self) -> Mapping[str, Cause]:
         """What it is on each architecture."""
         groups = by_architecture(self.cells).items()
-        return {name: Cause(self.signature, self.reason, self.place, cells) for name, cells in groups}
+        return {name: replace(self, cells=cells) for name, cells in groups}
 
 
 @dataclass(frozen=True, slots=True)

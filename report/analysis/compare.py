@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from conformance.core.contract import Level
 from conformance.core.verdicts import ACCEPTABLE, STAGES, Verdict
 from conformance.records.run import CellRecord, RunRecord
 
 from ..errors import ReportError
+from .status import SHOULD
 from .variants import Variant, variant_of
 from .verdicts import Outcome
 
@@ -137,10 +139,13 @@ class Comparison:
     slower: tuple[Measured, ...]
     less_delegated: tuple[Measured, ...]
     margins: Margins
+    fail_on: Level = Level.SHOULD
 
     @property
     def worse(self) -> bool:
-        """Whether the gate fails."""
+        """Whether the gate fails: on any regression, or only on one of a clause that must hold."""
+        if self.fail_on is Level.MUST:
+            return any(each.cell.clause not in SHOULD for each in self.regressions)
         return bool(self.regressions or self.slower or self.less_delegated)
 
     @property
@@ -171,8 +176,16 @@ def grouped(differences: Iterable[Difference]) -> tuple[DifferenceGroup, ...]:
     return tuple(DifferenceGroup(*key, cells=tuple(cells)) for key, cells in alike.items())
 
 
-def compare(base: RunRecord, head: RunRecord, margins: Margins | None = None) -> Comparison:
+def compare(
+    base: RunRecord, head: RunRecord, margins: Margins | None = None, fail_on: Level = Level.SHOULD
+) -> Comparison:
     """The differences of `head` from `base`.
+
+    Args:
+        base: The run before.
+        head: The run now.
+        margins: How much worse measured numbers may get.
+        fail_on: The lowest level of a clause whose regression makes the head worse.
 
     Raises:
         ReportError: `head` is incremental to another run than `base`.
@@ -200,6 +213,7 @@ def compare(base: RunRecord, head: RunRecord, margins: Margins | None = None) ->
         tuple(_slower(pairs, margins)),
         tuple(_less_delegated(pairs, margins)),
         margins,
+        fail_on,
     )
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from conformance.core.cells import split_row
 from conformance.core.verdicts import Verdict
 from conformance.records.run import CellRecord, RunRecord
 
-from .status import ABSENT, Status, variant_status
+from .status import ABSENT, Reached, Status, variant_status
 from .variants import Columns, Variant, by_architecture, cells_of, columns
 from .verdicts import QUIET
 
@@ -46,9 +47,94 @@ class PastRun:
         """The status of a variant of an architecture."""
         return self.statuses.get(architecture, {}).get(variant, ABSENT)
 
-    def worst(self, architecture: str) -> Status:
-        """The worst status of an architecture, over its variants."""
-        return min(self.statuses.get(architecture, {}).values(), key=lambda status: status.rank, default=ABSENT)
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Runs in a row in which the statuses of an architecture's variants read alike, the newest first."""
+
+    runs: tuple[PastRun, ...]
+    statuses: tuple[Status, ...]
+
+    @property
+    def newest(self) -> RunRecord:
+        """Its newest run."""
+        return self.runs[0].run
+
+    @property
+    def oldest(self) -> RunRecord:
+        """Its oldest run."""
+        return self.runs[-1].run
+
+    @property
+    def incomplete(self) -> int:
+        """The number of its runs that are not complete."""
+        return sum(not past.run.run.complete for past in self.runs)
+
+    @property
+    def versions(self) -> Versions:
+        """The version of each package, or the oldest and the newest run's: `5.21.0 to 5.23.0`."""
+        newest, oldest = dict(self.runs[0].versions), dict(self.runs[-1].versions)
+        return tuple(
+            (name, version if oldest.get(name, version) == version else f"{oldest[name]} to {version}")
+            for name, version in newest.items()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many architectures of one run have which kind of status in a variant; variations do not count.
+
+    `broken` and `known` are those of which what must hold fails, unexpectedly or as expected. `other` do not apply, or
+    were not judged or not executed.
+    """
+
+    run: RunRecord
+    decoding: int
+    broken: int
+    known: int
+    other: int
+
+    @property
+    def failing(self) -> int:
+        """The broken and the known ones."""
+        return self.broken + self.known
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.decoding + self.broken + self.known + self.other
+
+
+def stretches(runs: Iterable[PastRun], architecture: str, variants: Sequence[Variant]) -> tuple[Stretch, ...]:
+    """The runs that have an architecture, given and returned newest first; those in a row that are alike are one."""
+    found: list[Stretch] = []
+    for past in runs:
+        if architecture not in past.columns:
+            continue
+        statuses = tuple(past.status(architecture, variant) for variant in variants)
+        # By what a reader sees: where a program is blocked, which violations follow from that is not said.
+        if found and list(map(str, found[-1].statuses)) == list(map(str, statuses)):
+            found[-1] = Stretch((*found[-1].runs, past), statuses)
+        else:
+            found.append(Stretch((past,), statuses))
+    return tuple(found)
+
+
+def progress(runs: Iterable[PastRun], variant: Variant) -> tuple[Progress, ...]:
+    """The numbers of each run that has the variant, in the order of `runs`."""
+    found = []
+    for past in runs:
+        statuses = [
+            by_variant[variant]
+            for name, by_variant in past.statuses.items()
+            if variant in by_variant and split_row(name)[1] is None
+        ]
+        decoding = sum(status.reached is Reached.DECODES for status in statuses)
+        broken = sum(status.failed and not status.known for status in statuses)
+        known = sum(status.failed and status.known for status in statuses)
+        if statuses:
+            found.append(Progress(past.run, decoding, broken, known, len(statuses) - decoding - broken - known))
+    return tuple(found)
 
 
 def past_run(run: RunRecord) -> PastRun:

@@ -14,11 +14,13 @@ from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.records.run import CellRecord, Environment, RunInfo, RunRecord
 
 from .causes import Cause, Unrun, causes, unrun
+from .clauses import ClauseStatus, Inapplicable, clause_statuses
 from .compare import Comparison, compare
 from .history import PastRun, Since, Versions, past_run, since
+from .result import Result, result_of
 from .status import ABSENT, Reached, StageStatus, Status, clause_order, stage_statuses
 from .variants import Columns, Variant, by_architecture, variants
-from .verdicts import acceptable, count
+from .verdicts import count
 
 if TYPE_CHECKING:
     from conformance.matrix.schema import Expectation, Matrix, Row
@@ -107,7 +109,7 @@ class Headline:
     """How many architectures decode correctly in a variant; variations of fixtures are counted apart.
 
     `decoding` and `of` count base architectures, `varied_decoding` and `varied` variations. `tallies` and `missed` are
-    of base architectures.
+    of base architectures, and so is `broken_since`: since when those that fail unexpectedly do.
     """
 
     variant: Variant
@@ -117,6 +119,21 @@ class Headline:
     varied: int
     tallies: tuple[Tally, ...]
     missed: tuple[Missed, ...]
+    broken_since: tuple[Since, ...] = ()
+
+    @property
+    def known(self) -> int:
+        """Of how many the matrix expects that what must hold fails."""
+        return self._failed - self.broken
+
+    @property
+    def broken(self) -> int:
+        """Of how many what must hold fails unexpectedly."""
+        return sum(tally.number for tally in self.tallies if tally.kind == "unexpected")
+
+    @property
+    def _failed(self) -> int:
+        return sum(tally.number for tally in self.tallies if tally.kind in ("known", "unexpected"))
 
     @property
     def text(self) -> str:
@@ -133,23 +150,15 @@ class Headline:
 
 
 @dataclass(frozen=True, slots=True)
-class Inapplicable:
-    """Architectures that no clause applies to, for the same reason."""
-
-    reason: str
-    architectures: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class VersionsColumn:
-    """A set of versions, and the worst status of each architecture in the newest run with them that has it."""
+    """A set of versions, and by variant the status of each architecture in the newest run with them that has it."""
 
     versions: Versions
-    statuses: Mapping[str, Status]
+    statuses: Mapping[Variant, Mapping[str, Status]]
 
-    def status(self, architecture: str) -> Status:
-        """The status of an architecture."""
-        return self.statuses.get(architecture, ABSENT)
+    def status(self, variant: Variant, architecture: str) -> Status:
+        """The status of a variant of an architecture."""
+        return self.statuses.get(variant, {}).get(architecture, ABSENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +176,7 @@ class Report:
     causes: tuple[Cause, ...]
     unrun: tuple[Unrun, ...]
     inapplicable: tuple[Inapplicable, ...]
+    clauses: tuple[ClauseStatus, ...]
     comparisons: tuple[Comparison, ...]
     by_versions: tuple[VersionsColumn, ...]
     hidden_versions: int
@@ -192,19 +202,23 @@ class Report:
         return sum(number for verdict, number in self.counts if verdict not in ACCEPTABLE)
 
     @property
-    def acceptable(self) -> bool:
-        """Whether the run is complete and would exit with 0."""
-        return acceptable(self.run.cells) and self.run.run.complete
+    def result(self) -> Result:
+        """The overall result of the newest run."""
+        return result_of(self.run)
 
     def short(self, variant: Variant) -> str:
         """The name of a variant, without its exporter if that of all is the suite's own."""
         whole = self.subjects not in {("reference",), ("",), ()}
         return str(variant) if whole else f"{variant.backend} {variant.mode}".strip()
 
-    def past(self, architecture: str, limit: int) -> tuple[PastRun, ...]:
-        """The newest `limit` runs that have the architecture, newest first."""
-        found = [past for past in reversed(self.runs) if architecture in past.columns]
-        return tuple(found[:limit])
+    def parts(self, variant: Variant) -> tuple[str, ...]:
+        """The parts of the name of a variant, for the head of a narrow column; a reference beside others is named."""
+        subject = variant.subject if self.subjects != ("reference",) else ""
+        return tuple(filter(None, (variant.backend, variant.mode, subject)))
+
+    def past(self, architecture: str) -> tuple[PastRun, ...]:
+        """The runs that have the architecture, newest first."""
+        return tuple(past for past in reversed(self.runs) if architecture in past.columns)
 
 
 def analyse(runs: Sequence[RunRecord], matrix: Matrix | None = None) -> Report:
@@ -223,6 +237,7 @@ def analyse(runs: Sequence[RunRecord], matrix: Matrix | None = None) -> Report:
         all_causes,
         unrun(run.cells),
         _inapplicable(architectures),
+        clause_statuses(run.cells, all_causes),
         tuple(compare(base, run) for base in reversed(runs[:-1][-COMPARED:])),
         columns[:_VERSIONS],
         max(0, len(columns) - _VERSIONS),
@@ -275,15 +290,14 @@ def _inapplicable(architectures: Iterable[Architecture]) -> tuple[Inapplicable, 
 
 
 def _headline(variant: Variant, architectures: Iterable[Architecture]) -> Headline:
-    found = [
-        (each.is_variation, state.status)
-        for each in architectures
-        for state in each.covered
-        if state.variant == variant
-    ]
-    base, varied = ([status for is_variation, status in found if is_variation is wanted] for wanted in (False, True))
+    found = [(each.is_variation, state) for each in architectures for state in each.covered if state.variant == variant]
+    states, others = ([state for is_variation, state in found if is_variation is wanted] for wanted in (False, True))
+    base, varied = ([state.status for state in kind] for kind in (states, others))
     decoding, varied_decoding = (sum(each.reached is Reached.DECODES for each in kind) for kind in (base, varied))
-    return Headline(variant, decoding, len(base), varied_decoding, len(varied), _tallies(base), _missed(base))
+    broken = [state.since for state in states if state.status.failed and not state.status.known and state.since]
+    return Headline(
+        variant, decoding, len(base), varied_decoding, len(varied), _tallies(base), _missed(base), tuple(broken)
+    )
 
 
 def _tallies(statuses: Iterable[Status]) -> tuple[Tally, ...]:
@@ -305,9 +319,10 @@ def _missed(statuses: Iterable[Status]) -> tuple[Missed, ...]:
 
 def _by_versions(runs: Sequence[PastRun]) -> tuple[VersionsColumn, ...]:
     """For each set of versions, newest run first, the newest run that has the architecture."""
-    latest: dict[Versions, dict[str, Status]] = {}
+    latest: dict[Versions, dict[Variant, dict[str, Status]]] = {}
     for past in reversed(runs):
         column = latest.setdefault(past.versions, {})
-        for name in past.columns:
-            column.setdefault(name, past.worst(name))
+        for name, statuses in past.statuses.items():
+            for variant, status in statuses.items():
+                column.setdefault(variant, {}).setdefault(name, status)
     return tuple(VersionsColumn(*item) for item in latest.items())

@@ -20,10 +20,11 @@ from .variants import Columns, Variant, cells_of, home_of
 from .verdicts import ABSENT_GLYPH, GLYPHS, Outcome, count, outcome_of
 
 _ORDER = {clause.id: index for index, clause in enumerate(CLAUSES)}
-_SHOULD = frozenset(clause.id for clause in CLAUSES if clause.level is Level.SHOULD)
+#: The clauses that are about cost or convenience; an id that is not in this contract counts as one that must hold.
+SHOULD = frozenset(clause.id for clause in CLAUSES if clause.level is Level.SHOULD)
 _OWN_EXPORT = frozenset(clause.id for clause in CLAUSES if clause.own_export)
 #: The verdicts that violate a clause. A suite that failed itself says nothing about the clause.
-_FAILING = frozenset({Verdict.FAIL, Verdict.EXPECTED_FAILURE, Verdict.CRASH, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY})
+FAILING = frozenset({Verdict.FAIL, Verdict.EXPECTED_FAILURE, Verdict.CRASH, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY})
 _ENDED = frozenset({Verdict.CRASH, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY})
 _PASSING = frozenset({Verdict.PASS, Verdict.UNEXPECTED_PASS})
 _UNJUDGED = frozenset({Verdict.NOT_RUN, Verdict.HARNESS_ERROR})
@@ -64,6 +65,9 @@ _GLYPHS = {
     Reached.NOT_APPLICABLE: GLYPHS[Verdict.NOT_APPLICABLE],
     Reached.ABSENT: ABSENT_GLYPH,
 }
+_SHORT = {Reached.WRONG_RESULT: "wrong", Reached.NOT_JUDGED: "not judged", Reached.COMPILED_ONLY: "compiled"}
+#: What filters call statuses besides how far they get: what must hold fails, as expected or not; any cell fails a run.
+KNOWN, BROKEN, UNEXPECTED = "known failure", "broken", "anything unexpected"
 #: The signs of each, with their style classes.
 SIGNS = {
     reached: (
@@ -133,6 +137,17 @@ class Status:
         return f"{self.words} (known)" if self.failed and self.known else self.words
 
     @property
+    def short(self) -> str:
+        """What the sign alone does not say, in a word: the stage that is blocked, or what kind of result it is."""
+        return str(self.stage) if self.stage else _SHORT.get(self.reached, "")
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """What lists are filtered by: how far it gets, and whether what fails is known."""
+        failed = (KNOWN if self.known else BROKEN,) if self.failed else ()
+        return (self.reached.value, *failed, *((UNEXPECTED,) if self.unexpected else ()))
+
+    @property
     def glyph(self) -> str:
         """Its sign."""
         return _GLYPHS.get(self.reached) or (KNOWN_GLYPH if self.known else UNEXPECTED_GLYPH)
@@ -150,12 +165,17 @@ class Status:
         return sum(number for verdict, number in self.counts if verdict not in ACCEPTABLE)
 
     @property
+    def remarkable(self) -> tuple[Violation, ...]:
+        """The clauses that fail though it gets this far: where it is blocked, most violations follow from that."""
+        hidden = self.reached is Reached.BLOCKED
+        return tuple(each for each in self.violations if not hidden or (self.known and not each.known))
+
+    @property
     def notes(self) -> tuple[Note, ...]:
         """The clauses that fail though it gets this far, the known ones first, and verdicts to look into."""
-        # Where a program is blocked, most of what is violated follows from that.
-        hidden = self.reached is Reached.BLOCKED
-        shown = [each for each in self.violations if not hidden or (self.known and not each.known)]
-        known, unexpected = ([each.clause for each in shown if each.known is wanted] for wanted in (True, False))
+        known, unexpected = (
+            [each.clause for each in self.remarkable if each.known is wanted] for wanted in (True, False)
+        )
         notes = [Note("known", KNOWN_GLYPH, f"not {first_few(known, _NAMED)}")] if known else []
         notes += [Note("unexpected", UNEXPECTED_GLYPH, f"not {first_few(unexpected, _NAMED)}")] if unexpected else []
         for verdict, number in self.counts:
@@ -195,8 +215,8 @@ def status_of(cells: Sequence[CellRecord]) -> Status:
 def _reached(
     cells: Sequence[CellRecord], own: Sequence[CellRecord], *, is_lowered: bool
 ) -> tuple[Reached, Stage | None]:
-    must = [cell for cell in cells if cell.clause not in _SHOULD]
-    failing = [cell for cell in must if cell.verdict in _FAILING]
+    must = [cell for cell in cells if cell.clause not in SHOULD]
+    failing = [cell for cell in must if cell.verdict in FAILING]
     blocking = [stage_of(cell, is_lowered=is_lowered) for cell in failing if _blocks(cell)]
     if blocking:
         return Reached.BLOCKED, min(blocking, key=STAGES.index)
@@ -207,7 +227,7 @@ def _reached(
     if any(cell.verdict in _UNJUDGED for cell in must):
         return Reached.NOT_JUDGED, None
     passing = [cell for cell in own if cell.verdict in _PASSING and cell.clause not in _OWN_EXPORT]
-    if any(cell.clause not in _SHOULD and cell.clause.startswith(f"{Chapter.PAR.name}-") for cell in passing):
+    if any(cell.clause not in SHOULD and cell.clause.startswith(f"{Chapter.PAR.name}-") for cell in passing):
         return Reached.DECODES, None
     compiled = passing and all(home_of(cell) is not Stage.EXECUTE for cell in passing)
     return (Reached.COMPILED_ONLY if compiled else Reached.NOT_JUDGED), None
@@ -238,10 +258,10 @@ def stage_of(cell: CellRecord, *, is_lowered: bool) -> Stage:
 def _violations(cells: Iterable[CellRecord]) -> tuple[Violation, ...]:
     known: dict[str, bool] = {}
     for cell in cells:
-        if cell.verdict in _FAILING:
+        if cell.verdict in FAILING:
             known[cell.clause] = known.get(cell.clause, True) and cell.verdict is Verdict.EXPECTED_FAILURE
     return tuple(
-        Violation(clause, Level.SHOULD if clause in _SHOULD else Level.MUST, known[clause])
+        Violation(clause, Level.SHOULD if clause in SHOULD else Level.MUST, known[clause])
         for clause in sorted(known, key=clause_order)
     )
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from conformance.core.verdicts import ACCEPTABLE, STAGES, Stage, Verdict
+from conformance.core.verdicts import STAGES, Stage, Verdict
 from conformance.records.run import CellRecord
 
 WORST_FIRST = (
@@ -69,7 +69,7 @@ class Outcome:
         """Its words."""
         if self.verdict is None:
             return "not in this run"
-        word = _LABELS.get(self.verdict, self.verdict.value)
+        word = verdict_label(self.verdict)
         if not self.stage or self.verdict in QUIET:
             return word
         return f"{word} at {self.stage}"
@@ -81,6 +81,11 @@ class Outcome:
             return len(WORST_FIRST) * 10
         stage = STAGES.index(self.stage) if self.stage else len(STAGES)
         return WORST_FIRST.index(self.verdict) * 10 + stage
+
+
+def verdict_label(verdict: Verdict) -> str:
+    """A verdict in words."""
+    return _LABELS.get(verdict, verdict.value.replace("-", " "))
 
 
 def outcome_of(cells: Sequence[CellRecord]) -> Outcome:
@@ -96,8 +101,3 @@ def count(cells: Iterable[CellRecord]) -> tuple[tuple[Verdict, int], ...]:
     """The number of cells with each verdict, the worst first; verdicts without cells are left out."""
     counts = Counter(cell.verdict for cell in cells)
     return tuple((verdict, counts[verdict]) for verdict in WORST_FIRST if counts[verdict])
-
-
-def acceptable(cells: Iterable[CellRecord]) -> bool:
-    """Whether a run of these cells alone would exit with 0."""
-    return all(cell.verdict in ACCEPTABLE for cell in cells)

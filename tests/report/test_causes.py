@@ -52,6 +52,14 @@ def test_one_signature_may_have_several_reasons() -> None:
     assert found[0].links == ()
 
 
+def test_a_signature_that_was_cut_off_says_so() -> None:
+    def is_cut(length: int) -> bool:
+        signature = f"export:UserError:a: {'b' * (length - 3)}"
+        return causes([cell(verdict=Verdict.FAIL, stage=Stage.EXPORT, signature=signature)])[0].cut
+
+    assert [is_cut(length) for length in (88, 89, 90)] == [False, True, True]
+
+
 def test_crashes_go_by_their_innermost_frame() -> None:
     def died(name: str, frame: str, verdict: Verdict = Verdict.CRASH) -> CellRecord:
         trace = f"worker process exited with signal 11 at stage lower; traceback: {frame} < other.py:3 above"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord, ExpectedFailure, RunRecord
 from report.analysis.status import variant_status
 from report.analysis.variants import columns, variants
-from report.database import query, read_points, write_database
+from report.database import TABLES, query, read_points, write_database
 from report.errors import ReportError
 from report.loading import load_all
 from report.terminal import table
@@ -357,6 +358,20 @@ def test_what_duckdb_rejects_is_one_sentence(report: Report, sql: str, problem: 
     before = database.read_bytes()
     assert problem in report.refused("query", database, sql)
     assert database.read_bytes() == before
+
+
+def test_an_error_has_no_carets_that_point_at_nothing(report: Report) -> None:
+    database = report.directory / "runs.duckdb"
+    assert report("db", report.record(run(cell())), "-o", database).code == 0
+    assert report.refused("query", database, "SELEC 1").endswith('syntax error at or near "SELEC"')
+    assert "Candidate bindings" in report.refused("query", database, "SELECT verdit FROM cells")
+
+
+def test_help_names_every_column(report: Report) -> None:
+    text = report("query", "--help").out
+    for name, types in TABLES.items():
+        _, _, listed = text.partition(f"  {name}: ")
+        assert set(types) <= set(re.findall(r"\w+", listed.partition(":")[0]))
 
 
 def test_only_databases_are_queried(report: Report) -> None:

@@ -147,3 +147,16 @@ def test_what_was_left_out_has_not_vanished(report: Report, judged: CellRecord, 
 def test_a_run_since_another_is_compared_with_that_alone(report: Report) -> None:
     told = report.refused("gate", report.record(run(_OTHER, name="base")), report.record(_partial(_PASS, "other")))
     assert told.endswith("compare it with that run, not with run base")
+
+
+def test_only_clauses_that_must_hold_may_close_the_gate(report: Report) -> None:
+    base = report.record(run(cell("LOW-4"), cell("PAR-1"), name="base"))
+    courtesy = report.record(run(cell("LOW-4", Verdict.FAIL, Stage.LOWER), cell("PAR-1")))
+    ended = report("gate", base, courtesy, "--fail-on", "must")
+    assert ended.code == 0
+    assert "✗ newly failing: 1 cell" in ended.out
+    last = ended.out.splitlines()[-1]
+    assert last == "PASS: 2 cells compared, none worse by a clause that must hold (1 newly failing)"
+    assert report("gate", base, courtesy).code == 1
+    wrong = report.record(run(cell("LOW-4"), cell("PAR-1", Verdict.FAIL, Stage.EXECUTE)))
+    assert report("gate", base, wrong, "--fail-on", "must").code == 1

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.core.contract import Mode
 from conformance.core.verdicts import Stage, Verdict
 from conformance.matrix.known_failures import Cause as KnownFailure
 from conformance.matrix.known_failures import Undecodable
@@ -75,7 +76,7 @@ def _is_safe(address: str, page: _Page) -> None:
 
 
 def test_one_cell_of_one_architecture_is_counted_as_one() -> None:
-    assert "1 cell of 1 architecture\n" in _Page(_site(run(cell()))["index.html"]).text
+    assert "1 cell of 1 architecture." in _Page(_site(run(cell()))["index.html"]).text
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -172,8 +173,8 @@ def test_what_was_only_lowered_never_looks_as_if_it_decoded() -> None:
     assert list(labels) == ["xnnpack", "vulkan", "exported"]  # what runs comes first
     assert labels["vulkan"] == "compiled only"
     assert labels["xnnpack"] == labels["exported"] == "decodes correctly"
-    grid = _Page(next(text for address, text in site.items() if "vulkan" in address))
-    assert [row["data-state"] for row in grid.all("tr")[1:]] == ["compiled only"]
+    grid = _Page(next(text for address, text in site.items() if "vulkan" in address and address.startswith("grid/")))
+    assert [each["data-states"] for each in grid.all("td") if "data-states" in each] == ["compiled only"]
     assert "◇" in grid.text
     assert "0 of 1 architectures decode correctly on vulkan decode" in grid.text
     alone = _site(run(fixture, *exported, cell("LOW-1", backend="vulkan")))
@@ -224,14 +225,15 @@ def test_partition_is_shown_by_operator_and_by_what_it_takes_in_memory() -> None
     )
 
 
-def test_labels_of_a_plot_have_room() -> None:
+def test_labels_of_a_plot_are_text_that_wraps() -> None:
     metrics = {"max_relative_error": 1e-7, "tolerance": 1e-5}
     subjects = ("reference", "package.module:some_exporter", "a" * 80)
     page = _site(run(*(cell(subject=subject, metrics=metrics) for subject in subjects)))["architectures/llama.html"]
-    assert "package.module:some_exporter · xnnpack · decode</text>" in page
-    assert f">…{'a' * 28} · xnnpack · decode<title>{'a' * 80} · xnnpack · decode</title>" in page
-    assert f'viewBox="0 0 {20 + 6 * 48 + 570} ' in page
-    assert 'viewBox="0 0 720 ' in _site(run(cell(metrics=metrics)))["architectures/llama.html"]
+    rows = re.findall(r'<tr><th scope="row"><bdi>([^<]*)</bdi></th><td class="drawn"', page)
+    assert rows == [f"{subject} · xnnpack · decode" for subject in subjects]
+    assert "2.0e-04" in _text(
+        _site(run(cell(metrics={**metrics, "max_relative_error": 2e-4})))["architectures/llama.html"]
+    )
 
 
 def test_a_record_that_only_counted_shows_what_it_counted() -> None:
@@ -256,8 +258,8 @@ def test_what_was_not_run_says_why_where_it_is_looked_for() -> None:
     ended = dataclasses.replace(partial, run=dataclasses.replace(partial.run, finished=STARTED))
     site = _site(ended)
     page = _text(site["architectures/llama.html"])
-    assert "Not run ○ not run 2 cells" in page
-    assert "not run 2 cells: other decode LOW-1 , LOW-2 Reason: needs another package: pip install <other>" in page
+    assert "Not run Reason: needs another package: pip install <other> ○ not run 2 cells" in page
+    assert "not run 2 cells: other decode LOW-1, LOW-2" in page
     assert lost[0].replay in page
     index = _text(site["index.html"])
     assert "2 of its 3 cells were not run" in index
@@ -268,7 +270,7 @@ def test_what_was_not_run_says_why_where_it_is_looked_for() -> None:
 
 def test_commit_of_the_run_is_in_its_header() -> None:
     dirty = _text(_site(run(cell(), commit="c" * 40 + "-dirty"))["index.html"])
-    assert f"Commit {'c' * 12} changed" in dirty
+    assert f"Commit {'c' * 12} with uncommitted changes" in dirty
     assert "Commit" not in _text(_site(run(cell()))["index.html"])
     assert json.loads(_site(run(cell(), commit="c" * 40))["index.json"])["run"]["commit"] == "c" * 40
 
@@ -320,3 +322,92 @@ def test_a_manifest_cannot_reach_out_of_the_site(tmp_path: Path, names: str) -> 
     with pytest.raises(ReportError, match="is damaged"):
         write({"index.html": "x"}, tmp_path / "site")
     assert (tmp_path / "mine.txt").exists()
+
+
+def test_the_repository_is_linked_where_it_is_known() -> None:
+    def addresses(settings: Settings) -> set[str | None]:
+        site = build(analyse([run(cell())], _MATRIX), settings)
+        return {each.get("href") for each in _Page(site["index.html"]).all("a")}
+
+    known = addresses(dataclasses.replace(_NOW, repository="https://example.org/suite"))
+    assert "https://example.org/suite/blob/HEAD/docs/concepts/reading-a-run.md" in known
+    assert not any("suite" in (each or "") for each in addresses(_NOW))
+
+
+def test_a_run_that_judged_nothing_does_not_look_good() -> None:
+    assert "✗ nothing was judged" in _text(_site(run(cell(verdict=Verdict.NOT_APPLICABLE)))["index.html"])
+    known = cell("PAR-3", Verdict.EXPECTED_FAILURE, Stage.EXECUTE, expected=ExpectedFailure("It is known."))
+    page = _text(_site(run(cell(), known))["index.html"])
+    assert "✓ no unexpected results (1 known failure)" in page
+    assert "accepted" not in page
+
+
+def test_a_comparison_says_what_the_gate_says_and_what_differs() -> None:
+    base = run(cell(), name="base", started="2026-11-01T10:00:00+00:00", torch="2.12.0")
+    base = dataclasses.replace(base, run=dataclasses.replace(base.run, options={"backend": "exported"}))
+    failing = cell(verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:E:x")
+    page = _text(_site(base, run(failing))["compare.html"])
+    assert "Gate: FAIL: 1 newly failing" in page
+    assert "torch 2.12.0 changed" in page
+    assert "--backend : exported → none" in page
+    assert "Gate: PASS: 1 cell compared, none worse" in _text(_site(base, run(cell()))["compare.html"])
+    partial = _text(_site(base, run(cell(), complete=False))["compare.html"])
+    assert "Gate: cannot compare the run now: the run did not finish" in partial
+
+
+def test_changes_that_are_alike_share_a_row() -> None:
+    names = [f"model{number}" for number in range(40)]
+    base = run(*(cell(architecture=name) for name in names), name="base", started="2026-11-01T10:00:00+00:00")
+    failing = [
+        cell(architecture=name, verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:E:x") for name in names
+    ]
+    page = _Page(_site(base, run(*failing))["compare.html"])
+    assert len(page.all("tr")) == 2
+    assert sum((each.get("href") or "").startswith("architectures/model") for each in page.all("a")) == 40
+
+
+def test_versions_are_compared_by_variant_changed_ones_first() -> None:
+    old = run(cell(architecture="zaya"), cell(backend="portable"), cell(), name="a", torch="2.12.0")
+    new = run(
+        cell(architecture="zaya", verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:E:x"),
+        cell(verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:E:x", architecture="phi"),
+        cell(backend="portable"),
+        cell(),
+        started="2026-11-24T10:00:00+00:00",
+    )
+    site = _site(old, new)
+    page = _Page(site["versions.html"])
+    rows = [each for each in page.all("tr") if "data-differs" in each]
+    heads = [each["data-value"] for each in page.all("th") if each.get("scope") == "row"]
+    assert [(name, row["data-differs"]) for name, row in zip(heads, rows, strict=True)] == [
+        ("phi", "yes"),
+        ("zaya", "yes"),
+        ("llama", ""),
+    ]
+    (other,) = (text for address, text in site.items() if address.startswith("versions/") and "portable" in address)
+    assert "zaya" not in _text(other)
+
+
+def test_chapters_in_which_all_is_well_are_folded() -> None:
+    failing = cell("LOW-4", Verdict.FAIL, Stage.LOWER, signature="lower:stored-twice")
+    page = _Page(_site(run(failing, cell("PAR-1"), cell("LOW-1")))["architectures/llama.html"])
+    chapters = [each for each in page.all("details") if each.get("class") == "chapter"]
+    assert ["open" in each for each in chapters] == [True, False]
+
+
+def test_a_shared_link_has_a_preview() -> None:
+    site = _site(run(cell()))
+    for address, page in _pages(site).items():
+        said = {each.get("property") or each.get("name"): each.get("content") for each in page.all("meta")}
+        assert said["og:title"], address
+        assert said["description"] == said["og:description"], address
+    assert 'content="xnnpack decode: 1 of 1 architectures decode correctly"' in site["index.html"]
+
+
+def test_each_exporter_has_its_sentence() -> None:
+    failing = cell(verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:E:x", subject="transformers")
+    page = _text(_site(run(cell(), cell(mode=Mode.DYNAMIC), failing))["index.html"])
+    assert "1 of 1 architectures decode correctly on reference · xnnpack · decode" in page
+    assert "0 of 1 architectures decode correctly on transformers · xnnpack · decode · 1 broken" in page
+    alone = _text(_site(run(failing))["index.html"])
+    assert "decode correctly on transformers · xnnpack · decode" in alone

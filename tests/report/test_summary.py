@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conformance.core.verdicts import Stage, Verdict
-from conformance.records.run import CellRecord
+from conformance.records.run import CellRecord, ExpectedFailure
 from report.analysis.compare import compare
 from report.annotations import annotate
 from report.markdown import code
@@ -64,6 +65,7 @@ def test_differing_versions_are_marked() -> None:
     assert "| `transformers` | `5.23.0` | `5.23.0` |" in told
 
 
+_SITE = "https://example.org/site"
 _MARKDOWN = (
     *HOSTILE,
     "a | b",
@@ -81,18 +83,18 @@ def test_no_text_of_a_record_becomes_markdown(text: str) -> None:
     failing = cell(
         architecture=text, subject=text, backend=text, clause=text, verdict=Verdict.FAIL, signature=text, message=text
     )
-    told = summary(run(failing, name=text), compare(run(cell(), name=text), run(failing, name=text)))
+    told = summary(run(failing, name=text), compare(run(cell(), name=text), run(failing, name=text)), site=_SITE)
     assert not text.strip() or shape(told) == shape(_tame(failing))
     assert all(char.isprintable() or char == "\n" for char in told)
     assert "##[" not in told
-    assert all(line[:1] in {"", "#", "|", ">", "T", "…"} for line in told.splitlines())
+    assert all(line[:1] in {"", "#", "|", ">", "T", "…", "["} for line in told.splitlines())
 
 
 def _tame(failing: CellRecord) -> str:
     """The same summary with text that is only text."""
     texts: dict[str, Any] = dict.fromkeys(("architecture", "subject", "backend", "clause", "signature", "message"), "x")
     tame = dataclasses.replace(failing, **texts)
-    return summary(run(tame, name="x"), compare(run(cell(), name="x"), run(tame, name="x")))
+    return summary(run(tame, name="x"), compare(run(cell(), name="x"), run(tame, name="x")), site=_SITE)
 
 
 def _unescaped(text: str) -> str:
@@ -168,3 +170,55 @@ def test_commit_is_shown_short_where_a_run_has_one() -> None:
     told = summary(run(cell()), compare(base, run(cell())))
     assert f"| commit | `{'c' * 12}` | `–` |" in told
     assert "commit" not in summary(run(cell()))
+
+
+def test_what_was_newly_not_run_is_no_regression_and_still_not_good() -> None:
+    names = [f"model{number}" for number in range(3)]
+    base = run(*(cell(architecture=name) for name in names), name="base")
+    lost = [cell(verdict=Verdict.NOT_RUN, architecture=name) for name in names[1:]]
+    head = run(_fails(names[0]), *lost, complete=False)
+    told = summary(head, compare(base, head))
+    assert told.startswith(
+        "## ✗ ExecuTorch conformance: 1 regression, 2 cells newly not run; the run is not complete\n"
+    )
+    only = run(cell(architecture=names[0]), *lost)
+    assert summary(only, compare(base, only)).startswith("## ✗ ExecuTorch conformance: 2 cells newly not run\n")
+
+
+def test_known_failures_are_counted_in_a_good_result() -> None:
+    expected = ExpectedFailure("It is known.")
+    known = cell("PAR-1", Verdict.EXPECTED_FAILURE, Stage.EXECUTE, signature="execute:a", expected=expected)
+    told = summary(run(cell("PAR-2"), known))
+    assert told.startswith("## ✓ ExecuTorch conformance: no unexpected results (1 known failure)\n")
+
+
+def test_clauses_in_a_row_are_named_as_one() -> None:
+    failing = run(*(_fails("llama", f"PAR-{number}") for number in (1, 2, 3, 5)))
+    assert "| `PAR-1…3`, `PAR-5` |" in summary(failing)
+    assert "clauses: PAR-1…3, PAR-5%0A" in annotate(failing)
+
+
+def test_architectures_and_failures_lead_to_the_site(report: Report, tmp_path: Path) -> None:
+    base = run(cell(), cell(architecture="gone"), name="base")
+    head = run(_fails("llama"), _fails("phi"))
+    told = summary(head, compare(base, head), site="https://example.org/site")
+    assert "[All results](https://example.org/site/index.html)" in told
+    assert "| `gone` | `reference · xnnpack · decode` | vanished |" in told
+    linked = re.findall(r"\]\(https://example\.org/site/([^)#]+)#?([^)]*)\)", told)
+    assert [page.partition("/")[0] for page, _ in linked] == ["index.html", "architectures", "causes", "architectures"]
+    built = tmp_path / "site"
+    assert report("build", report.record(head), "-o", built).code == 0
+    for page, anchor in linked:
+        assert (built / page).exists()
+        assert not anchor or f'id="{anchor}"' in (built / page).read_text()
+    notes = annotate(head, compare(base, head), site="https://example.org/site")
+    assert notes.splitlines()[0].endswith("%0Ahttps://example.org/site/index.html")
+    assert "%0Ahttps://example.org/site/architectures/llama.html#" in notes
+
+
+def test_a_site_is_a_web_address(report: Report) -> None:
+    head = report.record(run(_fails("llama")))
+    assert "(https://example.org/a/index.html)" in report("summary", head, "--site", "https://example.org/a/").out
+    for wrong in ("example.org", "javascript:alert(1)", "https://example.org/a b", 'https://example.org/"'):
+        assert report("summary", head, "--site", wrong).code == 2
+        assert report("build", head, "-o", "x", "--repository", wrong).code == 2

@@ -31,6 +31,15 @@ def test_sample_runs_are_valid(report: Report) -> None:
     assert ended.out.splitlines()[-1] == f"{RUNS / '2026-11.json'}: a run record of 1248 cells"
 
 
+def test_all_records_in_a_folder_are_validated(report: Report) -> None:
+    ended = report("validate", RUNS)
+    assert (ended.code, len(ended.out.splitlines())) == (0, 3)
+    (report.directory / "empty").mkdir()
+    ended = report("validate", report.directory / "empty", RUNS / "2026-11.json")
+    assert (ended.code, len(ended.out.splitlines())) == (1, 1)
+    assert ended.err.startswith("no run records in ")
+
+
 def test_a_bad_record_is_named_beside_good_ones(report: Report) -> None:
     good, bad = report.record(run(cell())), report.directory / "bad.json"
     bad.write_text(good.read_text().replace('"pass"', '"passed"'))

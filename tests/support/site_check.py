@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 import jsonschema
 import referencing
@@ -54,6 +54,9 @@ class _Page(HTMLParser):
         self.fetched: list[tuple[str, str]] = []
         self.odd: list[str] = []
         self.policy = ""
+        #: The values of each field of its filters.
+        self.fields: dict[str, list[str]] = {}
+        self._option = False
         self.feed(text)
         self.close()
 
@@ -61,6 +64,11 @@ class _Page(HTMLParser):
         given = {name: value or "" for name, value in attrs}
         if given.get("id"):
             self.ids.add(given["id"])
+        if tag in ("input", "select") and "name" in given:
+            self.fields[given["name"]] = []
+        if tag == "option" and self.fields:
+            self._option = "value" not in given
+            list(self.fields.values())[-1].append(given.get("value", ""))
         if tag == "a" and "href" in given:
             self.links.append(given["href"])
         if tag in _FETCHING and _FETCHING[tag] in given:
@@ -74,6 +82,11 @@ class _Page(HTMLParser):
             self.policy = given.get("content", "")
         elif tag == "meta" and given.get("http-equiv", "").lower() == "refresh":
             self.odd.append("a <meta> that redirects")
+
+    def handle_data(self, data: str) -> None:
+        if self._option:
+            list(self.fields.values())[-1].append(data)
+        self._option = False
 
 
 def site_problems(directory: Path) -> list[str]:
@@ -159,6 +172,10 @@ def _resolve(name: str, target: str, pages: Mapping[str, _Page], files: frozense
     linked = "/".join(parts)
     if linked not in files:
         yield f"the link {target} leads to a missing file"
+    elif "=" in fragment and linked in pages:
+        for field, value in parse_qsl(fragment):
+            if value not in pages[linked].fields.get(field, []):
+                yield f"the link {target} filters by {field} {value!r}, which that page does not offer"
     elif fragment and linked in pages and unquote(fragment) not in pages[linked].ids:
         yield f"the link {target} leads to a missing element"
 

@@ -1,0 +1,65 @@
+"""The overall result of a run in one sentence: the same on the site, in summaries, and for exit codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conformance.core.text import plural
+from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.records.run import RunRecord
+
+from .compare import Change, Comparison
+
+#: A run without any of these has judged nothing that can hold.
+_JUDGED = frozenset({Verdict.PASS, Verdict.EXPECTED_FAILURE})
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Whether a run is good, and why in a few words."""
+
+    good: bool
+    text: str
+
+    @property
+    def glyph(self) -> str:
+        """Its sign."""
+        return "✓" if self.good else "✗"
+
+    def __str__(self) -> str:
+        return f"{self.glyph} {self.text}"
+
+
+def acceptable(run: RunRecord) -> bool:
+    """Whether a run by itself is good: it is complete, judged at least one cell, and has no unexpected result."""
+    judged = any(cell.verdict in _JUDGED for cell in run.cells)
+    return run.run.complete and judged and all(cell.verdict in ACCEPTABLE for cell in run.cells)
+
+
+def result_of(run: RunRecord, comparison: Comparison | None = None) -> Result:
+    """The result of `run`, or of a comparison with it as head. A run that is not complete is never good."""
+    unexpected = sum(cell.verdict not in ACCEPTABLE for cell in run.cells)
+    known = sum(cell.verdict is Verdict.EXPECTED_FAILURE for cell in run.cells)
+    failures = f" ({plural(known, 'known failure')})" if known else ""
+    good = False
+    if comparison and comparison.worse:
+        text = _regressions(comparison)
+    elif unexpected:
+        text = plural(unexpected, "unexpected result")
+    elif not any(cell.verdict in _JUDGED for cell in run.cells):
+        text = "nothing was judged"
+    else:
+        text, good = f"no unexpected results{failures}", True
+    if comparison and not comparison.worse:
+        text = f"no regressions, {text}"
+    if not run.run.complete:
+        text, good = f"{text}; the run is not complete", False
+    return Result(good, text)
+
+
+def _regressions(comparison: Comparison) -> str:
+    """What was not run is no evidence of a regression: it is counted apart."""
+    not_run = sum(each.change is Change.NOT_RUN for each in comparison.regressions)
+    others = len(comparison.regressions) - not_run + len(comparison.slower) + len(comparison.less_delegated)
+    parts = [plural(others, "regression")] if others else []
+    return ", ".join([*parts, f"{plural(not_run, 'cell')} newly not run"] if not_run else parts)
