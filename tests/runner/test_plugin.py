@@ -122,7 +122,7 @@ def test_a_run_that_judges_nothing_is_no_pass(tmp_path: Path) -> None:
 
 
 def test_a_clause_of_which_a_run_asks_a_sample_is_asked_of_all_if_named(tmp_path: Path) -> None:
-    options = ("--arch", "llama,mistral", "--backend", "xnnpack", "--mode", "decode", "--collect-only", "-q", "-n0")
+    options = ("--arch", "llama,mistral", "--backend", "xnnpack", "--mode", "decode", "--collect-only", "-n0")
     record = ("--record", str(tmp_path / "run.json"))
     sampled = suite(*options, "--clause", "LOW", *record).stdout
     assert "conformance: LOW-8 only on llama; on all with --clause LOW-8" in sampled

@@ -38,4 +38,5 @@ def _adapted(module: Any, lang_ids: torch.Tensor, hidden_states: torch.Tensor) -
     added = torch.zeros_like(inputs)
     for number, adapter in enumerate(module.adapter_modules.values()):
         added = torch.where((lang_ids == number).view(-1, 1, 1), adapter(inputs), added)
-    return module.dropout(added) + (inputs if module.ln_before_adapter else hidden_states)
+    result: torch.Tensor = module.dropout(added) + (inputs if module.ln_before_adapter else hidden_states)
+    return result
