@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
@@ -27,6 +27,11 @@ class Verdict(StrEnum):
 
 #: The verdicts that let a run exit with 0, if it has others than `NOT_APPLICABLE`.
 ACCEPTABLE = frozenset({Verdict.PASS, Verdict.EXPECTED_FAILURE, Verdict.NOT_APPLICABLE})
+
+
+def judged_nothing(verdicts: Iterable[Verdict]) -> bool:
+    """Whether no clause applied to anything. A run with these verdicts says nothing, so it is not a pass."""
+    return all(verdict is Verdict.NOT_APPLICABLE for verdict in verdicts)
 
 
 class Stage(StrEnum):

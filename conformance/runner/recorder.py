@@ -19,7 +19,7 @@ from conformance.core.cells import Cell
 from conformance.core.commands import RUN_ARGUMENTS, RUN_COMMAND, run_command
 from conformance.core.paths import PACKAGE, ROOT
 from conformance.core.text import first_few, plural
-from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.core.verdicts import ACCEPTABLE, Verdict, judged_nothing
 from conformance.failures.transport import unpack
 from conformance.matrix.fingerprints import fingerprints
 from conformance.matrix.incremental import (
@@ -52,7 +52,7 @@ from conformance.runner.interrupts import Interrupts
 from conformance.runner.judge import bare_record
 from conformance.runner.options import Options, other_scripts
 from conformance.runner.pytest_reports import BUNDLE, RECORD, cell_named, teardown
-from conformance.runner.terminal import Progress, is_nothing_judged, render_summary
+from conformance.runner.terminal import Progress, render_summary
 
 #: What xdist calls the phase in which a worker died.
 _WORKER_DIED = "???"
@@ -233,8 +233,8 @@ class Recorder:
         if bad and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         # What `--since` leaves out was judged before.
-        empty = bool(self.records) and not self.incremental and is_nothing_judged(tuple(self.records.values()))
-        if empty and session.exitstatus == pytest.ExitCode.OK:
+        nothing = judged_nothing(record.verdict for record in self.records.values())
+        if self.records and nothing and not self.incremental and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

@@ -21,7 +21,7 @@ from conformance.core.commands import RUN_COMMAND, command, runnable
 from conformance.core.exporter_names import is_own, is_own_backend
 from conformance.core.paths import ROOT, report_module
 from conformance.core.text import first_few, format_counts, one_line, plural
-from conformance.core.verdicts import Verdict
+from conformance.core.verdicts import Verdict, judged_nothing
 from conformance.records.bundle import CONSENT
 from conformance.records.run import CellRecord
 from conformance.runner.option_table import DEFAULT_RECORD
@@ -91,7 +91,7 @@ def render_summary(records: Sequence[CellRecord], path: Path, *, width: int, col
     console.print()
     report: Report = report_module("analysis").analyse_cells(records)
     glyphs: Mapping[Verdict, str] = report_module("analysis.verdicts").GLYPHS
-    if is_nothing_judged(records):
+    if judged_nothing(record.verdict for record in records):
         console.print(NOTHING_JUDGED, style="bold red", highlight=False)
     else:
         _print_statuses(console, report, glyphs)
@@ -105,11 +105,6 @@ def render_summary(records: Sequence[CellRecord], path: Path, *, width: int, col
     console.print(f"record: {path}", highlight=False, soft_wrap=True)
     console.print(f"site: {_site(path)}", highlight=False, soft_wrap=True)
     return buffer.getvalue()
-
-
-def is_nothing_judged(records: Sequence[CellRecord]) -> bool:
-    """Whether no clause applied to anything: such a run says nothing, so it is no pass."""
-    return all(record.verdict is Verdict.NOT_APPLICABLE for record in records)
 
 
 def _print_statuses(console: Console, report: Report, glyphs: Mapping[Verdict, str]) -> None:

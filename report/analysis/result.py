@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from conformance.core.text import plural
-from conformance.core.verdicts import ACCEPTABLE, Verdict
+from conformance.core.verdicts import ACCEPTABLE, Verdict, judged_nothing
 from conformance.records.run import RunRecord
 
 from .compare import Change, Comparison
-
-#: A run without any of these has judged nothing that can hold.
-_JUDGED = frozenset({Verdict.PASS, Verdict.EXPECTED_FAILURE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +29,8 @@ class Result:
 
 def acceptable(run: RunRecord) -> bool:
     """Whether a run by itself is good: it is complete, judged at least one cell, and has no unexpected result."""
-    judged = any(cell.verdict in _JUDGED for cell in run.cells)
-    return run.run.complete and judged and all(cell.verdict in ACCEPTABLE for cell in run.cells)
+    verdicts = [cell.verdict for cell in run.cells]
+    return run.run.complete and not judged_nothing(verdicts) and ACCEPTABLE.issuperset(verdicts)
 
 
 def result_of(run: RunRecord, comparison: Comparison | None = None) -> Result:
@@ -46,7 +43,7 @@ def result_of(run: RunRecord, comparison: Comparison | None = None) -> Result:
         text = _regressions(comparison)
     elif unexpected:
         text = plural(unexpected, "unexpected result")
-    elif not any(cell.verdict in _JUDGED for cell in run.cells):
+    elif judged_nothing(cell.verdict for cell in run.cells):
         text = "nothing was judged"
     else:
         text, good = f"no unexpected results{failures}", True

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 
 from conformance.core.text import one_line
+from conformance.core.verdicts import judged_nothing
 from conformance.records.run import RunRecord, load_run
-from conformance.runner.terminal import render_summary
+from conformance.runner.terminal import NOTHING_JUDGED, render_summary
 from report.analysis import Report, analyse
 from report.analysis.report import Headline
 from report.site import Settings, build
@@ -74,7 +75,9 @@ def _all_say_the_same(run: RunRecord) -> None:
     numbers = [each[1:] for each in expected]
     assert _in_html(site) == numbers
     with_subject = [_numbers(each)[1:] for each in report.headlines if each.variant.subject]
-    assert _in_terminal(run, report) == with_subject
+    nothing = judged_nothing(cell.verdict for cell in run.cells)
+    assert _in_terminal(run, report) == ([] if nothing else with_subject)
+    assert (NOTHING_JUDGED in render_summary(run.cells, Path("run.json"), width=1000, color=False)) == nothing
     assert sorted(_in_markdown(status_page([run]))) == sorted(with_subject)
     assert _in_markdown(summary(run)) == numbers
     for row, each in zip(json.loads(site["index.json"])["architectures"], report.architectures, strict=True):
