@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,12 +20,13 @@ _NAME = "batched_mm_by_slot"
 @contextmanager
 def exportable_experts(model: PreTrainedModel) -> Iterator[None]:
     """Compute experts by slot: by `experts_by_slot` where Transformers lets the model choose; undone on exit."""
-    replaced = {module: form for module in model.modules() if (form := _form(module)) is not None}
+    replaced = {module: methods for module in model.modules() if (methods := _by_slot(module))}
     chooses = any(isinstance(module, PreTrainedModel) and lets_choose_experts(module) for module in model.modules())
     original = experts_by_part(model)
     try:
-        for module, form in replaced.items():
-            module.forward = partial(form, module)
+        for module, methods in replaced.items():
+            for name, method in methods.items():
+                setattr(module, name, partial(method, module))
         if chooses:
             register_experts(_NAME, experts_by_slot)
             model.set_experts_implementation(_NAME)
@@ -33,26 +34,26 @@ def exportable_experts(model: PreTrainedModel) -> Iterator[None]:
     finally:
         if chooses:
             model.set_experts_implementation(original)
-        for module in replaced:
-            del module.forward
+        for module, methods in replaced.items():
+            for name in methods:
+                delattr(module, name)
 
 
-def _form(module: nn.Module) -> Callable[..., Any] | None:
-    """What computes in place of a module that does experts by itself, and not by Transformers' choice; by its parts.
+def _by_slot(module: nn.Module) -> Mapping[str, Callable[..., Any]]:
+    """By name, what replaces methods of a module that does experts by itself, and not by Transformers' choice.
 
-    Most loop over the experts that were hit. How many these are depends on the data, which torch.export cannot trace.
+    Most loop over the experts that were hit, or split by how many tokens each gets. That depends on the data, which
+    torch.export cannot trace, or ExecuTorch cannot lower. The modules are known by their parts.
     """
     if _has(getattr(module, "mlp", None), "w1", "v1", "w2", "activation_fn"):
-        return _flat_experts
+        return {"forward": _flat_experts}
     if _has(module, "identity_expert", "num_routed_experts", "gate_up_proj", "down_proj"):
-        return _experts_with_identities
-    if _has(module, "top_k", "num_experts", "input_size", "layer"):
-        return _gating_without_sorting
-    if _has(module, "num_experts", "input_size", "output_size", "weight"):
-        return _parallel_experts
+        return {"forward": _experts_with_identities}
     if _has(module, "router", "shared_expert") and _has(module.experts, "expert_dim", "gate_up_proj", "down_proj"):
-        return _all_experts
-    return None
+        return {"forward": _all_experts}
+    if _has(module, "router", "input_linear", "output_linear", "bias"):
+        return {"map": _queries, "reduce": _reduced} if _has(module, "map", "reduce") else {"forward": _sorted_experts}
+    return {}
 
 
 def _has(part: object, *names: str) -> bool:
@@ -85,25 +86,43 @@ def _experts_with_identities(
     return _weighted(outputs, top_k_weights).to(hidden_states.dtype)
 
 
-def _gating_without_sorting(
-    gating: Any, hidden_states: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As `JetMoeTopKGating`, which sorts rows by expert and counts them, in a list; here each row keeps its place.
-
-    Returns:
-        Of each of the [tokens * k] rows: its place; its token; its weight; its expert, in place of the counts; and the
-        logits.
-    """
-    logits = gating.layer(hidden_states).float()
-    top, chosen = logits.topk(gating.top_k, dim=1)
-    places = torch.arange(chosen.numel(), device=chosen.device)
-    weights = top.softmax(dim=1).type_as(hidden_states)
-    return places, places // gating.top_k, weights.flatten(), chosen.flatten(), logits
+#: Of [tokens, k]: weights and chosen experts.
+_Routing = tuple[torch.Tensor, torch.Tensor]
 
 
-def _parallel_experts(experts: Any, inputs: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """As `JetMoeParallelExperts`, by each row's expert in place of the counts: [rows, in] to [rows, out]."""
-    return torch.bmm(experts.weight[chosen], inputs.unsqueeze(-1)).squeeze(-1)
+def _sorted_experts(moe: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """As `JetMoeMoE`, which sorts the rows by expert: [batch, seq, hidden] to the same."""
+    tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
+    (weights, chosen), _ = _routing(moe.router, tokens)
+    index = _slots_first(chosen)
+    gate, up = _chosen_linear(moe.input_linear.weight, index, tokens.unsqueeze(0)).chunk(2, dim=-1)
+    outputs = _chosen_linear(moe.output_linear.weight, index, moe.activation(gate) * up)
+    result: torch.Tensor = _weighted(outputs, weights).view(hidden_states.shape) + moe.bias
+    return result
+
+
+def _queries(moe: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, _Routing]:
+    """As `JetMoeMoA.map`, whose experts make queries: [batch, seq, hidden] to [batch, seq, k, out]; logits; routing."""
+    tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
+    routing, logits = _routing(moe.router, tokens)
+    outputs = _chosen_linear(moe.input_linear.weight, _slots_first(routing[1]), tokens.unsqueeze(0))
+    return outputs.transpose(0, 1).contiguous().view(*hidden_states.shape[:2], moe.top_k, -1), logits, routing
+
+
+def _reduced(moe: Any, attended: torch.Tensor, routing: _Routing) -> torch.Tensor:
+    """As `JetMoeMoA.reduce`, whose experts project what their queries found: [batch, seq, k, in] to [.., hidden]."""
+    weights, chosen = routing
+    rows = attended.reshape(*chosen.shape, -1).transpose(0, 1)
+    outputs = _chosen_linear(moe.output_linear.weight, _slots_first(chosen), rows)
+    result: torch.Tensor = _weighted(outputs, weights).view(*attended.shape[:2], -1) + moe.bias
+    return result
+
+
+def _routing(router: Any, tokens: torch.Tensor) -> tuple[_Routing, torch.Tensor]:
+    """As `JetMoeTopKGating` weighs experts, without sorting and counting."""
+    logits = router.layer(tokens).float()
+    top, chosen = logits.topk(router.top_k, dim=1)
+    return (top.softmax(dim=1).type_as(tokens), chosen), logits
 
 
 def _all_experts(moe: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
