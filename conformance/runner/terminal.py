@@ -42,6 +42,8 @@ _STYLES = {
 _LEGEND = "≈ known   ✗ unexpected   ✓ ≈ – and other signs before a number: cells, by verdict"
 #: The page that `tox -e report` writes, and the folder for a site where there is no tox.
 _TOX_SITE, _SITE = "build/report/index.html", "build/site"
+#: How reasons say that there is no link.
+_UNREPORTED = "not reported upstream"
 NOTHING_JUDGED = "nothing was judged: no clause applies"
 #: The statuses that need no look.
 _QUIET = frozenset({"decodes-correctly", "compiled-only", "not-applicable"})
@@ -196,7 +198,7 @@ def _causes(report: Report) -> list[str]:
         paragraphs.append("\n".join(lines))
     explained = [
         f"≈ {cause.title}: {plural(len(cause.cells), 'cell')} of {first_few(cause.architectures, _SHOWN)}"
-        + "".join(f"; {link}" for link in cause.links[:1])
+        + (f"; {cause.links[0]}" if cause.links else f"; {_UNREPORTED}" * (_UNREPORTED in cause.reason.lower()))
         for cause in report.causes
         if cause.known
     ]
