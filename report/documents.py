@@ -149,8 +149,8 @@ def architecture_status(each: Architecture) -> ArchitectureStatus:
     name = slug(each.name)
     return ArchitectureStatus(
         each.name,
-        each.row.tier.value if each.row else None,
-        each.row.caches if each.row else (),
+        each.tier or None,
+        each.caches,
         architecture_page(each.name),
         f"architectures/{name}.json",
         f"badges/{name}.json",

@@ -60,16 +60,6 @@ class OverviewRow:
     violated: tuple[Violated, ...]
 
     @property
-    def tier(self) -> str:
-        """How often it is tested; empty if the matrix does not list it."""
-        return _tier(self.architecture)
-
-    @property
-    def caches(self) -> tuple[str, ...]:
-        """The kinds of its cache layers."""
-        return _caches(self.architecture)
-
-    @property
     def shown(self) -> tuple[Violated, ...]:
         """The violated clauses that are named."""
         return self.violated if len(self.violated) <= _NAMED + 1 else self.violated[:_NAMED]
@@ -88,16 +78,6 @@ class GridRow:
     architecture: Architecture
     state: VariantState
     targets: Mapping[Stage, str]
-
-    @property
-    def tier(self) -> str:
-        """How often it is tested; empty if the matrix does not list it."""
-        return _tier(self.architecture)
-
-    @property
-    def caches(self) -> tuple[str, ...]:
-        """The kinds of its cache layers."""
-        return _caches(self.architecture)
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -213,11 +193,3 @@ def _stage_targets(architecture: Architecture, variant: Variant, links: Mapping[
             stage = stage_of(cell, is_lowered=variant.backend != EXPORTED)
             found.setdefault(stage if stage in variant.stages else variant.stages[-1], links[cell.id])
     return found
-
-
-def _tier(architecture: Architecture) -> str:
-    return architecture.row.tier.value if architecture.row else ""
-
-
-def _caches(architecture: Architecture) -> tuple[str, ...]:
-    return architecture.row.caches if architecture.row else ()

@@ -66,6 +66,16 @@ class Architecture:
         return split_row(self.name)[1] is not None
 
     @property
+    def tier(self) -> str:
+        """How often it is tested; empty if the matrix does not list it."""
+        return self.row.tier.value if self.row else ""
+
+    @property
+    def caches(self) -> tuple[str, ...]:
+        """The kinds of its cache layers."""
+        return self.row.caches if self.row else ()
+
+    @property
     def counts(self) -> tuple[tuple[Verdict, int], ...]:
         """The number of its cells by verdict."""
         return count(self.cells)
