@@ -28,6 +28,7 @@ from conformance.runner.option_table import DEFAULT_RECORD
 
 if TYPE_CHECKING:
     from report.analysis import Report
+    from report.analysis.causes import Cause
     from report.analysis.status import Status
 
 #: The styles of statuses, by their style class in pages.
@@ -196,17 +197,26 @@ def _causes(report: Report) -> list[str]:
         if len(alike) > 1:
             lines.append(f"  also      {first_few([record.id for record in alike[1:]], _SHOWN)}")
         paragraphs.append("\n".join(lines))
-    explained = [
-        f"≈ {cause.title}: {plural(len(cause.cells), 'cell')} of {first_few(cause.architectures, _SHOWN)}"
-        + (f"; {cause.links[0]}" if cause.links else f"; {_UNREPORTED}" * (_UNREPORTED in cause.reason.lower()))
-        for cause in report.causes
-        if cause.known
-    ]
+    by_reason: dict[str, list[Cause]] = {}
+    for cause in report.causes:
+        if cause.known:
+            by_reason.setdefault(cause.reason, []).append(cause)
+    explained = list(map(_explained, by_reason.values()))
     explained += [
         f"– {first_few(each.architectures, _SHOWN)}: {one_line(each.reason, max_chars=400)}"
         for each in report.inapplicable
     ]
     return [*paragraphs, "\n".join(explained)] if explained else paragraphs
+
+
+def _explained(causes: Sequence[Cause]) -> str:
+    """What is known of failures with one reason, which may have several signatures."""
+    first, number = causes[0], sum(len(cause.cells) for cause in causes)
+    names = list(dict.fromkeys(name for cause in causes for name in cause.architectures))
+    links = [link for cause in causes for link in cause.links]
+    if not links and _UNREPORTED in first.reason.lower():
+        links = [_UNREPORTED]
+    return "; ".join([f"≈ {first.title}: {plural(number, 'cell')} of {first_few(names, _SHOWN)}", *links[:1]])
 
 
 def _column(cell: Cell) -> tuple[str, str, str]:
