@@ -8,6 +8,7 @@ exports another is, whatever its name and version say.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -126,10 +127,20 @@ def _surroundings(backend: Backend) -> Iterator[str]:
             # Every file with its digest, but for the scripts, whose first line says where the environment is.
             lines = (distribution.read_text("RECORD") or "").splitlines()
             yield from (line for line in lines if not line.startswith(".."))
+    yield from sources_of(backend)
+
+
+def sources_of(backend: Backend) -> tuple[str, ...]:
+    """The text of each module of this suite that lowers for `backend`, as it was when this process first asked."""
     recipe = (backend.partitioners, backend.edge, backend.passes, backend.emission)
     names = (
         *(each.__name__ for each in (lowering, partition, emission, contents)),
         *(part.__module__ for part in recipe),
     )
-    for name in sorted(set(names)):
-        yield Path(str(sys.modules[name].__file__)).read_text()
+    return tuple(map(_source, sorted(set(names))))
+
+
+@functools.cache
+def _source(module: str) -> str:
+    """Read once: a checkout may be edited while a run goes on, and what runs here is what was imported."""
+    return Path(str(sys.modules[module].__file__)).read_text()

@@ -14,6 +14,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # it brings no types
 from conformance.core.gc_tuning import freeze_gc
 from conformance.pipeline import lowering
 from conformance.pipeline.backends import Backend
+from conformance.pipeline.store import sources_of
 
 
 def warm_up(backends: Iterable[Backend]) -> None:
@@ -26,5 +27,6 @@ def warm_up(backends: Iterable[Backend]) -> None:
     tqdm.monitor_interval = 0
     program = torch.export.export(nn.Linear(1, 1).eval(), (torch.zeros(1, 1),))
     for backend in backends:
+        sources_of(backend)  # before somebody edits what was just imported
         lowering.emit(lowering.lower(copy.deepcopy(program), backend), backend)
     freeze_gc()

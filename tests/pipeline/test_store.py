@@ -28,7 +28,7 @@ from conformance.pipeline.builder import Builder
 from conformance.pipeline.emission import CacheBuffer, EmissionReport
 from conformance.pipeline.lowering import Artifact
 from conformance.pipeline.partition import PartitionReport, UndelegatedNode
-from conformance.pipeline.store import Store, key_of
+from conformance.pipeline.store import Store, key_of, sources_of
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import programs
 
@@ -126,6 +126,15 @@ def test_what_a_program_tells_a_runner_is_part_of_the_key() -> None:
     keys = {key_of(program, XNNPACK, methods) for methods in ({}, {"get_max_seq_len": 8}, {"get_max_seq_len": 16})}
     assert len(keys) == 3
     assert key_of(program, XNNPACK) in keys
+
+
+def test_what_is_edited_during_a_run_does_not_change_its_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its programs are those of the code that was imported, and would be found by a run of the new one."""
+    before = sources_of(XNNPACK)
+    edited = tmp_path / "lowering.py"
+    edited.write_text("edited = True\n", encoding="utf-8")
+    monkeypatch.setattr(lowering, "__file__", str(edited))
+    assert sources_of(XNNPACK) == before
 
 
 def test_an_environment_in_another_place_has_the_same_keys(monkeypatch: pytest.MonkeyPatch) -> None:
