@@ -115,7 +115,8 @@ BOUNDS = (
         _against_roofline,
         "The contract: a portable program does not know how much of its cache is filled, and reads all of it at "
         "each token, 45 MiB beside 513 MiB of weights; and XNNPACK, which runs attention as products and a "
-        "softmax, with each result in memory.",
+        "softmax, with each result in memory. Of DeepSeek-V3 it is Transformers' model, which makes keys and values of "
+        "the whole cache anew at each token.",
         lambda row: row.dtype == "float32",
     ),
     Bound(
