@@ -153,7 +153,7 @@ def test_faulty_subject_fails_the_run_and_leaves_a_bundle(tmp_path: Path) -> Non
     assert f"replay    {run_command(*replay.split())}" in ended.stdout  # with this environment's Python
 
     (folder,) = bundles.iterdir()
-    assert f": `{command('failure', 'replay', str(folder))}`" in ended.stdout
+    assert f"  bundle    {command('failure', 'replay', str(folder))}\n" in ended.stdout
     assert "  diverged  exported program: off by " in ended.stdout
     assert read_bundle(folder).diverged == "exported program"
     assert (folder / "divergence.json").is_file()
