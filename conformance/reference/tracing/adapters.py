@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from conformance.reference.tracing.methods import replaced_methods
+
 
 @contextmanager
 def dense_adapters(model: nn.Module) -> Iterator[None]:
@@ -18,14 +20,9 @@ def dense_adapters(model: nn.Module) -> Iterator[None]:
     X-MOD picks the rows of a language by a mask. How many there are depends on the data, and a program of that fails on
     XNNPACK where it is run. A batch has few languages, and an adapter is small.
     """
-    choosing: list[Any] = [module for module in model.modules() if hasattr(module, "lang_adapter")]
-    try:
-        for module in choosing:
-            module.lang_adapter = partial(_adapted, module)
+    choosing = [module for module in model.modules() if hasattr(module, "lang_adapter")]
+    with replaced_methods({module: {"lang_adapter": partial(_adapted, module)} for module in choosing}):
         yield
-    finally:
-        for module in choosing:
-            del module.lang_adapter
 
 
 def _adapted(module: Any, lang_ids: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:

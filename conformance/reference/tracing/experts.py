@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from conformance.reference.tracing.methods import replaced_methods
 from conformance.reference.transformers_api import experts_by_part, lets_choose_experts, register_experts
 
 #: The name under which `experts_by_slot` is registered with Transformers.
@@ -20,40 +21,42 @@ _NAME = "batched_mm_by_slot"
 @contextmanager
 def exportable_experts(model: PreTrainedModel) -> Iterator[None]:
     """Compute experts by slot: by `experts_by_slot` where Transformers lets the model choose; undone on exit."""
-    replaced = {module: methods for module in model.modules() if (methods := _by_slot(module))}
-    chooses = any(isinstance(module, PreTrainedModel) and lets_choose_experts(module) for module in model.modules())
+    with replaced_methods({module: _by_slot(module) for module in model.modules()}), _chosen_by_slot(model):
+        yield
+
+
+@contextmanager
+def _chosen_by_slot(model: PreTrainedModel) -> Iterator[None]:
+    if not any(isinstance(module, PreTrainedModel) and lets_choose_experts(module) for module in model.modules()):
+        yield
+        return
     original = experts_by_part(model)
+    register_experts(_NAME, experts_by_slot)
     try:
-        for module, methods in replaced.items():
-            for name, method in methods.items():
-                setattr(module, name, partial(method, module))
-        if chooses:
-            register_experts(_NAME, experts_by_slot)
-            model.set_experts_implementation(_NAME)
+        model.set_experts_implementation(_NAME)
         yield
     finally:
-        if chooses:
-            model.set_experts_implementation(original)
-        for module, methods in replaced.items():
-            for name in methods:
-                delattr(module, name)
+        model.set_experts_implementation(original)
 
 
-def _by_slot(module: nn.Module) -> Mapping[str, Callable[..., Any]]:
+def _by_slot(module: nn.Module) -> dict[str, Callable[..., Any]]:
     """By name, what replaces methods of a module that does experts by itself, and not by Transformers' choice.
 
     Most loop over the experts that were hit, or split by how many tokens each gets. That depends on the data, which
     torch.export cannot trace, or ExecuTorch cannot lower. The modules are known by their parts.
     """
+    methods: dict[str, Callable[..., Any]] = {}
     if _has(getattr(module, "mlp", None), "w1", "v1", "w2", "activation_fn"):
-        return {"forward": _flat_experts}
-    if _has(module, "identity_expert", "num_routed_experts", "gate_up_proj", "down_proj"):
-        return {"forward": _experts_with_identities}
-    if _has(module, "router", "shared_expert") and _has(module.experts, "expert_dim", "gate_up_proj", "down_proj"):
-        return {"forward": _all_experts}
-    if _has(module, "router", "input_linear", "output_linear", "bias"):
-        return {"map": _queries, "reduce": _reduced} if _has(module, "map", "reduce") else {"forward": _sorted_experts}
-    return {}
+        methods = {"forward": _flat_experts}
+    elif _has(module, "identity_expert", "num_routed_experts", "gate_up_proj", "down_proj"):
+        methods = {"forward": _experts_with_identities}
+    elif _has(module, "router", "shared_expert") and _has(module.experts, "expert_dim", "gate_up_proj", "down_proj"):
+        methods = {"forward": _all_experts}
+    elif _has(module, "router", "input_linear", "output_linear", "bias", "map", "reduce"):
+        methods = {"map": _queries, "reduce": _reduced}
+    elif _has(module, "router", "input_linear", "output_linear", "bias"):
+        methods = {"forward": _sorted_experts}
+    return {name: partial(method, module) for name, method in methods.items()}
 
 
 def _has(part: object, *names: str) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from conformance.reference.tracing.methods import replaced_methods
 from conformance.reference.transformers_api import original_length, rope_frequencies
 
 _DYNAMIC, _LONGROPE = "dynamic", "longrope"
@@ -34,13 +35,8 @@ def functional_frequencies(model: PreTrainedModel, max_cache_len: int) -> Iterat
         max_cache_len: Positions in the cache, in tokens.
     """
     modules = [module for module in model.modules() if _changes(getattr(module, "rope_type", None))]
-    try:
-        for module in modules:
-            module.forward = _functional(module, max_cache_len)
+    with replaced_methods({module: {"forward": _functional(module, max_cache_len)} for module in modules}):
         yield
-    finally:
-        for module in modules:
-            vars(module).pop("forward", None)
 
 
 class _With:
