@@ -11,7 +11,7 @@ from conformance.records.run import CellRecord
 
 from .causes import Cause
 from .status import FAILING, clause_order
-from .variants import Variant, by_architecture, variant_of
+from .variants import Columns, Variant, by_architecture, columns
 from .verdicts import QUIET, count
 
 #: A clause, and how it ended.
@@ -101,19 +101,14 @@ def clause_statuses(cells: Iterable[CellRecord], causes: Sequence[Cause]) -> tup
 
 def alike(cells: Iterable[CellRecord]) -> tuple[Alike, ...]:
     """Architectures grouped by how their `cells` ended, the largest group first."""
-    groups: dict[tuple[tuple[Variant, tuple[_Ended, ...]], ...], list[str]] = {}
-    shown: dict[tuple[tuple[Variant, tuple[_Ended, ...]], ...], Mapping[Variant, tuple[CellRecord, ...]]] = {}
+    groups: dict[tuple[tuple[Variant, tuple[_Ended, ...]], ...], tuple[Columns, list[str]]] = {}
     for name, own in by_architecture(cells).items():
-        by_variant: dict[Variant, tuple[CellRecord, ...]] = {}
-        for cell in sorted(own, key=lambda cell: clause_order(cell.clause)):
-            by_variant[variant_of(cell)] = (*by_variant.get(variant_of(cell), ()), cell)
+        by_variant = dict(sorted(columns(sorted(own, key=lambda cell: clause_order(cell.clause))).items()))
         key = tuple(
-            (variant, tuple((cell.clause, cell.verdict) for cell in found))
-            for variant, found in sorted(by_variant.items())
+            (variant, tuple((cell.clause, cell.verdict) for cell in found)) for variant, found in by_variant.items()
         )
-        groups.setdefault(key, []).append(name)
-        shown.setdefault(key, dict(sorted(by_variant.items())))
-    found = (Alike(shown[key], tuple(names)) for key, names in groups.items())
+        groups.setdefault(key, (by_variant, []))[1].append(name)
+    found = (Alike(by_variant, tuple(names)) for by_variant, names in groups.values())
     return tuple(sorted(found, key=lambda each: (-len(each.architectures), each.architectures)))
 
 

@@ -55,7 +55,7 @@ def result_of(run: RunRecord, comparison: Comparison | None = None) -> Result:
 
 
 def _regressions(comparison: Comparison) -> str:
-    """What was not run is no evidence of a regression: it is counted apart."""
+    """Counts cells that were not run apart: they do not show a regression."""
     not_run = sum(each.change is Change.NOT_RUN for each in comparison.regressions)
     others = len(comparison.regressions) - not_run + len(comparison.slower) + len(comparison.less_delegated)
     parts = [plural(others, "regression")] if others else []
