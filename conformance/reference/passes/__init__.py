@@ -17,6 +17,7 @@ from conformance.reference.passes.means import replace_means_with_products
 from conformance.reference.passes.rotations import replace_rotations_with_products
 from conformance.reference.passes.slices import replace_splits_with_slices
 from conformance.reference.passes.stored_weights import use_stored_weights
+from conformance.reference.passes.unread import remove_unread_buffers
 from conformance.reference.passes.views import infer_dynamic_sizes, remove_aliases
 
 __all__ = ["PASSES"]
@@ -33,4 +34,5 @@ PASSES: tuple[Callable[[ExportedProgram], None], ...] = (
     replace_rotations_with_products,
     infer_dynamic_sizes,
     remove_aliases,
+    remove_unread_buffers,
 )
