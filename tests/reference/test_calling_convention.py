@@ -22,6 +22,7 @@ pytestmark = pytest.mark.torch
         ("bart", None, True, False),
         ("mpt", None, False, True),  # slices by max(0, 1 - length)
         ("xglm", 0, False, False),  # compares the length with its table's, but not while tracing
+        ("bamba", 0, False, False),  # left to itself, it counts each call's positions from 0
         ("trocr", None, False, True),  # takes no positions, and computes them from the cache's length
     ],
 )

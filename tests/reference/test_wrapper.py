@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 
 from conformance.models.fixtures import build_model, fixture_config
 from conformance.reference import ModelNotExportableError, TorchExportableModuleWithStaticCache
+from conformance.reference.tracing import ready_to_run
 
 pytestmark = pytest.mark.torch
 
@@ -21,6 +22,18 @@ def test_wrapper_decodes_without_being_exported() -> None:
         expected = model(input_ids=ids, use_cache=False).logits
     assert logits.shape == (2, 3, 64)
     assert torch.allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["bamba", "gpt_neo", "inkling_text", "moshi"])
+def test_wrapper_decodes_what_transformers_decodes_wrongly_with_a_static_cache(architecture: str) -> None:
+    model = build_model(fixture_config(architecture))
+    wrapper = TorchExportableModuleWithStaticCache(model)
+    tokens = torch.randint(64, (1, wrapper.max_cache_len), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(input_ids=tokens, use_cache=False).logits[0]
+        with ready_to_run(model, wrapper.max_cache_len):
+            decoded = [wrapper(token.view(1, 1), torch.tensor([at]))[0, 0] for at, token in enumerate(tokens[0])]
+    assert (torch.stack(decoded) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_state_that_overflowed_is_forgotten_at_0() -> None:

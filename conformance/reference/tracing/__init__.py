@@ -15,6 +15,7 @@ from conformance.reference.tracing.activations import decomposed_activations
 from conformance.reference.tracing.adapters import dense_adapters
 from conformance.reference.tracing.evaluation import evaluation_mode
 from conformance.reference.tracing.experts import exportable_experts
+from conformance.reference.tracing.local_attention import windows_from_masks
 from conformance.reference.tracing.masks import broadcast_masks
 from conformance.reference.tracing.recurrences import scanned_recurrences
 from conformance.reference.tracing.rotary import functional_frequencies
@@ -28,6 +29,7 @@ CONTEXTS: tuple[Callable[[PreTrainedModel], AbstractContextManager[None]], ...] 
     evaluation_mode,
     exportable_experts,
     dense_adapters,
+    windows_from_masks,
 )
 
 
