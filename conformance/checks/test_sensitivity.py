@@ -149,7 +149,7 @@ def _window_effect(oracle: Oracle, tokens: tuple[int, ...]) -> float:
     model.to(oracle.model.dtype).eval()
     held = oracle.model.state_dict()
     model.load_state_dict({name: _widened(held[name], like) for name, like in model.state_dict().items()})
-    windowless = Oracle(model, oracle.max_cache_len)
+    windowless = type(oracle)(model, oracle.max_cache_len)
     return float((windowless.logits(tokens) - oracle.logits(tokens)).abs().max()) / oracle.scale
 
 

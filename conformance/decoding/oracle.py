@@ -169,16 +169,43 @@ class Oracle:
         for end in range(start + 1, len(prefix) + 1):
             self._keep(prefix[:end], self.step(cache, prefix[end - 1]), copy.deepcopy(cache))
 
-    def _keep(self, prefix: tuple[int, ...], logits: torch.Tensor, cache: StaticCache) -> None:
+    def _keep(self, prefix: tuple[int, ...], logits: torch.Tensor, cache: StaticCache | None = None) -> None:
         """Keep what is known after `prefix`, and let go of what was asked for least recently: caches, then logits."""
         for held in (self._known.pop(prefix, None), self._caches.pop(prefix, None)):
             self._kept_bytes -= 0 if held is None else _bytes(held)
-        self._known[prefix], self._caches[prefix] = logits, cache
-        self._kept_bytes += _bytes(logits) + _bytes(cache)
+        self._known[prefix] = logits
+        self._kept_bytes += _bytes(logits)
+        if cache is not None:
+            self._caches[prefix] = cache
+            self._kept_bytes += _bytes(cache)
         kept: tuple[OrderedDict[tuple[int, ...], Any], ...] = (self._caches, self._known)
         for each in kept:
             while self._kept_bytes > _KEPT_BYTES and len(each) > 1:
                 self._kept_bytes -= _bytes(each.popitem(last=False)[1])
+
+
+class CacheFreeOracle(Oracle):
+    """The oracle of a model whose decoding with a `StaticCache` is wrong in Transformers: its forward pass without cache.
+
+    What is known of the cache is still that of Transformers' static one.
+    """
+
+    def agree_without_cache(self) -> None:
+        """Raises `ClauseViolationError` where what follows a token changes its logits, so that no decoding can agree."""
+        tokens = self.vocabulary.text(0, self.max_cache_len)
+        half = len(tokens) // 2
+        error = float((self.without_cache(tokens)[:half] - self.without_cache(tokens[:half])).abs().max()) / self.scale
+        if not error < max(_GROSS, ROUNDINGS * self.rounding):
+            raise ClauseViolationError(
+                Stage.EAGER,
+                "forward-pass-not-causal",
+                observed=f"tokens that follow move the logits by {error:.1e} of their scale",
+                expected="the forward pass without cache is causal",
+            )
+
+    def _decode(self, prefix: tuple[int, ...]) -> None:
+        for end, logits in enumerate(self.without_cache(prefix), start=1):
+            self._keep(prefix[:end], logits.clone())
 
 
 class ProgramOracle:

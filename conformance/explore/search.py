@@ -27,6 +27,7 @@ from conformance.exporters.resolve import Exporter
 from conformance.models.variations import Variation, build, variations
 from conformance.pipeline.builder import Builder
 from conformance.process.worker import IsolatedWorker, Limits, WorkerDiedError
+from conformance.matrix.schema import load_matrix
 from conformance.records.environment import versions
 
 #: What a variation is judged by, in this order, until one fails.
@@ -350,7 +351,11 @@ class Isolated:
             key = architecture, variation.key
             if key not in builders:
                 builders.clear()  # of one variation only: it has some 100 MB
-                builders[key] = Builder(named, build=lambda name: build(name, variation))
+                builders[key] = Builder(
+                    named,
+                    build=lambda name: build(name, variation),
+                    without_cache=load_matrix().judged_without_cache(versions()),
+                )
             return judged(builders[key], cell)
 
         self._worker = IsolatedWorker(judge, limits)

@@ -95,10 +95,11 @@ def replay(bundle: Bundle, store: Store | None, *, seconds: int | None = None, t
     obstacle = next(_obstacles(bundle, trusted=trusted), None)
     if obstacle:
         return Replay(Result.CANNOT_RUN, one_line(obstacle, _SHOWN))
-    row = load_matrix().row(bundle.architecture)
+    matrix = load_matrix()
+    row = matrix.row(bundle.architecture)
     case = Case(
         bundle.cell,
-        Builder(build=lambda _: _build(bundle), store=store),
+        Builder(build=lambda _: _build(bundle), store=store, without_cache=matrix.judged_without_cache(versions())),
         bundle.examples,
         caches=row.caches if row else None,
         only=script_of(bundle),

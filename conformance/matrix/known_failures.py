@@ -162,12 +162,19 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class Undecodable:
-    """The architecture cannot decode eagerly with a static cache, so that no clause applies to it.
+    """The architecture cannot decode eagerly with a static cache.
 
-    A run tries it: the attempt has to end with this signature.
+    No clause applies to it, unless the forward pass without cache takes that decoding's place. A run tries it: the
+    attempt has to end with this signature.
+
+    Args:
+        undecodable: The signature.
+        without_cache: Whether its programs are judged by the forward pass without cache.
+        rows: The architectures that it is about; all that have the cause, if there are none.
     """
 
     undecodable: Signature
+    without_cache: bool = False
     rows: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
 
     @property

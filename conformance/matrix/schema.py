@@ -94,6 +94,7 @@ class Expectation:
         link: Where that is reported or fixed.
         at_most: The largest error allowed, as a share of the logits' scale.
         required: Whether a pass is stale. A clause that makes an export of its own may pass where exporting is blocked.
+        without_cache: Whether eager decoding fails so, and the forward pass without cache judges the programs instead.
     """
 
     cause: str
@@ -102,6 +103,7 @@ class Expectation:
     link: str | None = None
     at_most: float | None = None
     required: bool = True
+    without_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +195,15 @@ class Matrix:
         for name, cause in self.causes_of(architecture).items():
             absent = [each for each in cause.fails if isinstance(each, Undecodable) and _for_row(each, architecture)]
             if absent and cause.applies_to(versions):
-                return Expectation(name, absent[0].signature, cause.reason, cause.link)
+                return Expectation(
+                    name, absent[0].signature, cause.reason, cause.link, without_cache=absent[0].without_cache
+                )
         return None
+
+    def judged_without_cache(self, versions: Mapping[str, str]) -> frozenset[str]:
+        """The architectures whose programs the forward pass without cache judges."""
+        known = {name: self.undecodable(name, versions) for name in self.architectures}
+        return frozenset(name for name, expectation in known.items() if expectation and expectation.without_cache)
 
     def known_limit(
         self, cell: Cell, stage: Stage | None, signature: str | None, versions: Mapping[str, str]
@@ -474,7 +483,8 @@ def _row_values(row: Row) -> dict[str, Any]:
 def _pattern_values(pattern: Violation | Blocker | Undecodable) -> dict[str, Any]:
     values: dict[str, Any] = {"rows": _short(pattern.rows)} if pattern.rows else {}
     if isinstance(pattern, Undecodable):
-        return {**values, "undecodable": pattern.undecodable}
+        free = {"without_cache": True} if pattern.without_cache else {}
+        return {**values, "undecodable": pattern.undecodable, **free}
     values["on"] = _short(pattern.on)
     if pattern.mode is not None:
         values["mode"] = pattern.mode.value

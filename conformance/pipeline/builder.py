@@ -7,7 +7,7 @@ import dataclasses
 import gc
 import io
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar, overload
 
@@ -20,7 +20,7 @@ from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import EAGER, EXPORTED, Program
 from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError, Stage, StageError, at
 from conformance.decoding.device import DeviceProgram, DeviceSession
-from conformance.decoding.oracle import Oracle, ProgramOracle, perturbed_model, perturbed_program
+from conformance.decoding.oracle import CacheFreeOracle, Oracle, ProgramOracle, perturbed_model, perturbed_program
 from conformance.decoding.scripts import Vocabulary
 from conformance.decoding.sessions import InterpretedSession, RuntimeSession, Session, Startable
 from conformance.decoding.tokenizers import CharTokenizer, CheckpointTokenizer, RunnerTokenizer
@@ -111,6 +111,8 @@ class Builder:
         attention: What exporters are asked for where a backend asks for nothing else, one of
             `conformance.core.attention.ATTENTIONS`.
         program_file: A `.pte` file that takes the place of every program: nothing is exported or lowered.
+        without_cache: The architectures whose programs the forward pass without cache judges; see
+            `conformance.matrix.known_failures.Undecodable`.
         single_use: Export the model itself and not a newly built one, lower its program and not a copy, and do not
             look for side effects. For a checkpoint that is exported once and is too large for copies.
     """
@@ -126,6 +128,7 @@ class Builder:
         shape: CallShape = WHOLE,
         attention: str = PORTABLE,
         program_file: Path | None = None,
+        without_cache: Container[str] = (),
         single_use: bool = False,
     ) -> None:
         self._backends = backends
@@ -135,6 +138,7 @@ class Builder:
         self.shape = shape
         self.attention = attention
         self.program_file = program_file
+        self.without_cache = without_cache
         self.single_use = single_use
         self._exporters = dict(exporters or {})
         self._current: BuiltArchitecture | None = None
@@ -213,8 +217,16 @@ class BuiltArchitecture(_Built):
     @_Part
     def oracle(self) -> Oracle:
         """The oracle of the fixture model."""
-        length = self.cache_length
-        return Oracle(self.model, length)
+        return self._oracle_of(self.model)
+
+    @_Part
+    def static_oracle(self) -> Oracle:
+        """The fixture model's own decoding with a static cache, also where that is not what judges programs."""
+        return Oracle(self.model, self.cache_length)
+
+    def _oracle_of(self, model: PreTrainedModel) -> Oracle:
+        kind = CacheFreeOracle if model.config.model_type in self._builder.without_cache else Oracle
+        return kind(model, self.cache_length)
 
     @_Part
     def trusted_oracle(self) -> Oracle:
@@ -251,15 +263,13 @@ class BuiltArchitecture(_Built):
 
     def prepared_oracle(self, backend: Backend) -> Oracle:
         """The oracle of the model that `backend` has rounded."""
-        return self._cached(
-            ("prepared oracle", backend.name), lambda: Oracle(self.prepared(backend), self.cache_length)
-        )
+        return self._cached(("prepared oracle", backend.name), lambda: self._oracle_of(self.prepared(backend)))
 
     def perturbed_oracle(self, backend: Backend, std: float, seed: int) -> Oracle:
         """The same of a model whose embeddings are off by noise with the standard deviation `std`, as a share."""
         return self._cached(
             ("perturbed oracle", backend.name, seed),
-            lambda: Oracle(perturbed_model(self.prepared(backend), std, seed), self.cache_length),
+            lambda: self._oracle_of(perturbed_model(self.prepared(backend), std, seed)),
         )
 
     @property

@@ -201,12 +201,17 @@ class ConformancePlugin:
                 shape=self.options.shape,
                 attention=self.options.attention,
                 program_file=self.options.program,
+                without_cache=self._without_cache,
             )
         subjects = self.subjects or resolve_exporters(self.options.selection)
         # Two workers on two cores: more threads would only take turns.
         torch.set_num_threads(1)
         store = Store(self.options.store, self.options.store_limit) if self.options.store_limit else None
-        return Builder(subjects, store=store)
+        return Builder(subjects, store=store, without_cache=self._without_cache)
+
+    @property
+    def _without_cache(self) -> frozenset[str]:
+        return self.options.matrix.judged_without_cache(self.versions)
 
     @pytest.fixture
     def case(self, cell: Cell) -> Any:

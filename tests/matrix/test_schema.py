@@ -266,6 +266,13 @@ def test_undecodable_is_said_for_versions_and_rows(tmp_path: Path) -> None:
     assert known.signature == "eager:KeyError"
     assert matrix.undecodable("llama", {"executorch": "1.6.0"}) is None
     assert matrix.undecodable("gemma2", {"executorch": "1.5.1"}) is None
+    assert not matrix.judged_without_cache({"executorch": "1.5.1"})
+
+
+def test_architectures_that_the_forward_pass_without_cache_judges_are_named(tmp_path: Path) -> None:
+    matrix = _with(tmp_path, "{undecodable: 'eager:logits-differ', without_cache: true}")
+    assert matrix.judged_without_cache({"executorch": "1.5.1"}) == {"llama"}
+    assert not matrix.judged_without_cache({"executorch": "1.6.0"})
     assert matrix.expectation(Cell("llama", "reference", "xnnpack", Mode.DECODE, "PAR-1"), _LATEST) is None
 
 

@@ -79,7 +79,7 @@ def test_last_slot(case: Case) -> None:
 @clause("PAR-8")
 def test_oracle_against_no_cache(case: Case) -> None:
     """The oracle's decoding against one forward pass over all the tokens."""
-    oracle = case.untried_oracle
+    oracle = case.architecture.static_oracle
     tolerance = max(_SCAN_TOLERANCE, case.tolerance) if oracle.summing_layer else case.tolerance
 
     def judge(script: DecodeScript) -> None:
