@@ -185,13 +185,13 @@ class Oracle:
 
 
 class CacheFreeOracle(Oracle):
-    """The oracle of a model whose decoding with a `StaticCache` is wrong in Transformers: its forward pass without cache.
+    """The forward pass without cache, for a model whose decoding with a `StaticCache` is wrong in Transformers.
 
     What is known of the cache is still that of Transformers' static one.
     """
 
     def agree_without_cache(self) -> None:
-        """Raises `ClauseViolationError` where what follows a token changes its logits, so that no decoding can agree."""
+        """Raises `ClauseViolationError` where what follows a token changes its logits: no decoding can agree then."""
         tokens = self.vocabulary.text(0, self.max_cache_len)
         half = len(tokens) // 2
         error = float((self.without_cache(tokens)[:half] - self.without_cache(tokens[:half])).abs().max()) / self.scale

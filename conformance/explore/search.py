@@ -24,10 +24,10 @@ from conformance.core.text import one_line
 from conformance.core.verdicts import CellFailedError, ClauseViolationError, NotApplicableError, NotRunError, Stage
 from conformance.explore.findings import FINDINGS, Finding, Pinned, read_pins, write_finding
 from conformance.exporters.resolve import Exporter
+from conformance.matrix.schema import load_matrix
 from conformance.models.variations import Variation, build, variations
 from conformance.pipeline.builder import Builder
 from conformance.process.worker import IsolatedWorker, Limits, WorkerDiedError
-from conformance.matrix.schema import load_matrix
 from conformance.records.environment import versions
 
 #: What a variation is judged by, in this order, until one fails.

@@ -87,9 +87,15 @@ def set_position(cache: StaticCache, start: torch.Tensor) -> None:
             if hasattr(layer, attribute):
                 # A copy for each: layers advance their lengths in place.
                 setattr(layer, attribute, start.clone())
-    # Inkling asks for its queries' offset before the update and uses it after, when the layer's own length has moved on.
+    # Inkling asks for its queries' offset before the update, and uses it when the layer's own length has moved on.
     offset: Any = cache
     offset.get_query_offset = lambda *_, **__: start
+
+
+def report_in_progress(cache: StaticCache) -> None:
+    """Make the cache report that it holds one token."""
+    counter: Any = cache
+    counter.get_seq_length = lambda *_, **__: 1
 
 
 def set_integer_length(cache: StaticCache, start: torch.Tensor, max_cache_len: int) -> None:

@@ -9,6 +9,7 @@ counts its positions (BERT from 0, RoBERTa from its padding id + 1), so both are
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, StaticCache
 
-from conformance.reference.cache import set_position
+from conformance.reference.cache import report_in_progress, set_position
 from conformance.reference.settings import CacheSettings
 from conformance.reference.transformers_api import cache_argument, parameters, takes_cache_position
 
@@ -38,6 +39,8 @@ class CallingConvention:
             cache has to report it as an integer. A symbolic one costs a check at each call of the program.
         complex_numbers: Whether the model computes with complex tensors, which have to become pairs of real ones.
         cache_position: Whether to pass the cache position on, because the cache does not count.
+        in_progress: Whether the cache reports one token, whatever it holds. GIT asks in Python whether it is empty,
+            which cannot be traced, and does nothing else with the number.
     """
 
     cache: str = "past_key_values"
@@ -46,6 +49,7 @@ class CallingConvention:
     integer_length: bool = False
     complex_numbers: bool = False
     cache_position: bool = False
+    in_progress: bool = False
 
     def arguments(
         self,
@@ -123,9 +127,10 @@ def _candidates(model: PreTrainedModel) -> Iterator[CallingConvention]:
     padding = getattr(model.config.get_text_config(decoder=True), "pad_token_id", None)
     firsts = [0] if padding is None else [0, padding + 1]
     masks = [False, True] if "attention_mask" in accepted else [False]
-    for mask in masks:
-        for first in [*firsts, None] if "position_ids" in accepted else [None]:
-            yield replace(_plain(model), first_position=first, attention_mask=mask)
+    for in_progress in (False, True):
+        for mask in masks:
+            for first in [*firsts, None] if "position_ids" in accepted else [None]:
+                yield replace(_plain(model), first_position=first, attention_mask=mask, in_progress=in_progress)
 
 
 def _trial(
@@ -134,12 +139,25 @@ def _trial(
     """The logits of two tokens, [batch_size, 2, vocab], decoded one by one, and what was observed."""
     cache.reset()
     logits = []
-    with _Observer() as observer:
+    with _Observer() as observer, _reporting(cache, convention):
         for position, token in enumerate(_trial_tokens(model, settings)):
             cache_position = torch.tensor([position], device=model.device)
             set_position(cache, cache_position[0])
             logits.append(model(**convention.arguments(token, cache_position, cache, settings.max_cache_len)).logits)
     return torch.cat(logits, dim=1), observer
+
+
+@contextmanager
+def _reporting(cache: StaticCache, convention: CallingConvention) -> Iterator[None]:
+    """Let the cache report its length as `convention` says, for a trial."""
+    if not convention.in_progress:
+        yield
+        return
+    report_in_progress(cache)
+    try:
+        yield
+    finally:
+        del cache.get_seq_length
 
 
 def _without_cache(model: PreTrainedModel, settings: CacheSettings) -> torch.Tensor | None:

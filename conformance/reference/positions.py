@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, StaticCache
 
-from conformance.reference.cache import allocate_cache, set_integer_length, set_position
+from conformance.reference.cache import allocate_cache, report_in_progress, set_integer_length, set_position
 from conformance.reference.calling_convention import CallingConvention, find_convention
 from conformance.reference.errors import PositionsEndError
 from conformance.reference.settings import CacheSettings
@@ -119,7 +119,9 @@ def _indices(
     cache_position = torch.arange(positions.start, positions.stop, device=model.device)
     cache.reset()
     set_position(cache, cache_position[0])
-    if convention.integer_length:
+    if convention.in_progress:
+        report_in_progress(cache)
+    elif convention.integer_length:
         set_integer_length(cache, cache_position[0], settings.max_cache_len)
     config = model.config.get_text_config(decoder=True)
     ids = (int(config.vocab_size) - 1, int(config.vocab_size) - 2)

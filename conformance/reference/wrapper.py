@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, StaticCache
 
-from conformance.reference.cache import set_integer_length, set_position, state_slots
+from conformance.reference.cache import report_in_progress, set_integer_length, set_position, state_slots
 from conformance.reference.positions import prepared_cache
 from conformance.reference.settings import cache_settings, logits_returned
 from conformance.reference.tracing.complex_numbers import RealPairs
@@ -124,7 +124,9 @@ class TorchExportableModuleWithStaticCache(nn.Module):
         set_position(self.cache, start)
         if self.custom_layers:
             set_start(self.custom_layers, start, self.max_cache_len)
-        if self._convention.integer_length:
+        if self._convention.in_progress:
+            report_in_progress(self.cache)
+        elif self._convention.integer_length:
             set_integer_length(self.cache, start, self.max_cache_len)
         arguments = self._convention.arguments(tokens, cache_position, self.cache, self.max_cache_len, name)
         if self.logits_to_keep:

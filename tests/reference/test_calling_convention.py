@@ -20,7 +20,6 @@ pytestmark = pytest.mark.torch
         ("roberta", None, False, False),  # counts from its padding id + 1, without reading
         ("opt", 0, True, False),
         ("bart", None, True, False),
-        ("mpt", None, False, True),  # slices by max(0, 1 - length)
         ("xglm", 0, False, False),  # compares the length with its table's, but not while tracing
         ("bamba", 0, False, False),  # left to itself, it counts each call's positions from 0
         ("trocr", None, False, True),  # takes no positions, and computes them from the cache's length
@@ -31,6 +30,17 @@ def test_convention_spares_the_model_reading_its_cache(
 ) -> None:
     convention = TorchExportableModuleWithStaticCache(build_model(fixture_config(architecture)))._convention
     assert convention == CallingConvention("past_key_values", first_position, attention_mask, integer_length)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "first_position"),
+    [("git", 0), ("mpt", None)],  # MPT slices by max(0, 1 - length)
+)
+def test_cache_of_a_model_that_asks_only_whether_it_is_empty_is_in_progress(
+    architecture: str, first_position: int | None
+) -> None:
+    wrapper = TorchExportableModuleWithStaticCache(build_model(fixture_config(architecture)))
+    assert wrapper._convention == CallingConvention(first_position=first_position, in_progress=True)
 
 
 def test_positions_that_change_the_logits_are_not_passed() -> None:

@@ -17,8 +17,8 @@ from conformance.reference.tracing.methods import replaced_methods
 def windows_from_masks(model: nn.Module) -> Iterator[None]:
     """Give GPT-Neo's local layers a window that ends at each query's own position; undone on exit.
 
-    They take the last rows of a table, as many as there are queries, out of as many as there are keys. In a static cache
-    these are all its positions, so that each query gets the window of the cache's last ones.
+    They take the last rows of a table, as many as there are queries, out of as many as there are keys. In a static
+    cache these are all its positions, so that each query gets the window of the cache's last ones.
     """
     local = [module for module in model.modules() if getattr(module, "attention_type", None) == "local"]
     windowed = [module for module in local if hasattr(module, "_attn")]
@@ -29,9 +29,10 @@ def windows_from_masks(model: nn.Module) -> Iterator[None]:
 def _attended(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `module` returns, [batch, heads, seq, head] and [batch, heads, seq, keys]; the mask is added to the scores."""
+    """Values, [batch, heads, seq, head], and weights, [batch, heads, seq, keys]; the mask is added to the scores."""
     if attention_mask is None:  # the queries are at the positions of the keys, without a cache
-        attended: tuple[torch.Tensor, torch.Tensor] = type(module)._attn(module, query, key, value)
+        method: Any = type(module)._attn  # which this one is called in place of
+        attended: tuple[torch.Tensor, torch.Tensor] = method(module, query, key, value)
         return attended
     weights = query.float() @ key.float().transpose(-1, -2)
     # Causal and without padding: the keys that a query sees are those up to its own position.

@@ -48,3 +48,11 @@ def test_masks_without_vmap_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> N
     before = dict(vars(masking_utils))
     with broadcast_masks(_MODEL):
         assert vars(masking_utils) == before
+
+
+@pytest.mark.parametrize("seq", [1, 3, 4])
+def test_blocks_are_padded_to_the_keys(seq: int) -> None:
+    blocks = torch.arange(seq).unsqueeze(0)
+    expected = masking_utils.maybe_pad_block_sequence_ids(blocks, None, 4, 0)
+    with broadcast_masks(_MODEL):
+        assert torch.equal(masking_utils.maybe_pad_block_sequence_ids(blocks, None, 4, 0), expected)
