@@ -110,6 +110,10 @@ class Selection:
     exported: bool = True
     sample: Collection[str] | None = None
 
+    def runs(self, architecture: str) -> bool:
+        """Whether programs of `architecture` are lowered for a backend that runs here."""
+        return architecture not in self.not_lowered and any(backend.runs for backend in self.backends)
+
 
 def plan(selection: Selection) -> Iterator[Cell]:
     """Every cell of a run, architecture by architecture, each from eager to runtime."""

@@ -54,6 +54,8 @@ from conformance.runner.option_table import (
 if TYPE_CHECKING:
     from conformance.exporters.resolve import Exporter
 
+#: One script in so many is generated for an exported program as well where its runtime is judged.
+_EXPORTED_SHARE = 5
 #: Independent of the model, so skipped for checkpoints: they are about fixtures or the exporter. LOW-8 is about
 #: ExecuTorch, and lowers a second time.
 NOT_OF_CHECKPOINTS = ("SEN-2", "SEN-3", "EXP-4", "EXP-6", "EXP-9", "EXP-10", "EXP-11", "LOW-8")
@@ -141,6 +143,15 @@ class Options:
             typed = {name: settings.get(name.lstrip("-")) for name in _OF_CHECKPOINTS}
             parts += [f"{name} {shlex.quote(str(value))}" for name, value in typed.items() if value]
         return " ".join(parts)
+
+    def examples_of(self, cell: Cell) -> int:
+        """Scripts to generate for `cell`: fewer for an exported program where what it is lowered to runs too.
+
+        A call of it takes three times as long as the runtime's, and what holds for the runtime holds for it.
+        """
+        if cell.backend == EXPORTED and self.selection.runs(cell.architecture):
+            return max(1, self.examples // _EXPORTED_SHARE)
+        return self.examples
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -274,6 +285,8 @@ def _limits(config: pytest.Config, checkpoint: Checkpoint | None) -> Limits:
 
 def other_scripts(run: RunInfo, options: Options) -> str:
     """How the scripts that `options` ask for differ from those that a run tried; empty if they are the same."""
+    if run.options.get("backend") != EXPORTED and not any(backend.runs for backend in options.selection.backends):
+        return f"exported programs had one script in {_EXPORTED_SHARE} there, since their runtime was judged too"
     asked = str(run.options.get("examples") or _usual_examples(str(run.options.get("tier"))))
     pairs = (("--max-examples", asked, str(options.examples)), ("--hypothesis-seed", run.seed, options.seed))
     return ", ".join(f"{name} was {before} there and is {now} now" for name, before, now in pairs if before != now)

@@ -222,7 +222,7 @@ class ConformancePlugin:
         case = Case(
             cell,
             self._builder,
-            self.options.examples,
+            self.options.examples_of(cell),
             derandomize=self.options.seed is None,
             caches=row.caches if row else None,
             overrides=self.options.matrix.overrides(cell.architecture),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from conformance.core.cells import Cell
+from conformance.core.cells import EXPORTED, Cell
 from conformance.core.commands import RUN_ARGUMENTS, RUN_COMMAND, run_command
 from conformance.core.paths import PACKAGE, ROOT
 from conformance.core.text import first_few, plural
@@ -122,13 +122,18 @@ class Recorder:
             *(f"conformance: {line}" for line in (plan_lines(self.incremental) if self.incremental else [])),
             f"conformance: {', '.join(selection.subjects)}; {versions}",
             f"conformance: {plural(len(self.plan), 'cell')} of {first_few(selection.architectures, _SHOWN)}; "
-            f"{self.options.examples} generated scripts per parity check ({seed})",
+            f"{self.options.examples} generated scripts per parity check ({seed}){self._fewer()}",
             f"conformance: record {self.options.record}, written at the end; until then {self._journal_path.name}",
             *(f"conformance: {_moved_line(path, new)}" for path, new in self.moved.items()),
             *([absent + first_few(self.options.absent, _SHOWN)] if self.options.absent else []),
             *self._sampled(),
             *([retired + first_few(self.options.retired, _SHOWN)] if self.options.retired else []),
         ]
+
+    def _fewer(self) -> str:
+        """How many scripts exported programs get, where they get fewer."""
+        counts = {self.options.examples_of(cell) for cell in self.options.cells if cell.backend == EXPORTED}
+        return ", ".join(f", {count} where the runtime is judged too" for count in counts - {self.options.examples})
 
     def _sampled(self) -> list[str]:
         """Which clauses are asked of some of the architectures alone, and how to ask them of all."""
