@@ -57,8 +57,8 @@ _VOLATILE = (
 _PAGE_TOP = """# Errors
 
 Each error about your input has a code, which stays when the message is reworded. It precedes the message:
-`error [invalid-shard]: ...`. These are the codes, each with the messages that tests have seen, which end with the next
-step. `DIR` stands for a folder, `N.N.N` for a version, `…` for a list of names.
+`error [invalid-shard]: ...`. These are the codes, each with one of its messages; what to do is at the message's end.
+`DIR` stands for a folder, `N.N.N` for a version, `…` for a list of names.
 
 """
 
@@ -122,7 +122,7 @@ def raised_codes() -> set[str]:
     return {code for folder in ("conformance", "report") for code in _codes(folder, _RAISED)}
 
 
-def tested_codes() -> set[str]:
+def codes_in_tests() -> set[str]:
     """The codes that tests name."""
     return {value for path in (ROOT / "tests").rglob("*.py") for value in _texts(ast.parse(path.read_text("utf-8")))}
 
