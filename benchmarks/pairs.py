@@ -56,10 +56,10 @@ def ratios(benchmarks: Iterable[Mapping[str, Any]]) -> list[Ratio]:
     sides: dict[str, dict[str, dict[str, float]]] = {}
     bounds: dict[str, float] = {}
     for each in benchmarks:
-        told = each["extra_info"]
-        measured = {**({"seconds": each["stats"]["min"]} if told[TIMED] else {}), **told[SIZES]}
-        sides.setdefault(told[PAIR], {})[told[SIDE]] = measured
-        bounds[told[PAIR]] = told[BOUND]
+        info = each["extra_info"]
+        measured = {**({"seconds": each["stats"]["min"]} if info[TIMED] else {}), **info[SIZES]}
+        sides.setdefault(info[PAIR], {})[info[SIDE]] = measured
+        bounds[info[PAIR]] = info[BOUND]
     found = []
     for pair, both in sides.items():
         if both.keys() != {OURS, BASE}:

@@ -12,7 +12,7 @@ def run() -> int:
     try:
         from conformance.cli.main import main
     except ModuleNotFoundError as error:
-        print(f"error: {missing('conformance', error.name or '')}", file=sys.stderr)
+        print(f"error [missing-package]: {missing('conformance', error.name or '')}", file=sys.stderr)
         return 1
     return main.run()
 

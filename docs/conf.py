@@ -76,6 +76,7 @@ _SIDEBAR = {
         "reference/status",
         "reference/contract",
         "reference/cli",
+        "reference/errors",
         "reference/schemas",
         "reference/backends",
         "reference/exporters",

@@ -51,11 +51,11 @@ def test_checkpoint_is_of_the_size_that_it_should_be(saved: Path) -> None:
 def test_export_and_chat(saved: Path, tmp_path: Path) -> None:
     program = tmp_path / "model.pte"
     assert _command("model", "export", saved, "-o", program, "--cache-length", "128").returncode == 0
-    told = _command(
+    message = _command(
         "model", "chat", program, "--tokenizer", saved, "--prompt", "Once upon a time", "--max-new-tokens", "8"
     )
-    assert told.returncode == 0
-    assert "tokens/s of the answer" in told.stdout
+    assert message.returncode == 0
+    assert "tokens/s of the answer" in message.stdout
 
 
 def test_check_says_yes_within_bounded_memory(saved: Path, tmp_path: Path) -> None:

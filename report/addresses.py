@@ -12,7 +12,7 @@ from .names import slug
 
 _CLAUSES = frozenset(clause.id for clause in CLAUSES)
 
-#: Sections of an architecture's page that explain cells that are no failures.
+#: Sections of an architecture's page that explain cells that are not failures.
 NOT_RUN, NOT_APPLICABLE = "not-run", "not-applicable"
 
 

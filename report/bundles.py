@@ -96,7 +96,7 @@ def write_archives(archives: Iterable[Archive], directory: Path) -> None:
         try:
             _pack(archive, directory / archive.address)
         except (OSError, zipfile.LargeZipFile) as error:
-            raise ReportError(f"{archive.folder}: {getattr(error, 'strerror', None) or error}") from error
+            raise ReportError("file-error", f"{archive.folder}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _link(cell: CellRecord, base: Path, most_mib: int, remaining: int) -> BundleLink:
@@ -170,7 +170,7 @@ def _pack(archive: Archive, path: Path) -> None:
             # It may have become a link since it was checked.
             with open(os.open(archive.folder / name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as source:
                 if os.fstat(source.fileno()).st_size != size:
-                    raise ReportError(f"{archive.folder / name} was changed while the site was made")
+                    raise ReportError("bundle-changed", f"{archive.folder / name} was changed while the site was made")
                 with packed.open(entry, "w") as target:
                     shutil.copyfileobj(source, target)
 

@@ -154,9 +154,9 @@ def build(
     try:
         matrix = load_matrix()
     except MatrixError as error:
-        raise ReportError(str(error)) from error
+        raise ReportError(error.code, str(error)) from error
     if not bundles.is_dir():
-        raise ReportError(f"--bundles: no such directory: {bundles}")
+        raise ReportError("file-error", f"--bundles: no such directory: {bundles}")
     collected = collect_bundles(loaded[-1], bundles, bundle_limit)
     settings = Settings(datetime.now(UTC), stale_after, repository)
     write(build_site(analyse(loaded, matrix), settings, collected), output, archives(collected))
@@ -270,7 +270,7 @@ def issues(run: Path, name: str, site: str | None, dry_run: bool) -> None:
     from .loading import load
 
     if not re.fullmatch(r"[\w.-]+", name):
-        raise ReportError(f"--name {name}: letters, digits, points and dashes alone")
+        raise ReportError("invalid-name", f"--name {name}: letters, digits, points and dashes alone")
     loaded = load(run)
     for action in plan(wanted(loaded, name, site), name, open_issues(github), loaded):
         print(action.summary)
@@ -291,7 +291,9 @@ def merge(runs: tuple[Path, ...], output: Path) -> None:
     from .merging import merge as merge_runs
 
     if output.resolve() in {path.resolve() for path in runs}:
-        raise ReportError(f"--output {output} is one of the records to merge and would be overwritten")
+        raise ReportError(
+            "invalid-output", f"--output {output} is one of the records to merge and would be overwritten"
+        )
     merged = merge_runs([Named(str(path), load(path)) for path in runs])
     write(merged, output)
     note = "" if merged.run.complete else "; not complete, because not all of them are"
@@ -323,7 +325,7 @@ def validate(paths: tuple[Path, ...]) -> int:
 
 
 def _complain(error: ReportError) -> bool:
-    print(one_line(str(error), max_chars=500), file=sys.stderr)
+    print(f"error [{error.code}]: {one_line(str(error), max_chars=500)}", file=sys.stderr)
     return False
 
 

@@ -102,7 +102,7 @@ def write_database(paths: Sequence[Path], output: Path) -> str:
             written.
     """
     if output.suffix != DATABASE_SUFFIX:
-        raise ReportError(f"{output}: expected a file name that ends in {DATABASE_SUFFIX}")
+        raise ReportError("not-a-database", f"{output}: expected a file name that ends in {DATABASE_SUFFIX}")
     _refuse_path(output)
     files = record_files(paths)
     cells = 0
@@ -122,9 +122,9 @@ def write_database(paths: Sequence[Path], output: Path) -> str:
                 connection.commit()
             partial.replace(output)
     except OSError as error:
-        raise ReportError(f"{output}: {error.strerror or error}") from error
+        raise ReportError.of_file(output, error) from error
     except duckdb.Error as error:
-        raise ReportError(f"{output}: {error}") from error
+        raise ReportError("database-error", f"{output}: {error}") from error
     return f"{output}: {plural(len(files), 'run')}, {plural(cells, 'cell')}"
 
 
@@ -138,9 +138,9 @@ def query(database: Path, sql: str) -> tuple[tuple[str, ...], list[tuple[Any, ..
     """
     if database.suffix != DATABASE_SUFFIX:
         write = command("report", "db", "RUNS", "-o", f"runs{DATABASE_SUFFIX}")
-        raise ReportError(f"{database} is not a {DATABASE_SUFFIX} file; write one with `{write}`")
+        raise ReportError("not-a-database", f"{database} is not a {DATABASE_SUFFIX} file; write one with `{write}`")
     if not os.path.isfile(database):
-        raise ReportError(f"{database}: no such file")
+        raise ReportError("file-error", f"{database}: no such file")
     _refuse_path(database)
     try:
         with duckdb.connect(
@@ -151,11 +151,11 @@ def query(database: Path, sql: str) -> tuple[tuple[str, ...], list[tuple[Any, ..
         ) as connection:
             cursor = cast("duckdb.DuckDBPyConnection | None", connection.execute(sql))
             if cursor is None:
-                raise ReportError("the SQL is empty; expected a query, such as: SELECT * FROM statuses")
+                raise ReportError("invalid-sql", "the SQL is empty; expected a query, such as: SELECT * FROM statuses")
             return tuple(column[0] for column in cursor.description or ()), cursor.fetchall()
     except (duckdb.Error, ValueError, OverflowError) as error:
         # What follows points at a place in the SQL by carets below it, which one line cannot show.
-        raise ReportError(one_line(str(error).partition("\n\nLINE ")[0], max_chars=500)) from error
+        raise ReportError("invalid-sql", one_line(str(error).partition("\n\nLINE ")[0], max_chars=500)) from error
 
 
 def read_points(database: Path) -> list[HistoryPoint]:
@@ -170,7 +170,7 @@ def read_points(database: Path) -> list[HistoryPoint]:
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         write = command("report", "db", "RUNS", "-o", str(database))
         problem = f"its statuses are of another version ({error}); write it again with `{write}`"
-        raise ReportError(f"{database}: {problem}") from error
+        raise ReportError("not-a-database", f"{database}: {problem}") from error
 
 
 def _point(row: Mapping[str, Any]) -> HistoryPoint:
@@ -194,7 +194,9 @@ def _point(row: Mapping[str, Any]) -> HistoryPoint:
 def _refuse_path(path: Path) -> None:
     """DuckDB takes what follows a question mark for parameters, and cannot open names that are not UTF-8."""
     if "?" in str(path.resolve()).encode(errors="replace").decode():
-        raise ReportError(f"{path}: rename it; DuckDB cannot open a path with ? or with characters that are not UTF-8")
+        raise ReportError(
+            "invalid-name", f"{path}: rename it; DuckDB cannot open a path with ? or with characters that are not UTF-8"
+        )
 
 
 def _columns(types: Mapping[str, str]) -> str:

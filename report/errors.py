@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from conformance.core.errors import InputError
 
-class ReportError(Exception):
+
+class ReportError(InputError):
     """The input is wrong; the message is one sentence that names the file and the problem."""

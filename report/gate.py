@@ -34,15 +34,22 @@ def refuse_unfit(run: RunRecord, name: str) -> None:
     unreached = sum(cell.verdict is Verdict.NOT_RUN and cell.message == UNREACHED for cell in run.cells)
     if not run.run.finished:
         done = plural(counts.total() - unreached, "cell")
-        raise ReportError(f"cannot compare {name}: the run did not finish ({done} done); finish it with --resume")
+        raise ReportError(
+            "run-not-comparable",
+            f"cannot compare {name}: the run did not finish ({done} done); finish it with --resume",
+        )
     if unreached:
         missing = f"{plural(unreached, 'cell')} of this run {'was' if unreached == 1 else 'were'} not run"
-        raise ReportError(f"cannot compare {name}: {missing}; finish it with --resume")
+        raise ReportError("run-not-comparable", f"cannot compare {name}: {missing}; finish it with --resume")
     if any(counts[verdict] for verdict in _CONCLUSIVE):
         return
     if counts.total() > counts[Verdict.NOT_APPLICABLE] + counts[Verdict.NOT_RUN]:
-        raise ReportError(f"cannot compare {name}: this run has only errors: {format_counts(counts.items())}")
-    raise ReportError(f"cannot compare {name}: none of its {plural(counts.total(), 'cell')} was judged")
+        raise ReportError(
+            "run-not-comparable", f"cannot compare {name}: this run has only errors: {format_counts(counts.items())}"
+        )
+    raise ReportError(
+        "run-not-comparable", f"cannot compare {name}: none of its {plural(counts.total(), 'cell')} was judged"
+    )
 
 
 def format_comparison(comparison: Comparison, rows: int = ROWS) -> str:

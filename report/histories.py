@@ -46,7 +46,9 @@ def history(paths: Sequence[Path], architecture: str | None, form: str) -> str:
     points = list(_points(paths))
     own = [point for point in points if point.architecture == architecture]
     if not own:
-        raise ReportError(unknown("architecture", architecture, {point.architecture for point in points}))
+        raise ReportError(
+            "unknown-name", unknown("architecture", architecture, {point.architecture for point in points})
+        )
     by_variant = sorted(own, key=lambda point: point.variant)
     return _detail(sorted(by_variant, key=run_order, reverse=True), form)
 
@@ -56,7 +58,7 @@ def _points(paths: Sequence[Path]) -> Iterable[HistoryPoint]:
     if not databases:
         return (point for _, run in load_each(record_files(paths)) for point in history_points(run))
     if len(paths) > 1:
-        raise ReportError(f"{databases[0]} is a database; give it alone, or records without it")
+        raise ReportError("conflicting-options", f"{databases[0]} is a database; give it alone, or records without it")
     from .database import read_points  # DuckDB is needed for this alone
 
     return read_points(databases[0])

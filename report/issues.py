@@ -24,7 +24,7 @@ MOST_OPENED = 20
 _NAMED = 20
 _TITLE = 120
 _MESSAGE = 4000
-#: The first line of an issue's text: whose it is, and which cause.
+#: The first line of an issue's text: the series of runs, and the cause.
 _MARK = re.compile(r"<!-- executorch-conformance (\S+) (\S+) -->")
 _LISTED = 1000
 
@@ -116,9 +116,9 @@ def github(arguments: Sequence[str], text: str) -> str:
     try:
         ended = subprocess.run(["gh", *arguments], input=text, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise ReportError("gh is not installed: https://cli.github.com") from error
+        raise ReportError("missing-package", "gh is not installed: https://cli.github.com") from error
     if ended.returncode:
-        raise ReportError(f"gh {' '.join(arguments[:2])} failed: {one_line(ended.stderr, 300)}")
+        raise ReportError("gh-failed", f"gh {' '.join(arguments[:2])} failed: {one_line(ended.stderr, 300)}")
     return ended.stdout
 
 

@@ -28,11 +28,11 @@ def load(path: Path) -> RunRecord:
     try:
         run = load_run(path)
     except OSError as error:
-        raise ReportError(f"{path}: {error.strerror or error}") from error
+        raise ReportError.of_file(path, error) from error
     except InvalidRecordError as error:
-        raise ReportError(str(error)) from error
+        raise ReportError(error.code, str(error)) from error
     for problem in _problems(run):
-        raise ReportError(f"{path} is not a run record: {problem}")
+        raise ReportError("invalid-record", f"{path} is not a run record: {problem}")
     return run
 
 
@@ -51,9 +51,9 @@ def record_files(paths: Sequence[Path]) -> tuple[Path, ...]:
                 continue
             below = sorted(file for file in path.rglob("*.json") if file.is_file() and not file.name.startswith("."))
         except OSError as error:
-            raise ReportError(f"{path}: {error.strerror or error}") from error
+            raise ReportError.of_file(path, error) from error
         if not below:
-            raise ReportError(f"no run records in {path}: it has no *.json")
+            raise ReportError("no-records", f"no run records in {path}: it has no *.json")
         found += below
     return tuple(dict.fromkeys(file.resolve() for file in found))
 
@@ -68,7 +68,9 @@ def load_each(paths: Iterable[Path]) -> Iterator[tuple[Path, RunRecord]]:
     for path in paths:
         run = load(path)
         if run.run.id in seen:
-            raise ReportError(f"run {run.run.id} is given twice: {seen[run.run.id]} and {path}")
+            raise ReportError(
+                "run-given-twice", f"run {run.run.id} is given twice: {seen[run.run.id]} and {path}; leave one out"
+            )
         seen[run.run.id] = path
         yield path, run
 

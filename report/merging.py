@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.core.errors import InputError
 from conformance.core.option_names import option_of
 from conformance.core.text import first_few
 from conformance.matrix.sharding import Shard, read_shard
@@ -37,7 +38,7 @@ def merge(records: Sequence[Named]) -> RunRecord:
         ReportError: They are not parts of one run, they overlap, or one is missing.
     """
     if not records:
-        raise ReportError("no records to merge")
+        raise ReportError("no-records", "no records to merge")
     shards = [_shard(each) for each in records]
     for each in records[1:]:
         _must_be_alike(records[0], each)
@@ -57,7 +58,7 @@ def write(run: RunRecord, path: Path) -> None:
     try:
         write_run(path, run)
     except OSError as error:
-        raise ReportError(f"{path}: {error.strerror or error}") from error
+        raise ReportError.of_file(path, error) from error
 
 
 def _shard(record: Named) -> Shard | None:
@@ -66,8 +67,8 @@ def _shard(record: Named) -> Shard | None:
         return None
     try:
         return read_shard(str(shard))
-    except ValueError as error:
-        raise ReportError(f"{record.name}: --shard: {error}") from error
+    except InputError as error:
+        raise ReportError(error.code, f"{record.name}: --shard: {error}") from error
 
 
 def _must_be_alike(first: Named, other: Named) -> None:
@@ -83,7 +84,9 @@ def _must_be_alike(first: Named, other: Named) -> None:
         for name in sorted({*ours, *theirs}):
             if ours.get(name) != theirs.get(name):
                 here, there = (f"{_value(values, name)} in" for values in (ours, theirs))
-                raise ReportError(f"cannot merge: {name} is {here} {first.name} and {there} {other.name}")
+                raise ReportError(
+                    "runs-differ", f"cannot merge: {name} is {here} {first.name} and {there} {other.name}"
+                )
 
 
 def _commit(run: RunRecord) -> str | None:
@@ -107,7 +110,8 @@ def _must_be_whole(records: Sequence[Named], shards: Sequence[Shard | None]) -> 
         if (shard is None) != (first is None) or (shard and first and shard.of != first.of):
             names = [f"shard {part.number}/{part.of}" if part else "not a shard" for part in (first, shard)]
             raise ReportError(
-                f"cannot merge: {records[0].name} is {names[0]} and {each.name} is {names[1]}, not parts of one run"
+                "runs-differ",
+                f"cannot merge: {records[0].name} is {names[0]} and {each.name} is {names[1]}, not parts of one run",
             )
     if not first:
         return
@@ -116,12 +120,12 @@ def _must_be_whole(records: Sequence[Named], shards: Sequence[Shard | None]) -> 
         assert shard
         if shard.number in seen:
             pair, shared = f"{seen[shard.number]} and {each.name}", f"{shard.number}/{shard.of}"
-            raise ReportError(f"cannot merge: {pair} are both shard {shared}")
+            raise ReportError("shards-overlap", f"cannot merge: {pair} are both shard {shared}")
         seen[shard.number] = each.name
     missing = [f"{number}/{first.of}" for number in range(1, first.of + 1) if number not in seen]
     if missing:
         kind = "shard" if len(missing) == 1 else "shards"
-        raise ReportError(f"cannot merge: missing {kind} {first_few(missing, 10)}")
+        raise ReportError("shards-missing", f"cannot merge: missing {kind} {first_few(missing, 10)}")
 
 
 def _must_not_overlap(records: Sequence[Named]) -> None:
@@ -129,7 +133,9 @@ def _must_not_overlap(records: Sequence[Named]) -> None:
     for each in records:
         for cell in each.run.cells:
             if cell.id in seen:
-                raise ReportError(f"cannot merge: {seen[cell.id]} and {each.name} both have the cell {cell.id}")
+                raise ReportError(
+                    "shards-overlap", f"cannot merge: {seen[cell.id]} and {each.name} both have the cell {cell.id}"
+                )
         seen |= {cell.id: each.name for cell in each.run.cells}
 
 
@@ -164,7 +170,9 @@ def _since(parts: Sequence[Since]) -> Since | None:
     if not parts:
         return None
     if len(runs := {part.run for part in parts}) > 1:
-        raise ReportError(f"cannot merge: the records have --since of different runs: {', '.join(sorted(runs))}")
+        raise ReportError(
+            "runs-differ", f"cannot merge: the records have --since of different runs: {', '.join(sorted(runs))}"
+        )
     return Since(parts[0].run, tuple(cell for part in parts for cell in part.left_out))
 
 

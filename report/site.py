@@ -221,7 +221,9 @@ def write(files: Mapping[str, str], directory: Path, archives: Sequence[Archive]
             for name in set(_written(manifest)).difference(names):
                 (directory / name).unlink(missing_ok=True)
         elif directory.exists() and any(directory.iterdir()):
-            raise ReportError(f"{directory} is not empty and does not hold a site: choose another directory")
+            raise ReportError(
+                "not-a-site", f"{directory} is not empty and does not hold a site: choose another directory"
+            )
         for folder in {(directory / name).parent for name in names}:
             folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
@@ -229,7 +231,7 @@ def write(files: Mapping[str, str], directory: Path, archives: Sequence[Archive]
         write_archives(archives, directory)
         manifest.write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ReportError(f"{error.filename or directory}: {error.strerror or error}") from error
+        raise ReportError.of_file(error.filename or directory, error) from error
 
 
 def _written(manifest: Path) -> list[str]:
@@ -238,16 +240,16 @@ def _written(manifest: Path) -> list[str]:
         names = json.loads(read_regular_file(manifest, MOST_BYTES))
         paths = [PurePosixPath(name) for name in names]
     except (ValueError, TypeError, RecursionError) as error:
-        raise ReportError(f"{manifest} is damaged: {error}") from error
+        raise ReportError("damaged-site", f"{manifest} is damaged ({error}): choose another directory") from error
     if any(path.is_absolute() or ".." in path.parts for path in paths):
-        raise ReportError(f"{manifest} is damaged: it names files outside of the site")
+        raise ReportError("damaged-site", f"{manifest} names files outside of the site: choose another directory")
     return [str(path) for path in paths]
 
 
 def _put(files: dict[str, str], address: str, text: str) -> None:
     """Add a file; two pages at one address would hide one of them."""
     if address in files:
-        raise ReportError(f"two pages of the site have the address {address}")
+        raise RuntimeError(f"two pages of the site have the address {address}")
     files[address] = text
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from conformance.core.cells import EXPORTED
+from conformance.core.errors import InputError
 from conformance.core.text import format_counts, plural
 from conformance.core.verdicts import Verdict
 from conformance.records.run import CellRecord, RunRecord
@@ -71,7 +72,7 @@ def status_page(runs: Sequence[RunRecord]) -> str:
 
 def _check_versions(runs: Sequence[RunRecord]) -> None:
     if not runs:
-        raise ValueError("a status page needs the record of at least one run")
+        raise InputError("no-records", "a status page needs the record of at least one run")
     first, *others = runs
     for run in others:
         differing = sorted(dict(first.environment.packages.items() ^ run.environment.packages.items()))
@@ -81,7 +82,7 @@ def _check_versions(runs: Sequence[RunRecord]) -> None:
                 f"{each.environment.packages.get(package, 'not installed')} in run {each.run.id}"
                 for each in (first, run)
             )
-            raise ValueError(f"a status page needs runs with the same versions: {package} is {both}")
+            raise InputError("runs-differ", f"a status page needs runs with the same versions: {package} is {both}")
 
 
 def _versions(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from packaging.version import InvalidVersion, Version
 
 from conformance.core.cells import EXPORTED
+from conformance.core.errors import InputError
 from conformance.core.option_names import option_of
 from conformance.core.text import format_counts, plural
 from conformance.core.verdicts import Verdict
@@ -76,7 +77,7 @@ def compatibility_page(runs: Sequence[RunRecord]) -> str:
         ValueError: There are no runs, or one does not record its versions.
     """
     if not runs:
-        raise ValueError("a compatibility page needs the record of at least one run")
+        raise InputError("no-records", "a compatibility page needs the record of at least one run")
     runs = sorted(runs, key=lambda run: (_versions(run).order, when(run.run.started), run.run.id))
     judged = _judged(runs)
     names = _names(judged)
@@ -105,7 +106,7 @@ def _versions(run: RunRecord) -> _Versions:
     packages = run.environment.packages
     missing = [name for name in _Versions._fields if name not in packages]
     if missing:
-        raise ValueError(f"run {run.run.id} does not record the version of {missing[0]}")
+        raise InputError("version-not-recorded", f"run {run.run.id} does not record the version of {missing[0]}")
     return _Versions(*(packages[name] for name in _Versions._fields))
 
 

@@ -1,4 +1,4 @@
-"""What a stranger may have written: refused in one sentence, or used as data; never run, never followed elsewhere."""
+"""Untrusted input is refused in one sentence or used as data; it is never run, and its paths never lead elsewhere."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from conformance.cli.main import main
 from conformance.core.contract import Mode
+from conformance.core.errors import code_of
 from conformance.core.files import architecture_file, read_regular_file
 from conformance.core.paths import CONFIGS
 from conformance.core.text import one_line
@@ -31,7 +32,7 @@ from conformance.matrix.update import updated_matrix
 from conformance.matrix.yaml_file import MatrixError
 from conformance.models.fixtures import config_values, fixture_config
 from conformance.process.worker import Limits
-from conformance.records.bundle import CONSENT, FACTS, Bundle, BundleError, read_bundle, write_bundle
+from conformance.records.bundle import CONSENT, FACTS, Bundle, read_bundle, write_bundle
 from conformance.records.run import RunRecord
 from conformance.runner import options
 from conformance.runner.option_table import OPTIONS
@@ -41,6 +42,7 @@ from report.versions_page import compatibility_page
 from tests.report.samples import HOSTILE, partition, runs
 from tests.report.samples import cell as recorded
 from tests.report.samples import run as run_of
+from tests.support.messages import printed, refused
 
 pytestmark = pytest.mark.torch
 
@@ -62,8 +64,8 @@ known:
 _FUZZED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def _is_one_sentence(told: str) -> bool:
-    return bool(told) and told.isprintable() and len(told) < 2000
+def _is_one_sentence(text: str) -> bool:
+    return bool(text) and text.isprintable() and len(text) < 2000
 
 
 # Files
@@ -84,8 +86,9 @@ def test_only_ordinary_files_of_their_size_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../llama", "/etc/passwd", "a/b", "..", "", "a\0b", "a\nb", "x" * 200])
 def test_no_name_of_an_architecture_leads_elsewhere(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cannot be the name of an architecture"):
+    with pytest.raises(ValueError, match="cannot be the name") as caught:
         architecture_file(tmp_path, name)
+    assert code_of(caught.value) == "invalid-name"
 
 
 def test_each_known_architecture_can_be_named(tmp_path: Path) -> None:
@@ -117,8 +120,8 @@ def _refused(tmp_path: Path, rows: bytes, causes: bytes = _CAUSES.encode()) -> s
             "anchors and aliases",
         ),
         ("schema_version: 2\narchitectures: &all {llama: *all}\n", "anchors and aliases are not supported"),
-        ("schema_version: 2\n<<: {architectures: {}}\n", "a key has to be a name"),
-        ("schema_version: 2\n? [a]\n: 1\n", "a key has to be a name"),
+        ("schema_version: 2\n<<: {architectures: {}}\n", "a key must be a name"),
+        ("schema_version: 2\n? [a]\n: 1\n", "a key must be a name"),
         ("schema_version: 2\nschema_version: 2\n", "the key 'schema_version' is given twice"),
         ("a: " + "[" * 25 + "]" * 25, "nested deeper"),
         ("[" * 1000, "nested deeper"),
@@ -164,46 +167,43 @@ def test_a_damaged_matrix_is_read_or_refused(tmp_path: Path, damaged: int, at: i
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
-    [("{", "is not JSON"), ("[1]", "expected an object"), ("[" * 100_000, "is not JSON"), ('{"model_type": 7}', "7")],
+    ("content", "code"),
+    [
+        ("{", "invalid-json"),
+        ("[1]", "invalid-json"),
+        ("[" * 100_000, "invalid-json"),
+        ('{"model_type": 7}', "invalid-fixture"),
+    ],
 )
-def test_a_damaged_fixture_is_refused(tmp_path: Path, content: str, told: str) -> None:
+def test_a_damaged_fixture_is_refused(tmp_path: Path, content: str, code: str) -> None:
     (tmp_path / "llama.json").write_text(content)
-    with pytest.raises(ValueError, match=told):
+    with refused(code):
         fixture_config("llama", tmp_path)
 
 
 # Run records
 
 
-def _said(command: list[str], capture: pytest.CaptureFixture[str]) -> str:
-    """What a command refuses its input with."""
+def _refuses(code: str, command: list[str], capture: pytest.CaptureFixture[str]) -> None:
+    """A command refuses its input with one sentence, whose code is `code`."""
     capture.readouterr()
-    code = main.run(command)
+    ended = main.run(command)
     out, err = capture.readouterr()
-    assert (code, out) == (1, ""), (code, out, err)
-    assert err.startswith("error: ")
+    assert (ended, out) == (1, ""), (ended, out, err)
     assert _is_one_sentence(err[:-1]), err
-    return err
+    printed(err, code)
 
 
 @pytest.mark.parametrize(
     "command", ["docs --status", "docs --compatibility", "matrix update", "matrix partitions", "matrix durations"]
 )
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        ("{", "is not a run record"),
-        ("[" * 100_000, "is not a run record"),
-        ('{"\\u001b[31m": 1}', "is not a run record"),
-    ],
-)
-def test_what_is_no_record_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, content: str, told: str
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, '{"\\u001b[31m": 1}'])
+def test_a_file_that_is_not_a_record_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, content: str
 ) -> None:
     (tmp_path / "run.json").write_text(content)
-    assert told in _said([*command.split(), str(tmp_path / "run.json")], capsys)
-    assert "not a regular file" in _said([*command.split(), "/dev/zero"], capsys)
+    _refuses("invalid-record", [*command.split(), str(tmp_path / "run.json")], capsys)
+    _refuses("file-error", [*command.split(), "/dev/zero"], capsys)
 
 
 @_FUZZED
@@ -225,11 +225,11 @@ def test_whatever_a_record_says_is_data(tmp_path: Path, run: RunRecord) -> None:
 def test_no_architecture_of_a_record_is_written_elsewhere(tmp_path: Path) -> None:
     made = partition({"aten.linear.default": 1}, {})
     hostile = run_of(recorded("LOW-1", architecture="../../llama", partition=made))
-    with pytest.raises(ValueError, match="cannot be the name of an architecture"):
+    with refused("invalid-name"):
         list(baselines.updated(hostile, tmp_path / "a" / "b"))
     unsaid = run_of(recorded("LOW-1", partition=made))
     unsaid = dataclasses.replace(unsaid, environment=dataclasses.replace(unsaid.environment, packages={}))
-    with pytest.raises(ValueError, match="which version of executorch"):
+    with refused("version-not-recorded"):
         list(baselines.updated(unsaid, tmp_path / "a" / "b"))
     assert not list(tmp_path.iterdir())
 
@@ -314,16 +314,16 @@ def test_no_fixture_has_a_key_that_loads_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "limits", "told"),
+    ("config", "limits", "message"),
     [
         ({"hidden_size": 1 << 15, "intermediate_size": 1 << 15}, Limits(60, 1200), "over its limit of 1200 MiB"),
         ({"num_hidden_layers": 10**9}, Limits(2, 6000), "exceeded the 2 s limit"),
     ],
 )
-def test_a_model_beyond_all_measure_is_not_waited_for(config: dict[str, Any], limits: Limits, told: str) -> None:
+def test_a_model_beyond_all_measure_is_not_waited_for(config: dict[str, Any], limits: Limits, message: str) -> None:
     done = replay_within(limits, _bundle(config={**config_values("llama"), **config}), None)
     assert done.result is Result.CANNOT_RUN
-    assert told in done.message
+    assert message in done.message
 
 
 def test_within_limits_a_bundle_comes_to_a_verdict() -> None:
@@ -336,8 +336,8 @@ def test_what_a_bundle_says_is_only_text(name: str) -> None:
     bundle = _bundle(architecture=name, clause=f"\x1b]0;{name}\a", versions={"\x1b[31m": name})
     done = replay(bundle, None)
     assert done.result is Result.CANNOT_RUN
-    for told in (announcement(bundle), done.message):
-        assert all(char.isprintable() or char == "\n" for char in told)
+    for text in (announcement(bundle), done.message):
+        assert all(char.isprintable() or char == "\n" for char in text)
 
 
 def test_a_bundle_is_an_ordinary_file_in_its_folder(tmp_path: Path) -> None:
@@ -347,14 +347,14 @@ def test_a_bundle_is_an_ordinary_file_in_its_folder(tmp_path: Path) -> None:
         folder = tmp_path / f"bundle-{number}"
         folder.mkdir()
         cast(Callable[[Path], None], put)(folder / FACTS)
-        with pytest.raises(BundleError, match="cannot read"):
+        with refused("invalid-bundle"):
             read_bundle(folder)
 
 
-# Finds
+# Findings
 
 
-def _find(path: Path, **changes: object) -> Path:
+def _finding(path: Path, **changes: object) -> Path:
     facts = {
         "schema_version": 1,
         "architecture": "llama",
@@ -374,20 +374,20 @@ def _find(path: Path, **changes: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "code"),
     [
-        ({"architecture": "../../llama"}, "is not an architecture"),
-        ({"backend": "quantum"}, "No such backend"),
-        ({"clause": "PAR-99"}, "No such checked clause"),
-        ({"subject": "trap_to_import:export"}, f"add {CONSENT}"),
-        ({"max_cache_len": 10**12}, "is not a finding"),
-        ({"stray": 1}, "is not a finding"),
+        ({"architecture": "../../llama"}, "unknown-name"),
+        ({"backend": "quantum"}, "unknown-name"),
+        ({"clause": "PAR-99"}, "unknown-name"),
+        ({"subject": "trap_to_import:export"}, "import-not-allowed"),
+        ({"max_cache_len": 10**12}, "invalid-finding"),
+        ({"stray": 1}, "invalid-finding"),
     ],
 )
-def test_a_hostile_find_is_not_pinned(
-    tmp_path: Path, trap: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], told: str
+def test_a_hostile_finding_is_not_pinned(
+    tmp_path: Path, trap: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], code: str
 ) -> None:
-    assert told in _said(["explore", "pin", str(_find(tmp_path / "find.json", **changes))], capsys)
+    _refuses(code, ["explore", "pin", str(_finding(tmp_path / "finding.json", **changes))], capsys)
     assert not trap.exists()
 
 
@@ -398,7 +398,7 @@ def test_a_hostile_find_is_not_pinned(
     "name",
     ["a:b:c", ":x", ".a:b", "a.:b", "os:", "tests:programs.x", "tests.fault\x1by:x", "é è:x", "-:-", "a" * 5000 + ":x"],
 )
-def test_a_name_that_is_no_subject_is_refused(name: str) -> None:
+def test_a_name_that_is_not_an_exporter_is_refused(name: str) -> None:
     with pytest.raises(UnknownExporterError) as caught:
         resolve(name)
     assert _is_one_sentence(one_line(str(caught.value)))
@@ -479,10 +479,30 @@ def test_any_options_are_taken_or_refused(tmp_path: Path, chosen: list[tuple[str
         _options(tmp_path, *(f"--{name}={value}" for name, value in chosen))
 
 
-@pytest.mark.parametrize("arguments", [["--output", ""], ["--output", "."], ["--hypothesis-seed", "²"]])
-def test_these_options_are_refused(tmp_path: Path, arguments: list[str]) -> None:
-    with pytest.raises(pytest.UsageError, match=arguments[0]):
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--output", ""], "invalid-output"),
+        (["--output", "."], "invalid-output"),
+        (["--hypothesis-seed", "²"], "invalid-number"),
+        (["--backend", ","], "no-names"),
+        (["--clause", "PAR-1", "--dtype", "float16"], "conflicting-options"),
+    ],
+)
+def test_these_options_are_refused(tmp_path: Path, arguments: list[str], code: str) -> None:
+    with refused(code):
         _options(tmp_path, *arguments)
+
+
+def test_versions_that_cannot_work_together_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "incompatible", lambda: ["ExecuTorch 1.5.1 needs torch==2.13.*; installed: 2.12.0"])
+    with refused("incompatible-versions"):
+        _options(tmp_path)
+
+
+def test_a_chapter_of_which_nothing_applies_is_refused() -> None:
+    with refused("no-check"):
+        options._clauses("EXP", options.NOT_OF_FILES)
 
 
 @_FUZZED

@@ -94,7 +94,7 @@ def test_shards_are_counted_from_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("llama", "base", "code", "told"),
+    ("llama", "base", "code", "message"),
     [
         (_LLAMA, None, 0, "✓ ExecuTorch conformance: no unexpected results"),
         (_BROKEN, None, 1, "✗ ExecuTorch conformance: 1 unexpected result"),
@@ -104,11 +104,11 @@ def test_shards_are_counted_from_one(tmp_path: Path) -> None:
     ],
 )
 def test_the_report_of_all_shards(
-    tmp_path: Path, llama: CellRecord, base: RunRecord | None, code: int, told: str
+    tmp_path: Path, llama: CellRecord, base: RunRecord | None, code: int, message: str
 ) -> None:
     ended, said = _report(tmp_path, {1: _GPT2, 2: llama}, base)
     assert ended == code, said
-    assert told in said
+    assert message in said
     summary = (tmp_path / "summary.md").read_text()
     assert "ExecuTorch conformance" in summary
     assert "[site, zipped](https://github.example/site.zip)" in summary
@@ -137,7 +137,7 @@ def test_a_run_is_cached_by_suite_and_inputs(tmp_path: Path) -> None:
     assert one != two == again
 
 
-def test_a_missing_shard_is_told(tmp_path: Path) -> None:
+def test_a_missing_shard_is_reported(tmp_path: Path) -> None:
     ended, said = _report(tmp_path, {1: _GPT2}, None)
     assert ended == 2
     assert "missing shard 2/2" in said

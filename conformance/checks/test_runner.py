@@ -203,10 +203,10 @@ def _facts(case: Case, metadata: dict[str, Values]) -> Iterator[Fact]:
     )
     context = metadata.get("get_max_seq_len", (length,))
     yield _exactly("get_max_context_len", length, context, f"takes get_max_seq_len, {_shown(context)}, for it")
-    yield _exactly("use_kv_cache", True, (True,), "takes it that there is a cache")
+    yield _exactly("use_kv_cache", True, (True,), "assumes a cache")
     yield _exactly("enable_dynamic_shape", dynamic, (False,), "feeds prompts token by token")
     operators = sorted(filter(_OWN_ATTENTION.match, case.built.kernels))
-    yield _exactly("use_sdpa_with_kv_cache", bool(operators), (False,), "takes it that there is no such operator")
+    yield _exactly("use_sdpa_with_kv_cache", bool(operators), (False,), "assumes no such operator")
     yield Fact(
         "get_eos_ids",
         f"{sorted(ends)}, where the model's texts end",
@@ -214,7 +214,7 @@ def _facts(case: Case, metadata: dict[str, Values]) -> Iterator[Fact]:
         None if ends else (),
         "stops at the end of text of the tokenizer alone",
     )
-    yield _exactly("get_vocab_size", case.space.vocab, (case.space.vocab,), "asks the tokenizer")
+    yield _exactly("get_vocab_size", case.space.vocab, (case.space.vocab,), "uses that of the tokenizer")
 
 
 def _exactly(name: str, value: object, default: Values | None, without: str) -> Fact:

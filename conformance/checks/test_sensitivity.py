@@ -214,7 +214,7 @@ def _parts(model: PreTrainedModel, cache: StaticCache) -> Counter[str]:
     """What a model is made of: cache layers (up to two of a kind), kinds of cached state, kinds of modules.
 
     A forward pass allocates the state. Some fail with a published config on the meta device, where their code path
-    depends on the data, or with defaults that nobody publishes. Then the cache shows its layers only.
+    depends on the data, or with defaults that no published model has. Then the cache shows its layers only.
     """
     source = type(model).__module__
     modules = {type(part).__name__ for part in model.modules() if type(part).__module__ == source}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+from conformance.core.errors import InputError
 from conformance.core.paths import CONFIGS
 from conformance.core.suggest import unknown_architecture
 from conformance.core.verdicts import CellFailedError
@@ -27,7 +28,7 @@ _UNTOLD = "causal language model"
 _LEARNED = ("wpe", "position_embeddings", "embed_positions", "positions_embed")
 
 
-class NewArchitectureError(ValueError):
+class NewArchitectureError(InputError):
     """It cannot be added; the message says why and what to do instead."""
 
 
@@ -59,11 +60,11 @@ class Draft:
 def draft(architecture: str) -> Draft:
     """Shrink the published config (or take the fixture that is there), and try what it makes."""
     if architecture not in registered():
-        raise NewArchitectureError(unknown_architecture(architecture, registered()))
+        raise NewArchitectureError("unknown-name", unknown_architecture(architecture, registered()))
     tried: list[str] = []
     if has_fixture(architecture):
         fixture = (CONFIGS / f"{architecture}.json").read_text(encoding="utf-8")
-        tried.append("took the fixture that is there")
+        tried.append("used the existing fixture")
     else:
         values = drafted_values(architecture)
         fixture = json.dumps(values, indent=2) + "\n"
@@ -96,7 +97,8 @@ def add(architecture: str, matrix: Matrix) -> Draft:
     """
     if architecture in matrix.architectures:
         raise NewArchitectureError(
-            f"{architecture} exists: it has a row in {MATRIX_PATH.name}; --force shows what would be written for it"
+            "row-exists",
+            f"{architecture} exists: it has a row in {MATRIX_PATH.name}; --force shows what would be written for it",
         )
     made = draft(architecture)
     (CONFIGS / f"{architecture}.json").write_text(made.fixture, encoding="utf-8")

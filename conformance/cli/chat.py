@@ -15,6 +15,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conformance.core.errors import InputError
 from conformance.core.verdicts import NotRunError
 from conformance.decoding import reading
 from conformance.decoding.custom_operators import register_operators_of
@@ -44,7 +45,7 @@ _ERRORS = {
 }
 
 
-class ChatError(ValueError):
+class ChatError(InputError):
     """A file is missing, a prompt cannot be answered, or the runner failed."""
 
 
@@ -80,7 +81,7 @@ def chat(settings: Chat, prompts: Iterable[str]) -> None:
     """
     for path in (settings.program, settings.tokenizer):
         if not path.exists():
-            raise ChatError(f"{path}: no such file")
+            raise ChatError("file-error", f"{path}: no such file")
     sys.stdout.flush()
     screen, notes = os.dup(1), os.dup(2)  # the runner prints its own lines to both
     try:
@@ -96,10 +97,12 @@ def chat(settings: Chat, prompts: Iterable[str]) -> None:
         os.close(screen)
         os.close(notes)
     if failed:
-        raise ChatError(failed[0])
+        raise ChatError(*failed[0])
     if code:
         how = ending(code) if code < 0 else "failed"
-        raise ChatError(f"the runner {how}; runner output: {' | '.join(lines[-_LAST_LINES:]) or 'none'}")
+        raise ChatError(
+            "runner-failed", f"the runner {how}; runner output: {' | '.join(lines[-_LAST_LINES:]) or 'none'}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,17 +156,17 @@ class _Conversation:
             ChatError: There is no room for it, the runner cannot read it, or failed.
         """
         if not prompt:
-            raise ChatError("an empty prompt: the runner needs a token at least")
+            raise ChatError("empty-prompt", "the prompt is empty; the runner needs at least one token")
         text, opening, expected = self._templated(prompt) if self.settings.template else self._plain(prompt)
         ids = reading.read_by_runner(self.tokens.reader, text, opening.num_bos)
         if not ids:
-            raise ChatError(f"the tokenizer has no ids for the prompt {_short(repr(text))}")
+            raise ChatError("empty-prompt", f"the tokenizer has no ids for the prompt {_short(repr(text))}")
         if ids != expected:
             shown = f"{_short(repr(text))} as {_short(str(list(ids)))}"
             self.output.note(f"the runner reads {shown}, and Transformers as {_short(str(list(expected)))}")
         room = self.program.cache_length - self.held - len(ids)
         if room < 1:
-            raise ChatError(self._no_room(len(ids)))
+            raise ChatError("cache-full", self._no_room(len(ids)))
         answered = self._generate(text, opening.num_bos, len(ids), room)
         self.held += len(ids) + max(0, len(answered) - 1)  # the last token is shown, and not given to the program
         self.text = text if not self.text else self.text + text
@@ -212,7 +215,7 @@ class _Conversation:
             self.runner.generate(text, config, show, lambda stats: statistics.append(stats.to_json_string()))
         except RuntimeError as error:
             self.output.show(decoder.decode(b"", final=True) + "\n" * bool(answered))
-            raise ChatError(self._failure(prompt_tokens, len(answered), start)) from error
+            raise ChatError("runner-failed", self._failure(prompt_tokens, len(answered), start)) from error
         self.output.show(f"{decoder.decode(b'', final=True)}\n{''.join(map(_speeds, statistics))}")
         return answered
 
@@ -277,8 +280,8 @@ class _Tokens:
         return program.ends or (int(self.reader.eos_tok()),)
 
 
-def _converse(settings: Chat, prompts: Iterable[str], copy: Path, output: _Output) -> Iterator[str]:
-    """In the child process: hold the conversation; yields why it ended, if that is not the last prompt."""
+def _converse(settings: Chat, prompts: Iterable[str], copy: Path, output: _Output) -> Iterator[tuple[str, str]]:
+    """In the child process: hold the conversation; yields the code and the message of what ended it, if anything."""
     try:
         conversation = _begin(settings, copy, output)
         for prompt in prompts:
@@ -287,7 +290,7 @@ def _converse(settings: Chat, prompts: Iterable[str], copy: Path, output: _Outpu
             else:
                 conversation.answer(prompt)
     except (ChatError, TokenizerError) as error:
-        yield str(error)
+        yield error.code, error.message
     except KeyboardInterrupt:
         pass  # Ctrl-C ends the conversation
 
@@ -301,15 +304,16 @@ def _begin(settings: Chat, copy: Path, output: _Output) -> _Conversation:
         try:
             register_operators_of(content)
         except NotRunError as error:
-            raise ChatError(f"{settings.program} cannot be run here: {error}") from error
+            raise ChatError("missing-package", f"{settings.program} cannot be run here: {error}") from error
     path = settings.tokenizer
     if path.is_file() and path.name != "tokenizer.json":
-        raise ChatError(f"{path} is not a tokenizer.json; {reading.RUNNER_READS}")
+        raise ChatError("no-tokenizer", f"{path} is not a tokenizer.json; {reading.RUNNER_READS}")
     tokens = _Tokens(path.parent if path.is_file() else path, copy)
     if tokens.size > program.vocab:
         raise ChatError(
+            "other-model",
             f"{path} has {tokens.size} ids, and the program logits for {program.vocab}: it is another model's, or the "
-            "runner would read past the end of the logits"
+            "runner would read past the end of the logits",
         )
     if tokens.size < program.vocab:
         output.note(
@@ -334,7 +338,7 @@ def _begin(settings: Chat, copy: Path, output: _Output) -> _Conversation:
     try:
         runner = TextLLMRunner(str(settings.program), str(copy))
     except RuntimeError as error:
-        raise ChatError(f"the runner does not load {settings.program}") from error
+        raise ChatError("runner-failed", f"the runner does not load {settings.program}") from error
     return _Conversation(settings, program, tokens, runner, output)
 
 
@@ -349,10 +353,11 @@ def _read(path: Path) -> ProgramFile:
     try:
         program = read_program(path)
     except ProgramFileError as error:
-        raise ChatError(str(error)) from error
+        raise ChatError(error.code, str(error)) from error
     if program.rows != 1:
         raise ChatError(
-            f"{path} takes {program.rows} rows a call, and the runner has one; export it with --batch-size 1"
+            "unsupported-program",
+            f"{path} takes {program.rows} rows a call, and the runner has one; export it with --batch-size 1",
         )
     return program
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from conformance.cli.quantised import cost_lines, quantised_lines
 from conformance.core.cells import EAGER, EXPORTED
 from conformance.core.contract import CLAUSES, Chapter
+from conformance.core.text import plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict
 from conformance.decoding.reading import has_tokenizer
 from conformance.models.checkpoints import Checkpoint
@@ -38,7 +39,7 @@ def answer(run: RunRecord) -> Answer:
 
 
 def screen(run: RunRecord, checkpoint: Checkpoint) -> str:
-    """The answer, the program that it is about, what speaks for it and against it, and what it does not cover."""
+    """The answer, its program, the evidence for and against it, and what was not checked."""
     bad = [cell for cell in run.cells if cell.verdict not in ACCEPTABLE]
     asked = run.run.options
     versions = ", ".join(
@@ -102,10 +103,10 @@ def _chapters(cells: Iterable[CellRecord]) -> Iterator[str]:
         bad = [cell.clause for cell in group if cell.verdict not in ACCEPTABLE]
         where = {EAGER: "the model itself", EXPORTED: "the exported program"}.get(backend, f"the program on {backend}")
         asked = sum(cell.verdict is not Verdict.NOT_APPLICABLE for cell in group)
-        if not asked:  # nothing is said of a tokenizer where there is none
+        if not asked:  # no line for a tokenizer if there is none
             continue
         parts = [f"{passed} of {asked} {'clause holds' if asked == 1 else 'clauses hold'}"]
-        parts += [f"{known} known not to"] if known else []
+        parts += [plural(known, "known failure")] if known else []
         parts += [f"not {', '.join(dict.fromkeys(bad))}"] if bad else []
         parts += list(_numbers(group))
         yield f"{'✗' if bad else '≈' if known else '✓'} {title}, {where}: {'; '.join(parts)}"
@@ -131,7 +132,7 @@ def _numbers(cells: Sequence[CellRecord]) -> Iterator[str]:
             yield f"{each['tokenizer_ids']:.0f} ids in the tokenizer, {each['logits']:.0f} logits"
     effects = [value for each in metrics for name, value in each.items() if name.startswith("effect_")]
     if effects:
-        yield f"the faintest fault shows as {min(effects):.0f} tolerances"
+        yield f"the smallest planted fault moves the logits by {min(effects):.0f} × the tolerance"
 
 
 def _programs(cells: Iterable[CellRecord]) -> Iterator[str]:
@@ -187,15 +188,18 @@ def _left_out(run: RunRecord, checkpoint: Checkpoint) -> Iterator[str]:
     never = [clause for clause in NOT_OF_CHECKPOINTS if clause not in judged]
     if run.run.options.get("program"):
         ways = [clause for clause in NOT_OF_FILES if clause not in (*judged, *never)]
-        yield f"Not asked: {', '.join(ways)}, which are about how a program is made; the file holds the result."
-    yield f"Not asked: {', '.join(never)}, which are about fixtures, the exporter and ExecuTorch, whatever the model."
+        yield f"Not checked, because they are about exporting, and the file is exported already: {', '.join(ways)}."
+    yield f"Not checked, because they do not depend on your model: {', '.join(never)}."
     beyond = [window for window in checkpoint.windows if window >= checkpoint.max_cache_len]
     if beyond:
         yield (
-            f"Not seen: what happens past the window of {beyond[0]} tokens, which a cache of "
+            f"Not tested: what happens past the window of {beyond[0]} tokens, which a cache of "
             f"{checkpoint.max_cache_len} never fills; --cache-length {beyond[0] + 8} shows it."
         )
     if checkpoint.context and checkpoint.context > checkpoint.max_cache_len:
-        yield f"A program with another cache length, up to the model's {checkpoint.context}, is another program."
+        yield (
+            f"Only a cache of {checkpoint.max_cache_len} tokens was checked. Use --cache-length for another, at most "
+            f"{checkpoint.context}."
+        )
     if not has_tokenizer(checkpoint.directory):
-        yield "It has no tokenizer: the runner was given a letter for each token id."
+        yield "There is no tokenizer: the runner read one letter for each token id."

@@ -14,6 +14,7 @@ from conformance.cli.params import Name, import_from_here
 from conformance.core.attention import CUSTOM, PORTABLE
 from conformance.core.call_shape import CallShape
 from conformance.core.contract import Mode
+from conformance.core.errors import InputError
 
 if TYPE_CHECKING:
     from conformance.models.checkpoints import Checkpoint
@@ -139,7 +140,7 @@ def backend_of(name: str) -> Backend:
     import_from_here()
     backend = backend_called(name)
     if backend.obstacle:
-        raise ValueError(backend.obstacle)
+        raise InputError("missing-package", backend.obstacle)
     return backend
 
 
@@ -160,20 +161,30 @@ def checkpoint_of(directory: Path, asked: Asked, usual_length: int, backend: Bac
     checkpoint = read_checkpoint(directory, asked.cache_length or 1, asked.dtype_name, asked.batch_size or 1)
     computes = checkpoint.saved_dtype if checkpoint.dtype == "auto" else checkpoint.dtype
     if (backend.prepare or backend.requantise) and computes != "float32":
-        raise ValueError(f"{backend.name} quantises a model of float32; leave out --dtype {asked.dtype}")
+        raise InputError(
+            "conflicting-options", f"{backend.name} quantises a model of float32; leave out --dtype {asked.dtype}"
+        )
     if asked.attention not in (None, backend.attention) and backend.attention != PORTABLE:
-        raise ValueError(f"{backend.name} has attention {backend.attention}; leave out --attention {asked.attention}")
+        raise InputError(
+            "conflicting-options",
+            f"{backend.name} has attention {backend.attention}; leave out --attention {asked.attention}",
+        )
     if CUSTOM in (asked.attention, backend.attention) and computes != "float32":
-        raise ValueError(f"custom attention computes in float32; leave out --dtype {asked.dtype}")
+        raise InputError(
+            "conflicting-options", f"custom attention computes in float32; leave out --dtype {asked.dtype}"
+        )
     if asked.prompt_chunk and asked.program_mode is Mode.DECODE:
-        raise ValueError("--prompt-chunk is about mode dynamic; with --mode decode, a call takes one token")
+        raise InputError(
+            "conflicting-options", "--prompt-chunk needs --mode dynamic; in mode decode, a call takes one token"
+        )
     if asked.cache_length is None:
         length = min(usual_length, checkpoint.context or usual_length)
         checkpoint = dataclasses.replace(checkpoint, max_cache_len=length)
     if asked.prompt_chunk and asked.prompt_chunk > checkpoint.max_cache_len:
-        raise ValueError(
+        raise InputError(
+            "conflicting-options",
             f"--prompt-chunk {asked.prompt_chunk} is longer than the cache of {checkpoint.max_cache_len} tokens; take "
-            "at most that, or a larger --cache-length"
+            "at most that, or a larger --cache-length",
         )
     return checkpoint
 
@@ -191,15 +202,19 @@ def asked_of_file(program: ProgramFile, asked: Asked, vocab: int | None) -> Aske
     """
     for name in _OF_THE_FILE:
         if getattr(asked, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')} is read from {program.path}; leave it out")
+            raise InputError(
+                "conflicting-options", f"--{name.replace('_', '-')} is read from {program.path}; leave it out"
+            )
     if len(program.logits) != 3:
-        raise ValueError(
-            f"{program.path} returns logits {list(program.logits)}; the suite judges programs with [batch, seq, vocab]"
+        raise InputError(
+            "unsupported-program",
+            f"{program.path} returns logits {list(program.logits)}; the suite judges programs with [batch, seq, vocab]",
         )
     if vocab is not None and program.vocab != vocab:
-        raise ValueError(
-            f"{program.path} gives {program.vocab} logits a token, and the model has {vocab} token ids: it is the "
-            "program of another model"
+        raise InputError(
+            "other-model",
+            f"{program.path} gives {program.vocab} logits per token, and the model has {vocab} token ids: it is the "
+            "program of another model",
         )
     backend = asked.backend or program.backend or _by_delegates(program.path)
     return Asked(
@@ -227,4 +242,7 @@ def _by_delegates(path: Path) -> str:
     for backend in BACKENDS.values():
         if backend.delegates == delegates:
             return backend.name
-    raise ValueError(f"{path} has delegates of {', '.join(delegates)}; say which --backend made it")
+    raise InputError(
+        "backend-unclear",
+        f"{path} has delegates of {', '.join(delegates)}, which do not identify its backend; add --backend",
+    )

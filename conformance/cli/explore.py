@@ -12,6 +12,7 @@ from conformance.cli.params import FILE, MINUTES, Name, import_from_here
 from conformance.core.commands import command
 from conformance.core.console import Group, examples
 from conformance.core.contract import CHECKED, Mode
+from conformance.core.errors import InputError
 from conformance.core.exporter_names import canonical, is_own
 from conformance.core.warnings_filter import silence_third_party
 
@@ -69,7 +70,7 @@ def run(
 
     lowering = BACKENDS.get(backend)
     if lowering is not None and lowering.obstacle:
-        raise ValueError(lowering.obstacle)
+        raise InputError("missing-package", lowering.obstacle)
     seed = random.randrange(1 << 32) if seed is None else seed
     print(f"exploring {', '.join(architectures)} for {minutes:g} minutes, --seed {seed}")
     sys.stdout.flush()
@@ -110,8 +111,7 @@ def run(
 def pin(findings: tuple[Path, ...], allow_import: bool) -> None:
     """Judge findings again, and add them to fixtures/pins.
 
-    What fails has to fail like that from then on, until it is fixed, and its reason and link are yours to fill in; what
-    passes has to go on passing.
+    A pinned failure is expected from then on: fill in its reason and link. A pinned pass must keep passing.
     """
     silence_third_party()
     from conformance.core.cells import EXPORTED
@@ -124,15 +124,18 @@ def pin(findings: tuple[Path, ...], allow_import: bool) -> None:
     read = [read_finding(path) for path in findings]
     for finding in read:
         if finding.architecture not in registered():
-            raise ValueError(unknown_architecture(finding.architecture, registered()))
+            raise InputError("unknown-name", unknown_architecture(finding.architecture, registered()))
         for kind, name, known in (
             ("backend", finding.backend, [EXPORTED, *BACKENDS]),
             ("checked clause", finding.clause, [clause.id for clause in CHECKED]),
         ):
             if name not in known:
-                raise ValueError(unknown(kind, name, known))
+                raise InputError("unknown-name", unknown(kind, name, known))
         if not is_own(finding.subject) and not allow_import:
-            raise ValueError(f"its exporter {finding.subject} is code; if you trust it, add {CONSENT}")
+            raise InputError(
+                "import-not-allowed",
+                f"{finding.subject} is not part of the suite and was not imported. If you trust it, add {CONSENT}",
+            )
     import_from_here()
     from conformance.explore.search import Isolated
     from conformance.exporters.resolve import resolve
@@ -146,7 +149,7 @@ def pin(findings: tuple[Path, ...], allow_import: bool) -> None:
     for finding, judgement in zip(read, judgements, strict=True):
         name, signature = finding.architecture, judgement.signature
         if judgement.discarded:
-            raise ValueError(f"{name} with {finding.variation} is not a candidate here: {judgement.discarded}")
+            raise InputError("not-a-candidate", f"cannot pin {name} with {finding.variation}: {judgement.discarded}")
         path = write_pins(name, pinned(read_pins(name), finding, signature or None))
-        result = f"fails as {signature}: fill in its reason and link" if signature else "has to pass"
+        result = f"fails as {signature}: fill in its reason and link" if signature else "must pass"
         print(f"{path}: {finding.clause} with {finding.variation} {result}")

@@ -12,7 +12,7 @@ from conformance.core.console import Group, examples
 from conformance.core.text import one_line
 from conformance.core.warnings_filter import silence_third_party
 
-#: Somebody waits for it, and large models lower for minutes.
+#: The user waits for it, and large models lower for minutes.
 _LOCATE_S = 900
 _NEEDS = ("torch", "transformers", "executorch", "hypothesis")
 
@@ -73,7 +73,7 @@ def _replay(path: Path, trusted: bool, seconds: int | None = None) -> int:
     try:
         bundle = read_bundle(path)
     except BundleError as error:
-        print(f"CANNOT RUN: {one_line(str(error), max_chars=1000)}")
+        print(f"CANNOT RUN [{error.code}]: {one_line(str(error), max_chars=1000)}")
         return 2
     import_from_here()
     silence_third_party()

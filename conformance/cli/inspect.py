@@ -10,6 +10,7 @@ import click
 from conformance.cli.params import Name, import_from_here
 from conformance.core.console import Group, examples
 from conformance.core.contract import Mode
+from conformance.core.errors import InputError
 from conformance.core.exporter_names import canonical
 
 
@@ -17,7 +18,7 @@ from conformance.core.exporter_names import canonical
 def inspect() -> None:
     """Look into a lowered program.
 
-    What a backend took of it and what it left, with the reasons.
+    Shows which operators a backend delegates and which it does not, with reasons.
     """
 
 
@@ -57,7 +58,7 @@ def partition(architecture: str, backend: str, mode: str, exporter: str) -> None
     try:
         artifact = builder.program(program).artifact
     except CellFailedError as error:
-        raise ValueError(f"it fails at stage {error.stage}: {error}") from error
+        raise InputError("cannot-export", f"{architecture} fails at stage {error.stage}: {error}") from error
     except (NotApplicableError, NotRunError) as error:
-        raise ValueError(str(error)) from error
+        raise InputError("cannot-export", str(error)) from error
     show(partition_page(program, artifact))

@@ -19,6 +19,7 @@ from conformance.cli.steps import Steps
 from conformance.core.attention import PORTABLE
 from conformance.core.commands import command
 from conformance.core.console import Group, examples
+from conformance.core.errors import InputError
 from conformance.core.warnings_filter import silence_third_party
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
         steps.note(loaded.notes[len(read.notes) :])
         end = table_end(loaded.model)
         if end is not None and asked.cache_length is not None:
-            raise ValueError(past_table(asked.cache_length, end))
+            raise InputError("cache-too-long", past_table(asked.cache_length, end))
         if end is not None:  # its config does not say how many positions it has
             read = dataclasses.replace(read, max_cache_len=end)
             shorten_cache(loaded.model, end)
@@ -94,9 +95,9 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
                 asked.attention or PORTABLE,
             )
     except (NotRunError, NotApplicableError) as error:
-        raise ValueError(str(error)) from error
+        raise InputError("cannot-export", str(error)) from error
     except CellFailedError as error:
-        raise ValueError(f"it fails at stage {error.stage}: {error}") from error
+        raise InputError("cannot-export", f"{read.name} fails at stage {error.stage}: {error}") from error
     finally:
         steps.end()
     write_program(artifact, output)
@@ -176,18 +177,20 @@ def check(
 ) -> int:
     """Say whether a checkpoint, or a program of it, may be shipped.
 
-    Judges the program that `export` would write, or with MODEL.pte that very file, as a run does a fixture's, by the
-    clauses that depend on the model, and ends with one screen. The exit code is 0 for yes, 1 for no, 2 where not
-    everything was judged.
+    Judges the program that `export` would write, or MODEL.pte itself, by the clauses that depend on the model, and
+    prints one screen. The exit code is 0 for yes, 1 for no, 2 where not everything was judged.
     """
     from conformance.runner.option_table import DEFAULT_CACHE_LENGTH
 
     asked, program = Asked(**options), None
     if directory is not None and subject.is_dir():
-        raise ValueError(f"--model is about a MODEL.pte, and {subject} is not a file")
+        raise InputError("conflicting-options", f"--model needs a MODEL.pte, and {subject} is a folder")
     if directory is not None or (subject.suffix == ".pte" and subject.is_file()):
         if directory is None:
-            raise ValueError(f"{subject} is a file: --model MODEL_DIR has to say which checkpoint it was made of")
+            raise InputError(
+                "conflicting-options",
+                f"{subject} is a program: add --model MODEL_DIR, the checkpoint that it was exported from",
+            )
         program = subject
         asked = _asked_of_file(program, directory, asked)
     lowering = backend_of(asked.backend_name)
@@ -270,7 +273,7 @@ def chat(
     from conformance.cli.chat import Chat, chat
 
     if system is not None and not template:
-        raise ValueError("--system is a message of the chat template; add --chat")
+        raise InputError("conflicting-options", "--system needs --chat, whose template holds the message")
     chat(Chat(program, tokenizer, max_new_tokens or -1, temperature, template, system), prompt or _typed())
 
 

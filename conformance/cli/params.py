@@ -8,11 +8,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from conformance.core.console import CommandError
+from conformance.core.errors import InputError, code_of
 
 if TYPE_CHECKING:
     from conformance.runner.option_table import Names
@@ -40,18 +41,18 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
         kind: Names = getattr(table, self._kind) if isinstance(self._kind, str) else self._kind
         names = table.split_names(value) if self._several else [value]
         if not names:
-            self.fail(f"no {kind.kind} given", param, ctx)
+            _fail("no-names", f"no {kind.kind} given", param, ctx)
         try:
             problem = next(filter(None, map(kind.problem, names)), "")
         except (ValueError, LookupError) as error:  # in the matrix, or there is no Transformers
-            raise CommandError(str(error)) from error
+            raise CommandError(code_of(error) or "missing-package", str(error)) from error
         if problem:
-            self.fail(problem, param, ctx)
+            _fail("unknown-name", problem, param, ctx)
         return names if self._several else value
 
 
 class Reader(click.ParamType):  # type: ignore[type-arg]
-    """A text that a function reads, which raises ValueError for what it cannot."""
+    """A text that a function parses; the function raises InputError."""
 
     def __init__(self, name: str, read: Callable[[str], object]) -> None:
         self.name = name
@@ -61,8 +62,12 @@ class Reader(click.ParamType):  # type: ignore[type-arg]
         """What the function makes of it."""
         try:
             return self._read(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+        except InputError as error:
+            _fail(error.code, error.message, param, ctx)
+
+
+def _fail(code: str, message: str, param: click.Parameter | None, ctx: click.Context | None) -> NoReturn:
+    raise click.BadParameter(message, ctx, param) from InputError(code, message)
 
 
 def _minutes(text: str) -> float:
@@ -71,13 +76,13 @@ def _minutes(text: str) -> float:
     except ValueError:
         minutes = 0.0
     if not 0 < minutes < math.inf:
-        raise ValueError(f"{text!r} is not a number of minutes above 0")
+        raise InputError("invalid-number", f"{text!r} is not a number of minutes above 0")
     return minutes
 
 
 #: A time to search for.
 MINUTES = Reader("minutes", _minutes)
-#: Files and folders; what is wrong with their content is said by what reads them.
+#: Files and folders; their content is checked when it is read.
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 

@@ -14,6 +14,7 @@ import click
 from conformance.cli.params import Name, Reader
 from conformance.core.commands import RUN_ARGUMENTS
 from conformance.core.console import Command, examples
+from conformance.core.errors import InputError
 from conformance.core.paths import PACKAGE
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _pytest_options(given: Mapping[str, Any]) -> list[str]:
 
 def _workers(text: str) -> str:
     if text not in ("auto", "logical") and not text.isdigit():
-        raise ValueError(f"{text!r} is not a number of processes; write auto for one a core")
+        raise InputError("invalid-number", f"{text!r} is not a number of processes; write auto for one a core")
     return text
 
 

@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 
+from conformance.core.errors import InputError, with_code
 from conformance.core.paths import ROOT
 from conformance.core.suggest import unknown
 
@@ -37,7 +38,10 @@ def requirements(environ: Mapping[str, str], releases: Mapping[str, Mapping[str,
         if spec in listed:
             wanted += listed[spec]
         elif re.fullmatch(r"\d+\.\d+", spec) and package != "torch":
-            raise ValueError(f"{package.upper()}_SPEC: {unknown('release', spec, listed)} Or write {package}=={spec}.0")
+            raise InputError(
+                "unknown-name",
+                f"{package.upper()}_SPEC: {unknown('release', spec, listed)} Or write {package}=={spec}.0",
+            )
         elif re.fullmatch(r"\d+(\.\w+)+", spec):
             # What the other releases of the same two numbers need beside them.
             beside = listed.get(".".join(spec.split(".")[:2]), ())
@@ -51,8 +55,8 @@ def main() -> int:
     """Install it, all in one call, so that pip makes sure that it fits together."""
     try:
         wanted = requirements(os.environ, tomllib.loads(RELEASES.read_text(encoding="utf-8")))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except InputError as error:
+        print(f"error {with_code(error)}", file=sys.stderr)
         return 2
     return subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", *wanted], check=False

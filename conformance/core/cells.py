@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from conformance.core.contract import BOTH_MODES, CLAUSES, Chapter, Clause, Mode, Scope
 from conformance.core.verdicts import Stage
 
-#: What stands in the backend's place in a cell that no backend has a part in.
+#: The backend of cells that need no backend.
 EAGER, EXPORTED = "eager", "exported"
 #: Between an architecture and the variation of its fixture, in a row's name: `llama+rope-yarn`.
 _VARIED = "+"
@@ -78,7 +78,7 @@ class Cell:
 class BackendTraits:
     """What planning needs to know of a backend, so that it need not import one.
 
-    `runs` says whether its programs can be executed here; of others no clause speaks beyond what is lowered.
+    `runs` says whether its programs can be executed here. If not, only clauses about lowering apply.
     """
 
     name: str
@@ -87,7 +87,7 @@ class BackendTraits:
     quantises: bool = False
 
     def concerned_by(self, clause: Clause) -> bool:
-        """Whether `clause` says anything about such a backend's programs."""
+        """Whether `clause` applies to such a backend's programs."""
         executed = Scope.RUNTIME if self.runs else Scope.COMPILED
         scoped = Scope.LOWERED in clause.scopes or executed in clause.scopes
         return scoped and (self.delegating or not clause.delegating) and (self.quantises or not clause.quantising)

@@ -12,23 +12,25 @@ from typing import Any, ClassVar
 
 import click
 
+from conformance.core.errors import InputError, code_of
 from conformance.core.missing import missing
 from conformance.core.option_names import FORMER_OPTIONS
 from conformance.core.paths import INSTALLED
 from conformance.core.suggest import unknown
 from conformance.core.text import one_line
 
-#: Names of this project's packages: one of their modules that is missing is an error of ours.
+#: This project's packages: if a module of theirs is missing, that is a bug of the suite.
 _OWN = ("conformance", "report", "tests")
 _INTERRUPTED = 130
 
 
 class CommandError(click.ClickException):
-    """A command could not do what it was asked for; the message is one sentence."""
+    """A command could not do its work; the message is one sentence."""
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
+    def __init__(self, code: str, message: str, exit_code: int = 1) -> None:
         # Names and values in it may come from a record.
         super().__init__(one_line(message, max_chars=1000))
+        self.code = code
         self.exit_code = exit_code  # type: ignore[misc]  # click sets it by instance too
 
 
@@ -43,7 +45,7 @@ class Command(click.Command):
 
     #: Errors whose message is a sentence already.
     errors: ClassVar[tuple[type[Exception], ...]] = (ValueError, OSError)
-    #: Said after an option that does not exist.
+    #: Added to the message about an option that does not exist.
     option_hint: ClassVar[str] = ""
 
     def __init__(
@@ -66,10 +68,10 @@ class Command(click.Command):
                 problem = (
                     f"{ctx.command_path} changes files of the project: run it in a checkout, not an installed copy"
                 )
-                raise CommandError(problem, self.error_code)
+                raise CommandError("needs-checkout", problem, self.error_code)
             for package in self.needs:
                 if importlib.util.find_spec(package) is None:
-                    raise CommandError(missing(ctx.command_path, package), self.error_code)
+                    raise CommandError("missing-package", missing(ctx.command_path, package), self.error_code)
         known = {name for param in self.get_params(ctx) for name in param.opts}
         for former, name in former_options(args):
             if former not in known and name in known:
@@ -81,26 +83,26 @@ class Command(click.Command):
             name = error.option_name
             near = known.union(former for former, now in FORMER_OPTIONS.items() if now in known)
             message = unknown("option", name, near) if name.startswith("--") else f"No such option {name!r}."
-            raise click.UsageError(f"{message}{self.option_hint}", ctx) from error
+            raise click.UsageError(f"{message}{self.option_hint}", ctx) from InputError("unknown-name", message)
         except ValueError as error:  # of a path that no file can have
-            raise click.UsageError(str(error), ctx) from error
+            raise click.UsageError(str(error), ctx) from InputError("invalid-name", error)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run it; what it could not do is a `CommandError`."""
+        """Run it; expected errors become a `CommandError`."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
         except self.errors as error:
-            message = str(error)
-            if isinstance(error, OSError) and error.filename:
-                message = f"{error.filename}: {error.strerror}"
-            raise CommandError(message, self.error_code) from error
+            if isinstance(error, OSError):
+                error = InputError.of_file(error.filename or ctx.command_path, error)
+            raise CommandError(code_of(error), str(error), self.error_code) from error
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             if package in ("", *_OWN):
                 raise
-            raise CommandError(missing(ctx.command_path, package), self.error_code) from error
+            message = missing(ctx.command_path, package)
+            raise CommandError("missing-package", message, self.error_code) from error
 
 
 class Group(click.Group):
@@ -108,7 +110,7 @@ class Group(click.Group):
 
     Args:
         lazy: By name, what makes the command.
-        former: By name, what does the work of a command that is gone.
+        former: The new name of each command that was renamed.
     """
 
     command_class = Command
@@ -141,7 +143,7 @@ class Group(click.Group):
             message = unknown("command", name, self.list_commands(ctx))
             if name in self._former:
                 message = f"No such command {name!r}: it is now {self._former[name]!r}"
-            raise click.UsageError(message, ctx)
+            raise click.UsageError(message, ctx) from InputError("unknown-name", message)
         return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **attributes: Any) -> Any:
@@ -161,7 +163,8 @@ class Group(click.Group):
             error.show()
             return error.exit_code
         except click.ClickException as error:
-            print(f"error: {error.format_message()}", file=sys.stderr)
+            code = code_of(error)
+            print(f"error{f' [{code}]' if code else ''}: {error.format_message()}", file=sys.stderr)
             if isinstance(error, click.UsageError) and error.ctx is not None:
                 print(f"try: {error.ctx.command_path} --help", file=sys.stderr)
             return error.exit_code
@@ -177,7 +180,7 @@ class Group(click.Group):
 
 
 def imported(module: str, name: str) -> Callable[[], click.Command]:
-    """What imports the command `name` of `module`."""
+    """A function that imports the command `name` of `module`."""
 
     def load() -> click.Command:
         command: click.Command = getattr(importlib.import_module(module), name)

@@ -1,7 +1,7 @@
 """The contract: every clause, as data, in one place.
 
 An id never changes its meaning and is never used again. Checks, expectations in the matrix, records and reports all
-speak in these ids; `docs/reference/contract.md` is generated from this list (`conformance docs`).
+use these ids; `docs/reference/contract.md` is generated from this list (`conformance docs`).
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ CLAUSES: tuple[Clause, ...] = (
         level=Level.SHOULD,
     ),
     Clause("RUN-3", "It does so again on a second call.", (Scope.RUNTIME,), level=Level.SHOULD),
-    # A must, unlike the others: no other way of running the program mends it, and the answers are wrong without a word.
+    # A must, unlike the others: no other way of running the program mends it, and wrong answers come without an error.
     Clause(
         "RUN-4",
         "The runner reads text as the same token ids as Transformers does with the checkpoint's tokenizer, and writes "

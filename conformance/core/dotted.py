@@ -1,4 +1,4 @@
-"""What `package.module:name` names."""
+"""Import what `package.module:name` names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from conformance.core.errors import InputError
 from conformance.core.suggest import unknown
 from conformance.core.text import one_line
 
@@ -16,7 +17,7 @@ _SHOWN = 300
 
 
 def imported(name: str, kind: str, fits: Callable[[Any], bool] = callable, hint: str = "") -> Any:
-    """What `name` names.
+    """The value that `name` names.
 
     Args:
         name: As `package.module:name`.
@@ -25,7 +26,7 @@ def imported(name: str, kind: str, fits: Callable[[Any], bool] = callable, hint:
         hint: Added to the message where the module cannot be imported.
 
     Raises:
-        ValueError: It does not read so, or there is no such module, or nothing of that name in it fits.
+        InputError: It has another form, its module cannot be imported, or has no fitting value of that name.
     """
     require_module(name, kind, hint)
     module_name, _, attribute = name.partition(":")
@@ -36,15 +37,15 @@ def imported(name: str, kind: str, fits: Callable[[Any], bool] = callable, hint:
     value = getattr(module, attribute, None)
     if not fits(value):
         public = [key for key, each in vars(module).items() if fits(each) and not key.startswith("_")]
-        raise ValueError(f"{module_name}: {unknown(kind, attribute, public)}")
+        raise InputError("unknown-name", f"{module_name}: {unknown(kind, attribute, public)}")
     return value
 
 
 def require_module(name: str, kind: str, hint: str = "") -> None:
-    """Raise as `imported` does where there is no such module; of what it names, only packages are imported."""
+    """Raise as `imported` does if there is no such module, without importing more than its packages."""
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
-        raise ValueError(f"No such {kind} {name!r}: it has to read package.module:callable")
+        raise InputError("unknown-name", f"No such {kind} {name!r}: expected package.module:callable")
     try:
         found = module_name in sys.modules or importlib.util.find_spec(module_name)
     except (Exception, SystemExit) as error:
@@ -55,4 +56,4 @@ def require_module(name: str, kind: str, hint: str = "") -> None:
 
 def _refusal(name: str, kind: str, error: BaseException, hint: str) -> ValueError:
     why = "" if isinstance(error, ImportError) else f"importing it failed: {type(error).__name__}: "
-    return ValueError(f"No such {kind} {name!r}: {why}{one_line(str(error), _SHOWN)}{hint}")
+    return InputError("cannot-import", f"No such {kind} {name!r}: {why}{one_line(str(error), _SHOWN)}{hint}")

@@ -3,7 +3,7 @@
 This file imports nothing, so that a typo in a name is found before torch is loaded.
 """
 
-#: Name to `package.module:callable`. Whoever writes the latter is given the former: one subject has one name.
+#: Name to `package.module:callable`. The path of a known exporter is replaced by its name: one subject has one name.
 KNOWN = {
     "reference": "conformance.reference:convert_and_export_with_cache",
     "transformers": "transformers.integrations.executorch:convert_and_export_with_cache",
@@ -12,10 +12,10 @@ KNOWN = {
     "optimum": "conformance.exporters.optimum:SUBJECT",
 }
 
-#: Of those that need a package which the suite does without: where to find it.
+#: The environment of exporters whose package the suite itself does not install.
 ENVIRONMENTS = {"optimum": "tox -e optimum"}
 
-#: The subject of cells whose program is a file: whatever exported it, the file does not say.
+#: The subject of cells whose program is a file, which does not name its exporter.
 FILE = "file"
 
 #: `recipe:NAME` is a backend by one of the recipes that ExecuTorch registers.

@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from conformance.core.errors import InputError
+
 #: The end of a temporary file's name while `atomic_write` is writing it.
 PARTIAL = ".partial"
 
@@ -96,5 +98,5 @@ def architecture_file(directory: Path, architecture: str) -> Path:
         ValueError: The name could lead out of the folder.
     """
     if not _PLAIN.fullmatch(architecture):
-        raise ValueError(f"{architecture!r} cannot be the name of an architecture")
+        raise InputError("invalid-name", f"{architecture!r} cannot be the name of an architecture")
     return directory / f"{architecture}.json"

@@ -40,5 +40,5 @@ def unknown_backend(name: str, known: Collection[str]) -> str:
 
 
 def _with_others(kind: str, name: str, known: Collection[str], others: str) -> str:
-    told = unknown(kind, name, known)
-    return f"{told} {others}" if told.endswith("?") else f"{told}. {others}"
+    message = unknown(kind, name, known)
+    return f"{message} {others}" if message.endswith("?") else f"{message}. {others}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 
+from conformance.core.errors import InputError
+
 TIME_SCALE = "CONFORMANCE_TIME_SCALE"
 
 
@@ -20,5 +22,5 @@ def scaled(seconds: int) -> int:
     except ValueError:
         scale = math.nan
     if not 0 < scale < math.inf:
-        raise ValueError(f"{TIME_SCALE} is {text!r}; expected a number above 0, such as 3")
+        raise InputError("invalid-number", f"{TIME_SCALE} is {text!r}; expected a number above 0, such as 3")
     return math.ceil(seconds * scale)

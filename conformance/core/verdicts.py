@@ -30,7 +30,7 @@ ACCEPTABLE = frozenset({Verdict.PASS, Verdict.EXPECTED_FAILURE, Verdict.NOT_APPL
 
 
 def judged_nothing(verdicts: Iterable[Verdict]) -> bool:
-    """Whether no clause applied to anything. A run with these verdicts says nothing, so it is not a pass."""
+    """Whether no clause applied to anything. A run with these verdicts shows nothing, so it is not a pass."""
     return all(verdict is Verdict.NOT_APPLICABLE for verdict in verdicts)
 
 
@@ -59,7 +59,7 @@ class CellFailedError(Exception):
 
 
 class StageError(CellFailedError):
-    """A stage could not be done: whatever torch, Transformers, the subject or ExecuTorch raised, and where."""
+    """A stage failed: the error that torch, Transformers, the subject or ExecuTorch raised, and the stage."""
 
     def __init__(self, stage: Stage, cause: BaseException) -> None:
         super().__init__(stage, _signature(cause), f"{type(cause).__name__}: {cause}")
@@ -67,7 +67,7 @@ class StageError(CellFailedError):
 
 
 class ClauseViolationError(CellFailedError):
-    """A check saw something else than the clause says.
+    """What a check observed violates its clause.
 
     Args:
         stage: Where the difference shows.
@@ -101,12 +101,12 @@ class ClauseViolationError(CellFailedError):
 
 
 class ChildDiedError(Exception):
-    """A process that a check had started for itself is gone.
+    """A process that a check had started died.
 
     Args:
         verdict: crash or timeout.
         stage: Where it was.
-        message: What happened and its last words.
+        message: How it died, and the end of its output.
     """
 
     def __init__(self, verdict: Verdict, stage: Stage, message: str) -> None:
@@ -116,7 +116,7 @@ class ChildDiedError(Exception):
 
 
 class NotApplicableError(Exception):
-    """The clause says nothing about this cell; the message is the fact that makes it so."""
+    """The clause does not apply to this cell; the message is the reason."""
 
 
 class NotRunError(Exception):
@@ -124,15 +124,15 @@ class NotRunError(Exception):
 
 
 class Memory(Protocol):
-    """Bytes by their place, such as an `mmap`."""
+    """Bytes by index, such as an `mmap`."""
 
-    def __getitem__(self, place: int, /) -> int: ...
+    def __getitem__(self, index: int, /) -> int: ...
 
-    def __setitem__(self, place: int, byte: int, /) -> None: ...
+    def __setitem__(self, index: int, byte: int, /) -> None: ...
 
 
-#: One byte that tells the stage that is being done: 0 for none, otherwise its place among the stages, from 1 on. Who
-#: judges in a process that may be lost sets memory here that it leaves behind; see `conformance.process.worker`.
+#: One byte: the number of the stage that is being done, from 1 on, or 0 for none. A judging process puts memory here
+#: that outlives it; see `conformance.process.worker`.
 STAGE_BYTE: ContextVar[Memory] = ContextVar("STAGE_BYTE")
 
 

@@ -276,7 +276,7 @@ def _factors(shape: torch.Size, std: float, seed: int) -> torch.Tensor:
 
 
 def cache_states(cache: Any) -> Iterator[tuple[int, str, torch.Tensor]]:
-    """Every state tensor of an allocated cache: its layer, its name, itself. Counters are no state."""
+    """Every state tensor of an allocated cache: its layer, its name, itself. Counters do not count."""
     for index, layer in enumerate(cache.layers):
         for name, held in vars(layer).items():
             for key, tensor in held.items() if isinstance(held, dict) else [("", held)]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from conformance.core.errors import InputError
 from conformance.core.time_scale import scaled
 from conformance.process.fork import collect, ending
 
@@ -30,7 +31,7 @@ _UNKNOWN = "unknown"
 Message = Mapping[str, str]
 
 
-class TokenizerError(ValueError):
+class TokenizerError(InputError):
     """The runner cannot read a tokenizer, or cannot be given what Transformers gives to the model."""
 
 
@@ -110,7 +111,7 @@ def load_reader(directory: Path) -> Any:
     try:
         reader.load(str(directory))
     except Exception as error:  # it raises what its C++ code raises
-        raise TokenizerError(f"{error}") from error
+        raise TokenizerError("unsupported-tokenizer", f"{error}") from error
     return reader
 
 
@@ -128,7 +129,9 @@ def load_original(directory: Path) -> Any:
         try:
             return PreTrainedTokenizerFast.from_pretrained(str(directory), local_files_only=True)
         except Exception as error:
-            raise TokenizerError(f"Transformers cannot load the tokenizer either: {_first_line(error)}") from error
+            raise TokenizerError(
+                "unsupported-tokenizer", f"Transformers cannot load the tokenizer either: {_first_line(error)}"
+            ) from error
 
 
 def require_readable(directory: Path) -> None:
@@ -141,8 +144,8 @@ def require_readable(directory: Path) -> None:
     if not (directory / "tokenizer.json").is_file():
         others = _other_files(directory)
         if not others:
-            raise TokenizerError(f"{directory} has no tokenizer; {RUNNER_READS}")
-        raise TokenizerError(f"{directory} has {others[0]} and no tokenizer.json; {RUNNER_READS}")
+            raise TokenizerError("no-tokenizer", f"{directory} has no tokenizer; {RUNNER_READS}")
+        raise TokenizerError("no-tokenizer", f"{directory} has {others[0]} and no tokenizer.json; {RUNNER_READS}")
     with tempfile.TemporaryFile() as log:
         read, code = collect(lambda: _trial(directory), output=log.fileno(), seconds=_SECONDS)
         log.seek(0)
@@ -201,8 +204,9 @@ def find_opening(original: Any, reader: Any) -> Opening:
             if given == whole:
                 return opening
     raise TokenizerError(
+        "tokenizer-differs",
         f"Transformers reads {_PLAIN[0]!r} as {_list(whole[0])}, and the runner does not, be it with num_bos=1 or with "
-        "special tokens written in the text"
+        "special tokens written in the text",
     )
 
 
@@ -213,11 +217,11 @@ def render(original: Any, messages: Sequence[Message]) -> str:
         TokenizerError: The checkpoint has no chat template, or it does not render this conversation.
     """
     if not original.chat_template:
-        raise TokenizerError("the tokenizer has no chat template")
+        raise TokenizerError("no-chat-template", "the tokenizer has no chat template")
     try:
         return str(original.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
     except Exception as error:  # a template is a program, which raises what it likes
-        raise TokenizerError(f"the chat template fails: {_first_line(error)}") from error
+        raise TokenizerError("chat-template-failed", f"the chat template fails: {_first_line(error)}") from error
 
 
 def chat_texts(original: Any) -> Iterator[Text]:
@@ -285,7 +289,9 @@ def _refuse(directory: Path, reason: str) -> NoReturn:
     kind = _kind(directory)
     # Of another kind, the reason is the first thing in the file that looked unlike byte pairs.
     why = f": {reason}" if kind in ("BPE", _UNKNOWN) else ""
-    raise TokenizerError(f"the runner cannot read this tokenizer of kind {kind}{why}; {RUNNER_READS}")
+    raise TokenizerError(
+        "unsupported-tokenizer", f"the runner cannot read this tokenizer of kind {kind}{why}; {RUNNER_READS}"
+    )
 
 
 def _kind(directory: Path) -> str:

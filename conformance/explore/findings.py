@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from conformance.core.cells import Cell
 from conformance.core.contract import Mode
+from conformance.core.errors import InputError
 from conformance.core.files import architecture_file, atomic_write, read_regular_file
 from conformance.core.paths import PINS
 from conformance.core.validation import first_problem
@@ -144,7 +145,9 @@ def pinned(pins: Iterable[Pinned], finding: Finding, signature: str | None) -> t
     )
     known = tuple(pins)
     if any(_key(pin) == _key(new) for pin in known):
-        raise ValueError(f"{finding.architecture}: {new.variation} is pinned already for {finding.cell.id}")
+        raise InputError(
+            "already-pinned", f"{finding.architecture}: {new.variation} is pinned already for {finding.cell.id}"
+        )
     return (*known, new)
 
 
@@ -164,6 +167,6 @@ def _read(adapter: TypeAdapter[T], path: Path, kind: str) -> T:
     try:
         return adapter.validate_json(read_regular_file(path, _MOST_BYTES))
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+        raise InputError.of_file(path, error) from error
     except ValidationError as error:
-        raise ValueError(f"{path} is not a {kind}: {first_problem(error)}") from error
+        raise InputError("invalid-finding", f"{path} is not a {kind}: {first_problem(error)}") from error

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from conformance.core.attention import PORTABLE
 from conformance.core.contract import Mode
 from conformance.core.dotted import imported
+from conformance.core.errors import InputError
 from conformance.core.exporter_names import ENVIRONMENTS, FILE, KNOWN
 from conformance.core.suggest import unknown_exporter
 from conformance.core.verdicts import NotApplicableError, Stage, at
@@ -25,7 +26,7 @@ ExportFunction = Callable[..., ExportedProgram]
 METADATA = "runner_methods"
 
 
-class UnknownExporterError(ValueError):
+class UnknownExporterError(InputError):
     """No exporter has this name; the message lists the known ones."""
 
 
@@ -113,12 +114,12 @@ def resolve(name: str) -> Exporter:
     """
     target = KNOWN.get(name, name)
     if ":" not in target:
-        raise UnknownExporterError(unknown_exporter(name, KNOWN))
+        raise UnknownExporterError("unknown-name", unknown_exporter(name, KNOWN))
     hint = f"; it is in the environment of `{ENVIRONMENTS[name]}`" if name in ENVIRONMENTS else ""
     try:
         export = imported(target, "exporter", lambda value: isinstance(value, Exporter) or callable(value), hint)
-    except ValueError as error:
-        raise UnknownExporterError(str(error)) from error
+    except InputError as error:
+        raise UnknownExporterError(error.code, str(error)) from error
     if isinstance(export, Exporter):
         return dataclasses.replace(export, name=name)
     metadata: Any = getattr(sys.modules[target.partition(":")[0]], METADATA, None)

@@ -21,7 +21,7 @@ def convert_and_export_with_cache(
     """What `TorchExportableModuleForDecoderOnlyLM(model).export` makes of these arguments, all as they are.
 
     The sizes of the cache are those of the model's `generation_config.cache_config`. The recipe has no default for
-    the token ids (EXP-6) and traces strictly unless it is told not to.
+    the token ids (EXP-6) and traces strictly by default.
 
     Raises:
         ValueError, AssertionError: The recipe refuses the model, or was given no token ids.

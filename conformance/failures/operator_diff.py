@@ -57,7 +57,7 @@ class OperatorError:
         observed, expected: The values that differ most.
         source: The line of the model that it comes from: file, number, text.
         unseen: Operators that give it its inputs and are no instruction of their own, such as views: what they would
-            have read cannot be told apart from what it reads.
+            have read cannot be distinguished from what it reads.
     """
 
     index: int

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from conformance.core.cells import Cell
+from conformance.core.errors import InputError
 from conformance.core.files import replace_folder
 from conformance.records.bundle import folder_name
 
@@ -29,7 +30,7 @@ def unpack(directory: Path, cell: Cell, files: Mapping[str, str]) -> Path:
     """
     for name in files:
         if not name or name in {".", ".."} or "/" in name or "\\" in name:
-            raise ValueError(f"a bundle cannot have a file called {name!r}")
+            raise InputError("invalid-bundle", f"a bundle cannot have a file called {name!r}")
     folder = directory / folder_name(cell)
     replace_folder(folder, {name: zlib.decompress(base64.b85decode(text)) for name, text in files.items()})
     return folder

@@ -1,11 +1,11 @@
 """What each backend is known to leave to portable kernels: `fixtures/partitions/executorch-VERSION/ARCHITECTURE.json`.
 
 Partitions change with ExecuTorch, so each release has its own. Against a release that has none yet, the newest one
-before it is taken: what got worse since then is what a person wants to know. A release older than all that are listed
-is held to the oldest of them: what it leaves beyond that is a difference between the two. Imports no torch.
+before it counts: what matters is what got worse since then. A release older than all that are listed
+is compared with the oldest of them: what else it leaves is a difference between the two. Imports no torch.
 
 An older Transformers writes its models with other small operators, and no backend is worse for it. Releases may have
-lists of their own, in `executorch-VERSION/transformers-VERSION`; one without is held to the newest before it likewise.
+lists of their own, in `executorch-VERSION/transformers-VERSION`; one without is compared with the newest before it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
 from conformance.core.cells import Program
+from conformance.core.errors import InputError
 from conformance.core.files import architecture_file, read_regular_file
 from conformance.core.paths import PARTITIONS
 from conformance.core.validation import VersionText, first_problem
@@ -72,7 +73,7 @@ class Baseline:
     exact: bool
 
 
-class BaselineError(ValueError):
+class BaselineError(InputError):
     """A file of baselines is damaged; says which and where."""
 
 
@@ -108,7 +109,7 @@ def releases(directory: Path = PARTITIONS) -> list[Version]:
         try:
             found.append(Version(folder.name.removeprefix(_FOLDER)))
         except InvalidVersion:
-            raise BaselineError(f"{folder}: {folder.name} names no version of ExecuTorch") from None
+            raise BaselineError("invalid-baseline", f"{folder}: {folder.name} names no version of ExecuTorch") from None
     return sorted(found, reverse=True)
 
 
@@ -145,7 +146,9 @@ def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
         if cell.partition is None or not cell.partition.delegates or cell.subject is None or cell.mode is None:
             continue
         if "executorch" not in versions:
-            raise BaselineError("the run does not say with which version of executorch it lowered")
+            raise BaselineError(
+                "version-not-recorded", "the run does not say with which version of executorch it lowered"
+            )
         path = _path(cell.architecture, Version(versions["executorch"]), directory)
         if (older := made_with.get("transformers")) and Version(older) < _newest(_read(path)):
             path = _path(cell.architecture, Version(versions["executorch"]), directory, Version(older))
@@ -194,7 +197,7 @@ def _read(path: Path) -> Programs:
     except FileNotFoundError:
         return {}
     except ValidationError as error:
-        raise BaselineError(f"{path}: {first_problem(error)}") from error
+        raise BaselineError("invalid-baseline", f"{path}: {first_problem(error)}") from error
 
 
 def _public(version: str | None) -> str | None:

@@ -18,7 +18,7 @@ def registered() -> tuple[str, ...]:
     """Every `model_type` with a causal-LM class, in Transformers' order.
 
     Read off the source of `transformers.models.auto.modeling_auto`, where the mapping is a literal: importing it costs
-    seconds, and a typo on the command line should be answered at once.
+    seconds, and a typo on the command line should be reported at once.
 
     Raises:
         LookupError: Transformers is not installed, or keeps its mapping otherwise.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conformance.core.cells import Cell
+from conformance.core.errors import InputError
 from conformance.core.exporter_names import RECIPE
 from conformance.core.text import first_few, plural
 from conformance.core.verdicts import ACCEPTABLE
@@ -18,7 +19,7 @@ from conformance.records.run import InvalidRecordError, RunRecord, load_run
 _SHOWN = 8
 
 
-class NotComparableError(ValueError):
+class NotComparableError(InputError):
     """The earlier run cannot be read, or has no fingerprints."""
 
 
@@ -46,11 +47,13 @@ def earlier_run(path: Path) -> RunRecord:
     try:
         run = load_run(path)
     except InvalidRecordError as error:
-        raise NotComparableError(str(error)) from error
+        raise NotComparableError(error.code, str(error)) from error
     except OSError as error:
-        raise NotComparableError(f"{path}: {error.strerror or error}") from error
+        raise NotComparableError.of_file(path, error) from error
     if not run.run.fingerprints:
-        raise NotComparableError(f"{path} has no fingerprints: an older version of the suite wrote it")
+        raise NotComparableError(
+            "no-fingerprints", f"{path} has no fingerprints: an older version of the suite wrote it"
+        )
     return run
 
 

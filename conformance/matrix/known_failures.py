@@ -93,7 +93,7 @@ When = Annotated[Mapping[Literal["torch", "transformers", "executorch"], str], A
 Signature = Annotated[str, AfterValidator(_check_signature)]
 #: One name or several.
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
-#: The stages that a program has to get through before it can be run. What goes wrong in running says too little.
+#: The stages that a program has to get through before it can be run. Signatures of later stages are too unspecific.
 Blocking = Literal[Stage.BUILD, Stage.EXPORT, Stage.LOWER, Stage.EMIT, Stage.LOAD]
 
 

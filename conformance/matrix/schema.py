@@ -210,8 +210,8 @@ class Matrix:
     ) -> Expectation | None:
         """What is known of a failure in lowering that is independent of the exporter, whatever the row.
 
-        It is for a model that has no row: what a backend cannot do is known from others. Of a wrong result nothing can
-        be known in this way: its signature says too little of the cause.
+        It is for a model that has no row: what a backend cannot do is known from others. Wrong results are left
+        out: their signatures are too unspecific.
         """
         if not cell.clause.startswith(Chapter.LOW.name) or stage is None:
             return None
@@ -364,7 +364,7 @@ def _read_variations(path: Path, architectures: Mapping[str, Row]) -> tuple[dict
 
 
 def matrix_digest(path: Path = MATRIX_PATH) -> str:
-    """A short name for what the matrix says: verdicts by one matrix do not go with those by another."""
+    """A digest of the matrix: verdicts under different matrices do not belong together."""
     digest = hashlib.sha256(path.read_bytes())
     for other in (*sorted((path.parent / CAUSES).glob("*.yaml")), *sorted((path.parent / FOLDER).glob("*.yaml"))):
         digest.update(other.name.encode() + other.read_bytes())
@@ -511,4 +511,6 @@ def _require_no_comments(path: Path) -> None:
     offset = file.header.count("\n")
     for number, line in enumerate(body.splitlines(), offset + 1):
         if line.lstrip().startswith("#"):
-            raise MatrixError(f"{path}:{number}: this comment would be lost: move it to the top, or into a reason")
+            raise MatrixError(
+                "comment-lost", f"{path}:{number}: this comment would be lost: move it to the top, or into a reason"
+            )

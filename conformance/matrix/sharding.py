@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.core.errors import InputError
 from conformance.core.paths import DURATIONS
 from conformance.records.run import RunRecord
 
@@ -32,11 +33,11 @@ def read_shard(text: str) -> Shard:
     """Such as ``3/8``.
 
     Raises:
-        ValueError: It is none, with what it should look like.
+        InputError: The text is not a shard.
     """
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError(f"{text!r} is not a valid shard; write 3/8 for the third of eight")
+        raise InputError("invalid-shard", f"{text!r} is not a valid shard; write 3/8 for the third of eight")
     return Shard(int(found[1]), int(found[2]))
 
 
@@ -47,10 +48,10 @@ def share(architectures: Sequence[str], shard: Shard, seconds: Mapping[str, floa
     the busiest could have (Graham, 1969). One that was never timed counts as the median of the others.
 
     Raises:
-        ValueError: There are more shards than architectures, so that one would judge nothing and look well.
+        ValueError: There are more shards than architectures, so that one would judge nothing and pass.
     """
     if shard.of > len(architectures):
-        raise ValueError(f"more shards than architectures, of which there are {len(architectures)}")
+        raise InputError("invalid-shard", f"more shards than architectures; use at most {len(architectures)}")
     known = [seconds[name] for name in architectures if name in seconds]
     usual = statistics.median(known) if known else _UNKNOWN_S
     cost = {name: seconds.get(name, usual) for name in architectures}
@@ -75,12 +76,12 @@ def durations(path: Path = DURATIONS) -> dict[str, float]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path.name} is not JSON: {error}") from error
+        raise InputError("invalid-json", f"{path.name} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path.name}: not an object of seconds by architecture")
+        raise InputError("invalid-durations", f"{path.name}: not an object of seconds by architecture")
     for name, value in found.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise ValueError(f"{path.name}: {name}: {value!r} is not a number of seconds")
+            raise InputError("invalid-durations", f"{path.name}: {name}: {value!r} is not a number of seconds")
     return {name: float(value) for name, value in found.items()}
 
 

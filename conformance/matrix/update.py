@@ -301,7 +301,7 @@ def _fits(
     failing: Iterable[CellRecord],
     versions: Mapping[str, str],
 ) -> bool:
-    """Whether `cause` explains some of `failing`, and nothing that the run saw of this row speaks against it."""
+    """Whether `cause` explains some of `failing`, and nothing that the run saw of this row contradicts it."""
     if not any(_explains(cause, row, cell, versions) for cell in failing):
         return False
     for cell in cells:

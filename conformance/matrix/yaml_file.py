@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from conformance.core.errors import InputError
 from conformance.core.files import read_regular_file
 from conformance.core.text import one_line
 
@@ -42,7 +43,7 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = _resolvers()
 
 
-class MatrixError(ValueError):
+class MatrixError(InputError):
     """A file of the matrix is wrong; the message says which, where, and what to write instead."""
 
 
@@ -72,7 +73,7 @@ class YamlFile:
                 break
             line, node = found
         text = one_line(f"{'.'.join(map(str, keys))}: {message}" if keys else message, _MAX_MESSAGE)
-        return MatrixError(f"{self.path}:{line + 1}: {text}")
+        return MatrixError("invalid-matrix", f"{self.path}:{line + 1}: {text}")
 
 
 def read_yaml(path: Path) -> YamlFile:
@@ -85,9 +86,9 @@ def read_yaml(path: Path) -> YamlFile:
     try:
         text = read_regular_file(path, _MAX_BYTES).decode("utf-8")
     except OSError as error:
-        raise MatrixError(f"{path}: {error.strerror}") from error
+        raise MatrixError.of_file(path, error) from error
     except UnicodeDecodeError as error:
-        raise MatrixError(f"{path}: the file is not UTF-8 text") from error
+        raise MatrixError("invalid-yaml", f"{path}: the file is not UTF-8 text") from error
     return parse_yaml(text, path)
 
 
@@ -102,13 +103,13 @@ def parse_yaml(text: str, path: Path) -> YamlFile:
         data = None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise MatrixError(f"{path}:{line}: {one_line(str(error.problem), _MAX_MESSAGE)}") from error
+        raise MatrixError("invalid-yaml", f"{path}:{line}: {one_line(str(error.problem), _MAX_MESSAGE)}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise MatrixError(f"{path}: not valid YAML: {one_line(str(error), _MAX_MESSAGE)}") from error
+        raise MatrixError("invalid-yaml", f"{path}: not valid YAML: {one_line(str(error), _MAX_MESSAGE)}") from error
     except MatrixError:
         raise
     except (ValueError, TypeError) as error:  # a scalar that its tag does not fit, such as a number of 5000 digits
-        raise MatrixError(f"{path}: not valid YAML: {one_line(str(error), _MAX_MESSAGE)}") from error
+        raise MatrixError("invalid-yaml", f"{path}: not valid YAML: {one_line(str(error), _MAX_MESSAGE)}") from error
     finally:
         loader.dispose()
     lines = text.splitlines(keepends=True)
@@ -154,10 +155,10 @@ def _require_tree(text: str, path: Path) -> None:
     for event in yaml.parse(text, Loader=_Loader):
         line = f"{path}:{event.start_mark.line + 1 if event.start_mark else 1}"
         if getattr(event, "anchor", None) is not None:
-            raise MatrixError(f"{line}: anchors and aliases are not supported: write the value out")
+            raise MatrixError("invalid-yaml", f"{line}: anchors and aliases are not supported: write the value out")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
-            raise MatrixError(f"{line}: nested deeper than {_MAX_DEPTH} levels")
+            raise MatrixError("invalid-yaml", f"{line}: nested deeper than {_MAX_DEPTH} levels")
 
 
 def _require_plain(root: yaml.Node, path: Path) -> None:
@@ -168,18 +169,21 @@ def _require_plain(root: yaml.Node, path: Path) -> None:
         if node.tag not in _TYPES:
             tag = node.tag.replace(_TAG, "!!")
             line = f"{path}:{node.start_mark.line + 1}"
-            raise MatrixError(f"{line}: the type {one_line(tag)} is not supported; quote the value if it is text")
+            raise MatrixError(
+                "invalid-yaml", f"{line}: the type {one_line(tag)} is not supported; quote the value if it is text"
+            )
         if isinstance(node, yaml.MappingNode):
             names = [name for name, _ in node.value]
             for name in names:
                 if not isinstance(name, yaml.ScalarNode) or name.tag == f"{_TAG}merge":
                     raise MatrixError(
-                        f"{path}:{name.start_mark.line + 1}: a key has to be a name, and not << or a list"
+                        "invalid-yaml",
+                        f"{path}:{name.start_mark.line + 1}: a key must be a name, not << or a list",
                     )
             twice = [name for index, name in enumerate(names) if name.value in {other.value for other in names[:index]}]
             if twice:
                 line = twice[0].start_mark.line + 1
-                raise MatrixError(f"{path}:{line}: the key {one_line(twice[0].value)!r} is given twice")
+                raise MatrixError("invalid-yaml", f"{path}:{line}: the key {one_line(twice[0].value)!r} is given twice")
             pending += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             pending += node.value

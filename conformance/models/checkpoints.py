@@ -143,7 +143,9 @@ def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto", ba
     checkpoint = replace(checkpoint, batch_size=batch_size)
     longest = reach(checkpoint.model_type, checkpoint.config)
     if longest is not None and max_cache_len > longest.tokens:
-        raise CheckpointError(f"a cache of {max_cache_len} tokens is longer than {longest.what}; take at most that")
+        raise CheckpointError(
+            "cache-too-long", f"a cache of {max_cache_len} tokens is longer than {longest.what}; take at most that"
+        )
     return dataclasses.replace(checkpoint, notes=(*checkpoint.notes, *_note_on_memory(checkpoint)))
 
 
@@ -174,12 +176,14 @@ def _read_gguf(file: Path, max_cache_len: int, dtype: str) -> Checkpoint:
     lacking = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
     if lacking:
         raise CheckpointError(
+            "missing-package",
             f"{file.name} is a GGUF file, which Transformers reads with {' and '.join(lacking)} installed: "
-            f"{install_command(*lacking)}"
+            f"{install_command(*lacking)}",
         )
     if has_adapter(file.parent):
         raise CheckpointError(
-            f"{file.parent} holds an adapter beside {file.name}; move one of them to its own directory"
+            "adapter-not-merged",
+            f"{file.parent} holds an adapter beside {file.name}; move one of them to its own directory",
         )
     from gguf import GGUFReader
     from transformers import AutoConfig
@@ -190,13 +194,15 @@ def _read_gguf(file: Path, max_cache_len: int, dtype: str) -> Checkpoint:
     except (
         Exception
     ) as error:  # whatever the two packages raise of a file that is damaged, or of a model unknown to them
-        raise CheckpointError(f"{file}: Transformers cannot read this GGUF file: {error}") from error
+        raise CheckpointError(
+            "model-not-loaded", f"{file}: Transformers cannot read this GGUF file: {error}"
+        ) from error
     if config.model_type not in registered():
-        raise CheckpointError(f"{file}: {unknown('model_type', config.model_type, registered())}")
+        raise CheckpointError("unknown-name", f"{file}: {unknown('model_type', config.model_type, registered())}")
     tensors = {part.name: Saved(part.tensor_type.name, tuple(map(int, part.shape))) for part in read}
     values = config.to_dict()
     kinds = sorted({saved.dtype for saved in tensors.values()})
-    note = f"{file.name} holds {', '.join(kinds)}: its weights are rounded already, and are taken as they are"
+    note = f"{file.name} holds {', '.join(kinds)}: its weights are quantised already, and are used as they are"
     return Checkpoint(
         file.parent,
         config.model_type,
@@ -228,28 +234,33 @@ def _require_float_decoder(directory: Path, values: Mapping[str, Any]) -> None:
         code = ", ".join(sorted({*code_files(values)}))
         if code:
             raise CheckpointError(
+                "model-is-code",
                 f"{path}: the model {str(model_type)!r} is code ({code}), which is not run, and Transformers has no "
-                "class of its own for it; a newer release may have"
+                "class of its own for it; a newer release may have",
             )
         if model_type is None:
-            raise CheckpointError(f"{path} names no model_type, such as 'llama'; save the model with Transformers")
+            raise CheckpointError(
+                "no-model-type", f"{path} names no model_type, such as 'llama'; save the model with Transformers"
+            )
         if isinstance(model_type, str) and is_architecture(model_type):
             raise CheckpointError(
-                f"{path}: {model_type} is not a causal language model: Transformers has no decoder of it"
+                "not-causal", f"{path}: {model_type} is not a causal language model: Transformers has no decoder of it"
             )
-        raise CheckpointError(f"{path}: {unknown('model_type', str(model_type), registered())}")
+        raise CheckpointError("unknown-name", f"{path}: {unknown('model_type', str(model_type), registered())}")
     for part in (values, *(part for part in values.values() if isinstance(part, dict))):
         if quantised := part.get("quantization_config"):
             method = quantised.get("quant_method") if isinstance(quantised, dict) else None
             raise CheckpointError(
+                "already-quantised",
                 f"{path}: the model is quantised already{f', by {method}' if method else ''}; backends need one of "
                 "floats: AutoModelForCausalLM.from_pretrained(DIR).dequantize().save_pretrained(NEW_DIR), where its "
-                "packages are installed"
+                "packages are installed",
             )
     if values.get("is_encoder_decoder"):
         raise CheckpointError(
+            "encoder-decoder",
             f"{path}: this {model_type} is an encoder and a decoder (is_encoder_decoder); a decoder alone can be "
-            "exported, saved as a causal language model"
+            "exported, saved as a causal language model",
         )
 
 
@@ -258,11 +269,12 @@ def _require_applicable(directory: Path) -> None:
     lacking = [name for name in (ADAPTER, ADAPTER_WEIGHTS) if not (directory / name).is_file()]
     if lacking:
         problem = f"{directory} holds a model and an adapter for it without {' and '.join(lacking)}"
-        raise CheckpointError(f"{problem}; {merging_by_hand(directory)}")
+        raise CheckpointError("adapter-not-merged", f"{problem}; {merging_by_hand(directory)}")
     if not has_peft():
         raise CheckpointError(
+            "adapter-not-merged",
             f"{directory} holds a model and an adapter for it ({ADAPTER_WEIGHTS}). With peft installed it is merged: "
-            f"{install_command('peft')}; or {merging_by_hand(directory)}"
+            f"{install_command('peft')}; or {merging_by_hand(directory)}",
         )
 
 
@@ -308,5 +320,5 @@ def _note_on_memory(checkpoint: Checkpoint) -> Iterator[str]:
     if needed > memory:
         yield (
             f"its weights are {needed / _GIB:.0f} GiB in {computes}, and this machine has {memory / _GIB:.0f} GiB of "
-            "memory; it may run out, and end without a word"
+            "memory; it may run out, and the process end without a message"
         )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from conformance.core.errors import InputError
 from conformance.core.files import architecture_file, read_regular_file
 from conformance.core.paths import CONFIGS
 from conformance.core.suggest import unknown
@@ -41,7 +42,7 @@ _CODE_KEYS = frozenset({"auto_map", "kernel_config", "name_or_path", "quantizati
 _CODE_SUFFIXES = ("_implementation", "_implementation_internal")
 
 
-class UnknownKeyError(ValueError):
+class UnknownKeyError(InputError):
     """A fixture has a key that its config class does not know, and would keep and ignore; the message names it."""
 
 
@@ -63,7 +64,7 @@ def config_of(values: dict[str, Any], source: str) -> PreTrainedConfig:
     config = AutoConfig.for_model(**values)
     stray = list(_stray_keys(config, values))
     if stray:
-        raise UnknownKeyError(f"{source}: {', '.join(stray)}")
+        raise UnknownKeyError("unknown-name", f"{source}: {', '.join(stray)}")
     return config
 
 
@@ -168,9 +169,9 @@ def _values(architecture: str, directory: Path) -> dict[str, Any]:
     try:
         values = json.loads(read_regular_file(path, _MOST_BYTES))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise InputError("invalid-json", f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected an object with the keys of a config")
+        raise InputError("invalid-json", f"{path}: expected an object with the keys of a config")
     if values.get("model_type") != architecture:
-        raise ValueError(f"{path}: model_type is {values.get('model_type')!r}, not {architecture!r}")
+        raise InputError("invalid-fixture", f"{path}: model_type is {values.get('model_type')!r}, not {architecture!r}")
     return values

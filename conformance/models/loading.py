@@ -70,7 +70,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
     except Exception as error:  # whatever a config class, safetensors or torch raises
         gaps = _missing_of_experts(checkpoint.weights.tensors)
         what = f"{plural(len(gaps), 'weight')} missing: {_first(gaps)}" if gaps else f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{checkpoint.directory}: {what}") from error
+        raise CheckpointError("model-not-loaded", f"{checkpoint.directory}: {what}") from error
     unexpected = _unexpected(checkpoint, model, config, info["unexpected_keys"])
     _require_all(checkpoint, config, model, info, unexpected.lost)
     _require_one_head(checkpoint, model)
@@ -240,7 +240,7 @@ def _require_all(
         if fitting
         else f"save the whole model again, or take the {CONFIG} that its weights were saved with"
     )
-    raise CheckpointError(f"{checkpoint.directory}: {'; '.join(problems)}; {advice}")
+    raise CheckpointError("weights-do-not-fit", f"{checkpoint.directory}: {'; '.join(problems)}; {advice}")
 
 
 def _missing_of_experts(tensors: Collection[str]) -> set[str]:
@@ -321,8 +321,9 @@ def _require_one_head(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
     names = [name for name in (_name_in_files(checkpoint, head), _name_in_files(checkpoint, embedding)) if name]
     if len(set(names)) == 2 and not torch.equal(*(_saved(checkpoint, name) for name in names)):
         raise CheckpointError(
+            "tied-weights-differ",
             f"{checkpoint.directory}: {names[0]} differs from {names[1]}, and {CONFIG} ties them; "
-            f'"tie_word_embeddings": false keeps both'
+            f'"tie_word_embeddings": false keeps both',
         )
 
 
@@ -354,8 +355,9 @@ def _require_finite(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
         narrowed = str(model.dtype).removeprefix("torch.")
         hint = f"; {narrowed} may be too narrow for them" if narrowed == "float16" != checkpoint.saved_dtype else ""
         raise CheckpointError(
+            "weights-not-finite",
             f"{checkpoint.directory}: {plural(len(wrong), 'weight')} with NaN or infinity: {_first(wrong)}; such a "
-            f"model cannot be judged{hint}"
+            f"model cannot be judged{hint}",
         )
 
 
@@ -375,8 +377,9 @@ def _require_causal(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
         return
     if (one - two).abs().max() > 1e-3 * one.abs().max():
         raise CheckpointError(
+            "not-causal",
             f"{checkpoint.directory}: the model is an encoder: its logits depend on later tokens; a decoder of this "
-            'kind was trained with "is_decoder": true in config.json'
+            'kind was trained with "is_decoder": true in config.json',
         )
 
 
@@ -397,11 +400,14 @@ def _with_adapter(checkpoint: Checkpoint, model: PreTrainedModel) -> Loaded:
         applied = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
         if saved != applied:
             wrong = _first(saved ^ applied)
-            raise CheckpointError(f"peft finds no place for {plural(len(saved ^ applied), 'tensor')} of it: {wrong}")
+            raise CheckpointError(
+                "adapter-not-merged", f"peft does not apply {plural(len(saved ^ applied), 'tensor')} of it: {wrong}"
+            )
         merged = adapted.merge_and_unload(safe_merge=True)
     except Exception as error:  # whatever peft raises
         raise CheckpointError(
-            f"{directory}: the adapter ({ADAPTER_WEIGHTS}) cannot be merged: {error}; {merging_by_hand(directory)}"
+            "adapter-not-merged",
+            f"{directory}: the adapter ({ADAPTER_WEIGHTS}) cannot be merged: {error}; {merging_by_hand(directory)}",
         ) from error
     kind = next(iter(adapted.peft_config.values())).peft_type.value
     tensors = plural(len(saved), "tensor")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from conformance.core.commands import command
+from conformance.core.errors import InputError
 from conformance.core.files import read_regular_file
 from conformance.core.text import first_few, plural
 
@@ -52,7 +53,7 @@ _FORMATS = (
 )
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A directory holds no checkpoint that can be exported; the message says why, and what to do."""
 
 
@@ -92,11 +93,11 @@ def read_object(path: Path, max_bytes: int = _MAX_CONFIG_BYTES) -> dict[str, Any
     try:
         values = json.loads(read_regular_file(path, max_bytes))
     except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+        raise CheckpointError.of_file(path, error) from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
+        raise CheckpointError("invalid-json", f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
+        raise CheckpointError("invalid-json", f"{path}: expected a JSON object")
     return values
 
 
@@ -107,19 +108,19 @@ def require_config(directory: Path) -> None:
         CheckpointError: There is none; says what the directory, or the file, holds instead.
     """
     if directory.is_file():
-        raise CheckpointError(_of_file(directory))
+        raise CheckpointError("not-a-model", _of_file(directory))
     if not directory.is_dir():
-        raise CheckpointError(f"{directory}: no such directory")
+        raise CheckpointError("file-error", f"{directory}: no such directory")
     if (directory / CONFIG).exists():
         return
     if has_adapter(directory):
-        raise CheckpointError(_adapter_alone(directory))
+        raise CheckpointError("adapter-alone", _adapter_alone(directory))
     what = (
         _other_format(directory)
         or _models_below(directory)
         or "pass a directory as `model.save_pretrained(...)` writes it"
     )
-    raise CheckpointError(f"{directory} has no {CONFIG}; {what}")
+    raise CheckpointError("not-a-model", f"{directory} has no {CONFIG}; {what}")
 
 
 def gguf_file(path: Path) -> Path | None:
@@ -139,8 +140,10 @@ def read_weights(directory: Path, config: Mapping[str, Any]) -> Weights:
     name = config.get("transformers_weights") or next(
         (name for name in (_WHOLE, _INDEX) if (directory / name).is_file()), None
     )
+    if name is None and has_adapter(directory):
+        raise CheckpointError("adapter-alone", _adapter_alone(directory))
     if name is None:
-        raise CheckpointError(_without_weights(directory))
+        raise CheckpointError("no-weights", _without_weights(directory))
     index: Mapping[str, str] = {}
     files = [directory / str(name)]
     if str(name).endswith(".json"):
@@ -149,12 +152,16 @@ def read_weights(directory: Path, config: Mapping[str, Any]) -> Weights:
     lacking = [file.name for file in files if not file.is_file()]
     if lacking:
         source = name if index else CONFIG
-        raise CheckpointError(f"{directory}: {source} names {first_few(lacking, SHOWN)}, which is not there")
+        raise CheckpointError(
+            "incomplete-weights", f"{directory}: {source} names {first_few(lacking, SHOWN)}, which is not there"
+        )
     tensors = {tensor: saved for file in files for tensor, saved in read_header(file).items()}
     absent = sorted(index.keys() - tensors.keys())
     if absent:
         raise CheckpointError(
-            f"{directory}: {name} lists {plural(len(absent), 'tensor')} that its files lack: {first_few(absent, SHOWN)}"
+            "incomplete-weights",
+            f"{directory}: {name} lists {plural(len(absent), 'tensor')} that its files lack: "
+            f"{first_few(absent, SHOWN)}",
         )
     unread = tuple(sorted({*directory.glob("*.safetensors")} - {*files, directory / ADAPTER_WEIGHTS}))
     _require_no_part_of_it(directory, str(name), tensors, unread)
@@ -179,16 +186,18 @@ def read_header(file: Path) -> dict[str, Saved]:
         reason = (
             "a pointer of Git LFS; `git lfs pull` fetches the file" if is_pointer else f"damaged or cut off ({error})"
         )
-        raise CheckpointError(f"{file}: {reason}") from error
+        raise CheckpointError("damaged-weights", f"{file}: {reason}") from error
 
 
 def _index(path: Path) -> dict[str, str]:
     names = read_object(path, _MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise CheckpointError(f"{path}: expected a weight_map, with the file of each tensor")
+        raise CheckpointError("invalid-weight-index", f"{path}: expected a weight_map, with the file of each tensor")
     strays = sorted({str(file) for file in names.values() if not isinstance(file, str) or Path(file).name != file})
     if strays:
-        raise CheckpointError(f"{path}: {first_few(strays, SHOWN)} is not the name of a file in this directory")
+        raise CheckpointError(
+            "invalid-weight-index", f"{path}: {first_few(strays, SHOWN)} is not the name of a file in this directory"
+        )
     return names
 
 
@@ -199,14 +208,13 @@ def _require_no_part_of_it(directory: Path, name: str, tensors: Mapping[str, obj
         more = [tensor for tensor in read_header(file) if tensor not in tensors and tensor.partition(".")[0] in roots]
         if more and not file.match(_OF_OTHERS):
             raise CheckpointError(
+                "unread-weights",
                 f"{directory}: {name} leaves out {file.name}, which holds {plural(len(more), 'tensor')} that no other "
-                f"file has: {first_few(more, SHOWN)}; save the model again, or move the file if it is of another model"
+                f"file has: {first_few(more, SHOWN)}; save the model again, or move the file if it is of another model",
             )
 
 
 def _without_weights(directory: Path) -> str:
-    if has_adapter(directory):
-        return _adapter_alone(directory)
     named = sorted(path.name for path in directory.glob("*.safetensors"))
     if named and not any(Path(name).match(_OF_OTHERS) for name in named):
         return (

@@ -95,7 +95,7 @@ def _own_values(config: PreTrainedConfig) -> dict[str, Any]:
     published = config.to_dict()
     values: dict[str, Any] = {}
     if published.get("is_decoder") is False:
-        values["is_decoder"] = True  # an encoder family's decoder looks ahead unless it is told what it is
+        values["is_decoder"] = True  # without it, an encoder family's decoder looks ahead
     kinds = layer_kinds(config)
     layers = _chosen_layers(kinds, published)
     for name, value in published.items():

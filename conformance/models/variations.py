@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, PreTrainedModel
 
 from conformance.core.cells import split_row
+from conformance.core.errors import InputError
 from conformance.core.verdicts import Stage, at
 from conformance.matrix.schema import load_matrix
 from conformance.matrix.variations import Variation as NamedVariation
@@ -136,7 +137,7 @@ def of_row(row: str) -> Variation:
         return Variation()
     named = _named().get(name)
     if named is None or architecture not in named.rows:
-        raise ValueError(f"{architecture} has no variation {name!r}")
+        raise InputError("unknown-name", f"{architecture} has no variation {name!r}")
     return Variation(named.rows[architecture].config, named.cache_length or MAX_CACHE_LEN, named.settings)
 
 

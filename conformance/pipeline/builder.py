@@ -509,7 +509,7 @@ class BuiltProgram(_Built):
         try:
             program = self._export(model)
         except StageError as error:
-            asked = self._builder.attention != PORTABLE  # then a refusal is what it comes to
+            asked = self._builder.attention != PORTABLE  # then a refusal counts as a failure
             if asked or self.backend.attention == PORTABLE or not isinstance(error.cause, AttentionDoesNotFitError):
                 raise
             raise NotApplicableError(str(error.cause)) from error

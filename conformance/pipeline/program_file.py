@@ -14,6 +14,7 @@ from executorch.runtime import Runtime
 
 from conformance.core.call_shape import CallShape
 from conformance.core.contract import Mode
+from conformance.core.errors import InputError
 from conformance.pipeline.backends import BACKENDS
 from conformance.process.fork import collect, ending
 
@@ -29,7 +30,7 @@ _SECONDS = 600
 _DTYPES = {4: "int64", 5: "float16", 6: "float32", 7: "float64", 15: "bfloat16"}
 
 
-class ProgramFileError(ValueError):
+class ProgramFileError(InputError):
     """A file holds no program that decodes with a static cache; the message says what it holds."""
 
 
@@ -76,21 +77,25 @@ def read_program(path: Path) -> ProgramFile:
         with path.open("rb") as file:
             if not file.read(8).endswith(_MAGIC):
                 raise ProgramFileError(
-                    f"{path} is not an ExecuTorch program: its first bytes are not those of a .pte file"
+                    "invalid-program",
+                    f"{path} is not an ExecuTorch program: its first bytes are not those of a .pte file",
                 )
     except OSError as error:
-        raise ProgramFileError(f"{path}: {error.strerror or error}") from error
+        raise ProgramFileError.of_file(path, error) from error
     with tempfile.TemporaryFile() as output:
         found, code = collect(lambda: _described(path), output=output.fileno(), seconds=_SECONDS)
     if code == -signal.SIGALRM:
-        raise ProgramFileError(f"{path}: loading it exceeded {_SECONDS} s; the machine is busy, or the program damaged")
+        raise ProgramFileError(
+            "invalid-program", f"{path}: loading it exceeded {_SECONDS} s; the machine is busy, or the program damaged"
+        )
     if code:
         raise ProgramFileError(
-            f"{path}: the process that loaded it {ending(code)}; it is damaged, or made by another ExecuTorch"
+            "invalid-program",
+            f"{path}: the process that loaded it {ending(code)}; it is damaged, or made by another ExecuTorch",
         )
     described = found[0]
     if isinstance(described, str):
-        raise ProgramFileError(f"{path}: {described}")
+        raise ProgramFileError("unsupported-program", f"{path}: {described}")
     program: ProgramFile = described
     return program
 
@@ -106,17 +111,23 @@ def _described(path: Path) -> Iterator[ProgramFile | str]:
 def _read(path: Path) -> ProgramFile:
     loaded: Any = Runtime.get().load_program(path)  # maps it into memory: a program may be as large as that
     if "forward" not in loaded.method_names:
-        raise ProgramFileError(f"it has no method `forward`; it has {', '.join(sorted(loaded.method_names))}")
+        raise ProgramFileError(
+            "unsupported-program", f"it has no method `forward`; it has {', '.join(sorted(loaded.method_names))}"
+        )
     ids, logits = _boundary(loaded.metadata("forward"))
     metadata = {name: tuple(loaded.load_method(name).execute(())) for name in loaded.method_names if name in _METADATA}
     longest = _number(metadata.get("get_max_seq_len"))
     if longest is None:
         raise ProgramFileError(
+            "unsupported-program",
             "it does not say how long its cache is: it lacks the method get_max_seq_len, without which ExecuTorch's "
-            "LLM runner refuses it too; `conformance model export` writes it"
+            "LLM runner refuses it too; `conformance model export` writes it",
         )
     if metadata.get("use_kv_cache") == (False,):
-        raise ProgramFileError("by its method use_kv_cache it has no cache; a program with a static cache is expected")
+        raise ProgramFileError(
+            "unsupported-program",
+            "its method use_kv_cache says that it has no cache; expected a program with a static cache",
+        )
     length = _number(metadata.get("get_max_context_len")) or longest
     calls = ids.sizes()[1]
     shape = tuple(logits.sizes())
@@ -138,7 +149,7 @@ def _read(path: Path) -> ProgramFile:
 def delegates_of(path: Path) -> tuple[str, ...]:
     """The ids of the program's delegates in ExecuTorch, such as XnnpackBackend, in order.
 
-    All of the file is copied into memory: ExecuTorch's Python binding does not tell them.
+    All of the file is copied into memory: ExecuTorch's Python binding does not expose them.
     """
     return tuple(sorted({delegate.id for delegate in forward_plan(path.read_bytes()).delegates}))
 
@@ -164,8 +175,9 @@ def _boundary(forward: Any) -> tuple[Any, Any]:
     if not fits or len(inputs) != 2:
         shown = ", ".join(f"{kind} {shape}" for kind, shape in zip(kinds, shapes, strict=True))
         raise ProgramFileError(
+            "unsupported-program",
             f"`forward` has {len(inputs)} inputs and {len(outputs)} outputs, {shown}; expected token ids int64 [batch, "
-            "seq] and cache position int64 [seq] in, and logits [batch, seq, vocab] out"
+            "seq] and cache position int64 [seq] in, and logits [batch, seq, vocab] out",
         )
     return inputs[0], outputs[0]
 

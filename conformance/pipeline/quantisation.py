@@ -1,4 +1,4 @@
-"""What became of a model's weights in a program that is said to be quantised: found by content, whoever made it."""
+"""Which of a model's weights a quantised program holds as integers: found by content, whatever made the program."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _as_integers(weight: torch.Tensor, integers: Sequence[torch.Tensor]) -> list
 
 def _why(weight: torch.Tensor, is_embedding: bool, has_its_numbers: bool, group_size: int | None) -> str:
     if not has_its_numbers:
-        return "its numbers have changed and are no integers"
+        return "its numbers have changed and are not integers"
     if is_embedding:
         return EMBEDDING
     if weight.ndim > 2:

@@ -60,7 +60,7 @@ def build_own(checkpoint: Checkpoint) -> Loaded:
         loaded = load_checkpoint(checkpoint)
         end = table_end(loaded.model)
         if end is not None:
-            raise CheckpointError(past_table(checkpoint.max_cache_len, end))
+            raise CheckpointError("cache-too-long", past_table(checkpoint.max_cache_len, end))
         return loaded
 
 

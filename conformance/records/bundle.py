@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from conformance.core.cells import Cell
 from conformance.core.contract import Mode
+from conformance.core.errors import InputError
 from conformance.core.files import read_regular_file, replace_folder
 from conformance.core.validation import first_problem
 from conformance.core.verdicts import Stage
@@ -34,7 +35,7 @@ _MOST_CHARACTERS = 150
 _STRAY = re.compile(r"[^\w.+-]+")
 
 
-class BundleError(ValueError):
+class BundleError(InputError):
     """A folder is not a valid bundle; the message says why."""
 
 
@@ -126,8 +127,10 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         text = read_regular_file(path, _MOST_BYTES, follow=False)
     except OSError as error:
-        raise BundleError(f"{folder} is not a failure bundle: cannot read {FACTS}: {error.strerror}") from error
+        raise BundleError(
+            "invalid-bundle", f"{folder} is not a failure bundle: cannot read {FACTS}: {error.strerror}"
+        ) from error
     try:
         return _BUNDLE.validate_json(text)
     except ValidationError as error:
-        raise BundleError(f"{path} is not a failure bundle: {first_problem(error)}") from error
+        raise BundleError("invalid-bundle", f"{path} is not a failure bundle: {first_problem(error)}") from error

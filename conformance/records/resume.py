@@ -9,13 +9,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from conformance.core.errors import InputError
 from conformance.core.files import PARTIAL
 from conformance.core.option_names import by_option
 from conformance.core.verdicts import Verdict
 from conformance.records.run import DIRTY, InvalidRecordError, RunRecord, journal_of, load_run
 
 
-class RecordTakenError(ValueError):
+class RecordTakenError(InputError):
     """Another run is writing this record."""
 
 
@@ -35,7 +36,9 @@ def claim(path: Path) -> Iterator[None]:
     try:
         held = lock.acquire(blocking=False)
     except Timeout as error:
-        raise RecordTakenError(f"another run is writing {path}: wait for it, or choose another --output") from error
+        raise RecordTakenError(
+            "record-taken", f"another run is writing {path}: wait for it, or choose another --output"
+        ) from error
     with held:
         for file in (path, journal_of(path)):
             for partial in path.parent.glob(f".{glob.escape(file.name)}.*{PARTIAL}"):
@@ -43,7 +46,7 @@ def claim(path: Path) -> Iterator[None]:
         yield
 
 
-class NotResumableError(ValueError):
+class NotResumableError(InputError):
     """There is no record, or it is not a run record, or that of a different run."""
 
 
@@ -72,13 +75,14 @@ def judged_so_far(
         run = load_run(journal if journal.exists() else path)
     except FileNotFoundError as error:
         raise NotResumableError(
+            "nothing-to-resume",
             f"no run to resume: neither {path} nor its journal {journal.name} exists; run without --resume to start "
-            "one, or give the --output of the run to resume"
+            "one, or give the --output of the run to resume",
         ) from error
     except OSError as error:
-        raise NotResumableError(f"{path}: {error.strerror or error}") from error
+        raise NotResumableError.of_file(path, error) from error
     except InvalidRecordError as error:
-        raise NotResumableError(str(error)) from error
+        raise NotResumableError(error.code, str(error)) from error
     before = {**run.environment.packages, **by_option(run.run.options), "--hypothesis-seed": run.run.seed}
     now = {**versions, **by_option(asked), "--hypothesis-seed": seed}
     if commit and run.run.commit:
@@ -86,8 +90,9 @@ def judged_so_far(
     for name in dict.fromkeys([*before, *now]):
         if before.get(name) != now.get(name):
             raise NotResumableError(
+                "resume-differs",
                 f"cannot resume {path}: {name} was {before.get(name)} and is now {now.get(name)}; "
-                "run without --resume to start again, which keeps that record under another name"
+                "run without --resume to start again, which keeps that record under another name",
             )
     cells = tuple(cell for cell in run.cells if cell.verdict is not Verdict.NOT_RUN)
     return RunRecord(run.schema_version, run.run, run.environment, cells)

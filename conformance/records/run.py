@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from conformance.core.cells import Cell
+from conformance.core.errors import InputError
 from conformance.core.files import atomic_write, read_regular_file
 from conformance.core.validation import first_problem
 from conformance.core.verdicts import Stage, Verdict
@@ -35,7 +36,7 @@ UNREACHED = "the run ended before this cell was reached"
 _CONFIG = ConfigDict(extra="forbid")
 
 
-class InvalidRecordError(ValueError):
+class InvalidRecordError(InputError):
     """A file is not a run record; the message names the file and the problem."""
 
 
@@ -272,12 +273,15 @@ def load_run(path: Path) -> RunRecord:
         # Strict: a damaged value, such as "1.5" for a number, must not be read as what it may have meant.
         return _read_journal(content) if is_journal(path) else _RUN.validate_json(content, strict=True)
     except ValidationError as error:
-        raise InvalidRecordError(f"{path} is not a run record: {first_problem(error)}") from error
+        raise InvalidRecordError("invalid-record", f"{path} is not a run record: {first_problem(error)}") from error
     except FileNotFoundError as error:
         journal = journal_of(path)
         if is_journal(path) or not journal.exists():
             raise
-        raise InvalidRecordError(f"{path} does not exist, but the journal of an unfinished run: {journal}") from error
+        raise InvalidRecordError(
+            "unfinished-record",
+            f"{path} does not exist: the run did not finish; read {journal}, or finish it with --resume",
+        ) from error
 
 
 def _read_journal(content: bytes) -> RunRecord:

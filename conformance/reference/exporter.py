@@ -66,7 +66,9 @@ def convert_and_export_with_cache(
             token a call only. Raised before any tracing.
     """
     if attention not in ATTENTIONS:
-        raise ModelNotExportableError(f"attention is {attention!r}; it must be {' or '.join(map(repr, ATTENTIONS))}")
+        raise ModelNotExportableError(
+            "invalid-attention", f"attention is {attention!r}; it must be {' or '.join(map(repr, ATTENTIONS))}"
+        )
     wrapper = TorchExportableModuleWithStaticCache(model, logits_to_keep=logits_to_keep)
     examples = _example_inputs(wrapper, example_input_ids, example_cache_position, dynamic=dynamic_shapes is not None)
     return export_wrapper(wrapper, examples, dynamic_shapes=dynamic_shapes, strict=strict, attention=attention)
@@ -96,8 +98,9 @@ def export_wrapper(
     several_tokens = dynamic_shapes is not None or examples[0].shape[1] != 1
     if several_tokens and wrapper.has_recurrent_state and not can_scan(wrapper.cache):
         raise ModelNotExportableError(
+            "one-token-only",
             "layers that sum up the past take one token a call before Transformers 5.21, and would be wrong with more; "
-            "give no dynamic_shapes, and example_input_ids of one token"
+            "give no dynamic_shapes, and example_input_ids of one token",
         )
     replaced: AbstractContextManager[None] = nullcontext()
     if attention == CUSTOM:
@@ -130,12 +133,14 @@ def _example_inputs(
         cache_position = torch.arange(input_ids.shape[-1], dtype=torch.long, device=device)
     if input_ids.dtype != torch.long or input_ids.ndim != 2 or input_ids.shape[0] != wrapper.batch_size:
         raise ModelNotExportableError(
+            "invalid-example",
             f"example_input_ids is {input_ids.dtype} {list(input_ids.shape)}; it must be torch.int64 "
-            f"[{wrapper.batch_size}, seq]"
+            f"[{wrapper.batch_size}, seq]",
         )
     if cache_position.dtype != torch.long or cache_position.shape != input_ids.shape[1:]:
         raise ModelNotExportableError(
+            "invalid-example",
             f"example_cache_position is {cache_position.dtype} {list(cache_position.shape)}; it must be torch.int64 "
-            f"[{input_ids.shape[1]}], one position for each example token"
+            f"[{input_ids.shape[1]}], one position for each example token",
         )
     return input_ids, cache_position

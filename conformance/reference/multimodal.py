@@ -71,7 +71,9 @@ def convert_and_export_for_multimodal(model: PreTrainedModel, seq: Any) -> dict[
             `convert_and_export_with_cache`.
     """
     if "inputs_embeds" not in parameters(model):
-        raise ModelNotExportableError(f"{type(model).__name__}.forward has no argument inputs_embeds")
+        raise ModelNotExportableError(
+            "no-inputs-embeds", f"{type(model).__name__}.forward has no argument inputs_embeds"
+        )
     decoder, embedding = TextDecoder(model), TokenEmbedding(model)
     length = min(_EXAMPLE_LENGTH, decoder.max_cache_len)
     ids = torch.zeros((decoder.batch_size, length), dtype=torch.long, device=model.device)

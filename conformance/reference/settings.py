@@ -40,18 +40,21 @@ def cache_settings(
     generation_config = getattr(model, "generation_config", None)
     if generation_config is None:
         raise ModelNotExportableError(
+            "no-static-cache",
             f"{type(model).__name__}.generation_config is None; a static-cache export reads its settings there: set "
-            "`model.generation_config = GenerationConfig(use_cache=True, cache_implementation='static', ...)`"
+            "`model.generation_config = GenerationConfig(use_cache=True, cache_implementation='static', ...)`",
         )
     if not generation_config.use_cache:
         raise ModelNotExportableError(
+            "no-static-cache",
             f"generation_config.use_cache is {generation_config.use_cache!r}; decoding with a static cache needs "
-            "`generation_config.use_cache = True`"
+            "`generation_config.use_cache = True`",
         )
     if generation_config.cache_implementation != "static":
         raise ModelNotExportableError(
+            "no-static-cache",
             f"generation_config.cache_implementation is {generation_config.cache_implementation!r}, not 'static'; set "
-            "`generation_config.cache_implementation = 'static'`"
+            "`generation_config.cache_implementation = 'static'`",
         )
     cache_config = generation_config.cache_config or {}
     return CacheSettings(
@@ -68,12 +71,14 @@ def logits_returned(model: PreTrainedModel, logits_to_keep: int) -> int:
     """
     if isinstance(logits_to_keep, bool) or not isinstance(logits_to_keep, int) or logits_to_keep < 0:
         raise ModelNotExportableError(
-            f"logits_to_keep is {logits_to_keep!r}; it must be 0, for the logits of all tokens, or a positive integer"
+            "invalid-logits-to-keep",
+            f"logits_to_keep is {logits_to_keep!r}; it must be 0, for the logits of all tokens, or a positive integer",
         )
     if logits_to_keep and "logits_to_keep" not in parameters(model):
         raise ModelNotExportableError(
+            "invalid-logits-to-keep",
             f"{type(model).__name__}.forward takes no logits_to_keep and computes the logits of all tokens; leave "
-            "logits_to_keep at 0"
+            "logits_to_keep at 0",
         )
     return logits_to_keep
 
@@ -82,8 +87,9 @@ def _size(name: str, argument: int | None, cache_config: Mapping[str, Any]) -> i
     value = cache_config.get(name) if argument is None else argument
     if value is None:
         raise ModelNotExportableError(
-            f"{name} is not given; pass it as an argument or in `generation_config.cache_config[{name!r}]`"
+            "invalid-cache-size",
+            f"{name} is not given; pass it as an argument or in `generation_config.cache_config[{name!r}]`",
         )
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ModelNotExportableError(f"{name} is {value!r}; it must be a positive integer")
+        raise ModelNotExportableError("invalid-cache-size", f"{name} is {value!r}; it must be a positive integer")
     return value

@@ -85,11 +85,11 @@ def adopt_custom_attention(
             except Exception as error:  # whatever a model says of an attention that it was not written for
                 raise AttentionDoesNotFitError(
                     f"attention is 'custom', and {_name(wrapper)} has {error}, which ExecuTorch's llama::custom_sdpa "
-                    "does not compute; take 'portable'"
+                    "does not compute; take 'portable'",
                 ) from error
     if not all(map(_agree, compared, expected * 2)):
         raise AttentionDoesNotFitError(
-            f"attention is 'custom', with which {_name(wrapper)} gives other logits; take 'portable'"
+            f"attention is 'custom', with which {_name(wrapper)} gives other logits; take 'portable'",
         )
 
 

@@ -20,6 +20,7 @@ import pytest
 from conformance.core.paths import ROOT
 from conformance.records.environment import commit, versions
 from conformance.records.run import DIRTY
+from conformance.runner.errors import usage_error
 
 #: Decides in which order models of several kinds of layers make their masks, and so which program is exported.
 _HASH_SEED = "PYTHONHASHSEED"
@@ -96,7 +97,9 @@ def pytest_sessionstart(session: pytest.Session) -> Generator[None, object, obje
         if hosts is None:
             raise
         named = ", ".join(map(str, hosts))
-        raise pytest.UsageError(f"--host {named}: cannot connect ({type(error).__name__}: {error})") from error
+        raise usage_error(
+            "host-unreachable", f"--host {named}: cannot connect ({type(error).__name__}: {error})"
+        ) from error
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -115,15 +118,18 @@ def pytest_xdist_newgateway(gateway: Any) -> None:
         channel.waitclose()
     except (EOFError, OSError, execnet.RemoteError) as error:
         reason = str(error).strip().rpartition("\n")[2] or type(error).__name__  # without the traceback there
-        raise pytest.UsageError(f"--host {gateway.spec}: no Python answers there ({reason})") from error
+        raise usage_error(
+            "host-unreachable", f"--host {gateway.spec}: Python does not start there ({reason})"
+        ) from error
     if isinstance(there, str) or there["checkout"] != directory:
         reason = there if isinstance(there, str) else f"it has imported the one in {there['checkout']}"
-        raise pytest.UsageError(
+        raise usage_error(
+            "host-differs",
             f"--host {gateway.spec}: cannot run the suite in {directory} ({reason}); "
-            "add //chdir=/path/of/a/checkout/there of the same commit"
+            "add //chdir=/path/of/a/checkout/there of the same commit",
         )
     if differing := list(differences(facts(), there)):
-        raise pytest.UsageError(f"--host {gateway.spec}: {'; '.join(differing)}")
+        raise usage_error("host-differs", f"--host {gateway.spec}: {'; '.join(differing)}")
 
 
 def is_remote(node: Any) -> bool:
@@ -197,11 +203,13 @@ def _specs(text: str) -> Iterator[Any]:
         try:
             spec: Any = execnet.XSpec(single)
         except (AttributeError, IndexError, ValueError) as error:
-            raise pytest.UsageError(f"--host {text}: {_USAGE}") from error
+            raise usage_error("invalid-host", f"--host {text}: {_USAGE}") from error
         if spec.popen or not (spec.ssh or spec.socket):
-            raise pytest.UsageError(f"--host {text}: {_USAGE}")
+            raise usage_error("invalid-host", f"--host {text}: {_USAGE}")
         if spec.socket and number:
-            raise pytest.UsageError(f"--host {text}: a socket server runs one worker; start one on another port too")
+            raise usage_error(
+                "invalid-host", f"--host {text}: a socket server runs one worker; start one on another port too"
+            )
         # execnet would make a directory that is missing, and xdist one of its own where none is named.
         spec.checkout, spec.chdir = spec.chdir, None
         spec.execmodel = "main_thread_only"  # xdist would otherwise make another specification of it
@@ -210,10 +218,12 @@ def _specs(text: str) -> Iterator[Any]:
 
 def _require_paths_of_the_checkout(config: pytest.Config) -> None:
     if config.getoption("--checkpoint"):
-        raise pytest.UsageError("--host cannot be used with --checkpoint, whose directory is on this machine only")
+        raise usage_error(
+            "conflicting-options", "--host cannot be used with --checkpoint, whose directory is on this machine only"
+        )
     if config.invocation_params.dir != ROOT:
-        raise pytest.UsageError(f"--host: start the run in the checkout, {ROOT}")
+        raise usage_error("host-paths", f"--host: start the run in the checkout, {ROOT}")
     for argument in config.args:
         path = PurePath(argument.partition("::")[0])
         if path.is_absolute() or ".." in path.parts:
-            raise pytest.UsageError(f"--host: {argument} has to be a path relative to the checkout")
+            raise usage_error("host-paths", f"--host: {argument} must be a path relative to the checkout")

@@ -26,7 +26,7 @@ from conformance.records.run import CellRecord, ExpectedFailure, Measured, recor
 
 #: The record of a replay, which has only the cells of one clause and would otherwise be that of the last whole run.
 REPLAY_RECORD = "build/conformance/replay.json"
-#: Where an environment stands says nothing about a failure, and makes the same one read differently elsewhere.
+#: The path of the environment, which makes the same failure read differently on each machine.
 _SITE_PACKAGES = re.compile(r"[^\s`'\"]*/site-packages/")
 
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 from conformance.core.attention import ATTENTIONS
 from conformance.core.cells import EXPORTED
 from conformance.core.contract import CLAUSES, Chapter, Mode
+from conformance.core.errors import InputError
 from conformance.core.exporter_names import KNOWN
 from conformance.core.option_names import FORMER_OPTIONS
 from conformance.core.suggest import unknown, unknown_architecture, unknown_backend, unknown_exporter
@@ -163,7 +164,7 @@ class Option:
 def whole_number(text: str) -> int:
     """A count as it is typed, above 0."""
     if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
-        raise ValueError(f"{text!r} is not a whole number above 0 and below 1000000000")
+        raise InputError("invalid-number", f"{text!r} is not a whole number above 0 and below 1000000000")
     return int(text)
 
 
@@ -181,7 +182,7 @@ def shard(text: str) -> str:
 def seed(text: str) -> int:
     """A seed of Hypothesis, which takes any text for one, as a number: a record holds nothing else."""
     if not re.fullmatch(r"[0-9]{1,40}", text):
-        raise ValueError(f"{text!r} is not a whole number of up to 40 digits")
+        raise InputError("invalid-number", f"{text!r} is not a whole number of up to 40 digits")
     return int(text)
 
 
@@ -312,7 +313,7 @@ OPTIONS = (
     Option(
         "--hypothesis-seed",
         Topic.HOW,
-        "generate other scripts: those of this seed (default: the same in every run)",
+        "seed of the generated scripts (default: a fixed one, with the same scripts in every run)",
         value=Value.SEED,
         of_hypothesis=True,
     ),
@@ -358,7 +359,7 @@ OPTIONS = (
     Option(
         "--resume",
         Topic.WHERE,
-        "go on with the run that is recorded at --output, and judge only what has no verdict yet",
+        "resume the run that is recorded at --output; judge only cells without a verdict",
         value=Value.FLAG,
     ),
     Option(

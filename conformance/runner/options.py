@@ -1,4 +1,4 @@
-"""The plugin's command-line options, and what they select. Imports no torch: a typo is answered at once."""
+"""The plugin's command-line options, and what they select. Imports no torch: a typo is reported at once."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import EXPORTED, Cell, Selection, plan, split_row
 from conformance.core.contract import CHECKED, CLAUSES, Chapter, Clause, Mode, Scope
 from conformance.core.dotted import require_module
+from conformance.core.errors import InputError, with_code
 from conformance.core.exporter_names import FILE, KNOWN, canonical
 from conformance.core.suggest import unknown, unknown_architecture, unknown_exporter
 from conformance.core.versions import incompatible, installed, unsupported
@@ -29,6 +30,7 @@ from conformance.models.checkpoints import DTYPES, Checkpoint, CheckpointError, 
 from conformance.pipeline.backends import BACKENDS, XNNPACK, Backend, backend_called
 from conformance.process.worker import Limits
 from conformance.records.run import RunInfo
+from conformance.runner.errors import usage_error
 from conformance.runner.option_table import (
     ALL,
     CHECKPOINT_TIME_LIMIT_S,
@@ -97,7 +99,7 @@ def _argparse_type(read: Callable[[str], object]) -> Callable[[str], object]:
         try:
             return read(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
+            raise argparse.ArgumentTypeError(with_code(error)) from error
 
     return convert
 
@@ -169,7 +171,7 @@ def read_options(config: pytest.Config) -> Options:
     try:
         matrix = load_matrix()
     except MatrixError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise usage_error(error.code, str(error)) from error
     _check_known_failures(matrix)
     get = config.getoption
     tier = _one_tier(get("--tier"))
@@ -198,7 +200,7 @@ def read_options(config: pytest.Config) -> Options:
         sample=None if _names_sampled(get("--clause")) else matrix.in_tier(Tier.SMOKE),
     )
     if problems := [*incompatible(), *unsupported(selection.subjects)]:
-        raise pytest.UsageError("; ".join(problems))
+        raise usage_error("incompatible-versions", "; ".join(problems))
     # A debugger needs the terminal, which a forked process does not have.
     in_process = get("--in-process") or get("usepdb", False)
     names = [  # of the record, in which an option keeps the name that it had first
@@ -243,7 +245,7 @@ def _checkpoint(config: pytest.Config) -> Checkpoint | None:
     if not get("--checkpoint"):
         given = [name for name in _OF_CHECKPOINTS if get(name)]
         if given:
-            raise pytest.UsageError(f"{given[0]} is about a --checkpoint, and none is given")
+            raise usage_error("conflicting-options", f"{given[0]} needs --checkpoint")
         return None
     dtype = _chosen("dtype", get("--dtype"), DTYPES, ("auto",))[0]
     try:
@@ -254,9 +256,11 @@ def _checkpoint(config: pytest.Config) -> Checkpoint | None:
             batch_size=get("--batch-size") or 1,
         )
     except CheckpointError as error:
-        raise pytest.UsageError(f"--checkpoint: {error}") from error
+        raise usage_error(error.code, f"--checkpoint: {error}") from error
     if get("--arch") not in (None, found.name):
-        raise pytest.UsageError(f"--arch {get('--arch')}: with --checkpoint, {found.name} is judged and nothing else")
+        raise usage_error(
+            "conflicting-options", f"--arch {get('--arch')}: --checkpoint judges only {found.name}; leave out --arch"
+        )
     return found
 
 
@@ -271,7 +275,7 @@ def _program(config: pytest.Config) -> Path | None:
         return None
     path: Path = config.rootpath / name
     if not path.is_file():
-        raise pytest.UsageError(f"--program: {path}: no such file")
+        raise usage_error("file-error", f"--program: {path}: no such file")
     return path
 
 
@@ -316,8 +320,9 @@ def chosen_architectures(
     asked = _chosen("architecture", text, known, (*matrix.in_tier(tier), *unlisted))
     absent = tuple(name for name in asked if split_row(name)[0] not in here)
     if absent and text is not None:
-        raise pytest.UsageError(
-            f"not in transformers {installed('transformers')}, which is installed: {', '.join(absent)}"
+        raise usage_error(
+            "absent-architecture",
+            f"not in transformers {installed('transformers')}, which is installed: {', '.join(absent)}",
         )
     return tuple(name for name in asked if name not in absent), absent
 
@@ -343,15 +348,17 @@ def with_variations(
     names = _chosen("variation", text, (*matrix.variations, ALL, NONE), (NONE,))
     if names != (NONE,):
         if NONE in names:
-            raise pytest.UsageError(f"--variation {text}: {NONE} excludes all others")
+            raise usage_error("conflicting-options", f"--variation {text}: {NONE} cannot be combined with others")
         chosen = None if ALL in names else names
         rows = tuple(row for name in architectures for row in matrix.varied(name, chosen))
         for name in names:
             if name != ALL and not any(split_row(row)[1] == name for row in rows):
                 having = ", ".join(matrix.variations[name].rows)
-                raise pytest.UsageError(f"--variation {name}: none of the chosen architectures has it; {having} do")
+                raise usage_error(
+                    "conflicting-options", f"--variation {name}: none of the chosen architectures has it; {having} do"
+                )
         if not rows:
-            raise pytest.UsageError(f"--variation {text}: none of the chosen architectures has one")
+            raise usage_error("conflicting-options", f"--variation {text}: none of the chosen architectures has one")
         return rows, ()
     if text is not None or named is not None or tier is Tier.SMOKE:
         return tuple(architectures), ()
@@ -370,8 +377,8 @@ def resolve_exporters(selection: Selection) -> dict[str, Exporter]:
         for name in selection.subjects:
             if ":" in name:
                 require_module(name, "exporter")
-    except ValueError as error:
-        raise pytest.UsageError(str(error)) from error
+    except InputError as error:
+        raise usage_error(error.code, str(error)) from error
     from conformance.exporters.resolve import UnknownExporterError, of_a_file, resolve
 
     if not selection.exported:
@@ -379,27 +386,27 @@ def resolve_exporters(selection: Selection) -> dict[str, Exporter]:
     try:
         return {name: resolve(name) for name in selection.subjects}
     except UnknownExporterError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise usage_error(error.code, str(error)) from error
 
 
 def _share(architectures: tuple[str, ...], shard: str) -> tuple[str, ...]:
     try:
         return share(architectures, read_shard(shard), durations())
-    except ValueError as error:
-        raise pytest.UsageError(f"--shard {shard}: {error}") from error
+    except InputError as error:
+        raise usage_error(error.code, f"--shard {shard}: {error}") from error
 
 
 def _seed(given: str | int | None) -> int | None:
     try:
         return None if given is None else seed(str(given))
-    except ValueError as error:
-        raise pytest.UsageError(f"--hypothesis-seed: {error}") from error
+    except InputError as error:
+        raise usage_error(error.code, f"--hypothesis-seed: {error}") from error
 
 
 def _record(directory: Path, name: str) -> Path:
     path = directory / name
     if not name or "\0" in name or path.is_dir():
-        raise pytest.UsageError(f"--output: {name!r} cannot be a file")
+        raise usage_error("invalid-output", f"--output: {name!r} cannot be a file")
     return path
 
 
@@ -408,11 +415,13 @@ def _chosen(kind: str, text: str | None, known: Collection[str], default: tuple[
         return default
     names = split_names(text)
     if not names:
-        raise pytest.UsageError(f"no {kind} given; known: {', '.join(sorted(known))}")
+        raise usage_error("no-names", f"no {kind} given; known: {', '.join(sorted(known))}")
     for name in names:
         if name not in known:
             is_row = kind == ROWS.kind
-            raise pytest.UsageError(unknown_architecture(name, known) if is_row else unknown(kind, name, known))
+            raise usage_error(
+                "unknown-name", unknown_architecture(name, known) if is_row else unknown(kind, name, known)
+            )
     return tuple(names)
 
 
@@ -420,18 +429,18 @@ def _backends(text: str | None, tier: Tier) -> tuple[str, ...]:
     default = (XNNPACK.name,) if tier is Tier.FULL else DEFAULT_BACKENDS
     chosen = default if text is None else tuple(split_names(text))
     if not chosen:
-        raise pytest.UsageError(f"no backend given; known: {', '.join(sorted((*BACKENDS, EXPORTED, ALL)))}")
+        raise usage_error("no-names", f"no backend given; known: {', '.join(sorted((*BACKENDS, EXPORTED, ALL)))}")
     for name in chosen:
         if problem := COLUMNS.problem(name):
-            raise pytest.UsageError(problem)
+            raise usage_error("unknown-name", problem)
     return tuple(dict.fromkeys([*BACKENDS, *(name for name in chosen if name != ALL)])) if ALL in chosen else chosen
 
 
 def _backend(name: str) -> Backend:
     try:
         return backend_called(name)
-    except ValueError as error:
-        raise pytest.UsageError(str(error)) from error
+    except InputError as error:
+        raise usage_error(error.code, str(error)) from error
 
 
 def _one_tier(text: str | None) -> Tier:
@@ -441,7 +450,7 @@ def _one_tier(text: str | None) -> Tier:
 def _subject_name(name: str) -> str:
     """The name as it will stand in cells. A dotted path is imported later; any other has to be known."""
     if ":" not in name and name not in KNOWN:
-        raise pytest.UsageError(unknown_exporter(name, KNOWN))
+        raise usage_error("unknown-name", unknown_exporter(name, KNOWN))
     return canonical(name)
 
 
@@ -459,7 +468,7 @@ def _clauses(text: str | None, without: Collection[str] = ()) -> tuple[Clause, .
     chosen = list(dict.fromkeys(clause for name in names for clause in known[name]))
     unchecked = [clause.id for clause in chosen if not clause.scopes]
     if unchecked or not chosen:
-        raise pytest.UsageError(f"the suite has no check yet for {', '.join(unchecked or names)}")
+        raise usage_error("no-check", f"--clause {text}: no check of {', '.join(unchecked or names)} applies")
     return tuple(clause for clause in CHECKED if clause in chosen)
 
 
@@ -475,4 +484,4 @@ def _check_known_failures(matrix: Matrix) -> None:
             if exporter not in exporters and ":" not in exporter
         ]
     if problems:
-        raise pytest.UsageError("known_failures: " + "; ".join(problems))
+        raise usage_error("invalid-matrix", "known_failures: " + "; ".join(problems))

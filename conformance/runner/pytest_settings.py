@@ -1,4 +1,4 @@
-"""The settings of pytest that the suite and its tests need: where it is installed, there is no pyproject.toml."""
+"""The settings of pytest that the suite and its tests need: an installed suite has no pyproject.toml."""
 
 from __future__ import annotations
 

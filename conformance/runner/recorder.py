@@ -48,6 +48,7 @@ from conformance.records.run import (
     load_run,
     write_run,
 )
+from conformance.runner.errors import usage_error
 from conformance.runner.interrupts import Interrupts
 from conformance.runner.judge import bare_record
 from conformance.runner.options import Options, other_scripts
@@ -75,9 +76,13 @@ class Recorder:
         self.config = config
         self.options = options
         if is_journal(options.record):
-            raise pytest.UsageError(f"--output: {options.record.name} is the name of a journal; a record ends in .json")
+            raise usage_error(
+                "invalid-output", f"--output: {options.record.name} is the name of a journal; a record ends in .json"
+            )
         if options.since and options.since.resolve() == options.record.resolve():
-            raise pytest.UsageError("--since: this run would write its record there too; give it another --output")
+            raise usage_error(
+                "invalid-output", "--since: this run would write its record there too; give it another --output"
+            )
         self.versions = environment.versions()
         self.environment = environment.environment()
         self.commit = environment.commit(ROOT)
@@ -169,9 +174,10 @@ class Recorder:
             )
             if not self._is_resumed(self.options.record):
                 self._move_aside(self.options.record)
-        except (OSError, RecordTakenError) as error:
-            problem = f"cannot write {self.options.record}: {error.strerror}" if isinstance(error, OSError) else error
-            raise pytest.UsageError(f"--output: {problem}") from error
+        except OSError as error:
+            raise usage_error("file-error", f"--output: {self.options.record}: {error.strerror}") from error
+        except RecordTakenError as error:
+            raise usage_error(error.code, f"--output: {error}") from error
         self._interrupts = Interrupts()
         self.config.add_cleanup(self._interrupts.undo)
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
@@ -309,7 +315,7 @@ class Recorder:
         try:
             run = earlier_run(self.options.since)
         except NotComparableError as error:
-            raise pytest.UsageError(f"--since: {error}") from error
+            raise usage_error(error.code, f"--since: {error}") from error
         return plan_incremental(run, self.options.cells, self.fingerprints, other_scripts(run.run, self.options))
 
     def _earlier(self) -> RunRecord | None:
@@ -318,7 +324,7 @@ class Recorder:
         try:
             return judged_so_far(self.options.record, self.options.asked, self.versions, self.options.seed, self.commit)
         except NotResumableError as error:
-            raise pytest.UsageError(f"--resume: {error}") from error
+            raise usage_error(error.code, f"--resume: {error}") from error
 
     def _move_aside(self, path: Path) -> None:
         if new := move_aside(path):

@@ -43,7 +43,7 @@ _STYLES = {
 _LEGEND = "≈ known   ✗ unexpected   ✓ ≈ – and other signs before a number: cells, by verdict"
 #: The page that `tox -e report` writes, and the folder for a site where there is no tox.
 _TOX_SITE, _SITE = "build/report/index.html", "build/site"
-#: How reasons say that there is no link.
+#: The words in a reason that has no link.
 _UNREPORTED = "not reported upstream"
 NOTHING_JUDGED = "nothing was judged: no clause applies"
 #: The statuses that need no look.

@@ -1,4 +1,4 @@
-"""What lies behind failures, as far as records tell: cells grouped by error, reason and place.
+"""Causes of failures: cells grouped by error, reason and place.
 
 A group is not proof of one cause: the same error may be raised for several reasons, until somebody has found them.
 """

@@ -194,8 +194,9 @@ def compare(
     since = head.run.since
     if since and since.left_out and since.run != base.run.id:
         raise ReportError(
+            "runs-differ",
             f"cannot compare: run {head.run.id} only has the cells that may have changed since run {since.run}; "
-            f"compare it with that run, not with run {base.run.id}"
+            f"compare it with that run, not with run {base.run.id}",
         )
     left_out = frozenset(since.left_out if since else ())
     before = {cell.id: cell for cell in base.cells}

@@ -23,7 +23,7 @@ _ORDER = {clause.id: index for index, clause in enumerate(CLAUSES)}
 #: The clauses that are about cost or convenience; an id that is not in this contract counts as one that must hold.
 SHOULD = frozenset(clause.id for clause in CLAUSES if clause.level is Level.SHOULD)
 _OWN_EXPORT = frozenset(clause.id for clause in CLAUSES if clause.own_export)
-#: The verdicts that violate a clause. A suite that failed itself says nothing about the clause.
+#: The verdicts that violate a clause. An error of the suite itself shows nothing about the clause.
 FAILING = frozenset({Verdict.FAIL, Verdict.EXPECTED_FAILURE, Verdict.CRASH, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY})
 _ENDED = frozenset({Verdict.CRASH, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY})
 _PASSING = frozenset({Verdict.PASS, Verdict.UNEXPECTED_PASS})

@@ -32,7 +32,7 @@ def void(of: SideResult) -> SideResult:
 
 def row(sides: dict[str, SideResult], **fields: Any) -> Row:
     """A row of the slice, whose roofline is 0.01 s near the start."""
-    told = {
+    message = {
         "shape": "smollm2-4",
         "dtype": "float32",
         "cache": 1024,
@@ -40,7 +40,7 @@ def row(sides: dict[str, SideResult], **fields: Any) -> Row:
         "started": "2026-11-30T01:00:00",
     }
     sizes = {"bandwidth": 1e9, "weight_bytes": 9_000_000, "start_cache_bytes": 1_000_000, "end_cache_bytes": 6_000_000}
-    return Row(**{**told, **sizes, **fields}, sides=sides)
+    return Row(**{**message, **sizes, **fields}, sides=sides)
 
 
 def results(*rows: Row) -> Results:

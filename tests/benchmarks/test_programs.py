@@ -78,12 +78,12 @@ def test_a_slice_has_four_layers_of_every_kind_that_the_model_has(name: str) -> 
         ("caches", "1k", "a cache of '1k' tokens"),
     ],
 )
-def test_a_name_that_does_not_exist_is_told(field: str, value: str, said: str) -> None:
+def test_a_name_that_does_not_exist_is_an_error(field: str, value: str, said: str) -> None:
     with pytest.raises(ValueError, match=said.replace("?", "[?]")):
         selected(full=False, **{field: value})
 
 
-def test_a_side_that_does_not_exist_is_told() -> None:
+def test_a_side_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(ValueError, match="No such side 'optimun'"):
         sides_named("reference,optimun")
 
@@ -129,7 +129,7 @@ def test_the_better_of_both_is_the_measure() -> None:
     assert (found.met, found.part) == (True, "transformers")
 
 
-def test_a_side_whose_logits_are_wrong_is_no_measure() -> None:
+def test_a_side_whose_logits_are_wrong_is_not_measured() -> None:
     sides = {"reference": side(size=1000), "transformers": side(size=2000), "optimum": void(side(size=900))}
     found = next(each for each in judged(row(sides)) if each.bound.name == _MEMORY)
     assert (found.met, found.part) == (True, "transformers")
@@ -202,7 +202,7 @@ def test_a_bound_that_does_not_hold_ends_with_1(
     assert f"{sign}  {_ANYWHERE}" in capsys.readouterr().out
 
 
-def test_results_of_something_else_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_of_another_format_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.json").write_text('{"rows": 1}', encoding="utf-8")
     assert __main__.main([str(tmp_path / "a.json")]) == 2
     assert "is not a result of benchmarks/programs" in capsys.readouterr().err
@@ -231,7 +231,7 @@ def test_a_change_of_the_reference_makes_its_own_programs_anew(monkeypatch: pyte
     assert [one == other for one, other in zip(before, after, strict=True)] == [False, True, True]
 
 
-def test_a_missing_environment_is_told_with_the_command_that_makes_it(tmp_path: Path) -> None:
+def test_a_missing_environment_is_reported_with_the_command_that_makes_it(tmp_path: Path) -> None:
     product = Store(tmp_path, tmp_path / "none" / "python").program(_CASE, OPTIMUM)
     assert product.path is None
     assert product.absent.startswith("not measured: ")
@@ -274,7 +274,7 @@ def test_an_exporter_that_refuses_is_not_asked_again(tmp_path: Path, monkeypatch
     assert len(asked) == 1
 
 
-def test_a_process_that_dies_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_reported_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = _makes(monkeypatch, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     store = Store(tmp_path, tmp_path)
     assert [store.program(_CASE, REFERENCE).absent for _ in range(2)] == [

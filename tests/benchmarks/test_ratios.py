@@ -40,7 +40,7 @@ def test_what_is_not_timed_has_sizes_alone() -> None:
     assert found == [Ratio("llama: one token, program bytes", 101, 100, 1.03)]
 
 
-def test_a_side_alone_is_no_ratio() -> None:
+def test_a_side_alone_is_not_a_ratio() -> None:
     with pytest.raises(ValueError, match="llama: one token: measured ours alone"):
         ratios([_measured(OURS, 2.0)])
 
@@ -53,7 +53,7 @@ def test_what_is_out_of_bounds_ends_with_1(
     assert f"{sign} llama: one token, program bytes" in capsys.readouterr().out
 
 
-def test_what_is_no_result_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_a_result_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.json")]) == 2
     assert main(_file(tmp_path / "a.json", _measured(OURS, 1.0))) == 2
     assert main([]) == 2

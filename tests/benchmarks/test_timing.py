@@ -73,7 +73,7 @@ def test_a_program_with_wrong_logits_is_void(row: Row) -> None:
     assert (side.start, side.end, side.prompt) == (None, None, None)
 
 
-def test_a_program_that_does_not_load_is_told(row: Row) -> None:
+def test_a_program_that_does_not_load_is_reported(row: Row) -> None:
     assert row.sides["broken"].absent.startswith("fails: ")
     assert row.sides["optimum"].absent == "not measured: missing"
 

@@ -114,9 +114,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def partial_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The site of a run that lacked a package."""
-    told = "its backend's package is not installed: `pip install other-backend`"
+    text = "its backend's package is not installed: `pip install other-backend`"
     lost = [
-        cell(clause, Verdict.NOT_RUN, architecture=name, backend="other", message=told)
+        cell(clause, Verdict.NOT_RUN, architecture=name, backend="other", message=text)
         for name in ("gpt2", "llama")
         for clause in ("LOW-1", "LOW-2", "PAR-1")
     ]

@@ -40,10 +40,10 @@ def test_what_leaves_the_page_would_be_noticed(page: Page, site: Site, watch: Wa
     page.evaluate("fetch('https://example.org/').catch(() => {})")
     page.evaluate("console.error('a problem')")
     page.wait_for_timeout(200)
-    told = " ".join(watch.problems)
-    assert "a problem" in told
-    assert "example.org" in told
-    assert "Content Security Policy" in told
+    message = " ".join(watch.problems)
+    assert "a problem" in message
+    assert "example.org" in message
+    assert "Content Security Policy" in message
     watch.problems.clear()
 
 
@@ -219,7 +219,7 @@ def test_the_failure_bundle_is_downloaded(page: Page, site: Site, tmp_path: Path
         assert {name.partition("/")[2] for name in packed.namelist()} == {"bundle.json", "weights.pt"}
 
 
-def test_what_only_lowers_is_told_from_what_decodes(page: Page, site: Site) -> None:
+def test_compiled_only_differs_from_decoding(page: Page, site: Site) -> None:
     page.goto(_stages(site, "vulkan-decode"))
     every = len(_shown(page))
     page.get_by_label("State").select_option("compiled only")

@@ -46,7 +46,7 @@ def test_what_an_app_has_to_know_of_the_tokenizer_is_shown(tmp_path: Path) -> No
     expected = "1 of 1 clause holds; an app has to set num_bos=1; 400 ids in the tokenizer, 512 logits"
     assert f"✓ Runner, the model itself: {expected}" in shown
     assert "0 of 0" not in shown
-    assert "a letter for each token id" not in shown
+    assert "letter for each token id" not in shown
     (directory / "tokenizer.json").unlink()
     shown = screen(load_run(tmp_path / "run.json"), read_checkpoint(directory, 24))
-    assert "It has no tokenizer: the runner was given a letter for each token id." in shown
+    assert "There is no tokenizer: the runner read one letter for each token id." in shown

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from conformance.cli.main import main
 from conformance.cli.partition import partition_page, show
 from conformance.core.cells import Program
 from conformance.core.contract import Mode
+from conformance.core.verdicts import NotRunError, Stage, StageError
+from conformance.pipeline.builder import Builder
 from conformance.pipeline.emission import EmissionReport
 from conformance.pipeline.lowering import Artifact
 from conformance.pipeline.partition import PartitionReport, UndelegatedNode
+from tests.support.messages import printed
 
 pytestmark = pytest.mark.torch
 
@@ -39,3 +43,17 @@ aten.mean.dim      3              0
 """
         in text
     )
+
+
+@pytest.mark.parametrize(
+    "error", [NotRunError("vulkan needs vulkan"), StageError(Stage.LOWER, RuntimeError("no such operator"))]
+)
+def test_a_program_that_cannot_be_lowered_is_one_sentence(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def program(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Builder, "program", program)
+    assert main.run(["inspect", "partition", "llama"]) == 1
+    printed(capsys.readouterr().err, "cannot-export")

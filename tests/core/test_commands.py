@@ -55,7 +55,7 @@ def test_runs_go_through_tox_where_it_says_so(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("environment")
-def test_a_record_names_no_python_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_does_not_name_the_python_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = recorded_run_command("--arch", "a b")
     assert recorded == "conformance run --arch 'a b'"
     assert runnable(recorded) == "env/bin/python -m conformance run --arch 'a b'"

@@ -27,7 +27,7 @@ def test_what_is_pinned_goes_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"torch": "2.12.1"}, "ExecuTorch 1.5.1 needs torch>=2.13,<2.14; installed: 2.12.1"),
         (
@@ -36,8 +36,8 @@ def test_what_is_pinned_goes_together() -> None:
         ),
     ],
 )
-def test_native_code_built_for_another_torch_is_told(changed: dict[str, str], told: str) -> None:
-    assert incompatible((_GOOD | changed).get, _nothing) == [told]
+def test_native_code_built_for_another_torch_is_reported(changed: dict[str, str], message: str) -> None:
+    assert incompatible((_GOOD | changed).get, _nothing) == [message]
 
 
 def test_a_missing_package_says_what_to_install() -> None:
@@ -56,13 +56,13 @@ def test_what_metadata_asks_for_is_held_against_what_is_there() -> None:
     ]
 
 
-def test_an_old_transformers_is_told_to_the_reference_alone() -> None:
+def test_an_old_transformers_is_reported_for_the_reference_alone() -> None:
     old = _GOOD | {"transformers": "4.56.2"}
     assert unsupported(["reference"], old.get) == ["the reference exporter needs transformers>=4.57; installed: 4.56.2"]
     assert not unsupported(["transformers"], old.get)
 
 
-def test_a_newer_executorch_is_no_problem_and_told() -> None:
+def test_a_newer_executorch_is_noted_and_not_a_problem() -> None:
     newer = _GOOD | {"executorch": "1.6.0.dev20261120+cpu"}
     assert not incompatible(newer.get, _nothing)
     assert untested(newer.get) == ["ExecuTorch 1.6.0.dev20261120+cpu is untested; newest supported is 1.5"]

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
+from conformance.cli.main import main
 from conformance.core.cells import Cell
 from conformance.core.contract import Mode
 from conformance.core.time_scale import scaled
@@ -24,6 +25,7 @@ from conformance.models.variations import Space, Variation, build, variations
 from conformance.pipeline.builder import Builder
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import programs
+from tests.support.messages import printed, refused
 
 pytestmark = [pytest.mark.torch, pytest.mark.process]
 
@@ -123,7 +125,7 @@ def test_what_eager_decoding_itself_gets_wrong_is_counted_and_named(tmp_path: Pa
 
 
 def test_reason_is_that_of_the_oracle() -> None:
-    """Which is told apart by its signature alone."""
+    """It differs by its signature alone."""
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
     variation = Variation({"rope_parameters": rope, "max_position_embeddings": 16})
     cell = next(DECODE.cells("llama"))
@@ -220,14 +222,24 @@ def test_finding_becomes_a_pinned_variation(tmp_path: Path) -> None:
     write_pins("llama", pins, tmp_path / "pins")
     assert read_pins("llama", tmp_path / "pins") == pins
     assert pins[0].variation == finding.variation
-    with pytest.raises(ValueError, match="pinned already"):
+    with refused("already-pinned"):
         pinned(pins, finding, None)
+
+
+def test_a_variation_that_cannot_be_judged_is_not_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = Explorer("llama", Question("reference", seed=3), Pretended(), directory=tmp_path).explore(SECONDS, most=1)
+    ((_, path),) = result.findings
+    monkeypatch.setattr(Isolated, "__call__", lambda *_: Judgement(discarded=UNDECODABLE))
+    assert main.run(["explore", "pin", str(path)]) == 1
+    printed(capsys.readouterr().err, "not-a-candidate")
 
 
 def test_file_that_is_not_a_finding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "llama-1.json"
     path.write_text('{"schema_version": 1}')
-    with pytest.raises(ValueError, match=r"llama-1\.json is not a finding: "):
+    with refused("invalid-finding"):
         read_finding(path)
-    with pytest.raises(ValueError, match="cannot read"):
+    with refused("file-error"):
         read_finding(tmp_path / "none.json")

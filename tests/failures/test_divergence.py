@@ -192,7 +192,7 @@ def test_only_logits_that_a_script_shows_are_looked_at(failed: tuple[Case, Claus
     assert Outcome(error).diverged == ()
 
 
-def test_an_exported_program_that_raises_is_said_to() -> None:
+def test_an_exported_program_that_raises_is_reported() -> None:
     case, error = _failed("llama", export=programs.off_by_one)
     refused = dataclasses.replace(case)
     with pytest.MonkeyPatch.context() as patch:

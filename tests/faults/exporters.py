@@ -47,7 +47,7 @@ def runs_past_the_positions(model: PreTrainedModel, *examples: Tensor, dynamic_s
 
 
 def trips_over_the_positions(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
-    """Refuses a cache longer than the model's table of positions in words that help nobody."""
+    """Refuses a cache longer than the model's table of positions in unhelpful words."""
     try:
         return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
     except PositionsEndError as error:

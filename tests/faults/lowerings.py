@@ -133,7 +133,7 @@ class _Each(Partitioner):  # type: ignore[misc]  # ExecuTorch has no types
 
 
 class _Everything(Partitioner):  # type: ignore[misc]  # ExecuTorch has no types
-    """Gives the Hoarder the whole program but what it is told to leave, and its caches if it is told to."""
+    """Gives the Hoarder the whole program but what it should leave, and its caches if asked to."""
 
     def __init__(self, *, leave: Collection[object] = (), caches: bool = False) -> None:
         super().__init__()

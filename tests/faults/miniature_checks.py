@@ -63,23 +63,23 @@ def _judge(case: _Case) -> None:
 
 @pytest.mark.clause("SEN-2")
 def test_sen_2(case: _Case) -> None:
-    """Passes, unless told otherwise."""
+    """Passes by default."""
     _judge(case)
 
 
 @pytest.mark.clause("EXP-1")
 def test_exp_1(case: _Case) -> None:
-    """Passes, unless told otherwise."""
+    """Passes by default."""
     _judge(case)
 
 
 @pytest.mark.clause("EXP-2")
 def test_exp_2(case: _Case) -> None:
-    """Passes, unless told otherwise."""
+    """Passes by default."""
     _judge(case)
 
 
 @pytest.mark.clause("EXP-3")
 def test_exp_3(case: _Case) -> None:
-    """Passes, unless told otherwise."""
+    """Passes by default."""
     _judge(case)

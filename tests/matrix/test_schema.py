@@ -23,8 +23,8 @@ from conformance.matrix.schema import (
     rows_text,
     write_matrix,
 )
-from conformance.matrix.yaml_file import MatrixError
 from conformance.pipeline.backends import BACKENDS
+from tests.support.messages import refused
 
 pytestmark = pytest.mark.unit
 
@@ -89,58 +89,57 @@ def test_each_pattern_of_the_committed_causes_names_cells() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "causes", "message"),
+    ("rows", "causes", "code"),
     [
-        (_ROW.replace("tier: smoke", "tier: smoky"), _CAUSE, "models_matrix.yaml:3: architectures.llama.tier"),
-        (_ROW.replace("exercises", "exercizes"), _CAUSE, "Did you mean 'exercises'?"),
-        (_ROW.replace("tier: smoke, ", ""), _CAUSE, "architectures.llama.tier: this key is missing"),
-        (_ROW.replace("[wrong]", "[wrogn]"), _CAUSE.replace("wrong", "wrong"), "no row names this cause"),
+        (_ROW.replace("tier: smoke", "tier: smoky"), _CAUSE, "invalid-matrix"),
+        (_ROW.replace("exercises", "exercizes"), _CAUSE, "invalid-matrix"),
+        (_ROW.replace("tier: smoke, ", ""), _CAUSE, "invalid-matrix"),
+        (_ROW.replace("[wrong]", "[wrogn]"), _CAUSE.replace("wrong", "wrong"), "invalid-matrix"),
         (
             _ROW.replace("[wrong]", "[wrong, wrogn]"),
             _CAUSE,
-            ":3: architectures.llama.known.1: No such cause 'wrogn'. Did you",
+            "invalid-matrix",
         ),
-        (_ROW.replace("[wrong]", "[wrong, wrong]"), _CAUSE, "wrong is named twice"),
-        (_ROW.replace("known: [wrong], ", ""), _CAUSE, "owner.yaml:1: wrong: no row names this cause"),
-        (_ROW, _CAUSE.replace("execute:logits", "exekute:logits"), "owner.yaml:6: wrong.fails.0.signature"),
+        (_ROW.replace("[wrong]", "[wrong, wrong]"), _CAUSE, "invalid-matrix"),
+        (_ROW.replace("known: [wrong], ", ""), _CAUSE, "invalid-matrix"),
+        (_ROW, _CAUSE.replace("execute:logits", "exekute:logits"), "invalid-matrix"),
         (
             _ROW,
             _CAUSE.replace("clauses: [PAR-1]", "blocks: export"),
-            "it blocks export, but its signature is of another",
+            "invalid-matrix",
         ),
-        (_ROW, _CAUSE.replace("clauses: [PAR-1], ", ""), "one of the keys clauses, blocks and undecodable"),
-        (_ROW, _CAUSE.replace("mode: decode", "mod: decode"), "Did you mean 'mode'?"),
-        (_ROW, _CAUSE.replace("on: xnnpack", "rows: gemma2, on: xnnpack"), "the row gemma2, which does not name this"),
-        (_ROW, _CAUSE.replace("<=1.5.1", "at most 1.5"), "is not a version specifier"),
-        (_ROW, _CAUSE.replace("a reason that is long enough", "flaky"), "owner.yaml:4: wrong.reason"),
-        (_ROW, _CAUSE.replace("a reason that is long enough", "TODO"), "the reason is TODO"),
-        (_ROW, _CAUSE.replace("wrong:", "Wrong!:"), "Wrong!"),
-        (_ROW, _CAUSE + _CAUSE, "owner.yaml:7: the key 'wrong' is given twice"),
-        (_ROW, _CAUSE.replace("wrong:", "wrong: &wrong") + "other: *wrong\n", "anchors and aliases are not supported"),
+        (_ROW, _CAUSE.replace("clauses: [PAR-1], ", ""), "invalid-matrix"),
+        (_ROW, _CAUSE.replace("mode: decode", "mod: decode"), "invalid-matrix"),
+        (_ROW, _CAUSE.replace("on: xnnpack", "rows: gemma2, on: xnnpack"), "invalid-matrix"),
+        (_ROW, _CAUSE.replace("<=1.5.1", "at most 1.5"), "invalid-matrix"),
+        (_ROW, _CAUSE.replace("a reason that is long enough", "flaky"), "invalid-matrix"),
+        (_ROW, _CAUSE.replace("a reason that is long enough", "TODO"), "invalid-matrix"),
+        (_ROW, _CAUSE.replace("wrong:", "Wrong!:"), "invalid-matrix"),
+        (_ROW, _CAUSE + _CAUSE, "invalid-yaml"),
+        (_ROW, _CAUSE.replace("wrong:", "wrong: &wrong") + "other: *wrong\n", "invalid-yaml"),
         (
             _ROW + "retired: [{names: [mega], since: five, reason: gone from later releases}]\n",
             _CAUSE,
-            "retired.0.since",
+            "invalid-matrix",
         ),
-        ("architectures: [", _CAUSE, "models_matrix.yaml:2:"),
-        ("", _CAUSE, "expected a mapping"),
+        ("architectures: [", _CAUSE, "invalid-yaml"),
+        ("", _CAUSE, "invalid-matrix"),
     ],
 )
-def test_error_says_where_and_what(tmp_path: Path, rows: str, causes: str, message: str) -> None:
-    with pytest.raises(MatrixError) as caught:
+def test_error_says_where_and_what(tmp_path: Path, rows: str, causes: str, code: str) -> None:
+    with refused(code):
         load_matrix(_written(tmp_path, rows, causes))
-    assert message in str(caught.value)
 
 
 def test_two_files_cannot_have_a_cause_of_the_same_id(tmp_path: Path) -> None:
     path = _written(tmp_path, _ROW)
     (tmp_path / CAUSES / "second.yaml").write_text(_CAUSE, encoding="utf-8")
-    with pytest.raises(MatrixError, match=r"second.yaml:1: wrong: known_failures/owner.yaml has a cause of this id"):
+    with refused("invalid-matrix"):
         load_matrix(path)
 
 
 def test_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(MatrixError, match="No such file"):
+    with refused("file-error"):
         load_matrix(tmp_path / "none.yaml")
 
 
@@ -156,7 +155,7 @@ def test_what_is_written_reads_as_the_same(tmp_path: Path) -> None:
 def test_a_comment_that_would_be_lost_is_refused(tmp_path: Path) -> None:
     path = _written(tmp_path, _ROW, _CAUSE.replace("  fails:", "  # why\n  fails:"))
     before = path.read_text(encoding="utf-8")
-    with pytest.raises(MatrixError, match=r"owner.yaml:5: this comment would be lost"):
+    with refused("comment-lost"):
         write_matrix(Matrix({}), path)
     assert path.read_text(encoding="utf-8") == before
 
@@ -259,7 +258,7 @@ def test_a_pattern_that_names_no_cell_is_found(tmp_path: Path, pattern: str) -> 
     assert problems[0].startswith("wrong: fails.0 names no cell: ")
 
 
-def test_undecodable_is_said_for_versions_and_rows(tmp_path: Path) -> None:
+def test_undecodable_depends_on_versions_and_rows(tmp_path: Path) -> None:
     matrix = _with(tmp_path, "{undecodable: 'eager:KeyError'}")
     known = matrix.undecodable("llama", {"executorch": "1.5.1"})
     assert known is not None

@@ -14,10 +14,11 @@ from conformance.core.verdicts import Stage, Verdict
 from conformance.matrix.schema import CAUSES, Matrix, Tier, load_matrix, write_matrix
 from conformance.matrix.update import updated_matrix
 from conformance.matrix.variations import FOLDER, variation_text
-from conformance.matrix.yaml_file import MatrixError, read_yaml
+from conformance.matrix.yaml_file import read_yaml
 from conformance.records.run import CellRecord, Environment, RunInfo, RunRecord
 from conformance.runner.judge import bare_record
 from conformance.runner.options import with_variations
+from tests.support.messages import refused
 
 pytestmark = pytest.mark.unit
 
@@ -75,27 +76,20 @@ def test_a_variation_is_a_row_with_causes_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    "wrong",
     [
-        (
-            _LONG.replace("  gpt2:", "  gpt3:"),
-            "long.yaml:6: rows.gpt3: No such architecture 'gpt3'. Did you mean 'gpt2'?",
-        ),
-        (_LONG.replace("core: [llama]", "core: [mistral]"), "long.yaml:3: core.0: No such architecture 'mistral'"),
-        (
-            _LONG.replace("known: [rounded]", "known: [rounded, runded]"),
-            "known.1: No such cause 'runded'. Did you mean 'rounded'?",
-        ),
-        (_LONG.replace("without: [tied]", "without: [rounded]"), "without.0: No such cause 'rounded'"),
-        (_LONG.replace("cache_length", "cache_lenght"), "Did you mean 'cache_length'?"),
-        (_LONG + "dtype: float8\n", "dtype: Input should be 'float32', 'bfloat16' or 'float16'"),
-        ("[]\n", "expected a mapping with the keys what and rows"),
+        _LONG.replace("  gpt2:", "  gpt3:"),
+        _LONG.replace("core: [llama]", "core: [mistral]"),
+        _LONG.replace("known: [rounded]", "known: [rounded, runded]"),
+        _LONG.replace("without: [tied]", "without: [rounded]"),
+        _LONG.replace("cache_length", "cache_lenght"),
+        _LONG + "dtype: float8\n",
+        "[]\n",
     ],
 )
-def test_a_mistake_is_named_with_its_line(wrong: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(MatrixError) as caught:
+def test_a_mistake_is_named_with_its_line(wrong: str, tmp_path: Path) -> None:
+    with refused("invalid-matrix"):
         _load(tmp_path, wrong)
-    assert message in str(caught.value)
 
 
 def test_the_committed_files_are_what_is_written() -> None:
@@ -129,18 +123,17 @@ def test_which_rows_a_run_judges(
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "code"),
     [
-        ("lnog", "No such variation 'lnog'. Did you mean 'long'?"),
-        ("long,none", "none excludes all others"),
-        ("long", "none of the chosen architectures has it; llama, gpt2 do"),
-        ("all", "none of the chosen architectures has one"),
+        ("lnog", "unknown-name"),
+        ("long,none", "conflicting-options"),
+        ("long", "conflicting-options"),
+        ("all", "conflicting-options"),
     ],
 )
-def test_a_variation_that_cannot_be_had_is_refused(text: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(pytest.UsageError) as caught:
+def test_a_variation_that_does_not_exist_is_refused(text: str, code: str, tmp_path: Path) -> None:
+    with refused(code):
         with_variations(_load(tmp_path), Tier.CORE, ("mistral",), text, "mistral")
-    assert message in str(caught.value)
 
 
 def test_of_a_row_that_is_not_lowered_exported_programs_are_judged() -> None:

@@ -28,8 +28,8 @@ def test_pinned_variation(architecture: str, pin: Pinned) -> None:
     if pin.signature is None:
         assert not outcome.signature, f"{outcome.signature}: {outcome.message}"
     else:
-        told = outcome.signature or "it passes: remove its signature"
-        assert outcome.signature == pin.signature, f"pinned as {pin.signature}, but {told}"
+        message = outcome.signature or "it passes: remove its signature"
+        assert outcome.signature == pin.signature, f"pinned as {pin.signature}, but {message}"
 
 
 @pytest.mark.parametrize(("architecture", "pin"), PINNED, ids=lambda value: str(getattr(value, "variation", value)))

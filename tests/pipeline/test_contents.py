@@ -41,7 +41,7 @@ def test_part_of_another_and_a_transpose_are_found() -> None:
     assert [found[digest(value)] for value in (head, other, other.t(), padded)] == [2, 0, 1, 1]
 
 
-def test_what_begins_or_ends_alike_is_told_apart() -> None:
+def test_tensors_that_begin_or_end_alike_are_distinguished() -> None:
     mask = torch.zeros(64)
     ends, begins = mask.clone(), mask.clone()
     ends[-1], begins[0] = 1, 1

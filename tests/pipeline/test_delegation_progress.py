@@ -21,12 +21,12 @@ class _ThreeParts(nn.Module):
         return (((values + 1).cumsum(0) * 2).cumsum(0) + 3).abs()
 
 
-def test_each_delegate_is_told_before_it_is_made() -> None:
-    told: list[tuple[int, int]] = []
+def test_each_delegate_is_announced_before_it_is_made() -> None:
+    message: list[tuple[int, int]] = []
     program = torch.export.export(_ThreeParts(), (torch.ones(4),))
     before = BackendDetails.__dict__["preprocess_multimethod"]
-    with telling_delegates(lambda number, count: told.append((number, count))):
+    with telling_delegates(lambda number, count: message.append((number, count))):
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert message == [(1, 3), (2, 3), (3, 3)]
     assert sum("lowered_module" in str(node.target) for node in lowered.exported_program().graph.nodes) == 3
     assert BackendDetails.__dict__["preprocess_multimethod"] is before

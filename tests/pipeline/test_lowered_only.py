@@ -102,7 +102,9 @@ def test_each_directory_of_executorch_is_a_backend_or_listed_with_what_it_lacks(
 
 
 @pytest.mark.parametrize("name", ["coreai", "vgf", "ethos-u55", "qnn"])
-def test_what_a_compiler_lacks_is_told_with_its_install_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_a_compiler_lacks_is_named_with_its_install_command(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(package: str) -> str:
         raise metadata.PackageNotFoundError(package)
 

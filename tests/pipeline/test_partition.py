@@ -141,7 +141,7 @@ def test_sound_partition_has_nothing_to_say(lowered: Lowered) -> None:
     )
 
 
-def test_keys_put_together_in_a_delegate_are_no_cache_update() -> None:
+def test_keys_put_together_in_a_delegate_are_not_a_cache_update() -> None:
     report = _keys_lowered(lowerings.ALL_BUT_CACHE_UPDATES)
     assert report.delegated["aten.slice_scatter.default"] == 1
     assert "aten.index_put.default" in report.undelegated
@@ -181,8 +181,8 @@ def test_the_suites_own_pass_changes_no_byte(artifact: Artifact, monkeypatch: py
 
 def test_missing_package_says_what_to_install() -> None:
     lacking = Backend("lacking", list, FLOAT32_TOLERANCE, delegating=True, requires=("torch", "no-such-package>=2"))
-    told = f"lacking needs no-such-package>=2: {install_command('no-such-package')}"
-    assert lacking.obstacle == told
+    message = f"lacking needs no-such-package>=2: {install_command('no-such-package')}"
+    assert lacking.obstacle == message
     program = Program("llama", "mine", Mode.DECODE, "lacking")
     built = Builder({"mine": Exporter("mine", convert_and_export_with_cache)}, {"lacking": lacking}).program(program)
     with pytest.raises(NotRunError, match="no-such-package>=2"):

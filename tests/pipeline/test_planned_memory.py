@@ -32,7 +32,7 @@ def _emission(backend: Backend) -> EmissionReport:
 def test_each_cache_is_planned_once() -> None:
     once, twice = _emission(XNNPACK), _emission(_AS_EXECUTORCH_PLANS)
     assert once.cache_bytes == twice.cache_bytes
-    # ExecuTorch 1.5.1 sets memory aside that nobody writes (docs/findings/planned-twice.md). If this fails, the pass
+    # ExecuTorch 1.5.1 sets memory aside that is never written (docs/findings/planned-twice.md). If this fails, the pass
     # in `recipes.in_place_emission` can go.
     assert twice.planned_bytes > 2 * twice.cache_bytes
     assert once.planned_bytes < 1.5 * once.cache_bytes

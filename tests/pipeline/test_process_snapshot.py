@@ -30,7 +30,7 @@ def test_what_is_put_back_has_not_changed() -> None:
     assert process_changes(before) == []
 
 
-def test_inherited_method_that_is_put_back_on_the_class_itself_is_no_patch() -> None:
+def test_an_inherited_method_that_is_put_back_on_the_class_itself_is_not_a_patch() -> None:
     before = process_snapshot()
     original = torch.Tensor.reshape
     assert "reshape" not in vars(torch.Tensor)
@@ -41,7 +41,7 @@ def test_inherited_method_that_is_put_back_on_the_class_itself_is_no_patch() -> 
         del torch.Tensor.reshape
 
 
-def test_what_torchdynamo_wraps_when_it_first_compiles_is_no_patch() -> None:
+def test_what_torchdynamo_wraps_when_it_first_compiles_is_not_a_patch() -> None:
     script = """if True:
         import torch, torch._dynamo.eval_frame
         from conformance.pipeline.process_snapshot import process_changes, process_snapshot

@@ -125,23 +125,23 @@ def test_slices_count_as_their_weight(keep: Callable[[torch.Tensor], nn.Module],
     assert ("experts" in _kept(made)) is (not quantised)
 
 
-def test_changed_numbers_that_are_no_integers_are_not_quantised() -> None:
+def test_changed_numbers_that_are_not_integers_are_not_quantised() -> None:
     changed = copy.deepcopy(model := _Model())
     with torch.no_grad():
         changed.linear.weight.copy_((changed.linear.weight * 10).round() / 10)
     made = _record(model, changed)
     assert made.quantised == 0
-    assert _kept(made)["linear.weight"] == "its numbers have changed and are no integers"
+    assert _kept(made)["linear.weight"] == "its numbers have changed and are not integers"
 
 
-def test_a_narrower_dtype_is_no_quantisation() -> None:
+def test_a_narrower_dtype_is_not_quantisation() -> None:
     made = _record(model := _Model(), copy.deepcopy(model).half())
     assert made.quantised == 0
     assert {each.dtype for each in made.kept} == {"float16"}
     assert made.kept[0].size == 2 * 3 * 12 * 4
 
 
-def test_a_tied_embedding_and_its_projection_are_told_apart() -> None:
+def test_a_tied_embedding_and_its_projection_are_distinguished() -> None:
     embedding, projection = nn.Embedding(16, 8), nn.Linear(8, 16, bias=False)
     projection.weight = embedding.weight
     model = nn.Sequential(embedding, projection)
@@ -221,7 +221,7 @@ _MADE = QuantisationRecord(
 )
 
 
-def test_what_was_quantised_is_told_in_two_lines() -> None:
+def test_two_lines_say_what_was_quantised() -> None:
     assert list(quantised_lines(_MADE, 3 << 19)) == [
         "quantised: 7 of 8 weights of matrix products, 412.0 KiB of 520.0 KiB; 628.0 KiB of parameters became 1.5 MiB "
         "of constants",
@@ -273,7 +273,7 @@ def test_fidelity_is_measured_on_a_text_of_the_model_itself() -> None:
     assert flat.perplexity_rounded > flat.perplexity_float
 
 
-def test_checkpoint_is_told_what_it_costs_unless_it_is_nonsense() -> None:
+def test_the_cost_for_a_checkpoint_is_reported_and_only_nonsense_fails() -> None:
     backends = {backend.name: backend for backend in (lowerings.SCALES_TOO_LARGE,)}
     case = judge(
         "LOW-11",

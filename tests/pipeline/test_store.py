@@ -175,7 +175,7 @@ def test_a_damaged_entry_is_not_trusted(tmp_path: Path, damage: Callable[[bytes]
 
 
 @pytest.mark.parametrize("put", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path.parent / "b.artifact")])
-def test_what_is_no_ordinary_file_is_no_entry(tmp_path: Path, put: Callable[[Path], None]) -> None:
+def test_only_an_ordinary_file_is_an_entry(tmp_path: Path, put: Callable[[Path], None]) -> None:
     store = Store(tmp_path, limit=1)
     store.put("b", _artifact())
     put(tmp_path / "a.artifact")

@@ -117,10 +117,10 @@ def test_damaged_bundle_is_refused_in_one_sentence(
     folder = tmp_path_factory.mktemp("damaged")
     (folder / FACTS).write_text(damaged)
     try:
-        told = repr(read_bundle(folder))
+        message = repr(read_bundle(folder))
     except BundleError as error:
-        told = str(error)
-    assert len(told.splitlines()) == 1
+        message = str(error)
+    assert len(message.splitlines()) == 1
 
 
 def test_no_bundle_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,9 @@ import pytest
 from conformance.core.verdicts import Verdict
 from conformance.records.environment import versions
 from conformance.records.journal import Journal
-from conformance.records.resume import NotResumableError, judged_so_far
+from conformance.records.resume import judged_so_far
 from conformance.records.run import CellRecord, Environment, RunInfo, RunRecord, write_run
+from tests.support.messages import refused
 
 pytestmark = pytest.mark.unit
 
@@ -46,24 +46,23 @@ def test_the_journal_of_a_killed_run_goes_before_the_record(tmp_path: Path) -> N
 
 
 def test_without_a_record_there_is_nothing_to_resume(tmp_path: Path) -> None:
-    told = f"no run to resume: neither {tmp_path / 'run.json'} nor its journal run.jsonl exists; run without --resume"
-    with pytest.raises(NotResumableError, match=re.escape(told)):
+    with refused("nothing-to-resume"):
         judged_so_far(tmp_path / "run.json", _ASKED, versions(), None)
 
 
 @pytest.mark.parametrize(
-    ("asked", "packages", "seed", "told"),
+    ("asked", "packages", "seed"),
     [
-        ({"arch": "gpt2"}, {}, None, "arch was llama and is now gpt2"),
-        ({}, {"torch": "9.9"}, None, f"torch was {versions()['torch']} and is now 9.9"),
-        ({}, {}, 7, "--hypothesis-seed was None and is now 7"),
+        ({"arch": "gpt2"}, {}, None),
+        ({}, {"torch": "9.9"}, None),
+        ({}, {}, 7),
     ],
 )
 def test_another_run_is_not_added_to(
-    tmp_path: Path, asked: dict[str, str], packages: dict[str, str], seed: int | None, told: str
+    tmp_path: Path, asked: dict[str, str], packages: dict[str, str], seed: int | None
 ) -> None:
     _write(tmp_path / "run.json")
-    with pytest.raises(NotResumableError, match=re.escape(told)):
+    with refused("resume-differs"):
         judged_so_far(tmp_path / "run.json", {**_ASKED, **asked}, {**versions(), **packages}, seed)
 
 
@@ -74,5 +73,5 @@ def test_another_commit_is_not_added_to_and_changes_on_top_of_the_same_are(tmp_p
     write_run(path, dataclasses.replace(run, run=dataclasses.replace(run.run, commit=at)))
     assert judged_so_far(path, _ASKED, versions(), None)
     assert judged_so_far(path, _ASKED, versions(), None, f"{at}-dirty")
-    with pytest.raises(NotResumableError, match=f"commit was {at} and is now {'b' * 40}"):
+    with refused("resume-differs"):
         judged_so_far(path, _ASKED, versions(), None, "b" * 40)

@@ -93,7 +93,7 @@ def _unused(_: torch.Tensor) -> None:
     """A hook that returns nothing changes nothing."""
 
 
-def test_what_a_router_chooses_is_no_position() -> None:
+def test_the_choices_of_a_router_are_not_positions() -> None:
     """Its choices may follow the first positions by chance."""
     model = build_model(fixture_config("gpt2"))
     choices = nn.Embedding(8, 4)

@@ -9,6 +9,7 @@ import pytest
 
 from conformance.records.run import RunRecord, write_run
 from report.__main__ import main
+from tests.support.messages import printed
 
 
 class Ended(NamedTuple):
@@ -43,10 +44,9 @@ class Report:
         write_run(path, run)
         return path
 
-    def refused(self, *arguments: str | Path) -> str:
-        """The one sentence with which a command refuses its input."""
+    def refused(self, code: str, *arguments: str | Path) -> str:
+        """The one sentence with which a command refuses its input, whose code is `code`."""
         ended = self(*arguments)
         assert (ended.code, ended.out) == (2, ""), ended
-        assert ended.err.startswith("error: "), ended.err
         assert ended.err.count("\n") == 1, ended.err
-        return ended.err.removeprefix("error: ").strip()
+        return printed(ended.err, code)

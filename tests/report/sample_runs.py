@@ -146,10 +146,10 @@ def _judged(cell: Cell, month: str) -> CellRecord:
     late = {"2026-09": False, "2026-10": True, "2026-11": True}[month]
     match cell.architecture:
         case "bamba":
-            told = (
+            message = (
                 "cannot decode with a static cache: without `position_ids`, it counts positions from 0 in every call."
             )
-            return dataclasses.replace(bare_record(cell, Verdict.NOT_APPLICABLE, told))
+            return dataclasses.replace(bare_record(cell, Verdict.NOT_APPLICABLE, message))
         case "gemma2" if parity and late:
             observed = "logits that differ by 4.1e-04 of their scale, first at call 2, position 3, token 17"
             return _failed(passed, Stage.EXECUTE, "logits-differ", observed, "at most 1.0e-05", _GELU)
@@ -163,8 +163,8 @@ def _judged(cell: Cell, month: str) -> CellRecord:
             signature = "RuntimeError:Missing out variants: {'aten::_grouped_mm'}"
             return _failed(passed, Stage.EMIT, signature, observed, "stage emit to succeed")
         case "phi" if month == "2026-11" and cell.clause == "PAR-6" and cell.mode is Mode.DECODE and parity:
-            told = "the process that judged the cell ended with signal 11 (SIGSEGV)"
-            return dataclasses.replace(bare_record(cell, Verdict.CRASH, told), duration_s=1.5)
+            message = "the process that judged the cell ended with signal 11 (SIGSEGV)"
+            return dataclasses.replace(bare_record(cell, Verdict.CRASH, message), duration_s=1.5)
     return passed
 
 
@@ -185,7 +185,7 @@ def _failed(
         message="\n".join(lines),
         expected=known,
         metrics=off if stage is Stage.EXECUTE else None,
-        # As in the suite: what nobody listed has a bundle.
+        # As in the suite: an unexpected failure has a bundle.
         bundle=None if known else f"build/conformance/failures/{cell.id.replace('/', '--')}",
         partition=cell.partition if STAGES.index(stage) > STAGES.index(Stage.EMIT) else None,
     )

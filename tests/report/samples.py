@@ -21,7 +21,7 @@ from conformance.records.run import (
 )
 from conformance.runner.judge import bare_record
 
-#: What a stranger's exporter or a stranger's record may be called, or may say.
+#: Names and texts that an untrusted exporter or record may have.
 HOSTILE = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',

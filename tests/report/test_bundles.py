@@ -15,9 +15,10 @@ from conformance.core.contract import Mode
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.bundle import Bundle, write_bundle
 from conformance.records.run import CellRecord
-from report.bundles import BundleLink, collect_bundles
+from report.bundles import BundleLink, collect_bundles, write_archives
 from tests.report.harness import Report
 from tests.report.samples import HOSTILE, cell, run
+from tests.support.messages import refused
 from tests.support.site_check import site_problems
 
 pytestmark = pytest.mark.unit
@@ -49,8 +50,8 @@ def _bundle(**changes: object) -> Bundle:
 
 
 def _failing(bundle: str | None = _PLACE, clause: str = "PAR-1") -> CellRecord:
-    told = {"stage": Stage.EXECUTE, "signature": "execute:logits-differ", "message": "it differs"}
-    return cell(clause, Verdict.FAIL, bundle=bundle, **told)  # type: ignore[arg-type]
+    facts = {"stage": Stage.EXECUTE, "signature": "execute:logits-differ", "message": "it differs"}
+    return cell(clause, Verdict.FAIL, bundle=bundle, **facts)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -176,17 +177,25 @@ def test_a_cause_offers_the_first_bundle_that_there_is(started: Path) -> None:
     assert collect_bundles(run(crash), started) == {}
 
 
+def test_a_bundle_that_changes_meanwhile_is_refused(started: Path, tmp_path: Path) -> None:
+    (link,) = collect_bundles(run(_failing()), started).values()
+    assert link.archive
+    (started / _PLACE / "reproduce.py").write_text("print(2)\n")
+    with refused("bundle-changed"):
+        write_archives([dataclasses.replace(link.archive, address="bundle.zip")], tmp_path)
+
+
 def test_there_has_to_be_a_folder_to_look_in(report: Report) -> None:
     record = report.record(run(_failing()))
-    told = report.refused("build", record, "-o", report.directory / "site", "--bundles", report.directory / "none")
-    assert "no such directory" in told
+    site, missing = report.directory / "site", report.directory / "none"
+    report.refused("file-error", "build", record, "-o", site, "--bundles", missing)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [(b"x", "is not a zip file"), (None, "is damaged at"), ("../x", "would unpack to '../x'"), ("a/x", "lacks bundle")],
 )
-def test_a_spoilt_bundle_is_noticed(report: Report, started: Path, content: str | bytes | None, told: str) -> None:
+def test_a_spoilt_bundle_is_noticed(report: Report, started: Path, content: str | bytes | None, message: str) -> None:
     site = report.directory / "site"
     report("build", report.record(run(_failing())), "-o", site, "--bundles", started)
     (packed,) = (site / "bundles").iterdir()
@@ -196,6 +205,6 @@ def test_a_spoilt_bundle_is_noticed(report: Report, started: Path, content: str 
     else:
         whole = packed.read_bytes()
         packed.write_bytes(content or whole.replace(b"print()", b"print(7"))
-    assert any(told in problem for problem in site_problems(site))
+    assert any(message in problem for problem in site_problems(site))
     packed.unlink()
     assert any("is missing" in problem for problem in site_problems(site))

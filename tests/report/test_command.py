@@ -50,27 +50,25 @@ def _lowered(**changes: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    "text",
     [
-        (None, "No such file"),
-        ("", "is not a run record"),
-        ("[]", "is not a run record"),
-        (json.dumps({**_GOOD, "schema_version": 2}), "schema_version"),
-        (json.dumps({**_GOOD, "cells": [{"id": "x"}]}), "cells.0"),
-        (json.dumps({**_GOOD, "cells": [_lowered(program_bytes=-1)]}), "partition: program_bytes is not a valid count"),
-        (json.dumps({**_GOOD, "cells": [_lowered(delegated={"aten.x": 1 << 60})]}), "aten.x is not a valid count"),
-        (json.dumps({**_GOOD, "cells": [_lowered(lower_s=float("nan"))]}), "lower_s is not finite"),
-        (json.dumps({**_GOOD, "run": {**_GOOD["run"], "started": "yesterday"}}), "is not an ISO 8601 time"),  # type: ignore[dict-item]
-        ("\x00\xff", "is not a run record"),
+        None,
+        "",
+        "[]",
+        json.dumps({**_GOOD, "schema_version": 2}),
+        json.dumps({**_GOOD, "cells": [{"id": "x"}]}),
+        json.dumps({**_GOOD, "cells": [_lowered(program_bytes=-1)]}),
+        json.dumps({**_GOOD, "cells": [_lowered(delegated={"aten.x": 1 << 60})]}),
+        json.dumps({**_GOOD, "cells": [_lowered(lower_s=float("nan"))]}),
+        json.dumps({**_GOOD, "run": {**_GOOD["run"], "started": "yesterday"}}),  # type: ignore[dict-item]
+        "\x00\xff",
     ],
 )
-def test_what_is_no_record_is_answered_in_a_sentence(
-    report: Report, tmp_path: Path, text: str | None, told: str
-) -> None:
+def test_a_file_that_is_not_a_record_is_refused_in_a_sentence(report: Report, tmp_path: Path, text: str | None) -> None:
     record = tmp_path / "run.json"
     if text is not None:
         record.write_text(text)
-    assert told in report.refused("build", record, "-o", tmp_path / "site")
+    report.refused("file-error" if text is None else "invalid-record", "build", record, "-o", tmp_path / "site")
     assert not (tmp_path / "site").exists()
 
 
@@ -79,10 +77,10 @@ def test_a_record_that_contradicts_itself_is_refused(report: Report, tmp_path: P
     plain = json.loads(record.read_text())
     plain["cells"] *= 2
     record.write_text(json.dumps(plain))
-    assert "occurs twice" in report.refused("build", record, "-o", tmp_path / "site")
+    report.refused("invalid-record", "build", record, "-o", tmp_path / "site")
 
 
-def test_signs_that_a_terminal_lacks_are_no_reason_to_fail(tmp_path: Path) -> None:
+def test_a_terminal_without_the_signs_gets_their_codes(tmp_path: Path) -> None:
     record = _write(tmp_path / "run.json", run(cell()))
     command = [sys.executable, "-m", "report", "summary", str(record)]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
@@ -91,7 +89,7 @@ def test_signs_that_a_terminal_lacks_are_no_reason_to_fail(tmp_path: Path) -> No
     assert ended.stdout.startswith(b"## \\u2713")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(tmp_path: Path) -> None:
     cells = (cell(architecture=f"a{number}") for number in range(600))  # 200 kB as JSON; a pipe holds 64 KiB
     record = _write(tmp_path / "run.json", run(*cells))
     command = f"{sys.executable} -m report history --format json {record} | head -1"

@@ -66,13 +66,13 @@ def test_change(base: CellRecord | None, head: CellRecord | None, change: Change
 @given(runs, runs)
 def test_no_lost_or_failing_cell_is_dropped(base: RunRecord, head: RunRecord) -> None:
     comparison = compare(base, head)
-    told = {each.cell.id for each in comparison.regressions}
+    message = {each.cell.id for each in comparison.regressions}
     judged = {each.id for each in head.cells if each.verdict not in (Verdict.NOT_RUN, Verdict.NOT_APPLICABLE)}
     lost = {each.id for each in base.cells if each.verdict is Verdict.PASS} - judged
-    assert lost <= told
+    assert lost <= message
     known = {each.id: each.verdict for each in base.cells}
     failing = {each.id for each in head.cells if each.verdict in (Verdict.FAIL, Verdict.CRASH)}
-    assert {each for each in failing if known.get(each) is Verdict.PASS} <= told
+    assert {each for each in failing if known.get(each) is Verdict.PASS} <= message
     shown = [cell.id for _, _, found in comparison.groups for group in found for cell in group.cells]
     assert sorted(shown) == sorted(each.cell.id for each in comparison.differences)
 

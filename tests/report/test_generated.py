@@ -1,4 +1,4 @@
-"""Whole runs that nobody thought of, sound and damaged: each command answers, and none drops a cell silently."""
+"""Generated runs, sound and damaged: each command handles them, and none drops a cell silently."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _answered(ended: Ended) -> bool:
     """Whether it was done; if not, it was refused in one sentence. A traceback fails the test by itself."""
     if ended.code == 2:
         assert ended.out == ""
-        assert ended.err.startswith("error: ")
+        assert ended.err.startswith("error [")
         assert ended.err.count("\n") == 1
     else:
         assert ended.code in {0, 1}

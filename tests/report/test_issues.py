@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord, write_run
 from report.commands import report
-from report.issues import LABEL, MOST_OPENED, issues, plan
+from report.issues import LABEL, MOST_OPENED, github, issues, plan
 from tests.report.samples import HOSTILE, cell, run
+from tests.support.messages import printed, refused
 
 pytestmark = pytest.mark.unit
 
@@ -111,7 +112,11 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PATH", str(tmp_path))
     ended = CliRunner().invoke(report, ["issues", str(record)])
     assert ended.exit_code == 2
-    assert "gh is not installed" in ended.output
+    printed(ended.output, "missing-package")
     ended = CliRunner().invoke(report, ["issues", str(record), "--name", "a b"])
     assert ended.exit_code == 2
-    assert "--name a b: letters" in ended.output
+    printed(ended.output, "invalid-name")
+    (tmp_path / "gh").write_text("#!/bin/sh\necho 'not signed in' >&2\nexit 4\n")
+    (tmp_path / "gh").chmod(0o755)
+    with refused("gh-failed"):
+        github(["issue", "list"], "")

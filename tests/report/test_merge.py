@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
 
 import pytest
 from hypothesis import given, settings
@@ -49,7 +48,7 @@ def test_shards_make_one_whole_run(report: Report) -> None:
     assert report("validate", out).code == 0
 
 
-def test_changes_on_top_of_one_commit_are_told(report: Report) -> None:
+def test_changes_on_top_of_one_commit_are_marked(report: Report) -> None:
     names = ("gpt2", "llama")
     commits = ("a" * 40, "a" * 40 + "-dirty")
     parts = [_shard(n, 2, run(cell(architecture=a), commit=c)) for n, a, c in zip((1, 2), names, commits, strict=True)]
@@ -73,42 +72,35 @@ _OTHER = run(cell(architecture="llama"))
 
 
 @pytest.mark.parametrize(
-    ("records", "reason"),
+    ("records", "code"),
     [
-        ((_ONE,), "missing shard 2/2"),
-        ((_shard(1, 40, run(cell())),), "missing shards 2/40, 3/40, "),
-        ((_ONE, _shard(1, 2, _OTHER)), "are both shard 1/2"),
-        ((_ONE, _shard(2, 2, run(cell(architecture="gpt2")))), "both have the cell gpt2/reference/"),
-        ((_ONE, _shard(2, 3, _OTHER)), "is shard 2/3, not parts of one run"),
-        ((_ONE, _OTHER), "is not a shard, not parts of one run"),
-        (
-            (_ONE, _shard(2, 2, run(cell(), torch="2.12.0"))),
-            r"cannot merge: torch is 2\.13\.0 in \S+ and 2\.12\.0 in ",
-        ),
-        ((_ONE, _with(_TWO, tier="full")), r"cannot merge: --tier is not given in \S+ and full in "),
-        ((_ONE, _with(_TWO, seed=7)), r"cannot merge: Hypothesis seed is not given in \S+ and 7 in "),
-        (
-            (_ONE, _shard(2, 2, run(cell(), commit="a" * 40))),
-            rf"cannot merge: commit is not given in \S+ and {'a' * 40} in ",
-        ),
-        ((run(cell(), name="a"), run(cell(), name="b")), "both have the cell"),
-        ((_ONE, _with(_TWO, shard="0/2")), "--shard: '0/2'"),
-        ((_ONE, _with(_TWO, shard="two")), "--shard: 'two'"),
+        ((_ONE,), "shards-missing"),
+        ((_shard(1, 40, run(cell())),), "shards-missing"),
+        ((_ONE, _shard(1, 2, _OTHER)), "shards-overlap"),
+        ((_ONE, _shard(2, 2, run(cell(architecture="gpt2")))), "shards-overlap"),
+        ((_ONE, _shard(2, 3, _OTHER)), "runs-differ"),
+        ((_ONE, _OTHER), "runs-differ"),
+        ((_ONE, _shard(2, 2, run(cell(), torch="2.12.0"))), "runs-differ"),
+        ((_ONE, _with(_TWO, tier="full")), "runs-differ"),
+        ((_ONE, _with(_TWO, seed=7)), "runs-differ"),
+        ((_ONE, _shard(2, 2, run(cell(), commit="a" * 40))), "runs-differ"),
+        ((run(cell(), name="a"), run(cell(), name="b")), "shards-overlap"),
+        ((_ONE, _with(_TWO, shard="0/2")), "invalid-shard"),
+        ((_ONE, _with(_TWO, shard="two")), "invalid-shard"),
     ],
 )
 def test_what_is_not_one_run_is_refused_in_a_sentence(
-    report: Report, records: tuple[RunRecord, ...], reason: str
+    report: Report, records: tuple[RunRecord, ...], code: str
 ) -> None:
     out = report.directory / "merged.json"
-    told = report.refused("merge", *map(report.record, records), "-o", out)
-    assert re.search(reason, told), told
+    report.refused(code, "merge", *map(report.record, records), "-o", out)
     assert not out.exists()
 
 
 def test_a_record_is_never_overwritten_by_its_own_merger(report: Report) -> None:
     first, second = report.record(_ONE), report.record(_TWO)
     before = first.read_bytes()
-    assert "would be overwritten" in report.refused("merge", first, second, "-o", first)
+    report.refused("invalid-output", "merge", first, second, "-o", first)
     assert first.read_bytes() == before
 
 
@@ -126,12 +118,12 @@ def test_a_run_cut_into_shards_is_put_together_again(whole: RunRecord, number: i
     merged = merge([Named(each.run.id, each) for each in shards])
     assert sorted(each.id for each in merged.cells) == sorted(each.id for each in whole.cells)
     if number > 1:
-        with pytest.raises(ReportError, match="missing"):
+        with pytest.raises(ReportError):
             merge([Named(each.run.id, each) for each in shards[1:]])
     if whole.cells:
         cut = dataclasses.replace(whole, cells=whole.cells[:1])
         twice = [_shard(1, 2, cut), _shard(2, 2, cut)]
-        with pytest.raises(ReportError, match="both have the cell"):
+        with pytest.raises(ReportError):
             merge([Named(each.run.id, each) for each in twice])
 
 

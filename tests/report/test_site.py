@@ -24,11 +24,11 @@ from conformance.matrix.schema import Matrix, Row, Tier
 from conformance.records.run import ExpectedFailure, RunRecord
 from report.analysis import analyse
 from report.bundles import collect_bundles
-from report.errors import ReportError
 from report.loading import when
 from report.site import MANIFEST, Settings, build, write
 from tests.report.samples import HOSTILE, STARTED, cell, partition, run, runs
 from tests.support.matrix import small_matrix
+from tests.support.messages import refused
 
 pytestmark = pytest.mark.unit
 
@@ -154,7 +154,7 @@ def test_every_link_within_the_site_leads_somewhere() -> None:
                     assert "/".join(parts) in site, (address, target)
 
 
-def test_problems_come_first_and_are_told_by_more_than_colour() -> None:
+def test_problems_come_first_and_show_by_more_than_colour() -> None:
     bad = cell(architecture="zaya", verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:X:y", message="it fails")
     page = _Page(_site(run(cell(architecture="llama"), bad))["index.html"])
     assert page.text.index("zaya") < page.text.index("llama")
@@ -185,7 +185,7 @@ def test_what_was_only_lowered_never_looks_as_if_it_decoded() -> None:
     assert only["label"] == "compiled only"
 
 
-def test_only_what_cannot_decode_with_these_versions_is_said_to_be_so() -> None:
+def test_only_what_cannot_decode_with_these_versions_is_marked() -> None:
     def page(when: str) -> str:
         fails = (Undecodable("eager:TypeError:no static cache"),)
         cause = KnownFailure(("reference",), "Its cache has no static form.", fails=fails, when={"transformers": when})
@@ -213,12 +213,14 @@ def _text(page: str) -> str:
 def test_partition_is_shown_by_operator_and_by_what_it_takes_in_memory() -> None:
     taken, left = {"aten.linear.default": 30, "aten.mul.Tensor": 3}, {"aten.mul.Tensor": 1, "aten.where.self": 2}
     made = partition(taken, left, delegate="Xnn<b>Backend")
-    told = _text(_site(run(cell("LOW-1", partition=made)))["architectures/llama.html"])
-    assert "33 of 36 operators delegated (92 %), in 33 delegates of Xnn<b>Backend" in told
-    assert "Operator delegated not delegated aten.where.self 0 2 aten.mul.Tensor 3 1 aten.linear.default 30 0" in told
-    assert "program 8.8 KiB constants 4.0 KiB , instructions and delegates 4.8 KiB" in told
-    assert "planned memory 3.0 KiB caches 2.0 KiB , activations 1.0 KiB" in told
-    assert "lowered in 1 s emitted in 0.50 s" in told
+    message = _text(_site(run(cell("LOW-1", partition=made)))["architectures/llama.html"])
+    assert "33 of 36 operators delegated (92 %), in 33 delegates of Xnn<b>Backend" in message
+    assert (
+        "Operator delegated not delegated aten.where.self 0 2 aten.mul.Tensor 3 1 aten.linear.default 30 0" in message
+    )
+    assert "program 8.8 KiB constants 4.0 KiB , instructions and delegates 4.8 KiB" in message
+    assert "planned memory 3.0 KiB caches 2.0 KiB , activations 1.0 KiB" in message
+    assert "lowered in 1 s emitted in 0.50 s" in message
     two = dataclasses.replace(made, delegates={"CoreML": 1, "Xnnpack": 2})
     assert "in 3 delegates: Xnnpack 2, CoreML 1" in _text(
         _site(run(cell("LOW-1", partition=two)))["architectures/llama.html"]
@@ -238,10 +240,10 @@ def test_labels_of_a_plot_are_text_that_wraps() -> None:
 
 def test_a_record_that_only_counted_shows_what_it_counted() -> None:
     metrics = {"delegates": 4.0, "delegated_operators": 30.0, "undelegated_operators": 10.0, "program_bytes": 9000.0}
-    told = _text(_site(run(cell("LOW-1", metrics=metrics)))["architectures/llama.html"])
-    assert "30 of 40 operators delegated (75 %), in 4 delegates" in told
-    assert "program_bytes 9000" in told
-    assert "planned memory" not in told
+    message = _text(_site(run(cell("LOW-1", metrics=metrics)))["architectures/llama.html"])
+    assert "30 of 40 operators delegated (75 %), in 4 delegates" in message
+    assert "program_bytes 9000" in message
+    assert "planned memory" not in message
 
 
 def test_a_portable_program_folds_its_operators_away() -> None:
@@ -252,8 +254,8 @@ def test_a_portable_program_folds_its_operators_away() -> None:
 
 
 def test_what_was_not_run_says_why_where_it_is_looked_for() -> None:
-    told = "needs another package: `pip install <other>`"
-    lost = [cell(clause, Verdict.NOT_RUN, backend="other", message=told) for clause in ("LOW-1", "LOW-2")]
+    text = "needs another package: `pip install <other>`"
+    lost = [cell(clause, Verdict.NOT_RUN, backend="other", message=text) for clause in ("LOW-1", "LOW-2")]
     partial = run(cell(), *lost, complete=False)
     ended = dataclasses.replace(partial, run=dataclasses.replace(partial.run, finished=STARTED))
     site = _site(ended)
@@ -309,7 +311,7 @@ def test_a_site_replaces_an_earlier_one_and_nothing_else(tmp_path: Path) -> None
     assert (place / "index.html").read_text() == "two"
     assert not (place / "old/page.html").exists()
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ReportError, match="is not empty and does not hold a site"):
+    with refused("not-a-site"):
         write({"index.html": "two"}, tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
@@ -319,7 +321,7 @@ def test_a_manifest_cannot_reach_out_of_the_site(tmp_path: Path, names: str) -> 
     (tmp_path / "site").mkdir()
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / "site" / MANIFEST).write_text(names)
-    with pytest.raises(ReportError, match="is damaged"):
+    with refused("damaged-site"):
         write({"index.html": "x"}, tmp_path / "site")
     assert (tmp_path / "mine.txt").exists()
 

@@ -56,7 +56,7 @@ def _drop_a_cell(site: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lambda site: (site / "architectures" / "llama.html").unlink(), "architectures/llama.html is missing"),
         (lambda site: (site / "style.css").unlink(), "style.css is missing"),
@@ -91,6 +91,6 @@ def _drop_a_cell(site: Path) -> None:
         (lambda site: (site / "index.html").write_bytes(b"\xff"), "cannot read index.html"),
     ],
 )
-def test_each_way_to_spoil_a_site_is_noticed(site: Path, spoil: Callable[[Path], None], told: str) -> None:
+def test_each_way_to_spoil_a_site_is_noticed(site: Path, spoil: Callable[[Path], None], message: str) -> None:
     spoil(site)
-    assert any(told in problem for problem in site_problems(site))
+    assert any(message in problem for problem in site_problems(site))

@@ -20,6 +20,7 @@ from report.analysis.status import status_of
 from report.analysis.verdicts import GLYPHS
 from report.status_page import status_page
 from tests.support.markdown import shape, tokens
+from tests.support.messages import refused
 
 pytestmark = pytest.mark.unit
 
@@ -152,7 +153,7 @@ def test_causes_are_grouped_and_what_is_unknown_comes_first() -> None:
     assert "- example: `PAR-1 failed at stage load: here observed RuntimeError: error 0x14`" in short
 
 
-def test_beyond_its_bound_is_no_known_failure() -> None:
+def test_a_failure_beyond_its_bound_is_not_known() -> None:
     listed = _cell("PAR-1", Verdict.EXPECTED_FAILURE, Stage.EXECUTE, signature=_DIFFERS)
     beyond = _cell("PAR-3", Verdict.FAIL, Stage.EXECUTE, signature=_DIFFERS, expected=_KNOWN)
     page = status_page([_run(listed, beyond)])
@@ -181,9 +182,9 @@ def test_order_of_cells_does_not_matter() -> None:
 
 def test_different_versions_are_refused() -> None:
     later = _run(started="2026-11-24T10:00:00+00:00", torch="2.14.0")
-    with pytest.raises(ValueError, match=r"same versions: torch is 2\.13\.0 in run .* and 2\.14\.0 in run"):
+    with refused("runs-differ"):
         status_page([later, _run()])
-    with pytest.raises(ValueError, match="at least one run"):
+    with refused("no-records"):
         status_page([])
 
 

@@ -30,23 +30,23 @@ def _fails(name: str, clause: str = "PAR-1") -> CellRecord:
 def test_regressions_come_before_what_else_is_wrong_and_what_was_fixed() -> None:
     base = run(cell(), _fails("gpt2"), _fails("phi"), name="base")
     head = run(_fails("llama"), _fails("gpt2"), cell(architecture="phi"))
-    told = summary(head, compare(base, head))
-    places = [told.index(title) for title in ("### Regressions", "### Other unexpected failures", "### Fixed")]
+    message = summary(head, compare(base, head))
+    places = [message.index(title) for title in ("### Regressions", "### Other unexpected failures", "### Fixed")]
     assert places == sorted(places)
-    assert told.startswith("## ✗ ExecuTorch conformance: 1 regression\n")
-    assert "To reproduce the first: `conformance run --arch llama" in told
+    assert message.startswith("## ✗ ExecuTorch conformance: 1 regression\n")
+    assert "To reproduce the first: `conformance run --arch llama" in message
 
 
 @pytest.mark.parametrize(("failing", "more"), [(10, None), (11, "… and 1 more."), (25, "… and 15 more.")])
 def test_ten_rows_and_then_how_many_more(failing: int, more: str | None) -> None:
     names = [f"model{number}" for number in range(failing)]
     base = run(*(cell(architecture=name) for name in names), name="base")
-    told = summary(run(*map(_fails, names)), compare(base, run(*map(_fails, names))))
-    regressions = told.partition("### Regressions")[2].partition("###")[0]
+    message = summary(run(*map(_fails, names)), compare(base, run(*map(_fails, names))))
+    regressions = message.partition("### Regressions")[2].partition("###")[0]
     assert regressions.count("| newly failing |") == 10
     assert ("… and" in regressions) == bool(more)
     assert more is None or more in regressions
-    assert f"Regressions: {failing} cells" in told
+    assert f"Regressions: {failing} cells" in message
 
 
 def test_a_run_is_good_only_if_it_is_whole_and_judged_something() -> None:
@@ -60,9 +60,9 @@ def test_a_run_is_good_only_if_it_is_whole_and_judged_something() -> None:
 
 def test_differing_versions_are_marked() -> None:
     base = run(cell(), name="base", torch="2.12.0")
-    told = summary(run(cell()), compare(base, run(cell())))
-    assert "| `torch` | **`2.12.0`** | **`2.13.0`** |" in told
-    assert "| `transformers` | `5.23.0` | `5.23.0` |" in told
+    message = summary(run(cell()), compare(base, run(cell())))
+    assert "| `torch` | **`2.12.0`** | **`2.13.0`** |" in message
+    assert "| `transformers` | `5.23.0` | `5.23.0` |" in message
 
 
 _SITE = "https://example.org/site"
@@ -83,11 +83,11 @@ def test_no_text_of_a_record_becomes_markdown(text: str) -> None:
     failing = cell(
         architecture=text, subject=text, backend=text, clause=text, verdict=Verdict.FAIL, signature=text, message=text
     )
-    told = summary(run(failing, name=text), compare(run(cell(), name=text), run(failing, name=text)), site=_SITE)
-    assert not text.strip() or shape(told) == shape(_tame(failing))
-    assert all(char.isprintable() or char == "\n" for char in told)
-    assert "##[" not in told
-    assert all(line[:1] in {"", "#", "|", ">", "T", "…", "["} for line in told.splitlines())
+    output = summary(run(failing, name=text), compare(run(cell(), name=text), run(failing, name=text)), site=_SITE)
+    assert not text.strip() or shape(output) == shape(_tame(failing))
+    assert all(char.isprintable() or char == "\n" for char in output)
+    assert "##[" not in output
+    assert all(line[:1] in {"", "#", "|", ">", "T", "…", "["} for line in output.splitlines())
 
 
 def _tame(failing: CellRecord) -> str:
@@ -123,17 +123,17 @@ def test_any_text_makes_only_whole_annotations(text: str) -> None:
     failing = cell(architecture=text, subject=text, verdict=Verdict.FAIL, signature=text, message=text)
     base = run(cell(), cell("LOW-1", partition=partition({"a": 8, "b": 2}, {})))
     head = run(failing, cell("LOW-1", partition=partition({"a": 8}, {text: 2})), name=text)
-    told = annotate(head, compare(base, head))
-    assert re.search("^::warning title=.*less delegated", told, re.MULTILINE)
-    assert all(re.match("::(error|warning|notice) title=", line) for line in told.split("\n")[:-1])
-    assert all(char.isprintable() or char == "\n" for char in told)
-    assert "##[" not in told
+    output = annotate(head, compare(base, head))
+    assert re.search("^::warning title=.*less delegated", output, re.MULTILINE)
+    assert all(re.match("::(error|warning|notice) title=", line) for line in output.split("\n")[:-1])
+    assert all(char.isprintable() or char == "\n" for char in output)
+    assert "##[" not in output
 
 
 def test_more_annotations_than_github_shows_are_counted() -> None:
-    told = annotate(run(*(_fails(f"model{number}") for number in range(25)))).splitlines()
-    assert sum(line.startswith("::error") for line in told) == 10
-    assert told[-1].endswith("::and 16 more; see the job summary")
+    message = annotate(run(*(_fails(f"model{number}") for number in range(25)))).splitlines()
+    assert sum(line.startswith("::error") for line in message) == 10
+    assert message[-1].endswith("::and 16 more; see the job summary")
 
 
 def test_the_command_prints_either(report: Report) -> None:
@@ -142,16 +142,16 @@ def test_the_command_prints_either(report: Report) -> None:
     assert report("summary", head, "--format", "github").out.startswith("::error title=")
     assert "… and" not in report("summary", head, "--rows", "1").out
     assert report("summary", head, "--rows", "0").code == 2
-    assert "No such file" in report.refused("summary", head, "--base", report.directory / "none.json")
+    report.refused("file-error", "summary", head, "--base", report.directory / "none.json")
 
 
-def test_what_was_not_run_is_told_by_its_reason() -> None:
-    told = "it needs a package: `pip install other`"
+def test_cells_that_were_not_run_have_their_reason() -> None:
+    text = "it needs a package: `pip install other`"
     names = [f"model{number}" for number in range(30)]
-    lost = [cell(architecture=name, backend="other", verdict=Verdict.NOT_RUN, message=told) for name in names]
+    lost = [cell(architecture=name, backend="other", verdict=Verdict.NOT_RUN, message=text) for name in names]
     markdown = summary(run(*lost, _fails("llama"), complete=False))
     section = markdown.partition("### Not run: 30 cells")[2]
-    assert f"| {code(told)} | 30 | 30 | `reference · other · decode` |" in section
+    assert f"| {code(text)} | 30 | 30 | `reference · other · decode` |" in section
     assert "pip install" not in markdown.partition("### Not run")[0]
     told_lines = annotate(run(*lost, complete=False)).splitlines()
     assert len(told_lines) == 2
@@ -167,18 +167,18 @@ def test_a_failure_without_a_signature_shows_what_it_says() -> None:
 
 def test_commit_is_shown_short_where_a_run_has_one() -> None:
     base = run(cell(), name="base", commit="c" * 40)
-    told = summary(run(cell()), compare(base, run(cell())))
-    assert f"| commit | `{'c' * 12}` | `–` |" in told
+    message = summary(run(cell()), compare(base, run(cell())))
+    assert f"| commit | `{'c' * 12}` | `–` |" in message
     assert "commit" not in summary(run(cell()))
 
 
-def test_what_was_newly_not_run_is_no_regression_and_still_not_good() -> None:
+def test_cells_newly_not_run_are_not_a_regression_and_not_good() -> None:
     names = [f"model{number}" for number in range(3)]
     base = run(*(cell(architecture=name) for name in names), name="base")
     lost = [cell(verdict=Verdict.NOT_RUN, architecture=name) for name in names[1:]]
     head = run(_fails(names[0]), *lost, complete=False)
-    told = summary(head, compare(base, head))
-    assert told.startswith(
+    message = summary(head, compare(base, head))
+    assert message.startswith(
         "## ✗ ExecuTorch conformance: 1 regression, 2 cells newly not run; the run is not complete\n"
     )
     only = run(cell(architecture=names[0]), *lost)
@@ -188,8 +188,8 @@ def test_what_was_newly_not_run_is_no_regression_and_still_not_good() -> None:
 def test_known_failures_are_counted_in_a_good_result() -> None:
     expected = ExpectedFailure("It is known.")
     known = cell("PAR-1", Verdict.EXPECTED_FAILURE, Stage.EXECUTE, signature="execute:a", expected=expected)
-    told = summary(run(cell("PAR-2"), known))
-    assert told.startswith("## ✓ ExecuTorch conformance: no unexpected results (1 known failure)\n")
+    message = summary(run(cell("PAR-2"), known))
+    assert message.startswith("## ✓ ExecuTorch conformance: no unexpected results (1 known failure)\n")
 
 
 def test_clauses_in_a_row_are_named_as_one() -> None:
@@ -201,10 +201,10 @@ def test_clauses_in_a_row_are_named_as_one() -> None:
 def test_architectures_and_failures_lead_to_the_site(report: Report, tmp_path: Path) -> None:
     base = run(cell(), cell(architecture="gone"), name="base")
     head = run(_fails("llama"), _fails("phi"))
-    told = summary(head, compare(base, head), site="https://example.org/site")
-    assert "[All results](https://example.org/site/index.html)" in told
-    assert "| `gone` | `reference · xnnpack · decode` | vanished |" in told
-    linked = re.findall(r"\]\(https://example\.org/site/([^)#]+)#?([^)]*)\)", told)
+    message = summary(head, compare(base, head), site="https://example.org/site")
+    assert "[All results](https://example.org/site/index.html)" in message
+    assert "| `gone` | `reference · xnnpack · decode` | vanished |" in message
+    linked = re.findall(r"\]\(https://example\.org/site/([^)#]+)#?([^)]*)\)", message)
     assert [page.partition("/")[0] for page, _ in linked] == ["index.html", "architectures", "causes", "architectures"]
     built = tmp_path / "site"
     assert report("build", report.record(head), "-o", built).code == 0

@@ -49,7 +49,7 @@ def test_a_partial_run_is_not_good(report: Report) -> None:
     assert "the run is not complete" in ended.out
 
 
-def test_what_is_no_record_is_refused(report: Report) -> None:
+def test_a_file_that_is_not_a_record_is_refused(report: Report) -> None:
     path = report.directory / "run.json"
     path.write_text("{}")
-    assert str(path) in report.refused("verdict", path)
+    report.refused("invalid-record", "verdict", path)

@@ -25,6 +25,7 @@ from conformance.records.environment import versions
 from conformance.records.run import load_run
 from conformance.runner.hosts import differences
 from tests.support.harness import copied_suite, python_module, suite
+from tests.support.messages import printed, refused
 
 pytestmark = pytest.mark.process
 
@@ -213,9 +214,7 @@ def _refused(checkouts: _Checkouts, host: str, message: str, more: str = "") -> 
     spec = f"{host}//chdir={checkouts.there}{more}"
     ended = suite(*_FEW, "-n1", "--host", spec, cwd=checkouts.here)
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR, ended.stdout + ended.stderr
-    lines = [line for line in ended.stderr.splitlines() if line.startswith(f"ERROR: --host {spec}: ")]
-    assert len(lines) == 1, ended.stdout + ended.stderr
-    assert re.search(message, lines[0]), lines[0]
+    assert re.search(message, printed(ended.stderr, "host-differs"))
     assert "Traceback" not in ended.stderr + ended.stdout
 
 
@@ -232,7 +231,7 @@ def test_a_bundle_comes_back_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", "", "..", "a\\b"])
 def test_a_bundle_cannot_write_elsewhere(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="cannot have a file called"):
+    with refused("invalid-bundle"):
         unpack(tmp_path / "failures", _CELL, {name: ""})
     assert not (tmp_path / "failures").exists()
 
@@ -279,23 +278,23 @@ def test_each_difference_is_one_sentence(changed: Mapping[str, Any], sentences: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code"),
     [
-        (("conformance", "--host", "somewhere"), "--host somewhere: write socket=HOST:PORT//chdir=CHECKOUT or ssh="),
-        (("conformance", "--host", "popen"), "--host popen: write socket=HOST:PORT//chdir=CHECKOUT or ssh="),
-        (("conformance", "--host", "2*socket=a:1"), "--host 2*socket=a:1: a socket server runs one worker"),
-        (("conformance", "--host", "socket=a:1", "--checkpoint", "x"), "--host cannot be used with --checkpoint"),
-        ((f"{ROOT}/conformance", "--host", "socket=a:1"), f"{ROOT}/conformance has to be a path relative to the"),
-        (("conformance", "--host", "socket=127.0.0.1:1"), "--host socket=127.0.0.1:1: cannot connect (Connection"),
+        (("conformance", "--host", "somewhere"), "invalid-host"),
+        (("conformance", "--host", "popen"), "invalid-host"),
+        (("conformance", "--host", "2*socket=a:1"), "invalid-host"),
+        (("conformance", "--host", "socket=a:1", "--checkpoint", "x"), "conflicting-options"),
+        ((f"{ROOT}/conformance", "--host", "socket=a:1"), "host-paths"),
+        (("conformance", "--host", "socket=127.0.0.1:1"), "host-unreachable"),
     ],
 )
-def test_what_cannot_be_shared_is_refused_in_a_sentence(arguments: tuple[str, ...], message: str) -> None:
+def test_what_cannot_be_shared_is_refused_in_a_sentence(arguments: tuple[str, ...], code: str) -> None:
     ended = python_module("pytest", *arguments, *_FEW, "-n1")
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR, ended.stdout + ended.stderr
-    assert message in ended.stderr
+    printed(ended.stderr, code)
 
 
 def test_a_shared_run_starts_in_the_checkout(tmp_path: Path) -> None:
     ended = python_module("pytest", str(ROOT / "conformance"), *_FEW, "-n1", "--host", "socket=a:1", cwd=tmp_path)
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR, ended.stdout + ended.stderr
-    assert f"--host: start the run in the checkout, {ROOT}" in ended.stderr
+    printed(ended.stderr, "host-paths")

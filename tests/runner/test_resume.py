@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from conformance.core.paths import ROOT
 from conformance.records.run import CellRecord, journal_of, load_run
 from tests.support.harness import suite
+from tests.support.messages import printed
 from tests.support.processes import judged
 
 pytestmark = pytest.mark.process
@@ -21,11 +22,11 @@ pytestmark = pytest.mark.process
 _RUN = ("--arch", "gpt2,llama", "--backend", "exported", "--mode", "decode", "--clause", "EXP-1,EXP-4,SEN-2")
 
 
-def test_what_is_no_record_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_record_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     ended = suite(*_RUN, "--resume", "--record", str(tmp_path / "run.json"))
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "run.json is not a run record" in ended.stderr
+    printed(ended.stderr, "invalid-record")
     assert "Traceback" not in ended.stderr
 
 

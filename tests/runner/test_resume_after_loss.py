@@ -12,18 +12,19 @@ import pytest
 from conformance.core.commands import run_command
 from conformance.core.time_scale import scaled
 from conformance.core.verdicts import Verdict
-from conformance.records.resume import RecordTakenError, claim
+from conformance.records.resume import claim
 from conformance.records.run import RunInfo, journal_of, load_run
+from tests.support.messages import printed, refused
 from tests.support.processes import CELLS, CHECKS, children, ended, is_gone, judged, started, wait_for_verdicts
 
 pytestmark = pytest.mark.process
 
 
 def _goes_on(record: Path, workers: str, done: int) -> None:
-    code, told = ended(record, workers, "--resume")
-    assert code == 0, told
-    assert f"{done} of 8 cells done" in told
-    assert "8 cells: 8 pass" in told
+    code, message = ended(record, workers, "--resume")
+    assert code == 0, message
+    assert f"{done} of 8 cells done" in message
+    assert "8 cells: 8 pass" in message
     run = load_run(record)
     assert run.run.complete
     assert {cell.verdict for cell in run.cells} == {Verdict.PASS}
@@ -54,25 +55,25 @@ def test_a_killed_worker_costs_no_verdict(tmp_path: Path) -> None:
     run = started(record, "-n2", behaviours="any EXP-2 is_slow")
     wait_for_verdicts(run, record, 2)
     os.kill(children(run.pid)[0], signal.SIGKILL)
-    told = run.communicate(timeout=scaled(300))[0]
+    message = run.communicate(timeout=scaled(300))[0]
     assert run.returncode != 0
     cells = load_run(record).cells
-    assert {cell.verdict for cell in cells} == {Verdict.PASS, Verdict.NOT_RUN}, told
+    assert {cell.verdict for cell in cells} == {Verdict.PASS, Verdict.NOT_RUN}, message
     lost = [cell for cell in cells if cell.verdict is Verdict.NOT_RUN]
     assert "the xdist worker was killed; --resume judges this cell again" in {cell.message for cell in lost}
-    assert "8 cells: " in told
+    assert "8 cells: " in message
     _goes_on(record, "-n2", 8 - len(lost))
 
 
 def test_a_full_disk_ends_the_run_in_order(tmp_path: Path) -> None:
     record = tmp_path / "run.json"
     run = started(record, "-n2", "-s", room=3600)  # without -s, pytest keeps what is printed in a file
-    told = run.communicate(timeout=scaled(300))[0]
-    assert run.returncode == pytest.ExitCode.INTERRUPTED, told
-    assert "run.jsonl cannot be written: File too large; free some space, then run again with --resume" in told
-    assert "run.json cannot be written: File too large; its verdicts are in run.jsonl, as far as" in told
-    assert " run --resume -- " in told.splitlines()[-1]
-    assert "Traceback" not in told
+    message = run.communicate(timeout=scaled(300))[0]
+    assert run.returncode == pytest.ExitCode.INTERRUPTED, message
+    assert "run.jsonl cannot be written: File too large; free some space, then run again with --resume" in message
+    assert "run.json cannot be written: File too large; its verdicts are in run.jsonl, as far as" in message
+    assert " run --resume -- " in message.splitlines()[-1]
+    assert "Traceback" not in message
     assert not record.exists()
     done = load_run(journal_of(record))
     assert judged(journal_of(record))
@@ -197,18 +198,18 @@ def test_what_is_complete_leaves_nothing_to_judge(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("name", "options", "error"),
     [
-        ("run.json", ["--resume"], "--resume: no run to resume: neither "),
-        ("run.jsonl", [], "--output: run.jsonl is the name of a journal; a record ends in .json"),
-        ("run.json", ["--since", "{}/run.json"], "--since: this run would write its record there too"),
+        ("run.json", ["--resume"], "nothing-to-resume"),
+        ("run.jsonl", [], "invalid-output"),
+        ("run.json", ["--since", "{}/run.json"], "invalid-output"),
     ],
 )
-def test_a_usage_error_writes_nothing(tmp_path: Path, name: str, options: list[str], message: str) -> None:
-    code, printed = ended(tmp_path / name, "-n0", *(option.format(tmp_path) for option in options))
+def test_a_usage_error_writes_nothing(tmp_path: Path, name: str, options: list[str], error: str) -> None:
+    code, output = ended(tmp_path / name, "-n0", *(option.format(tmp_path) for option in options))
     assert code == pytest.ExitCode.USAGE_ERROR
-    assert message in printed
-    assert "Traceback" not in printed
+    printed(output, error)
+    assert "Traceback" not in output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -216,9 +217,9 @@ def test_a_run_that_cannot_begin_leaves_the_record_where_it_was(tmp_path: Path) 
     record = tmp_path / "run.json"
     assert ended(record, "-n0")[0] == 0
     content = record.read_bytes()
-    code, printed = ended(record, "-n1", "--host", "socket=localhost:9//chdir=/nowhere")
+    code, output = ended(record, "-n1", "--host", "socket=localhost:9//chdir=/nowhere")
     assert code != 0
-    assert "to resume" not in printed
+    assert "to resume" not in output
     assert record.read_bytes() == content
     assert [path.name for path in tmp_path.glob("run*")] == ["run.json"]
 
@@ -228,21 +229,21 @@ def test_two_runs_do_not_write_one_record(tmp_path: Path) -> None:
     with claim(record):
         with claim(tmp_path / "other.json"):
             pass
-        with pytest.raises(RecordTakenError, match="another run is writing"), claim(record):
+        with refused("record-taken"), claim(record):
             pass
-        code, told = ended(record, "-n0")
+        code, output = ended(record, "-n0")
         assert code == pytest.ExitCode.USAGE_ERROR
-        assert "another run is writing" in told
-        assert "Traceback" not in told
+        printed(output, "record-taken")
+        assert "Traceback" not in output
         assert not record.exists()
     with claim(record):
         pass
 
 
 @pytest.mark.parametrize("place", ["file/run.json", "/proc/nowhere/run.json"])
-def test_a_record_that_cannot_be_written_is_told_before_anything_runs(tmp_path: Path, place: str) -> None:
+def test_a_record_that_cannot_be_written_is_an_error_before_anything_runs(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
-    code, told = ended(tmp_path / place, "-n0")
+    code, output = ended(tmp_path / place, "-n0")
     assert code == pytest.ExitCode.USAGE_ERROR
-    assert "--output: cannot write" in told
-    assert "Traceback" not in told
+    printed(output, "file-error")
+    assert "Traceback" not in output

@@ -17,7 +17,7 @@ from conformance.runner.terminal import NOTHING_JUDGED, Progress, render_summary
 pytestmark = pytest.mark.unit
 
 
-def test_what_is_known_is_told_in_a_line_and_no_name_is_cut() -> None:
+def test_known_failures_have_a_line_and_names_are_whole() -> None:
     names = [f"an_architecture_with_a_long_name_{number}" for number in range(3)]
     cells = [
         Cell(name, "reference", backend, Mode.DECODE, "PAR-1")

@@ -1,5 +1,6 @@
 """Backends: how a program is lowered, as data, a small module each. Imports no torch."""
 
+from conformance.core.errors import InputError
 from conformance.core.suggest import unknown_backend
 from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends.coreai import COREAI
@@ -46,7 +47,7 @@ def backend_called(name: str) -> Backend:
     if name in BACKENDS:
         return BACKENDS[name]
     if ":" not in name:
-        raise ValueError(unknown_backend(name, BACKENDS))
+        raise InputError("unknown-name", unknown_backend(name, BACKENDS))
     return named(name)
 
 

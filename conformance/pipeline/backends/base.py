@@ -14,6 +14,7 @@ from conformance.core.attention import PORTABLE
 from conformance.core.cells import BackendTraits
 from conformance.core.commands import install_command
 from conformance.core.device import Device
+from conformance.core.errors import InputError
 from conformance.pipeline.backends.recipes import checked_edge, in_place_emission, no_passes
 
 #: Share of the logits' scale. Float32 agrees to 1e-7 to 3e-6 over the core architectures, on the exported program and
@@ -84,7 +85,7 @@ class Backend:
     Args:
         name: As in cells and on the command line.
         summary: What it is, in a few words.
-        device: What its programs run on, for somebody who has to choose.
+        device: What its programs run on, for choosing a backend.
         weights: What it makes of the model's weights.
         partitioners: Makes ExecuTorch partitioners, in the order they are asked; none for portable kernels only.
         tolerance: The largest error of a logit that still counts as equal, as a share of the logits' scale.
@@ -145,7 +146,9 @@ class Backend:
 
     def __post_init__(self) -> None:
         if self.interpreter is not None and self.runs_on is not None:
-            raise ValueError(f"{self.name} has both an interpreter and a device, of which one runs its programs")
+            raise InputError(
+                "invalid-backend", f"{self.name} has both an interpreter and a device, of which one runs its programs"
+            )
 
     @property
     def on_local_runtime(self) -> bool:

@@ -10,7 +10,7 @@ from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend
 def partitioners() -> list[Any]:
     """ExecuTorch's Core ML partitioner, in float32 and for iOS 18 on, the first to have state.
 
-    Core ML computes in float16 unless told otherwise, whatever the program's own type.
+    Core ML computes in float16 by default, whatever the program's own type.
     """
     import coremltools as ct
     from executorch.backends.apple.coreml.compiler import CoreMLBackend

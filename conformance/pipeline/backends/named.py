@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from conformance.core.dotted import imported
+from conformance.core.errors import InputError
 from conformance.core.exporter_names import RECIPE
 from conformance.core.suggest import unknown
 from conformance.pipeline.backends.base import FLOAT32_TOLERANCE, Backend, Quantisation
@@ -20,7 +21,7 @@ from conformance.pipeline.backends.quantised import AS_TORCH_DOES, quantised_by_
 from conformance.pipeline.backends.recipes import checked_edge
 
 #: What is asked of a recipe, which promises nothing: what keeps most of its weights is not a quantised program, and
-#: noise as strong as the signal is nonsense. Fixtures of 8da4w, whose groups do not fit all widths, come to 62 %.
+#: noise as strong as the signal is nonsense. Fixtures of 8da4w, whose groups do not fit all widths, reach 62 %.
 _LEAST = Quantisation(least_share=0.5, least_sqnr=0.0)
 #: By the object that has them, the fields of a recipe that the suite has no counterpart of: it exports by the exporter
 #: under test, calibrates with texts of its own, and lowers without knowing the program.
@@ -90,7 +91,7 @@ def _registered(name: str) -> Any:
 
     kinds = {kind.name: kind for kind in _kinds()}
     if name not in kinds:
-        raise ValueError(unknown("recipe", name, kinds))
+        raise InputError("unknown-name", unknown("recipe", name, kinds))
     return ExportRecipe.get_recipe(kinds[name])
 
 
@@ -100,8 +101,9 @@ def _of_recipe(name: str, make: Callable[[], Any]) -> Backend:
         held = getattr(recipe, holder) if holder else recipe
         for field in fields:
             if getattr(held, field, None):
-                raise ValueError(
-                    f"{name} has {'.'.join(filter(None, (holder, field)))}, which the suite does not apply"
+                raise InputError(
+                    "unsupported-recipe",
+                    f"{name} has {'.'.join(filter(None, (holder, field)))}, which the suite does not apply",
                 )
     quantising: dict[str, Any] = {}
     quantisation = recipe.quantization_recipe

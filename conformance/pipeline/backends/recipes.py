@@ -44,7 +44,7 @@ def _planning_each_cache_once() -> Any:
     """ExecuTorch's memory planning, without memory for a second copy of each cache.
 
     The outputs of a graph get the specifications of the nodes that they are. Planning then gives an update in place the
-    specification of its cache, and the outputs keep the former ones, for which it sets memory aside that nobody writes:
+    specification of its cache, and the outputs keep the former ones, for which it plans memory that is never written:
     30 layers with a cache of 1,024 tokens planned 90 MiB in place of 45 (`_alias_inplace_result_specs` in
     executorch/exir/memory_planning.py). So outputs get those of the caches before it begins.
     """

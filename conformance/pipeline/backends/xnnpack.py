@@ -25,7 +25,7 @@ def partitioners() -> list[Any]:
     """ExecuTorch's XNNPACK partitioner, with all that it can take and XNNPACK can run.
 
     bfloat16 is an option that is off by default (https://github.com/pytorch/executorch/pull/21493): all of such a model
-    is left to portable kernels without a word (https://github.com/pytorch/executorch/issues/21859). Older releases of
+    is left to portable kernels silently (https://github.com/pytorch/executorch/issues/21859). Older releases of
     ExecuTorch ignore the option.
     """
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS

@@ -180,7 +180,7 @@ def custom_layers(cache: StaticCache) -> list[Any]:
     if not all(hasattr(torch.ops.llama, name) for name in ("custom_sdpa", "update_cache")):
         raise AttentionDoesNotFitError(
             "attention is 'custom', and torch.ops.llama.custom_sdpa is not registered; "
-            f"`import {_MODULE}` first, or take 'portable'"
+            f"`import {_MODULE}` first, or take 'portable'",
         )
     return [_custom(layer) if hasattr(layer, "keys") else layer for layer in cache.layers]
 
@@ -199,7 +199,7 @@ def _custom(layer: Any) -> CustomLayer:
     if type(layer) is not StaticLayer:
         raise AttentionDoesNotFitError(
             f"attention is 'custom', and a layer of the cache is a {type(layer).__name__}, whose keys and values the "
-            "operators have no form for; take 'portable'"
+            "operators have no form for; take 'portable'",
         )
     keys, values = (getattr(layer, name) for name in ("keys", "values"))
     for name, dtype in (("keys", keys.dtype), ("values", values.dtype)):
@@ -207,12 +207,12 @@ def _custom(layer: Any) -> CustomLayer:
         if dtype is not torch.float32:
             raise AttentionDoesNotFitError(
                 f"attention is 'custom', whose operator computes in float32, and {name} are "
-                f"{str(dtype).removeprefix('torch.')}; convert the model to float32, or take 'portable'"
+                f"{str(dtype).removeprefix('torch.')}; convert the model to float32, or take 'portable'",
             )
     if keys.shape != values.shape:
         raise AttentionDoesNotFitError(
             "attention is 'custom', whose operator takes keys and values of one size, and keys are "
-            f"{keys.shape[-1]} wide, values {values.shape[-1]}; take 'portable'"
+            f"{keys.shape[-1]} wide, values {values.shape[-1]}; take 'portable'",
         )
     return CustomLayer(layer)
 

@@ -75,7 +75,7 @@ def test_it_is_attention(groups: int, seq: int, batch: int, per_head: bool) -> N
         assert torch.allclose(observed, expected, atol=1e-6)
 
 
-def test_it_scales_by_the_head_size_where_nothing_is_said() -> None:
+def test_it_scales_by_the_head_size_by_default() -> None:
     assert torch.allclose(
         GroupedAttention()(*_inputs(3), _mask())[0], sdpa_attention_forward(*_inputs(3), _mask())[0], atol=1e-6
     )
