@@ -9,7 +9,8 @@ from pathlib import Path
 
 from conformance.core.paths import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+#: But errors.md, which quotes what tests have typed.
+PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")} - {ROOT / "docs/reference/errors.md"})
 
 _FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 #: What is neither prose nor a command: redirections, and variables in front of a command.

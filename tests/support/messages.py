@@ -3,7 +3,7 @@
     with refused("invalid-shard"):
         read_shard("3/2")
 
-With CONFORMANCEWRITE_MESSAGES=1 in the environment, tests add the sentences that the file lacks. Remove a code from
+With CONFORMANCE_WRITE_MESSAGES=1 in the environment, tests add the sentences that the file lacks. Remove a code from
 the file first, to write its sentences anew. `python -m tests.support.messages` then writes the documentation's page.
 """
 
@@ -44,7 +44,7 @@ _VOLATILE = (
     (re.compile(r"/[^\s'\":;,()\[\]=]*/pytest-of-[^/]+/pytest-\d+(/popen-gw\d+)?/[^/\s'\":;,()\[\]`]+"), "DIR"),
     (re.compile(re.escape(sys.prefix)), "ENV"),
     (re.compile(r"(uv )?pip install --python ENV\S+|ENV\S+ -m pip install"), "pip install"),
-    (re.compile(r"ENV\S+ -m conformance"), "conformance"),
+    (re.compile(r"\S*python\S* -m (conformance|report)\b"), r"\1"),
     (re.compile(re.escape(str(ROOT))), "ROOT"),
     (re.compile(r"/tmp/[^/\s'\":;,()\[\]`]+"), "DIR"),
     (re.compile(r"\b([0-9a-f]{12}|[0-9a-f]{40})\b"), "COMMIT"),
