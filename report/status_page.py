@@ -52,6 +52,7 @@ def status_page(runs: Sequence[RunRecord]) -> str:
     fixtures = [cell for cell in cells if cell.subject is None]
     if fixtures:
         lines += ["", "## Fixtures", "", f"The eager models, shared by all exporters. {_verdicts(fixtures)}."]
+        lines += _without_cache(fixtures)
     shown = sorted(report.variants, key=lambda variant: (variant.subject, variant.backend != EXPORTED, variant))
     for subject in filter(None, dict.fromkeys(variant.subject for variant in shown)):
         verdicts = _verdicts([cell for cell in cells if cell.subject == subject])
@@ -147,6 +148,20 @@ def _where(cells: Iterable[CellRecord], counts: str) -> list[str]:
     return [
         f"- cells: {counts}, of {', '.join(map(code, columns))}",
         f"- architectures: {', '.join(map(code, sorted({cell.architecture for cell in cells})))}",
+    ]
+
+
+def _without_cache(fixtures: Iterable[CellRecord]) -> list[str]:
+    """Whose programs another oracle judges. PAR-8 fails as listed for these alone; others it leaves without a judge."""
+    known = [cell for cell in fixtures if cell.clause == "PAR-8" and cell.expected]
+    if not known:
+        return []
+    return [
+        "",
+        "Transformers decodes these wrongly with a static cache (PAR-8). Their programs are judged by the forward pass "
+        "without a cache:",
+        "",
+        *(f"- {code(cell.architecture)}: {prose(cell.expected.reason)}" for cell in known if cell.expected),
     ]
 
 

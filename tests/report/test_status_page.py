@@ -200,6 +200,13 @@ def test_fixtures_alone_make_a_page() -> None:
     assert "Every architecture" not in page
 
 
+def test_architectures_that_another_oracle_judges_are_named() -> None:
+    known = _cell("PAR-8", Verdict.EXPECTED_FAILURE, Stage.EAGER, architecture="bamba", backend=EAGER)
+    page = status_page([_run(known, _cell("PAR-8", backend=EAGER), _cell("PAR-1"))])
+    assert f"forward pass without a cache:\n\n- `bamba`: {_KNOWN.reason}\n" in page
+    assert "without a cache" not in status_page([_run(_cell("PAR-8", backend=EAGER), _cell("PAR-1"))])
+
+
 def test_no_text_of_a_record_becomes_markup() -> None:
     """Everything that a record can say in free text is hostile; the page keeps the shape that it has with tame text."""
 
