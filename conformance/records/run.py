@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -27,6 +30,8 @@ _MOST_BYTES = 256 << 20
 #: Follows a commit if the checkout had uncommitted changes, like in `git describe`.
 DIRTY = "-dirty"
 
+#: The end of a compressed record's name; it has a twentieth of the size.
+COMPRESSED = ".gz"
 #: The end of a journal's name.
 _JOURNAL = ".jsonl"
 
@@ -262,7 +267,7 @@ def run_schema() -> dict[str, Any]:
 
 
 def load_run(path: Path) -> RunRecord:
-    """Read a run back, from its record or from the journal of a run that has not ended.
+    """Read a run back, from its record, compressed or not, or from the journal of a run that has not ended.
 
     Raises:
         OSError: It cannot be read, or is too large.
@@ -270,6 +275,8 @@ def load_run(path: Path) -> RunRecord:
     """
     try:
         content = read_regular_file(path, _MOST_BYTES)
+        if path.suffix == COMPRESSED:
+            content = _unpacked(content, path)
         # Strict: a damaged value, such as "1.5" for a number, must not be read as what it may have meant.
         return _read_journal(content) if is_journal(path) else _RUN.validate_json(content, strict=True)
     except ValidationError as error:
@@ -282,6 +289,17 @@ def load_run(path: Path) -> RunRecord:
             "unfinished-record",
             f"{path} does not exist: the run did not finish; read {journal}, or finish it with --resume",
         ) from error
+
+
+def _unpacked(content: bytes, path: Path) -> bytes:
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)  # with gzip's header
+    try:
+        unpacked = unpacking.decompress(content, _MOST_BYTES + 1)
+    except zlib.error as error:
+        raise InvalidRecordError("invalid-record", f"{path} is not a gzip file: {error}") from error
+    if len(unpacked) > _MOST_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {_MOST_BYTES >> 20} MiB", str(path))
+    return unpacked
 
 
 def _read_journal(content: bytes) -> RunRecord:
@@ -326,7 +344,7 @@ def cell_from_json(plain: dict[str, Any]) -> CellRecord:
 
 
 def write_run(path: Path, run: RunRecord) -> None:
-    """Write a record atomically, one line a cell. It is on the disk when this returns.
+    """Write a record atomically, one line a cell, compressed if its name says so. It is on the disk when this returns.
 
     Raises:
         OSError: It cannot be written, as on a full disk. The file is as it was.
@@ -336,7 +354,9 @@ def write_run(path: Path, run: RunRecord) -> None:
         f'{{"schema_version": {run.schema_version},\n"run": {_INFO.dump_json(run.run).decode()},\n'
         f'"environment": {_ENVIRONMENT.dump_json(run.environment).decode()},\n"cells": [\n{cells}\n]}}\n'
     )
-    atomic_write(path, text.encode(), sync=True)
+    content = text.encode()
+    # Without the time, so that the same record has the same bytes.
+    atomic_write(path, gzip.compress(content, mtime=0) if path.suffix == COMPRESSED else content, sync=True)
 
 
 def is_journal(path: Path) -> bool:
