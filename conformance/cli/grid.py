@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from packaging.version import InvalidVersion, Version
 
 from conformance.cli.params import FILE, FOLDER
 from conformance.cli.run import WORKERS, click_options, option_arguments, parameter
@@ -53,6 +52,15 @@ class Kept(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """A pair's record: the run, if it is the one that is asked for, or else what is different."""
+
+    kept: Kept
+    run: RunRecord | None = None
+    difference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """The result for a pair.
 
@@ -67,11 +75,6 @@ class Outcome:
     done: str
     run: RunRecord | None
     problem: str
-
-    @property
-    def complete(self) -> bool:
-        """Whether the page can be made of it."""
-        return self.run is not None and self.run.run.complete
 
     def __str__(self) -> str:
         good = "" if self.problem or self.run is None else str(_result(self.run))
@@ -129,13 +132,14 @@ def grid(versions: Path, only: str | None, output: Path, page: Path | None, **gi
     """
     pairs = read_pairs(versions, given["exporter"] or ["reference"])
     chosen = _chosen(pairs, only)
+    conditions = asked(given)
     outcomes: list[Outcome] = []
     interrupted = False
     try:
         with _interrupted_by_sigterm():
             for number, pair in enumerate(chosen, 1):
                 print(f"grid: {pair.name} ({number} of {len(chosen)}): {pair}", flush=True)
-                outcomes.append(judged(pair, output.resolve(), given))
+                outcomes.append(judged(pair, output.resolve(), given, conditions))
     except KeyboardInterrupt:
         interrupted = True
     for outcome in outcomes:
@@ -148,44 +152,43 @@ def grid(versions: Path, only: str | None, output: Path, page: Path | None, **gi
         print(
             f"grid: {len(failed)} of {plural(len(outcomes), 'pair')} not as expected: {', '.join(failed)}", flush=True
         )
-    written = _write_page(pairs, outcomes, output.resolve(), given, page or ROOT / COMPATIBILITY)
+    written = _write_page(pairs, outcomes, output.resolve(), conditions, page or ROOT / COMPATIBILITY)
     return 1 if failed or not written else 0
 
 
-def judged(pair: Pair, output: Path, given: Mapping[str, Any]) -> Outcome:
-    """Run the suite with `pair`, unless its record is complete already."""
+def judged(pair: Pair, output: Path, given: Mapping[str, Any], conditions: Mapping[str, Any]) -> Outcome:
+    """Run the suite with `pair` and the options `given`, unless its record is complete already."""
     record = output / f"{pair.name}.json"
-    wanted = asked(pair, given)
-    kept, run, difference = recorded(record, wanted)
-    if kept is Kept.COMPLETE:
-        return _outcome(pair, "reused", run, 0)
-    if kept is Kept.OTHER:
-        print(f"grid: {pair.name}: not reused: {difference}", flush=True)
+    wanted = {**conditions, **_public_versions(pair.versions)}
+    before = recorded(record, wanted)
+    if before.kept is Kept.COMPLETE:
+        return _outcome(pair, "reused", before, 0)
+    if before.kept is Kept.OTHER:
+        print(f"grid: {pair.name}: not reused: {before.difference}", flush=True)
     arguments = [
         *option_arguments(given, _SHARED),
         f"--output={record}",
         f"--failures-dir={output / 'failures' / pair.name}",
-        *(["--resume"] if kept is Kept.PARTIAL else []),
+        *(["--resume"] if before.kept is Kept.PARTIAL else []),
     ]
     code = run_tox(pair, arguments, output / "environments" / pair.name)
-    _, run, _ = recorded(record, wanted)
-    return _outcome(pair, "resumed" if kept is Kept.PARTIAL else "ran", run, code)
+    return _outcome(pair, "resumed" if before.kept is Kept.PARTIAL else "ran", recorded(record, wanted), code)
 
 
-def recorded(record: Path, wanted: Mapping[str, Any]) -> tuple[Kept, RunRecord | None, str]:
-    """What is recorded at `record` or in its journal: the run, if it is the `wanted` one, or else what differs."""
+def recorded(record: Path, wanted: Mapping[str, Any]) -> Recorded:
+    """What is recorded at `record` or in its journal."""
     journal = journal_of(record)
     try:
         run = load_run(journal if journal.exists() else record)
     except FileNotFoundError:
-        return Kept.NOTHING, None, ""
+        return Recorded(Kept.NOTHING)
     except InvalidRecordError as error:
-        return Kept.OTHER, None, str(error)
+        return Recorded(Kept.OTHER, None, str(error))
     found = _identity(run)
     for name, value in wanted.items():
         if found[name] != value:
-            return Kept.OTHER, None, f"in {record.name}, {name} is {found[name]}, expected {value}"
-    return Kept.COMPLETE if run.run.complete else Kept.PARTIAL, run, ""
+            return Recorded(Kept.OTHER, None, f"in {record.name}, {name} is {found[name]}, expected {value}")
+    return Recorded(Kept.COMPLETE if run.run.complete else Kept.PARTIAL, run)
 
 
 def run_tox(pair: Pair, arguments: Sequence[str], environments: Path) -> int:
@@ -220,11 +223,14 @@ def _interrupted_by_sigterm() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise _Terminated
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # A shell ignores SIGINT for what it starts in the background, and tox and pytest would inherit that.
+    handlers = {signal.SIGTERM: interrupt, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _tox() -> list[str]:
@@ -247,9 +253,11 @@ def _chosen(pairs: Sequence[Pair], only: str | None) -> list[Pair]:
     return [pair for pair in pairs if pair.name in names]
 
 
-def _outcome(pair: Pair, done: str, run: RunRecord | None, code: int) -> Outcome:
+def _outcome(pair: Pair, done: str, found: Recorded, code: int) -> Outcome:
+    run = found.run
     if run is None:
-        problem = f"no record: tox exited with {code} before the run began; its output is above"
+        reason = found.difference or "the run did not begin; its output is above"
+        problem = f"no record: tox exited with {code}; {reason}"
     elif not run.run.complete:
         left = sum(cell.verdict is Verdict.NOT_RUN for cell in run.cells)
         problem = f"not complete: {plural(left, 'cell')} of {len(run.cells)} not run; run the same command again"
@@ -270,15 +278,15 @@ def _identity(run: RunRecord) -> dict[str, Any]:
     packages = run.environment.packages
     return {
         **{name: options.get(name) for name in (*_SHARED, *_ABSENT, "matrix")},
-        **{name: _public(packages.get(name, "")) for name in ("transformers", "executorch", "torch")},
+        **_public_versions({name: packages.get(name, "") for name in ("transformers", "executorch", "torch")}),
         "--hypothesis-seed": run.run.seed,
         "commit": (run.run.commit or "").removesuffix(DIRTY),
         "the suite": (run.run.fingerprints or {}).get("the suite"),
     }
 
 
-def asked(pair: Pair, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of the run that `conformance grid` with the options `given` asks for."""
+def asked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of the runs that `conformance grid` with the options `given` asks for, without their versions."""
     from conformance.matrix.fingerprints import suite_fingerprint
     from conformance.matrix.schema import matrix_digest
     from conformance.runner.option_table import OPTIONS
@@ -290,7 +298,6 @@ def asked(pair: Pair, given: Mapping[str, Any]) -> dict[str, Any]:
         **options,
         **dict.fromkeys(_ABSENT),
         "matrix": matrix_digest(),
-        **{name: _public(version) for name, version in pair.versions.items()},
         "--hypothesis-seed": None,
         "commit": (environment.commit(ROOT) or "").removesuffix(DIRTY),
         "the suite": suite_fingerprint(),
@@ -301,23 +308,20 @@ def _text(value: Any) -> Any:
     return ",".join(value) if isinstance(value, list) else value
 
 
-def _public(version: str) -> str:
-    """A version without what says how it was built, such as +cpu."""
-    try:
-        return Version(version).public
-    except InvalidVersion:
-        return version
+def _public_versions(versions: Mapping[str, str]) -> dict[str, str]:
+    """Versions without what says how they were built, such as +cpu."""
+    return {name: version.partition("+")[0] for name, version in versions.items()}
 
 
 def _write_page(
-    pairs: Sequence[Pair], outcomes: Sequence[Outcome], output: Path, given: Mapping[str, Any], page: Path
+    pairs: Sequence[Pair], outcomes: Sequence[Outcome], output: Path, conditions: Mapping[str, Any], page: Path
 ) -> bool:
     """Write the page if all pairs of the file have a complete record; False if one that was run has none."""
     runs = {outcome.pair.name: outcome.run for outcome in outcomes}
     for pair in pairs:
         if pair.name not in runs:
-            kept, run, _ = recorded(output / f"{pair.name}.json", asked(pair, given))
-            runs[pair.name] = run if kept is Kept.COMPLETE else None
+            wanted = {**conditions, **_public_versions(pair.versions)}
+            runs[pair.name] = recorded(output / f"{pair.name}.json", wanted).run
     missing = [name for name, run in runs.items() if run is None or not run.run.complete]
     shown = os.path.relpath(page)
     if missing:
