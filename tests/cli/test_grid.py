@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import signal
 import sys
@@ -99,7 +100,9 @@ class _Grid:
         assert f"--failures-dir={self.output}/failures/{pair.name}" in arguments
         folders = ("--output=", "--failures-dir=")
         self.runs.append((pair.name, [each for each in arguments if not each.startswith(folders)]))
-        run = self.ends.get(pair.name, lambda run: run)(_record(pair, arguments))
+        run: RunRecord | None = _record(pair, arguments)
+        if run is not None and pair.name in self.ends:
+            run = self.ends[pair.name](run)
         if run is not None:
             write_run(self.output / f"{pair.name}.json", run)
         return self.codes.get(pair.name, 0)
@@ -395,7 +398,7 @@ def test_a_variable_of_the_users_shell_does_not_change_a_pair(
 
 def test_without_tox_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(gridding.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(CommandError, match="needs tox, which is not installed: pip install tox"):
         gridding._tox()
 

@@ -164,10 +164,11 @@ def test_the_page() -> None:
         "PAR-1", Verdict.FAIL, Stage.EXECUTE, "execute:logits-differ", backend="xnnpack", message="PAR-1 failed"
     )
     runs = [
-        _run(_NEW, _cell(), wrong, _cell(architecture="mixtral"), same, **options),
-        _run({**_OLD, "executorch": "1.5.1"}, *old, **options),
-        _run(_OLD, *old, **options),
+        _run(_NEW, _cell(), wrong, _cell(architecture="mixtral"), same),
+        _run({**_OLD, "executorch": "1.5.1"}, *old),
+        _run(_OLD, *old),
     ]
+    runs = [_changed(run, options=options) for run in runs]
     page = compatibility_page(runs)
     assert page == _SNAPSHOT.format(legend="\n".join(legend()))
     assert page == compatibility_page(runs[::-1])
