@@ -1,4 +1,7 @@
-"""`conformance grid`: the suite with one pair of versions after the other, and the compatibility page."""
+"""`conformance grid`: the suite with one pair of versions after the other, and the compatibility page.
+
+The help of all commands imports this: what reads records and pairs is imported when it is needed.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from conformance.cli.params import FILE, FOLDER
 from conformance.cli.run import WORKERS, click_options, option_arguments, parameter
-from conformance.cli.version_pairs import Pair, read_pairs
 from conformance.core.commands import RUN_COMMAND, command
 from conformance.core.console import Command, CommandError, examples
 from conformance.core.files import atomic_write
@@ -29,8 +31,10 @@ from conformance.core.paths import FIXTURES, ROOT, report_module
 from conformance.core.suggest import unknown
 from conformance.core.text import plural
 from conformance.core.verdicts import Verdict
-from conformance.records import environment
-from conformance.records.run import DIRTY, InvalidRecordError, RunRecord, journal_of, load_run
+
+if TYPE_CHECKING:
+    from conformance.cli.version_pairs import Pair
+    from conformance.records.run import RunRecord
 
 #: The options of `conformance run` that all pairs are run with.
 _SHARED = ("--arch", "--exporter", "--backend", "--mode", "--clause", "--tier", "--max-examples")
@@ -130,6 +134,8 @@ def grid(versions: Path, only: str | None, output: Path, page: Path | None, **gi
 
     The exit code is 0 only if each run is complete and has no unexpected result. Needs tox and a checkout.
     """
+    from conformance.cli.version_pairs import read_pairs
+
     pairs = read_pairs(versions, given["exporter"] or ["reference"])
     chosen = _chosen(pairs, only)
     conditions = asked(given)
@@ -177,6 +183,8 @@ def judged(pair: Pair, output: Path, given: Mapping[str, Any], conditions: Mappi
 
 def recorded(record: Path, wanted: Mapping[str, Any]) -> Recorded:
     """What is recorded at `record` or in its journal."""
+    from conformance.records.run import InvalidRecordError, journal_of, load_run
+
     journal = journal_of(record)
     try:
         run = load_run(journal if journal.exists() else record)
@@ -274,6 +282,8 @@ def _result(run: RunRecord) -> Any:
 
 def _identity(run: RunRecord) -> dict[str, Any]:
     """What makes a recorded run the one that a grid asks for."""
+    from conformance.records.run import DIRTY
+
     options = by_option(run.run.options)
     packages = run.environment.packages
     return {
@@ -289,6 +299,8 @@ def asked(given: Mapping[str, Any]) -> dict[str, Any]:
     """The same of the runs that `conformance grid` with the options `given` asks for, without their versions."""
     from conformance.matrix.fingerprints import suite_fingerprint
     from conformance.matrix.schema import matrix_digest
+    from conformance.records import environment
+    from conformance.records.run import DIRTY
     from conformance.runner.option_table import OPTIONS
 
     defaults = {option.name: option.default for option in OPTIONS}
