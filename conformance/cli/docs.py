@@ -24,17 +24,14 @@ _PAGES = {
 }
 #: Folders of such pages, and the function that makes them, by file name.
 _FOLDERS = {"docs/reference/backends": ("conformance.cli.backends_page", "backend_pages")}
-#: Those that are made of records: the option that names new ones, the page, the folder in which its records are kept,
-#: and the module of the report and its function.
+#: Those that are made of records: the option that names new ones, the page, and the module of the report and its
+#: function.
 _OF_RECORDS = {
-    "--status": ("docs/reference/status.md", "docs/records/status", "status_page", "status_page"),
-    "--compatibility": (
-        "docs/reference/compatibility.md",
-        "docs/records/compatibility",
-        "versions_page",
-        "compatibility_page",
-    ),
+    "--status": ("docs/reference/status.md", "status_page", "status_page"),
+    "--compatibility": ("docs/reference/compatibility.md", "versions_page", "compatibility_page"),
 }
+#: The folder of a page's records. Those of compatibility have 16 MB, and `conformance grid` makes them anew.
+_KEPT = {"--status": "docs/records/status"}
 
 
 class _Docs(Command):
@@ -64,14 +61,15 @@ class _Docs(Command):
     multiple=True,
     type=FILE,
     metavar="RUN.json...",
-    help="make docs/reference/compatibility.md of these records, which have different versions",
+    help="make docs/reference/compatibility.md of these complete records, which differ in versions alone: those that "
+    "`conformance grid` writes",
 )
 def docs(check: bool, status: Sequence[Path], compatibility: Sequence[Path]) -> int:
     """Write the pages of the documentation that are generated.
 
-    These are the contract, the backends, the command line and the schema of records. The pages of the
-    status and of compatibility are made of the records in docs/records. Records that are named replace
-    those of their page. Needs a checkout.
+    These are the contract, the backends, the command line and the schema of records. The page of the
+    status is made of the records in docs/records; records that are named replace them. The page of
+    compatibility is made of records that are named, and by `conformance grid`. Needs a checkout.
     """
     given = {"--status": status, "--compatibility": compatibility}
     stale = written = 0
@@ -87,8 +85,8 @@ def docs(check: bool, status: Sequence[Path], compatibility: Sequence[Path]) -> 
             page.parent.mkdir(parents=True, exist_ok=True)
             page.write_text(text, encoding="utf-8")
             print(f"wrote {path}")
-    for option, paths in given.items() if not check else ():
-        _keep(ROOT / _OF_RECORDS[option][1], paths)
+    for option, folder in _KEPT.items() if not check else ():
+        _keep(ROOT / folder, given[option])
     if not stale + written:
         print("all pages are up to date")
     return 1 if stale else 0
@@ -101,8 +99,9 @@ def _pages(given: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, str, list
     for folder, (module, name) in _FOLDERS.items():
         for file, text in _function(importlib.import_module(module), name)().items():
             yield f"{folder}/{file}", text, []
-    for option, (path, folder, module, name) in _OF_RECORDS.items():
-        if paths := given[option] or sorted((ROOT / folder).glob("*.json")):
+    for option, (path, module, name) in _OF_RECORDS.items():
+        kept = sorted((ROOT / _KEPT[option]).glob("*.json")) if option in _KEPT else []
+        if paths := given[option] or kept:
             from conformance.records.run import load_run
 
             text = _function(report_module(module), name)([load_run(each) for each in paths])

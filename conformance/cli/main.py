@@ -84,6 +84,7 @@ def doctor() -> int:
     former=_FORMER,
     lazy={
         "run": imported("conformance.cli.run", "run"),
+        "grid": imported("conformance.cli.grid", "grid"),
         "doctor": lambda: doctor,
         "model": imported("conformance.cli.model", "model"),
         "report": _report,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ class _Run(Command):
         if not self.params:
             from conformance.runner.option_table import OPTIONS
 
-            self.params = [*map(_click_option, OPTIONS), _WORKERS]
+            self.params = [*click_options([option.name for option in OPTIONS]), WORKERS]
         return super().get_params(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -104,25 +104,31 @@ def run(**given: Any) -> None:
     may follow after `--`.
     """
     sys.stdout.flush()
-    command = pytest_command(*_pytest_options(given))
+    from conformance.runner.option_table import OPTIONS
+
+    names = [option.name for option in OPTIONS]
+    command = pytest_command(*option_arguments(given, names), *click.get_current_context().meta[__name__])
     typed = {RUN_ARGUMENTS: shlex.join(sys.argv[2:])}  # after `conformance run`
     os.execve(command[0], command, {**run_environment(os.environ), **typed})
 
 
-def _pytest_options(given: Mapping[str, Any]) -> list[str]:
+def option_arguments(given: Mapping[str, Any], names: Collection[str]) -> list[str]:
+    """The workers and the options `names` for pytest, as `given` by parameter."""
     from conformance.runner.option_table import OPTIONS, Value
 
     # With "=": pytest looks for a conftest.py beside what could be a path of a test, before it knows the options.
     arguments = [f"-n{given['workers']}"]
     for option in OPTIONS:
-        value = given[_parameter(option.name)]
+        if option.name not in names:
+            continue
+        value = given[parameter(option.name)]
         if option.value is Value.FLAG:
             arguments += [option.name] * value
         elif option.value is Value.TEXTS:
             arguments += [f"{option.name}={text}" for text in value]
         elif value is not None:
             arguments.append(f"{option.name}={','.join(value) if isinstance(value, list) else value}")
-    return [*arguments, *click.get_current_context().meta[__name__]]
+    return arguments
 
 
 def _workers(text: str) -> str:
@@ -131,13 +137,21 @@ def _workers(text: str) -> str:
     return text
 
 
-_WORKERS = click.Option(
+#: The option for xdist's processes.
+WORKERS = click.Option(
     ["-n", "--workers"],
     type=Reader("workers", _workers),
     default="auto",
     metavar="N",
     help="processes, or auto for one a core; 0 for none beside this one (default: auto)",
 )
+
+
+def click_options(names: Collection[str]) -> list[click.Option]:
+    """The options of `conformance.runner.option_table` with these names, in its order."""
+    from conformance.runner.option_table import OPTIONS
+
+    return [_click_option(option) for option in OPTIONS if option.name in names]
 
 
 def _click_option(option: Option) -> click.Option:
@@ -158,8 +172,9 @@ def _click_option(option: Option) -> click.Option:
             attributes["metavar"] = option.metavar or "NAMES"
         case _:
             attributes |= {"type": Reader("number", READERS[option.value]), "metavar": option.metavar or "N"}
-    return click.Option([option.name, _parameter(option.name)], **attributes)
+    return click.Option([option.name, parameter(option.name)], **attributes)
 
 
-def _parameter(name: str) -> str:
+def parameter(name: str) -> str:
+    """The parameter that an option is given as."""
     return name.lstrip("-").replace("-", "_")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
+from itertools import zip_longest
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
@@ -28,6 +30,22 @@ TRANSFORMERS_FOR_REFERENCE = ">=4.57"
 REQUIRED = ("torch", "transformers", "executorch")
 #: The packages whose requirements are checked: those that work on the same program.
 _CHECKED = (*REQUIRED, "torchao", "pytorch-tokenizers", "optimum-executorch")
+
+
+@dataclass(frozen=True, slots=True)
+class TorchConflict:
+    """An ExecuTorch and a torch that it was not built against.
+
+    Args:
+        needed: The torch that it needs.
+        torch: The nearest version of that.
+        executorch: The release nearest to this ExecuTorch that goes with this torch; empty if there is none.
+    """
+
+    needed: str
+    torch: str
+    executorch: str
+
 
 Versions = Callable[[str], str | None]
 Requirements = Callable[[str], Sequence[str]]
@@ -60,12 +78,36 @@ def incompatible(version_of: Versions = installed, required_by: Requirements = r
 
 def unsupported(subjects: Collection[str], version_of: Versions = installed) -> list[str]:
     """A sentence for each exporter that does not support these versions."""
-    transformers = _version(version_of("transformers"))
-    if "reference" not in subjects or transformers is None:
-        return []
-    if SpecifierSet(TRANSFORMERS_FOR_REFERENCE).contains(transformers, prereleases=True):
+    transformers = version_of("transformers")
+    if "reference" not in subjects or _version(transformers) is None or supports_reference(str(transformers)):
         return []
     return [f"the reference exporter needs transformers{TRANSFORMERS_FOR_REFERENCE}; installed: {transformers}"]
+
+
+def supports_reference(transformers: str) -> bool:
+    """Whether the reference supports this version of Transformers."""
+    return SpecifierSet(TRANSFORMERS_FOR_REFERENCE).contains(transformers, prereleases=True)
+
+
+def torch_conflict(executorch: str, torch: str, releases: Collection[str]) -> TorchConflict | None:
+    """What to install instead, if these versions cannot be combined; of ExecuTorch, one of `releases`."""
+    needed = _torch_for(Version(executorch))
+    if not needed or _contains(needed, torch):
+        return None
+    lowest = next(each.version for each in SpecifierSet(needed) if each.operator == ">=")
+    fitting = [release for release in releases if _contains(_torch_for(Version(release)) or ">0", torch)]
+    return TorchConflict(needed, f"{lowest}.0", nearest_release(executorch, fitting))
+
+
+def nearest_release(version: str, releases: Collection[str]) -> str:
+    """The release whose numbers are the nearest to those of `version`; empty if there is none."""
+    wanted = Version(version).release
+
+    def distance(release: str) -> tuple[int, ...]:
+        pairs = zip_longest(Version(release).release, wanted, fillvalue=0)
+        return tuple(abs(mine - theirs) for mine, theirs in pairs)
+
+    return min(releases, key=distance, default="")
 
 
 def untested(version_of: Versions = installed) -> list[str]:
@@ -81,9 +123,18 @@ def _torch(version_of: Versions) -> Iterator[str]:
     executorch, torch = _version(version_of("executorch")), _version(version_of("torch"))
     if executorch is None or torch is None:
         return
-    wanted = TORCH_FOR_EXECUTORCH.get(".".join(map(str, executorch.release[:2])))
-    if wanted and not SpecifierSet(wanted).contains(torch, prereleases=True):
+    wanted = _torch_for(executorch)
+    if wanted and not _contains(wanted, str(torch)):
         yield f"ExecuTorch {executorch} needs torch{wanted}; installed: {torch}"
+
+
+def _torch_for(executorch: Version) -> str:
+    """The torch that an ExecuTorch needs; empty if that is not known."""
+    return TORCH_FOR_EXECUTORCH.get(".".join(map(str, executorch.release[:2])), "")
+
+
+def _contains(specifier: str, version: str) -> bool:
+    return SpecifierSet(specifier).contains(version, prereleases=True)
 
 
 def _declared(version_of: Versions, required_by: Requirements) -> Iterator[str]:

@@ -39,7 +39,11 @@ def fingerprints(matrix: Matrix, architectures: Iterable[str], subjects: Iterabl
         architectures: Those to look at.
         subjects: Their names, known or `package.module:callable`.
     """
-    found = {"python": platform.python_version(), "the suite": _suite(), "transformers' shared modules": _shared()}
+    found = {
+        "python": platform.python_version(),
+        "the suite": suite_fingerprint(),
+        "transformers' shared modules": _shared(),
+    }
     # Hash Transformers' sources, not its version: checkouts share versions.
     found |= {f"package {name}": version for name, version in versions().items() if name != "transformers"}
     for name in architectures:
@@ -65,7 +69,7 @@ def parts(cell: Cell, found: Mapping[str, str]) -> tuple[str, ...]:
 _NO_CODE = frozenset({"data", "report"})
 
 
-def _suite() -> str:
+def suite_fingerprint() -> str:
     """The suite's code, with the reference, of which the oracle shares parts, and data that all cells share."""
     code = [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] not in _NO_CODE]
     return _digest(code, PACKAGE, _digest(sorted(PARTITIONS.rglob("*.json")), ROOT))
