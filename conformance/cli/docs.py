@@ -100,7 +100,7 @@ def _pages(given: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, str, list
         for file, text in _function(importlib.import_module(module), name)().items():
             yield f"{folder}/{file}", text, []
     for option, (path, module, name) in _OF_RECORDS.items():
-        kept = sorted((ROOT / _KEPT[option]).glob("*.json")) if option in _KEPT else []
+        kept = sorted((ROOT / _KEPT[option]).glob("*.json.gz")) if option in _KEPT else []
         if paths := given[option] or kept:
             from conformance.records.run import load_run
 
@@ -110,13 +110,13 @@ def _pages(given: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, str, list
 
 def _keep(folder: Path, paths: Sequence[Path]) -> None:
     """Replace the records in `folder` by those at `paths`, if there are any."""
-    from conformance.records.run import load_run, write_run
+    from conformance.records.run import COMPRESSED, load_run, write_run
 
     runs = [load_run(path) for path in paths]
-    for old in folder.glob("*.json") if runs else ():
+    for old in folder.glob("*.json*") if runs else ():
         old.unlink()
     for number, run in enumerate(runs, 1):
-        write_run(folder / f"{number:02}.json", run)
+        write_run(folder / f"{number:02}.json{COMPRESSED}", run)
 
 
 def _function(module: Any, name: str) -> Callable[..., Any]:
