@@ -32,7 +32,7 @@ PAGE = ROOT / "docs/reference/errors.md"
 WRITE = "CONFORMANCE_WRITE_MESSAGES"
 #: How commands, pytest and `failure replay` print an error with its code.
 _PRINTED = re.compile(
-    r"^(?:\S+: )?(?:error|error: argument [^:]+:|ERROR:|CANNOT RUN) \[([a-z-]+)\]:? (.*)$", re.MULTILINE
+    r"^(?:[\w. -]+: )?(?:error|error: argument [^:]+:|ERROR:|CANNOT RUN) \[([a-z-]+)\]:? (.*)$", re.MULTILINE
 )
 #: What makes an error that has a code. A verdict's exceptions have signatures instead.
 _RAISED = re.compile(
