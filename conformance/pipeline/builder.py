@@ -221,12 +221,18 @@ class BuiltArchitecture(_Built):
 
     @_Part
     def static_oracle(self) -> Oracle:
-        """The fixture model's own decoding with a static cache, also where that is not what judges programs."""
-        return Oracle(self.model, self.cache_length)
+        """The fixture model's own decoding with a static cache, also where that is not what judges programs.
+
+        It is the same object where it is: a model that keeps a state of its own (RecurrentGemma) has one oracle.
+        """
+        return self.oracle if self._decodes else Oracle(self.model, self.cache_length)
+
+    @property
+    def _decodes(self) -> bool:
+        return self.model.config.model_type not in self._builder.without_cache
 
     def _oracle_of(self, model: PreTrainedModel) -> Oracle:
-        kind = CacheFreeOracle if model.config.model_type in self._builder.without_cache else Oracle
-        return kind(model, self.cache_length)
+        return (Oracle if self._decodes else CacheFreeOracle)(model, self.cache_length)
 
     @_Part
     def trusted_oracle(self) -> Oracle:

@@ -45,6 +45,13 @@ def test_only_named_architectures_are_judged_without_cache() -> None:
     case = Case(_CELL, Builder(without_cache={"bamba"}), examples=1)
     require_undecodable(case, known)
     assert type(case.oracle) is CacheFreeOracle
+    assert type(case.architecture.static_oracle) is Oracle
     with pytest.raises(ClauseViolationError) as violation:
         _ = Case(_CELL, Builder(), examples=1).oracle
     assert violation.value.signature == known.signature
+
+
+def test_model_that_decodes_has_one_oracle() -> None:
+    """RecurrentGemma keeps a state of its own, which a second oracle would find as the first one left it."""
+    architecture = Builder(without_cache={"bamba"}).architecture("llama")
+    assert architecture.static_oracle is architecture.oracle
