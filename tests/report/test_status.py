@@ -102,6 +102,11 @@ def test_a_fixture_that_shows_no_fault_blocks(clause: str) -> None:
     assert str(status_of([known, *_EXPORTED])) == "✓ decodes correctly, not SEN-2"
 
 
+def test_an_oracle_that_is_known_to_be_wrong_is_replaced() -> None:
+    known = cell("PAR-8", Verdict.EXPECTED_FAILURE, Stage.EAGER, signature="eager:a", subject=None, backend=EAGER)
+    assert str(status_of([known, *_EXPORTED])) == "✓ decodes correctly, not PAR-8"
+
+
 def test_what_no_clause_applies_to() -> None:
     nothing = [cell(clause, Verdict.NOT_APPLICABLE) for clause in ("LOW-1", "PAR-1")]
     assert str(status_of([_FIXTURE, *nothing])) == "– not applicable"
