@@ -30,9 +30,14 @@ def _options(**given: str | int) -> Options:
 
 
 def test_exported_programs_get_a_fifth_where_their_runtime_is_judged() -> None:
-    options = _options(backend="xnnpack", max_examples=20)
-    assert (options.examples_of(_EXPORTED_CELL), options.examples_of(_XNNPACK_CELL)) == (4, 20)
-    assert _options(backend="xnnpack", max_examples=3).examples_of(_EXPORTED_CELL) == 1
+    options = _options(backend="xnnpack", max_examples=40)
+    assert (options.examples_of(_EXPORTED_CELL), options.examples_of(_XNNPACK_CELL)) == (8, 40)
+
+
+@pytest.mark.parametrize("examples", [3, 5, 20])
+def test_exported_programs_get_five_scripts_at_least(examples: int) -> None:
+    options = _options(backend="xnnpack", max_examples=examples)
+    assert options.examples_of(_EXPORTED_CELL) == min(examples, 5)
 
 
 @pytest.mark.parametrize("backend", ["exported", "vulkan", "exported,coreml"])
