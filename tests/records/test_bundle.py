@@ -126,5 +126,5 @@ def test_damaged_bundle_is_refused_in_one_sentence(
 def test_no_bundle_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["failure", "replay", str(tmp_path / "none")]) == 2
     printed, said = capsys.readouterr()
-    assert printed.startswith("CANNOT RUN: ")
+    assert printed.startswith("CANNOT RUN [invalid-bundle]: ")
     assert not said

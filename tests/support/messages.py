@@ -43,7 +43,7 @@ _RAISED = re.compile(
 _VOLATILE = (
     (re.compile(r"/[^\s'\":;,()\[\]=]*/pytest-of-[^/]+/pytest-\d+(/popen-gw\d+)?/[^/\s'\":;,()\[\]`]+"), "DIR"),
     (re.compile(re.escape(sys.prefix)), "ENV"),
-    (re.compile(r"(uv )?pip install --python ENV\S+|ENV\S+ -m pip install"), "pip install"),
+    (re.compile(r"(uv )?pip install --python \S+|\S*python\S* -m pip install"), "pip install"),
     (re.compile(r"\S*python\S* -m (conformance|report)\b"), r"\1"),
     (re.compile(re.escape(str(ROOT))), "ROOT"),
     (re.compile(r"/tmp/[^/\s'\":;,()\[\]`]+"), "DIR"),

@@ -43,7 +43,7 @@ def test_masks_by_broadcasting_are_those_by_vmap(name: str, monkeypatch: pytest.
 
 
 def test_masks_without_vmap_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in MASKS_BY_VMAP:
+    for name in (*MASKS_BY_VMAP, "maybe_pad_block_sequence_ids"):
         monkeypatch.delattr(masking_utils, name, raising=False)
     before = dict(vars(masking_utils))
     with broadcast_masks(_MODEL):
