@@ -342,6 +342,7 @@ class Isolated:
 
     def __init__(self, exporters: Sequence[Exporter], limits: Limits = LIMITS) -> None:
         named = {exporter.name: exporter for exporter in exporters}
+        without_cache = load_matrix().judged_without_cache(versions())
         builders: dict[tuple[str, str], Builder] = {}
 
         def judge(job: tuple[str, Variation, Cell]) -> Judgement:
@@ -354,7 +355,7 @@ class Isolated:
                 builders[key] = Builder(
                     named,
                     build=lambda name: build(name, variation),
-                    without_cache=load_matrix().judged_without_cache(versions()),
+                    without_cache=without_cache,
                 )
             return judged(builders[key], cell)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from conformance.core.cells import EXPORTED, Cell
+from conformance.core.cells import EXPORTED, Cell, plan
 from conformance.core.commands import RUN_ARGUMENTS, RUN_COMMAND, run_command
 from conformance.core.paths import PACKAGE, ROOT
 from conformance.core.text import first_few, plural
@@ -137,8 +137,10 @@ class Recorder:
 
     def _fewer(self) -> str:
         """How many scripts exported programs get, where they get fewer."""
-        counts = {self.options.examples_of(cell) for cell in self.options.cells if cell.backend == EXPORTED}
-        return ", ".join(f", {count} where the runtime is judged too" for count in counts - {self.options.examples})
+        exported = (cell for cell in plan(self.options.selection) if cell.backend == EXPORTED)
+        counts = (self.options.examples_of(cell) for cell in exported)
+        fewer = next((count for count in counts if count < self.options.examples), None)
+        return f", {fewer} where the runtime is judged too" if fewer else ""
 
     def _sampled(self) -> list[str]:
         """Which clauses are asked of some of the architectures alone, and how to ask them of all."""
