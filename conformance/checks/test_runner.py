@@ -93,8 +93,7 @@ def test_answers(case: Case) -> None:
     turns += [_turn(case, 0, 3, most=1), _turn(case, 0, 3, most=_FEW)]
     ending, endless = _ending_and_endless(case)
     turns += [turn for turn in (ending, endless, _chat_turn(case)) if turn is not None]
-    for turn in turns:
-        _hold(case, Conversation((turn,)))
+    _hold(case, [Conversation((turn,)) for turn in turns])
     case.metrics["answers"] = len(turns)
     case.metrics["answers_that_end"] = int(ending is not None)
     case.metrics["answers_that_fill_the_cache"] = int(endless is not None)
@@ -131,7 +130,7 @@ def test_further_answers(case: Case) -> None:
         _turn(case, 1, 1, most=_FEW, goes_on=True),
         _turn(case, 2, 2, again=True),
     )
-    _hold(case, Conversation(turns))
+    _hold(case, [Conversation(turns)])
     case.metrics["answers"] = len(turns)
 
 
@@ -272,11 +271,16 @@ def _last_of_answer(case: Case, prompt: tuple[int, ...]) -> int | None:
     return None
 
 
-def _hold(case: Case, conversation: Conversation) -> None:
-    """Hold the conversation, and compare each answer with what eager greedy decoding gives."""
+def _hold(case: Case, conversations: Sequence[Conversation]) -> None:
+    """Hold the conversations, and compare each answer with what eager greedy decoding gives."""
     seconds = _CHECKPOINT_SECONDS if case.is_checkpoint else DEFAULT_SECONDS
-    turns = [_bounded(case, turn) for turn in conversation.turns]
-    answers = converse(case.built.emitted, case.runner_tokenizer, turns, seconds)
+    bounded = [[_bounded(case, turn) for turn in conversation.turns] for conversation in conversations]
+    answered = converse(case.built.emitted, case.runner_tokenizer, bounded, seconds)
+    for conversation, answers in zip(conversations, answered, strict=True):
+        _judge_answers(case, conversation, answers)
+
+
+def _judge_answers(case: Case, conversation: Conversation, answers: Sequence[Answer]) -> None:
     held: tuple[int, ...] | None = ()
     for number, (turn, answer) in enumerate(zip(conversation.turns, answers, strict=True), 1):
         before = () if turn.again else held

@@ -64,15 +64,20 @@ class Answer:
 
 
 def converse(
-    program: bytes, runner_tokenizer: RunnerTokenizer, turns: Sequence[Turn], seconds: int = DEFAULT_SECONDS
-) -> list[Answer]:
-    """The answers of a new `TextLLMRunner` with `program`, one for each turn.
+    program: bytes,
+    runner_tokenizer: RunnerTokenizer,
+    conversations: Sequence[Sequence[Turn]],
+    seconds: int = DEFAULT_SECONDS,
+) -> Iterator[list[Answer]]:
+    """The answers in each conversation, one for each turn; each has a new `TextLLMRunner` with `program`.
+
+    One child process holds all of them: forking one costs as much as a short conversation.
 
     Args:
         program: An ExecuTorch program, as the bytes of a `.pte` file.
         runner_tokenizer: The runner's tokenizer.
-        turns: The prompts, in order.
-        seconds: The time limit for all turns together.
+        conversations: The prompts of each, in order.
+        seconds: The time limit for each conversation.
 
     Raises:
         NotRunError: The installed ExecuTorch has no LLM runner, or lacks operators of the program.
@@ -90,41 +95,60 @@ def converse(
         (directory / "model.pte").write_bytes(program)
         tokenizer = runner_tokenizer.install(directory)
         with _output_file(directory).open("wb") as output:
-            answers, code = collect(
-                lambda: _answers(directory, tokenizer, tuple(turns)), output=output.fileno(), seconds=seconds
+            results, code = collect(
+                lambda: _held(directory, tokenizer, conversations, seconds), output=output.fileno(), seconds=seconds
             )
         printed = _output_file(directory).read_text(errors="replace")
-    if code:
-        raise _died(code, turns, len(answers), printed, seconds)
-    if answers and isinstance(answers[0], str):
-        raise StageError(Stage.LOAD, RuntimeError(f"{answers[0]}\nRunner output: {_last_lines(printed)}"))
-    return answers
+    for number, turns in enumerate(conversations):
+        answers = [answer for conversation, answer in results if conversation == number]
+        if answers and isinstance(answers[0], str):
+            raise StageError(Stage.LOAD, RuntimeError(answers[0]))
+        if code and (len(answers) < len(turns) or number == len(conversations) - 1):
+            raise _died(code, turns, len(answers), printed, seconds)
+        yield answers
 
 
-def _answers(directory: Path, tokenizer: Path, turns: tuple[Turn, ...]) -> Iterator[Answer | str]:
-    """In the child process: an answer for each turn, or only the error if the program does not load."""
+def _held(
+    directory: Path, tokenizer: Path, conversations: Sequence[Sequence[Turn]], seconds: int
+) -> Iterator[tuple[int, Answer | str]]:
+    """In the child process: the number of a conversation, and an answer in it or the error of loading."""
+    for number, turns in enumerate(conversations):
+        signal.alarm(seconds)
+        for answer in _answers(directory, tokenizer, turns):
+            yield number, answer
+
+
+def _answers(directory: Path, tokenizer: Path, turns: Sequence[Turn]) -> Iterator[Answer | str]:
+    """An answer for each turn, or only the error if the program does not load."""
     from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 
+    output = _output_file(directory)
+    before = output.stat().st_size
     try:
         runner = TextLLMRunner(str(directory / "model.pte"), str(tokenizer))
     except RuntimeError as error:
-        yield str(error).replace(f"{directory}/", "")  # another one each time, and the message is the signature
+        reason = str(error).replace(f"{directory}/", "")  # another one each time, and the message is the signature
+        yield f"{reason}\nRunner output: {_last_lines(_since(before, output))}"
         return
     for turn in turns:
         if turn.again:
             runner.reset()
         pieces: list[str] = []
         config = GenerationConfig(max_new_tokens=turn.most, temperature=0.0, echo=False, num_bos=turn.num_bos)
-        before = _output_file(directory).stat().st_size
+        before = output.stat().st_size
         refusal, cut = None, False
         try:
             runner.generate(turn.text, config, token_callback=pieces.append)
         except UnicodeDecodeError:
             cut = True
         except RuntimeError as error:
-            printed = _output_file(directory).read_bytes()[before:].decode(errors="replace")
-            refusal = f"{error}; runner output: {_last_lines(printed)}"
+            refusal = f"{error}; runner output: {_last_lines(_since(before, output))}"
         yield Answer(tuple(pieces), refusal, cut)
+
+
+def _since(size: int, output: Path) -> str:
+    """What was written to `output` after its first `size` bytes."""
+    return output.read_bytes()[size:].decode(errors="replace")
 
 
 def _output_file(directory: Path) -> Path:

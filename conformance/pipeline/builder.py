@@ -33,6 +33,7 @@ from conformance.pipeline.backends.base import Interpreter, Precision
 from conformance.pipeline.emission import kernels_of
 from conformance.pipeline.lowering import Artifact, Lowered
 from conformance.pipeline.model_snapshot import changes, footprint
+from conformance.pipeline.other_process import Request, difference_by_process
 from conformance.pipeline.process_snapshot import Change, process_changes, process_snapshot
 from conformance.pipeline.program_file import forward_plan
 from conformance.pipeline.store import Store, key_of
@@ -316,6 +317,13 @@ class BuiltProgram(_Built):
         """The exported program: of the fixture, or of what its backend makes of that first."""
         return self._source._exported
 
+    @_Part
+    def exported_without_examples(self) -> ExportedProgram:
+        """The fixture's exported program once more, from the model alone."""
+        model = self.architecture.model_to_export()
+        with at(Stage.EXPORT):
+            return self.exporter.export(model)
+
     @property
     def side_effects(self) -> list[Change]:
         """What exporting the fixture changed of it, and what its exporter has left behind in this process."""
@@ -351,8 +359,9 @@ class BuiltProgram(_Built):
     def artifact(self) -> Artifact:
         """The program, lowered and emitted: out of the store, or made and put there."""
         _require(self._lowering)
-        if self._stored is not None:
-            return self._stored
+        kept = self._store.get(self._store_key) if self._store is not None else None
+        if kept is not None:
+            return kept
         artifact = lowering.emit(self._lowered_to_emit(), self._lowering)
         if len(artifact.program) > _LARGE:
             gc.collect()  # a lowered program refers to itself, and holds its weights until then
@@ -360,30 +369,26 @@ class BuiltProgram(_Built):
             self._store.put(self._store_key, artifact)
         return artifact
 
-    @_Part
-    def _stored(self) -> Artifact | None:
-        """What the store had."""
-        return self._store.get(self._store_key) if self._store is not None else None
-
     @property
     def _store(self) -> Store | None:
         return self._builder.store if self._builder.knows(self._lowering) else None
 
     @_Part
-    def bytes_if_lowered_again(self) -> str:
-        """How another lowering of the same program differs from the artifact; empty if it gave the same bytes.
+    def difference_by_process(self) -> str:
+        """How the programs of two processes with different hash seeds differ; empty if they are the same bytes.
 
-        It lowers once more, unless the artifact comes from a store and says what came of that before.
+        The store keeps the answer beside the artifact.
         """
-        artifact = self.artifact
-        if artifact.again is not None:
-            return artifact.again
-        if self._stored is not None:
-            self.lower()  # so that the next one is the second here, as without a store: some programs fail there
-        again = _difference(artifact.program, lowering.emit(self.lower(), self._lowering).program)
-        if self._store is not None:
-            self._store.put(self._store_key, dataclasses.replace(artifact, again=again))
-        return again
+        artifact, store = self.artifact, self._store
+        request = Request(self.program, self._builder.shape, self._builder.attention)
+        if store is None:
+            return difference_by_process(request)
+        key = f"{self._store_key}-by-process"
+        kept = store.get(key)
+        if kept is None or kept.again is None:
+            kept = dataclasses.replace(artifact, again=difference_by_process(request))
+            store.put(key, kept)
+        return str(kept.again)
 
     def lower(self) -> Lowered:
         """The program, lowered anew each time: emitting uses a lowered program up."""
@@ -590,12 +595,3 @@ def _prepared(backend: Backend, model: PreTrainedModel) -> PreTrainedModel:
     with at(Stage.BUILD):
         prepared: PreTrainedModel = backend.prepare(model)
         return prepared
-
-
-def _difference(first: bytes, second: bytes) -> str:
-    if first == second:
-        return ""
-    if len(first) != len(second):
-        return f"{len(second)} bytes after {len(first)}"
-    differing = [index for index, (one, other) in enumerate(zip(first, second, strict=True)) if one != other]
-    return f"{len(differing)} of {len(first)} bytes, the first at {differing[0]}"

@@ -27,7 +27,7 @@ from conformance.core.verdicts import (
 from conformance.decoding import llm_runner
 from conformance.decoding.llm_runner import Answer, Turn
 from conformance.decoding.scripts import DecodeScript
-from conformance.exporters.resolve import Exporter
+from conformance.exporters.resolve import Exporter, resolve
 from conformance.models.fixtures import build_model, config_values, fixture_config
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.builder import Builder
@@ -252,9 +252,8 @@ def test_plain_lowering_is_caught_by_none() -> None:
     plain = functools.partial(
         judge,
         architecture="llama",
-        export=convert_and_export_with_cache,
-        backend="plain",
-        backends={"plain": lowerings.PLAIN},
+        export=resolve("reference"),
+        backend="tests.faults.lowerings:PLAIN",  # which another process finds too, for LOW-8
     )
     builder = plain("LOW-1").builder
     for clause in ("LOW-4", "LOW-5", "LOW-6", "LOW-7", "LOW-8", "LOW-9", "LOW-10", "PAR-1"):

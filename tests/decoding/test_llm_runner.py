@@ -57,7 +57,7 @@ def test_subject_brings_the_metadata_of_its_module_or_none() -> None:
 
 def test_bytes_that_are_not_a_program_are_not_loaded() -> None:
     with pytest.raises(StageError, match="Runner output: ") as caught:
-        converse(b"no program at all", _LETTERS, [Turn((1,), _LETTERS.encode_to_text((1,)))])
+        list(converse(b"no program at all", _LETTERS, [[Turn((1,), _LETTERS.encode_to_text((1,)))]]))
     assert caught.value.signature == "load:RuntimeError:Failed to create text llm runner with model: model.pte"
 
 
@@ -83,7 +83,7 @@ def test_message_of_a_died_process_names_the_turn_and_its_output(
 
     monkeypatch.setattr(llm_runner, "_answers", answers)
     with pytest.raises(ChildDiedError, match=message) as lost:
-        converse(b"", _LETTERS, [Turn((1,), "a"), Turn((2,), "b", most=4, again=True)])
+        list(converse(b"", _LETTERS, [[Turn((1,), "a"), Turn((2,), "b", most=4, again=True)]]))
     assert lost.value.verdict is verdict
     assert "reset, prompt [2], at most 4 tokens" in str(lost.value)
     assert "output of a runner" in str(lost.value) or "ZeroDivisionError" in str(lost.value)

@@ -1,0 +1,27 @@
+"""Programs made by other processes: what is asked for arrives, and a process that ends is reported."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.core.attention import PORTABLE
+from conformance.core.call_shape import WHOLE, CallShape
+from conformance.core.cells import Program
+from conformance.core.contract import Mode
+from conformance.core.verdicts import ChildDiedError, Stage, Verdict
+from conformance.pipeline.other_process import Request, difference_by_process
+
+pytestmark = [pytest.mark.torch, pytest.mark.process]
+
+
+@pytest.mark.parametrize("shape", [WHOLE, CallShape(last_logits=True, prompt_chunk=8)])
+def test_request_is_read_as_it_was_written(shape: CallShape) -> None:
+    request = Request(Program("llama", "reference", Mode.DYNAMIC, "xnnpack"), shape, PORTABLE)
+    assert Request.parse(str(request)) == request
+
+
+def test_process_that_ends_without_a_program_is_reported() -> None:
+    request = Request(Program("llama", "reference", Mode.DECODE, "no-such-backend"), WHOLE, PORTABLE)
+    with pytest.raises(ChildDiedError, match=r"hash seed 1 died with exit code 1; .*No such backend") as caught:
+        difference_by_process(request)
+    assert (caught.value.verdict, caught.value.stage) == (Verdict.CRASH, Stage.LOWER)
