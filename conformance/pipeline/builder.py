@@ -382,11 +382,11 @@ class BuiltProgram(_Built):
         artifact, store = self.artifact, self._store
         request = Request(self.program, self._builder.shape, self._builder.attention)
         if store is None:
-            return difference_by_process(request)
+            return difference_by_process(request, artifact.program)
         key = f"{self._store_key}-by-process"
         kept = store.get(key)
         if kept is None or kept.again is None:
-            kept = dataclasses.replace(artifact, again=difference_by_process(request))
+            kept = dataclasses.replace(artifact, again=difference_by_process(request, artifact.program))
             store.put(key, kept)
         return str(kept.again)
 

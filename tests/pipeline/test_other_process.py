@@ -9,6 +9,7 @@ from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ChildDiedError, Stage, Verdict
+from conformance.pipeline import other_process
 from conformance.pipeline.other_process import Request, difference_by_process
 
 pytestmark = [pytest.mark.torch, pytest.mark.process]
@@ -22,6 +23,31 @@ def test_request_is_read_as_it_was_written(shape: CallShape) -> None:
 
 def test_process_that_ends_without_a_program_is_reported() -> None:
     request = Request(Program("llama", "reference", Mode.DECODE, "no-such-backend"), WHOLE, PORTABLE)
-    with pytest.raises(ChildDiedError, match=r"hash seed 1 died with exit code 1; .*No such backend") as caught:
-        difference_by_process(request)
+    with pytest.raises(ChildDiedError, match=r"hash seed \d died with exit code 1; .*No such backend") as caught:
+        difference_by_process(request, b"")
     assert (caught.value.verdict, caught.value.stage) == (Verdict.CRASH, Stage.LOWER)
+
+
+@pytest.mark.parametrize(
+    ("made", "difference"),
+    [
+        ([b"ours"], ""),
+        ([b"first", b"first"], ""),  # this process has lowered others before
+        ([b"first", b"fifth"], "3 of 5 bytes, the first at 2"),
+        ([b"first", b"longer"], "6 bytes after 5"),
+    ],
+)
+def test_second_process_decides_where_this_one_differs(
+    monkeypatch: pytest.MonkeyPatch, made: list[bytes], difference: str
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "1")
+    seeds: list[str] = []
+
+    def emitted(request: Request, seed: str) -> bytes:
+        seeds.append(seed)
+        return made[len(seeds) - 1]
+
+    monkeypatch.setattr(other_process, "_emitted", emitted)
+    request = Request(Program("llama", "reference", Mode.DECODE, "xnnpack"), WHOLE, PORTABLE)
+    assert difference_by_process(request, b"ours") == difference
+    assert seeds == ["2", "3"][: len(made)]
