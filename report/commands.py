@@ -270,7 +270,7 @@ def issues(run: Path, name: str, site: str | None, dry_run: bool) -> None:
     from .loading import load
 
     if not re.fullmatch(r"[\w.-]+", name):
-        raise ReportError("invalid-name", f"--name {name}: letters, digits, points and dashes alone")
+        raise ReportError("invalid-name", f"--name {name}: use only letters, digits, dots and dashes")
     loaded = load(run)
     for action in plan(wanted(loaded, name, site), name, open_issues(github), loaded):
         print(action.summary)

@@ -98,7 +98,7 @@ def add(architecture: str, matrix: Matrix) -> Draft:
     if architecture in matrix.architectures:
         raise NewArchitectureError(
             "row-exists",
-            f"{architecture} exists: it has a row in {MATRIX_PATH.name}; --force shows what would be written for it",
+            f"{architecture} already has a row in {MATRIX_PATH.name}; --force shows what would be written",
         )
     made = draft(architecture)
     (CONFIGS / f"{architecture}.json").write_text(made.fixture, encoding="utf-8")

@@ -223,11 +223,11 @@ class _Conversation:
         length, left = self.program.cache_length, self.program.cache_length - self.held
         if self.held:
             return (
-                f"the prompt has {size} tokens, and the cache of {length} tokens has room for {left}, of which the "
-                f"answer needs one; {RESET} empties it"
+                f"the prompt has {size} tokens, the cache of {length} has room for {left}, and the answer needs one of "
+                f"them; {RESET} empties the cache"
             )
         return (
-            f"the prompt has {size} tokens, and the cache has {length}, of which the answer needs one; export it "
+            f"the prompt has {size} tokens, the cache {length}, and the answer needs one of them; export the model "
             "with a larger --cache-length"
         )
 
@@ -312,8 +312,8 @@ def _begin(settings: Chat, copy: Path, output: _Output) -> _Conversation:
     if tokens.size > program.vocab:
         raise ChatError(
             "other-model",
-            f"{path} has {tokens.size} ids, and the program logits for {program.vocab}: it is another model's, or the "
-            "runner would read past the end of the logits",
+            f"{path} has {tokens.size} ids, the program {program.vocab} logits, past whose end the runner would read; "
+            "pass the tokenizer of the program's model",
         )
     if tokens.size < program.vocab:
         output.note(
@@ -357,7 +357,7 @@ def _read(path: Path) -> ProgramFile:
     if program.rows != 1:
         raise ChatError(
             "unsupported-program",
-            f"{path} takes {program.rows} rows a call, and the runner has one; export it with --batch-size 1",
+            f"{path} takes {program.rows} rows a call, the runner passes 1; export the model with --batch-size 1",
         )
     return program
 

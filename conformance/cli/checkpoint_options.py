@@ -162,7 +162,7 @@ def checkpoint_of(directory: Path, asked: Asked, usual_length: int, backend: Bac
     computes = checkpoint.saved_dtype if checkpoint.dtype == "auto" else checkpoint.dtype
     if (backend.prepare or backend.requantise) and computes != "float32":
         raise InputError(
-            "conflicting-options", f"{backend.name} quantises a model of float32; leave out --dtype {asked.dtype}"
+            "conflicting-options", f"{backend.name} quantises float32 models; leave out --dtype {asked.dtype}"
         )
     if asked.attention not in (None, backend.attention) and backend.attention != PORTABLE:
         raise InputError(
@@ -183,8 +183,8 @@ def checkpoint_of(directory: Path, asked: Asked, usual_length: int, backend: Bac
     if asked.prompt_chunk and asked.prompt_chunk > checkpoint.max_cache_len:
         raise InputError(
             "conflicting-options",
-            f"--prompt-chunk {asked.prompt_chunk} is longer than the cache of {checkpoint.max_cache_len} tokens; take "
-            "at most that, or a larger --cache-length",
+            f"--prompt-chunk {asked.prompt_chunk} is longer than the cache of {checkpoint.max_cache_len} tokens; "
+            "shorten it, or give a larger --cache-length",
         )
     return checkpoint
 
@@ -208,13 +208,13 @@ def asked_of_file(program: ProgramFile, asked: Asked, vocab: int | None) -> Aske
     if len(program.logits) != 3:
         raise InputError(
             "unsupported-program",
-            f"{program.path} returns logits {list(program.logits)}; the suite judges programs with [batch, seq, vocab]",
+            f"{program.path} returns logits {list(program.logits)}; expected [batch, seq, vocab]",
         )
     if vocab is not None and program.vocab != vocab:
         raise InputError(
             "other-model",
-            f"{program.path} gives {program.vocab} logits per token, and the model has {vocab} token ids: it is the "
-            "program of another model",
+            f"{program.path} gives {program.vocab} logits per token, and the model has {vocab} token ids: the "
+            "program is of another model",
         )
     backend = asked.backend or program.backend or _by_delegates(program.path)
     return Asked(

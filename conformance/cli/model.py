@@ -184,7 +184,7 @@ def check(
 
     asked, program = Asked(**options), None
     if directory is not None and subject.is_dir():
-        raise InputError("conflicting-options", f"--model needs a MODEL.pte, and {subject} is a folder")
+        raise InputError("conflicting-options", f"--model needs a MODEL.pte; {subject} is a directory")
     if directory is not None or (subject.suffix == ".pte" and subject.is_file()):
         if directory is None:
             raise InputError(
@@ -273,7 +273,7 @@ def chat(
     from conformance.cli.chat import Chat, chat
 
     if system is not None and not template:
-        raise InputError("conflicting-options", "--system needs --chat, whose template holds the message")
+        raise InputError("conflicting-options", "--system needs --chat: the chat template holds the message")
     chat(Chat(program, tokenizer, max_new_tokens or -1, temperature, template, system), prompt or _typed())
 
 

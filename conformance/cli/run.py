@@ -133,7 +133,7 @@ def option_arguments(given: Mapping[str, Any], names: Collection[str]) -> list[s
 
 def _workers(text: str) -> str:
     if text not in ("auto", "logical") and not text.isdigit():
-        raise InputError("invalid-number", f"{text!r} is not a number of processes; write auto for one a core")
+        raise InputError("invalid-number", f"{text!r} is not a number of processes; write auto for one per core")
     return text
 
 

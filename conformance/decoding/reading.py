@@ -15,7 +15,7 @@ from conformance.core.time_scale import scaled
 from conformance.process.fork import collect, ending
 
 #: What the runner can be given, for messages.
-RUNNER_READS = "ExecuTorch's LLM runner reads a tokenizer.json of byte pairs (BPE)"
+RUNNER_READS = "ExecuTorch's LLM runner needs a tokenizer.json of kind BPE"
 #: Files of tokenizers without a tokenizer.json: SentencePiece, tiktoken, tekken, and those of one Python class each.
 _OTHER_FILES = ("*.model", "*.spm", "*.tiktoken", "tekken.json", "vocab.*", "merges.txt")
 #: Seconds for loading a tokenizer and reading a few texts; a vocabulary of 256,000 takes two.
@@ -205,8 +205,8 @@ def find_opening(original: Any, reader: Any) -> Opening:
                 return opening
     raise TokenizerError(
         "tokenizer-differs",
-        f"Transformers reads {_PLAIN[0]!r} as {_list(whole[0])}, and the runner does not, be it with num_bos=1 or with "
-        "special tokens written in the text",
+        f"Transformers reads {_PLAIN[0]!r} as {_list(whole[0])}; the runner gives other ids, also with num_bos=1 or "
+        "with special tokens written in the text",
     )
 
 

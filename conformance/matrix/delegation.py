@@ -147,7 +147,7 @@ def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
             continue
         if "executorch" not in versions:
             raise BaselineError(
-                "version-not-recorded", "the run does not say with which version of executorch it lowered"
+                "version-not-recorded", "the run does not record the version of executorch that it lowered with"
             )
         path = _path(cell.architecture, Version(versions["executorch"]), directory)
         if (older := made_with.get("transformers")) and Version(older) < _newest(_read(path)):

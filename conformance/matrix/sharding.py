@@ -78,7 +78,7 @@ def durations(path: Path = DURATIONS) -> dict[str, float]:
     except ValueError as error:
         raise InputError("invalid-json", f"{path.name} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise InputError("invalid-durations", f"{path.name}: not an object of seconds by architecture")
+        raise InputError("invalid-durations", f"{path.name}: expected an object of seconds by architecture")
     for name, value in found.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise InputError("invalid-durations", f"{path.name}: {name}: {value!r} is not a number of seconds")

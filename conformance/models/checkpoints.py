@@ -144,7 +144,8 @@ def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto", ba
     longest = reach(checkpoint.model_type, checkpoint.config)
     if longest is not None and max_cache_len > longest.tokens:
         raise CheckpointError(
-            "cache-too-long", f"a cache of {max_cache_len} tokens is longer than {longest.what}; take at most that"
+            "cache-too-long",
+            f"a cache of {max_cache_len} tokens is longer than {longest.what}; use at most {longest.tokens}",
         )
     return dataclasses.replace(checkpoint, notes=(*checkpoint.notes, *_note_on_memory(checkpoint)))
 
@@ -235,16 +236,16 @@ def _require_float_decoder(directory: Path, values: Mapping[str, Any]) -> None:
         if code:
             raise CheckpointError(
                 "model-is-code",
-                f"{path}: the model {str(model_type)!r} is code ({code}), which is not run, and Transformers has no "
-                "class of its own for it; a newer release may have",
+                f"{path}: the model {str(model_type)!r} is defined by code ({code}), which is not run, and the "
+                "installed Transformers has no class for it; try a newer release",
             )
         if model_type is None:
             raise CheckpointError(
-                "no-model-type", f"{path} names no model_type, such as 'llama'; save the model with Transformers"
+                "no-model-type", f"{path} has no model_type, such as 'llama'; save the model with Transformers"
             )
         if isinstance(model_type, str) and is_architecture(model_type):
             raise CheckpointError(
-                "not-causal", f"{path}: {model_type} is not a causal language model: Transformers has no decoder of it"
+                "not-causal", f"{path}: Transformers has no causal language model of type {model_type}"
             )
         raise CheckpointError("unknown-name", f"{path}: {unknown('model_type', str(model_type), registered())}")
     for part in (values, *(part for part in values.values() if isinstance(part, dict))):
@@ -252,15 +253,15 @@ def _require_float_decoder(directory: Path, values: Mapping[str, Any]) -> None:
             method = quantised.get("quant_method") if isinstance(quantised, dict) else None
             raise CheckpointError(
                 "already-quantised",
-                f"{path}: the model is quantised already{f', by {method}' if method else ''}; backends need one of "
-                "floats: AutoModelForCausalLM.from_pretrained(DIR).dequantize().save_pretrained(NEW_DIR), where its "
-                "packages are installed",
+                f"{path}: the model is already quantised{f', by {method}' if method else ''}; backends need float "
+                "weights: AutoModelForCausalLM.from_pretrained(DIR).dequantize().save_pretrained(NEW_DIR), with the "
+                "packages of its quantisation installed",
             )
     if values.get("is_encoder_decoder"):
         raise CheckpointError(
             "encoder-decoder",
-            f"{path}: this {model_type} is an encoder and a decoder (is_encoder_decoder); a decoder alone can be "
-            "exported, saved as a causal language model",
+            f"{path}: {model_type} is an encoder-decoder model (is_encoder_decoder); save its decoder as a causal "
+            "language model",
         )
 
 

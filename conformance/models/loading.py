@@ -223,7 +223,7 @@ def _require_all(
     shapes = sorted(_other_shape(checkpoint, model, key) for key in info["mismatched_keys"])
     problems = []
     if unexpected:
-        problems.append(f"{plural(len(unexpected), 'weight')} without a place in the model: {_first(unexpected)}")
+        problems.append(f"{plural(len(unexpected), 'weight')} that the model does not have: {_first(unexpected)}")
     if missing:
         problems.append(f"{plural(len(missing), 'weight')} missing: {_first(missing)}")
     if shapes:
@@ -233,12 +233,12 @@ def _require_all(
         return
     classes = [str(name) for name in checkpoint.values.get("architectures") or ()]
     if classes and type(model).__name__ not in classes:
-        problems.append(f"it was saved as {classes[0]}, and {type(model).__name__} is loaded")
+        problems.append(f"the model was saved as {classes[0]}, and is loaded as {type(model).__name__}")
     fitting = None if shapes else _fitting(config, model, unexpected, missing)
     advice = (
-        f"they fit with {fitting} in {CONFIG}"
+        f"set {fitting} in {CONFIG} to make them fit"
         if fitting
-        else f"save the whole model again, or take the {CONFIG} that its weights were saved with"
+        else f"save the whole model again, or use the {CONFIG} that the weights were saved with"
     )
     raise CheckpointError("weights-do-not-fit", f"{checkpoint.directory}: {'; '.join(problems)}; {advice}")
 
@@ -258,7 +258,7 @@ def _other_shape(checkpoint: Checkpoint, model: PreTrainedModel, key: Any) -> st
         name, saved, wanted = key, checkpoint.weights.tensors[key].shape, model.state_dict()[key].shape
     else:
         name, saved, wanted = key
-    return f"{name} is {list(saved)} in the file and {list(wanted)} by the config"
+    return f"{name} is {list(saved)} in the file, {list(wanted)} by the config"
 
 
 def _first(names: Collection[str]) -> str:
@@ -322,7 +322,7 @@ def _require_one_head(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
     if len(set(names)) == 2 and not torch.equal(*(_saved(checkpoint, name) for name in names)):
         raise CheckpointError(
             "tied-weights-differ",
-            f"{checkpoint.directory}: {names[0]} differs from {names[1]}, and {CONFIG} ties them; "
+            f"{checkpoint.directory}: {names[0]} differs from {names[1]}, but {CONFIG} ties them; "
             f'"tie_word_embeddings": false keeps both',
         )
 
@@ -401,7 +401,8 @@ def _with_adapter(checkpoint: Checkpoint, model: PreTrainedModel) -> Loaded:
         if saved != applied:
             wrong = _first(saved ^ applied)
             raise CheckpointError(
-                "adapter-not-merged", f"peft does not apply {plural(len(saved ^ applied), 'tensor')} of it: {wrong}"
+                "adapter-not-merged",
+                f"peft does not apply {plural(len(saved ^ applied), 'tensor')} of the adapter: {wrong}",
             )
         merged = adapted.merge_and_unload(safe_merge=True)
     except Exception as error:  # whatever peft raises

@@ -50,7 +50,7 @@ def reach(model_type: str, config: Mapping[str, Any]) -> Reach | None:
     what = f"{name} in config.json"
     if longest and has_padding_row(model_type):
         unused = config.get("pad_token_id", _PADDING) + 1
-        longest, what = longest - unused, f"{what}, less {unused} up to that of padding"
+        longest, what = longest - unused, f"{what}, less {unused} for padding"
     plain = Reach(longest, f"the model's {longest} positions ({what})") if longest else None
     of_ropes = [_of_rope(rope, config, plain) for rope in _ropes(config)]
     known = [each for each in of_ropes or [plain] if each is not None]
@@ -100,7 +100,7 @@ def table_end(model: PreTrainedModel) -> int | None:
 
 def past_table(max_cache_len: int, end: int) -> str:
     """The sentence that refuses a cache longer than the `end` positions of a model's table."""
-    return f"a cache of {max_cache_len} tokens is longer than the model's table of {end} positions; take at most that"
+    return f"a cache of {max_cache_len} tokens is longer than the model's table of {end} positions; use at most {end}"
 
 
 def shorten_cache(model: Any, max_cache_len: int) -> None:

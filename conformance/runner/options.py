@@ -324,7 +324,7 @@ def chosen_architectures(
     if absent and text is not None:
         raise usage_error(
             "absent-architecture",
-            f"not in transformers {installed('transformers')}, which is installed: {', '.join(absent)}",
+            f"not in the installed transformers {installed('transformers')}: {', '.join(absent)}",
         )
     return tuple(name for name in asked if name not in absent), absent
 

@@ -77,11 +77,12 @@ class Recorder:
         self.options = options
         if is_journal(options.record):
             raise usage_error(
-                "invalid-output", f"--output: {options.record.name} is the name of a journal; a record ends in .json"
+                "invalid-output",
+                f"--output: {options.record.name} is the name of a journal; end a record's name in .json",
             )
         if options.since and options.since.resolve() == options.record.resolve():
             raise usage_error(
-                "invalid-output", "--since: this run would write its record there too; give it another --output"
+                "invalid-output", "--since: this run would overwrite that record; choose another --output"
             )
         self.versions = environment.versions()
         self.environment = environment.environment()

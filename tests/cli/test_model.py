@@ -184,7 +184,7 @@ def test_a_model_that_custom_attention_does_not_fit_may_not_be_shipped(tmp_path:
     assert code == 1, said
     assert "be shipped on xnnpack-custom-attention? No." in message
     assert "mode decode, a cache of 64 tokens, custom attention, float32" in message
-    assert "has scores with a bound (softcap)" in message
+    assert "its scores are bounded (softcap)" in message
     assert "--attention custom" in message
 
 

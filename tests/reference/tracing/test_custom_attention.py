@@ -80,7 +80,7 @@ def test_a_window_is_a_mask_where_the_cache_is_longer(max_cache_len: int, causal
     "architecture",
     [
         "deepseek_v3",  # keys and values of different sizes
-        "gemma2",  # scores with a bound
+        "gemma2",  # its scores are bounded
         "gpt_oss",  # sinks
         "falcon",  # attention of its own
         "mamba",  # no keys
