@@ -25,7 +25,7 @@ _PATH = click.Path(path_type=Path)
 
 
 class _ReportCommand(Command):
-    """Input that is wrong is exit code 2: 1 is the answer of a gate."""
+    """Wrong input is exit code 2: 1 is the result of a gate."""
 
     errors = (ReportError,)
 
@@ -44,7 +44,7 @@ class _ReportGroup(Group):
     epilog=examples("conformance report build build/conformance/run.json -o build/report"),
 )
 def report() -> None:
-    """Make pages, summaries and exit codes of run records.
+    """Make pages, summaries and exit codes from run records.
 
     Needs no torch. A record is the file that a run writes, build/conformance/run.json by default.
     """

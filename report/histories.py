@@ -61,7 +61,7 @@ def _points(paths: Sequence[Path]) -> Iterable[HistoryPoint]:
         raise ReportError(
             "conflicting-options", f"{databases[0]} is a database; pass only the database, or only records"
         )
-    from .database import read_points  # DuckDB is needed for this alone
+    from .database import read_points  # only this needs DuckDB
 
     return read_points(databases[0])
 

@@ -62,7 +62,7 @@ class _Run(Command):
         return super().get_params(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """What stands after `--` is pytest's."""
+        """Arguments after `--` are pytest's."""
         own = args[: args.index("--")] if "--" in args else args
         ctx.meta[__name__] = args[len(own) + 1 :]
         return super().parse_args(ctx, own)

@@ -156,7 +156,7 @@ def _imported_commit() -> str | None:
 
 
 def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[str]:
-    """In what the `facts` of another machine differ from those of this one, and what to do about it."""
+    """How the `facts` of another machine differ from those of this one, and what to do about it."""
     if problem := _commit_problem(here, there):
         yield problem
         return  # the facts of another commit may have another form

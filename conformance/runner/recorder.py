@@ -137,14 +137,14 @@ class Recorder:
         ]
 
     def _fewer(self) -> str:
-        """How many scripts exported programs get, where they get fewer."""
+        """The number of scripts of exported programs, if they get fewer."""
         exported = (cell for cell in plan(self.options.selection) if cell.backend == EXPORTED)
         counts = (self.options.examples_of(cell) for cell in exported)
         fewer = next((count for count in counts if count < self.options.examples), None)
         return f", {fewer} where the runtime is judged too" if fewer else ""
 
     def _sampled(self) -> list[str]:
-        """Which clauses are asked of some of the architectures alone, and how to ask them of all."""
+        """The clauses that are checked on some architectures only, and the option that checks them on all."""
         selection = self.options.selection
         sample = selection.sample
         others = [] if sample is None else [name for name in selection.architectures if name not in sample]
