@@ -108,7 +108,7 @@ def require_config(directory: Path) -> None:
     """Look for `config.json`.
 
     Raises:
-        CheckpointError: There is none; says what the directory, or the file, holds instead.
+        CheckpointError: There is none; the message has what the directory, or the file, holds instead.
     """
     if directory.is_file():
         raise CheckpointError("not-a-model", _of_file(directory))
@@ -290,7 +290,7 @@ def _adapter_alone(directory: Path) -> str:
 
 
 def code_files(values: Mapping[str, Any]) -> Iterator[str]:
-    """The Python files that a config wants to be run, such as `modeling_own.py`."""
+    """The Python files that a config names as its code, such as `modeling_own.py`."""
     classes = values.get("auto_map")
     for names in classes.values() if isinstance(classes, dict) else ():
         for name in names if isinstance(names, list) else [names]:

@@ -24,7 +24,7 @@ class Reach:
 
     Args:
         tokens: Its length.
-        what: What has this length, and where the config says so.
+        what: The thing with this length, and its key in the config.
     """
 
     tokens: int
@@ -32,7 +32,7 @@ class Reach:
 
 
 def reach(model_type: str, config: Mapping[str, Any]) -> Reach | None:
-    """The longest text that `config` says a decoder was made for; None where it says nothing.
+    """The longest text that a decoder was made for, by its `config`; None if that has no length.
 
     RoBERTa and its family count from behind the row of their padding id. Rotary embeddings with linear or YaRN scaling
     reach `factor` times as far as the model was trained for first. With dynamic NTK scaling and LongRoPE a cache
@@ -93,7 +93,7 @@ def table_end(model: PreTrainedModel) -> int | None:
         TorchExportableModuleWithStaticCache(model)
     except PositionsEndError as error:
         return error.longest
-    except Exception:  # not about positions; exporting meets it again, and says so
+    except Exception:  # not about positions; the export fails with it again
         return None
     return None
 

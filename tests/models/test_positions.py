@@ -76,7 +76,7 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [4.0]
         ),
     ],
 )
-def test_reach_is_what_the_config_says(model_type: str, config: dict[str, Any], tokens: int | None, what: str) -> None:
+def test_reach_is_read_from_the_config(model_type: str, config: dict[str, Any], tokens: int | None, what: str) -> None:
     found = reach(model_type, config)
     assert (found.tokens if found else None) == tokens
     assert found is None or what in found.what

@@ -100,7 +100,7 @@ def test_it_computes_in_float32_alone() -> None:
         _export(model.to(torch.bfloat16))
 
 
-def test_without_the_operators_it_says_what_to_import(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_operators_the_error_names_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops, "llama", SimpleNamespace())
     with refused("custom-attention"):
         _export(build_model(fixture_config("llama")))
