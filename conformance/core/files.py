@@ -98,5 +98,5 @@ def architecture_file(directory: Path, architecture: str) -> Path:
         ValueError: The name could lead out of the folder.
     """
     if not _PLAIN.fullmatch(architecture):
-        raise InputError("invalid-name", f"{architecture!r} is not a valid name of an architecture")
+        raise InputError("invalid-name", f"{architecture!r} cannot be the name of an architecture")
     return directory / f"{architecture}.json"
