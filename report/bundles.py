@@ -1,6 +1,6 @@
 """Failure bundles as downloads of the site.
 
-A record may come from anybody, and what is packed here is published: the path that a record names is followed only
+A record may come from anyone, and what is packed here is published: the path that a record names is followed only
 if it lies below the folder that was asked for, leads through no link, and holds the bundle of that very failure.
 """
 

@@ -25,7 +25,7 @@ _PATH = click.Path(path_type=Path)
 
 
 class _ReportCommand(Command):
-    """Input that is wrong is exit code 2: 1 is the answer of a gate."""
+    """Wrong input is exit code 2: 1 is the result of a gate."""
 
     errors = (ReportError,)
 
@@ -44,7 +44,7 @@ class _ReportGroup(Group):
     epilog=examples("conformance report build build/conformance/run.json -o build/report"),
 )
 def report() -> None:
-    """Make pages, summaries and exit codes of run records.
+    """Make pages, summaries and exit codes from run records.
 
     Needs no torch. A record is the file that a run writes, build/conformance/run.json by default.
     """
@@ -270,7 +270,7 @@ def issues(run: Path, name: str, site: str | None, dry_run: bool) -> None:
     from .loading import load
 
     if not re.fullmatch(r"[\w.-]+", name):
-        raise ReportError("invalid-name", f"--name {name}: letters, digits, points and dashes alone")
+        raise ReportError("invalid-name", f"--name {name}: use only letters, digits, dots and dashes")
     loaded = load(run)
     for action in plan(wanted(loaded, name, site), name, open_issues(github), loaded):
         print(action.summary)

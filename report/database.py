@@ -93,7 +93,7 @@ _MEMORY = "1GB"
 
 
 def write_database(paths: Sequence[Path], output: Path) -> str:
-    """Write the records at `paths` to the DuckDB file `output`, and return one line that says what it holds.
+    """Write the records at `paths` to the DuckDB file `output`, and return one line about its content.
 
     An existing `output` is replaced as a whole. Records are read one after the other.
 
@@ -192,7 +192,7 @@ def _point(row: Mapping[str, Any]) -> HistoryPoint:
 
 
 def _refuse_path(path: Path) -> None:
-    """DuckDB takes what follows a question mark for parameters, and cannot open names that are not UTF-8."""
+    """DuckDB reads what follows a question mark as parameters, and cannot open names that are not UTF-8."""
     if "?" in str(path.resolve()).encode(errors="replace").decode():
         raise ReportError(
             "invalid-name", f"{path}: rename it; DuckDB cannot open a path with ? or with characters that are not UTF-8"

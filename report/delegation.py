@@ -1,4 +1,4 @@
-"""What lowering made of a program, as bars: the operators that were delegated, and the memory that it needs.
+"""The result of lowering a program, as bars: the operators that were delegated, and the memory that it needs.
 
 Templates draw them, so that escaping is in one place. Positions and widths are from 0 to 100.
 """

@@ -47,9 +47,7 @@ def refuse_unfit(run: RunRecord, name: str) -> None:
         raise ReportError(
             "run-not-comparable", f"cannot compare {name}: this run has only errors: {format_counts(counts.items())}"
         )
-    raise ReportError(
-        "run-not-comparable", f"cannot compare {name}: none of its {plural(counts.total(), 'cell')} was judged"
-    )
+    raise ReportError("run-not-comparable", f"cannot compare {name}: 0 of {plural(counts.total(), 'cell')} judged")
 
 
 def format_comparison(comparison: Comparison, rows: int = ROWS) -> str:

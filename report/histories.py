@@ -58,8 +58,10 @@ def _points(paths: Sequence[Path]) -> Iterable[HistoryPoint]:
     if not databases:
         return (point for _, run in load_each(record_files(paths)) for point in history_points(run))
     if len(paths) > 1:
-        raise ReportError("conflicting-options", f"{databases[0]} is a database; give it alone, or records without it")
-    from .database import read_points  # DuckDB is needed for this alone
+        raise ReportError(
+            "conflicting-options", f"{databases[0]} is a database; pass only the database, or only records"
+        )
+    from .database import read_points  # only this needs DuckDB
 
     return read_points(databases[0])
 

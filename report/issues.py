@@ -1,4 +1,4 @@
-"""Issues on GitHub for unexpected failures: one for each cause, updated while it lasts and closed when it is gone."""
+"""Issues on GitHub for unexpected failures: one for each cause, updated while it lasts and closed when it is fixed."""
 
 from __future__ import annotations
 

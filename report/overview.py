@@ -1,4 +1,4 @@
-"""The overview of a run, and the stages of each variant: their rows, and what each state is explained by."""
+"""The overview of a run, and the stages of each variant: their rows, and the address that explains each state."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Tab:
 
 
 def sentence(headline: Headline) -> tuple[Phrase, ...]:
-    """What became of all architectures in a variant: how many decode correctly, and of the others each once."""
+    """The results of all architectures in a variant: how many decode correctly, and of the others each once."""
     decoding = f"{headline.decoding} of {headline.of} architectures decode correctly"
     phrases = [Phrase(decoding, headline.decoding, "decodes-correctly", Reached.DECODES.value)]
     if headline.known:

@@ -68,7 +68,7 @@ def status_page(runs: Sequence[RunRecord]) -> str:
     return "\n".join(lines) + "\n"
 
 
-# What the records say
+# Versions of the records
 
 
 def _check_versions(runs: Sequence[RunRecord]) -> None:
@@ -152,7 +152,7 @@ def _where(cells: Iterable[CellRecord], counts: str) -> list[str]:
 
 
 def _without_cache(fixtures: Iterable[CellRecord]) -> list[str]:
-    """Whose programs another oracle judges. PAR-8 fails as listed for these alone; others it leaves without a judge."""
+    """The architectures whose programs another oracle judges: those whose PAR-8 fails as listed."""
     known = [cell for cell in fixtures if cell.clause == "PAR-8" and cell.expected]
     if not known:
         return []

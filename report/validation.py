@@ -1,4 +1,4 @@
-"""Checks a file that claims to be a run record."""
+"""Checks whether a file is a run record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The content of pages that is theirs alone: tables of cells, messages, and other runs beside the newest."""
+"""The content of single pages: tables of cells, messages, and other runs beside the newest."""
 
 from __future__ import annotations
 

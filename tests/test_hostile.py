@@ -208,7 +208,7 @@ def test_a_file_that_is_not_a_record_is_refused(
 
 @_FUZZED
 @given(runs)
-def test_whatever_a_record_says_is_data(tmp_path: Path, run: RunRecord) -> None:
+def test_any_text_of_a_record_is_data(tmp_path: Path, run: RunRecord) -> None:
     matrix = load_matrix()
     for use in (
         lambda: status_page([run]),
@@ -326,13 +326,13 @@ def test_a_model_beyond_all_measure_is_not_waited_for(config: dict[str, Any], li
     assert message in done.message
 
 
-def test_within_limits_a_bundle_comes_to_a_verdict() -> None:
+def test_within_limits_a_bundle_gets_a_verdict() -> None:
     done = replay_within(Limits(scaled(300), 6000), _bundle(), None)
     assert (done.result, done.message) == (Result.FIXED, "EXP-1 passes")
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_a_bundle_says_is_only_text(name: str) -> None:
+def test_text_of_a_bundle_is_only_text(name: str) -> None:
     bundle = _bundle(architecture=name, clause=f"\x1b]0;{name}\a", versions={"\x1b[31m": name})
     done = replay(bundle, None)
     assert done.result is Result.CANNOT_RUN

@@ -6,13 +6,17 @@ import pytest
 
 from conformance.core.errors import InputError, code_of, with_code
 from conformance.core.paths import ROOT
-from tests.support.messages import MESSAGES, PAGE, WRITE, codes_in_tests, errors_page, raised_codes, refused, sentences
+from tests.support.messages import MESSAGES, PAGE, WRITE, codes_in_tests, errors_page, messages, raised_codes, refused
 
 pytestmark = pytest.mark.unit
 
 
 def test_each_code_has_a_sentence_and_each_sentence_a_code() -> None:
-    assert {code for code, known in sentences().items() if known} == raised_codes()
+    assert {code for code, known in messages().items() if known.sentences} == raised_codes()
+
+
+def test_each_code_has_what_to_do() -> None:
+    assert [code for code, known in messages().items() if not known.step.endswith(".")] == []
 
 
 def test_each_code_has_a_test() -> None:

@@ -1,4 +1,4 @@
-"""What a check is given: a cell, the builder of what it needs, and where to put what it measured."""
+"""The argument of a check: a cell, the builder of models and programs, and the metrics that the check fills in."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from conformance.pipeline.builder import Builder, BuiltArchitecture, BuiltProgra
 from conformance.pipeline.lowering import Artifact
 from conformance.records.run import Measured
 
-#: Of a fixture's scripts, one in so many is generated of a variation.
+#: A variation gets one in so many of a fixture's generated scripts.
 _VARIATION_SHARE = 5
 #: Perturbed oracles of a checkpoint, each token of which costs a third of a second (SmolLM2-135M, 8da4w).
 _DEEP_ORACLES = 4
-#: Bytes of logits that are kept of scripts which a device has run ahead.
+#: Bytes of logits kept of scripts that a device has run ahead.
 _AHEAD_BYTES = 1 << 28
 
 
@@ -57,8 +57,8 @@ class Case:
         caches: The kinds of cache layers that the architecture's row declares; None where it has no row.
         only: The one script to try, in place of pinned and generated ones.
         shrink: Look for the shortest script that shows a failure.
-        baselines: Where it is listed what backends leave to portable kernels.
-        overrides: Of each variation of the architecture's fixture, its changes of the decoder's config.
+        baselines: The lists of operators that backends leave to portable kernels.
+        overrides: The changes of the decoder's config by each variation of the architecture's fixture.
         is_checkpoint: Whether the model is a user's checkpoint. It was not made to show faults, and its tokens cost
             time.
         metrics: Filled in by the check; goes into the record.
@@ -82,7 +82,7 @@ class Case:
 
     @property
     def architecture(self) -> BuiltArchitecture:
-        """The fixture model, and what it is judged by."""
+        """The fixture model and its oracle."""
         return self.builder.architecture(self.cell.architecture)
 
     @property
@@ -104,7 +104,7 @@ class Case:
 
     @property
     def oracle(self) -> Oracle:
-        """The oracle of the fixture model, which has been seen to agree with a forward pass without cache."""
+        """The oracle of the fixture model, compared with a forward pass without cache before its first use."""
         return self.architecture.trusted_oracle
 
     @property
@@ -114,11 +114,11 @@ class Case:
 
     @property
     def expected(self) -> Oracle | ProgramOracle:
-        """What the cell's program is judged by: the oracle, or that of the model which its backend has rounded."""
+        """The oracle of the cell's program: the model's, or that of the model as its backend rounds it."""
         return self.built.expected
 
     def perturbed_oracles(self) -> Iterator[Oracle | ProgramOracle]:
-        """Oracles as good as the expected one, with other ties; none where the backend does not round."""
+        """Oracles as good as the expected one, with other ties; none if the backend does not round."""
         precision = self.precision
         return self.built.perturbed_oracles(precision) if precision else iter(())
 
@@ -152,7 +152,7 @@ class Case:
 
     @property
     def precision(self) -> Precision | None:
-        """How near the logits must come, where that is not by `tolerance`."""
+        """The precision required of the logits, if `tolerance` does not decide."""
         backend = self.builder.backend(self.cell.backend)
         if backend is None or backend.precision is None or not self.is_checkpoint:
             return backend.precision if backend else None
@@ -164,11 +164,11 @@ class Case:
         )
 
     def precision_after(self, prefix: tuple[int, ...]) -> Precision:
-        """How near the logits after `prefix` must come, where no oracle agrees with them as `precision` asks.
+        """The precision required of the logits after `prefix`, if they agree with no oracle within `precision`.
 
-        Of a fixture no less. In a deep checkpoint some value ties at nearly every token, so that no two good programs
-        agree: SmolLM2-135M on `xnnpack-8da4w` is 4 to 37 dB from its oracles, and they are 5 to 39 dB from each other.
-        So it may be four times as far from the nearest oracle as each of these is from the nearest other.
+        A fixture's is the same. In a deep checkpoint some value ties at nearly every token, so that no two correct
+        programs agree: SmolLM2-135M on `xnnpack-8da4w` is 4 to 37 dB from its oracles, and they are 5 to 39 dB from
+        each other. So it may be four times as far from the nearest oracle as each of these is from the nearest other.
         """
         precision = self.precision
         assert precision is not None, "asked of backends that round alone"
@@ -194,9 +194,9 @@ class Case:
 
     @property
     def rounds(self) -> bool:
-        """Whether the model may compute in half precision, so that two good programs differ by its rounding.
+        """Whether the model may compute in half precision, so that two correct programs differ by its rounding.
 
-        Fixtures themselves are of float32, and a bundle asks for their tolerance even where no model could be built.
+        Fixtures themselves are float32, and a bundle needs their tolerance even if no model could be built.
         """
         return self.is_checkpoint or "dtype" in of_row(self.cell.architecture).settings
 
@@ -222,7 +222,7 @@ class Case:
 
     @property
     def on_device(self) -> bool:
-        """Whether a device runs the cell's program, for which each command of its driver costs a start."""
+        """Whether a device runs the cell's program, whose driver is started anew for each command."""
         backend = self.builder.backend(self.cell.backend)
         return backend is not None and backend.runs_on is not None
 
@@ -231,7 +231,7 @@ class Case:
 
         Args:
             script: The script.
-            whole: Gives the script of all the calls to expect, which begin with those of `script`.
+            whole: Returns the script of all the calls to expect, which begins with that of `script`.
         """
         waiting = self.ahead.get((self.cell, script))
         if waiting:
@@ -250,7 +250,7 @@ class Case:
         return self._one_row(self.exporter.driver.exported(program).new_session())
 
     def _one_row(self, session: Session) -> Session:
-        """`session`, to be called with one row, where the model asks for several."""
+        """`session` for calls with one row, if the model has several."""
         rows = batch_size(self.model)
         if rows == 1:
             return session
@@ -280,7 +280,7 @@ class Case:
         sessions: int,
         whole: Callable[[DecodeScript], DecodeScript] | None,
     ) -> None:
-        """Have a device run all the scripts with one command; what there is no memory for runs when it is judged."""
+        """Have a device run all the scripts with one command; those beyond the memory run when they are judged."""
         room = _AHEAD_BYTES
         planned: list[tuple[Session, Inputs]] = []
         for script in scripts:
@@ -297,9 +297,9 @@ class Case:
 
     @property
     def _affordable(self) -> int:
-        """Scripts to generate: of a variation fewer, since its fixture is judged too, and fewer where they are long.
+        """The number of scripts to generate: fewer for a variation, whose fixture is judged too, and for long scripts.
 
-        With as many as of a fixture, one variation of each mechanism made tier core slower by 16 %.
+        With as many as for a fixture, one variation of each mechanism made tier core slower by 16 %.
         """
         if self.is_checkpoint or split_row(self.cell.architecture)[1] is None:
             return self.examples
@@ -391,7 +391,7 @@ def _length(error: ClauseViolationError) -> tuple[int, int]:
 
 
 def require_undecodable(case: Case, known: Expectation) -> None:
-    """Try to decode eagerly with a static cache, which has to fail as the architecture's row says.
+    """Try to decode eagerly with a static cache, which must fail as the architecture's row says.
 
     Raises:
         NotApplicableError: It fails so, and nothing else can judge the programs; no clause applies.

@@ -28,7 +28,7 @@ def run_scripts(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: Dec
 
 
 def once(judge: Callable[[DecodeScript], object]) -> Callable[[DecodeScript], None]:
-    """`judge`, but not of scripts that are the beginning of one that passed."""
+    """`judge` without scripts that are the beginning of one that passed."""
     judged: set[tuple[Call, ...]] = set()
 
     def judge_unless_judged(script: DecodeScript) -> None:
@@ -40,7 +40,7 @@ def once(judge: Callable[[DecodeScript], object]) -> Callable[[DecodeScript], No
 
 
 def run_script(case: Case, script: DecodeScript, session: Session | None = None) -> Decoding:
-    """One script on a new session, or on the one given, each call compared with the oracle; it may go on from there."""
+    """Compare each call of a script with the oracle, on a new session or the given one; more calls may follow."""
     __tracebackhide__ = True
     decoding = Decoding(case, session or case.session_for(script))
     for index, call in enumerate(script.calls):

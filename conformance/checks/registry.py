@@ -11,7 +11,7 @@ from conformance.checks.case import Case
 
 
 def checks() -> dict[str, Callable[[Case], None]]:
-    """Each checked clause's check, by the clause's id: what pytest collects as well."""
+    """The check of each checked clause, by the clause's id: the functions that pytest collects."""
     by_clause: dict[str, Callable[[Case], None]] = {}
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not module.name.rpartition(".")[2].startswith("test_"):

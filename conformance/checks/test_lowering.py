@@ -1,4 +1,4 @@
-"""Lowering: the program fits the edge dialect, all of it has kernels, and it takes no more memory than it has to."""
+"""Lowering: the program fits the edge dialect, each operator has a kernel, and memory is not wasted."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _MOST_MOVED = 0.02
 #: Activations may take this many times what is alive of them at once: ExecuTorch's greedy planner leaves gaps. They
 #: take 1.0 to 1.6 times as much over the core architectures on portable and XNNPACK, 12 to 14 times without any reuse.
 _ACTIVATIONS_BOUND = 2
-#: What may be moved in any case, in bytes for each slot of the cache: reading and writing its number twice, as what
-#: makes a mask does once a call. It is more than 2 % of a fixture with a long cache, and nothing beside real weights.
+#: Bytes for each slot of the cache that may always be moved: reading and writing its number twice, as computing a mask
+#: does once a call. It is more than 2 % of a fixture with a long cache, and negligible beside real weights.
 _MOST_MOVED_A_SLOT = 2 * 2 * torch.int64.itemsize
 #: Tokens that torch decodes with a program which does not run here: past a fixture's sliding window. Each takes 0.1 s.
 _COMPILED_TOKENS = 12
-#: A checkpoint may be fragile, and how much noise is too much for it, its owner says. As much as signal is nonsense.
+#: How much noise is too much for a checkpoint is its owner's decision. As much noise as signal is nonsense.
 _NONSENSE_DB = 0.0
 
 
@@ -111,7 +111,7 @@ def test_partition_covers(case: Case) -> None:
 
 @clause("LOW-12")
 def test_little_is_moved_outside(case: Case) -> None:
-    """Of what runs on portable kernels, the operator that moves most bytes in a call with one token."""
+    """The operator on portable kernels that moves most bytes in a call with one token."""
     artifact = case.artifact
     emission = artifact.emission
     weights = emission.exported_bytes if case.backend.owns_weights else emission.constant_bytes
@@ -136,12 +136,12 @@ def test_little_is_moved_outside(case: Case) -> None:
 
 @clause("LOW-13")
 def test_computes_before_emission(case: Case) -> None:
-    """What is compiled for a device, run by torch: one token a call."""
+    """A program that is compiled for a device, run by torch: one token a call."""
     run_script(case, token_by_token(case.space.text(0)[:_COMPILED_TOKENS]), case.lowered_session())
 
 
 def _is_called(node: UndelegatedNode, operators: Iterable[str]) -> bool:
-    """Whether the emitted program has it: what makes a quantised table floating point becomes part of the lookup."""
+    """Whether the emitted program has it: dequantising a table becomes part of the lookup."""
     namespace, _, name = node.operator.partition(".")
     called = (each.partition("::")[2].partition(".")[0] for each in operators)
     return namespace not in _FUSED or name.partition(".")[0] in called
@@ -149,7 +149,7 @@ def _is_called(node: UndelegatedNode, operators: Iterable[str]) -> bool:
 
 @clause("LOW-4")
 def test_weights_live_once(case: Case) -> None:
-    """A delegate owns the matrices that it multiplies by; the program holds no constant twice, and none in vain."""
+    """A delegate owns the matrices that it multiplies by; the program holds no constant twice, and no unused one."""
     artifact = case.artifact
     emission = artifact.emission
     case.metrics.update(constant_bytes=emission.constant_bytes, exported_constant_bytes=emission.exported_bytes)
@@ -189,7 +189,7 @@ def _is_content_of(constant: StoredConstant, value: torch.Tensor) -> bool:
 
 @clause("LOW-5")
 def test_kernels_exist(case: Case) -> None:
-    """Known before loading: whatever is called has been registered with the runtime."""
+    """Each operator that the program calls is registered with the runtime; checked before loading."""
     from executorch.runtime import Runtime
 
     device = case.backend.runs_on

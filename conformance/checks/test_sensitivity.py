@@ -21,14 +21,14 @@ from conformance.models.fixtures import config_values, default_config
 from conformance.records.run import FieldsRecord
 from conformance.reference.transformers_api import cache_argument, layer_types, lets_choose_experts
 
-#: A fault must move the logits by this many tolerances, or the parity checks could miss a fainter one of its kind.
+#: A fault must move the logits by this many tolerances, or the parity checks could miss a smaller one of its kind.
 LEAST_EFFECT = 100
-#: A model in half precision hides what its rounding hides; but where a fault is below the tolerance, parity proves
-#: nothing. It is enough of a checkpoint, which was not made to show faults.
+#: In half precision, rounding hides small faults; but if a fault is below the tolerance, parity proves nothing. The
+#: same bound applies to a checkpoint, which was not made to show faults.
 _LEAST_EFFECT_ROUNDED = 1
 #: A field that moves the logits by fewer tolerances, whatever its value, does not count: a norm after it undoes it.
 _LEAST_MOVE = 10
-#: Layers of each kind in a fixture: with one alone, no two could be mixed up.
+#: Layers of each kind in a fixture: with only one, mixing up two would not show.
 _LEAST_LAYERS = 2
 
 

@@ -22,9 +22,9 @@ from conformance.models.tiny_config import layer_kinds
 from conformance.pipeline.backends import FLOAT32_TOLERANCE
 from conformance.pipeline.stages import build
 
-#: What a row exercises where neither config nor modules tell more.
+#: What a row exercises if neither config nor modules show more.
 _UNTOLD = "causal language model"
-#: What modules are called that hold a position's own embedding.
+#: Names of modules that hold an embedding for each position.
 _LEARNED = ("wpe", "position_embeddings", "embed_positions", "positions_embed")
 
 
@@ -58,7 +58,7 @@ class Draft:
 
 
 def draft(architecture: str) -> Draft:
-    """Shrink the published config (or take the fixture that is there), and try what it makes."""
+    """Shrink the published config (or take the fixture that is there), and try the model."""
     if architecture not in registered():
         raise NewArchitectureError("unknown-name", unknown_architecture(architecture, registered()))
     tried: list[str] = []
@@ -98,7 +98,7 @@ def add(architecture: str, matrix: Matrix) -> Draft:
     if architecture in matrix.architectures:
         raise NewArchitectureError(
             "row-exists",
-            f"{architecture} exists: it has a row in {MATRIX_PATH.name}; --force shows what would be written for it",
+            f"{architecture} already has a row in {MATRIX_PATH.name}; --force shows what would be written",
         )
     made = draft(architecture)
     (CONFIGS / f"{architecture}.json").write_text(made.fixture, encoding="utf-8")
@@ -130,7 +130,7 @@ def with_draft(matrix: Matrix, made: Draft) -> Matrix:
 
 
 def mechanisms(model: PreTrainedModel) -> list[str]:
-    """What a decoder is made of, as far as its config and modules tell."""
+    """The parts of a decoder, as far as its config and modules show them."""
     config = model.config.get_text_config(decoder=True)
     modules = [type(module).__name__.lower() for module in model.modules()]
 

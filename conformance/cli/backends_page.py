@@ -74,7 +74,7 @@ def _page(backend: Backend, matrix: Matrix, version: Version | None, directory: 
     return "\n".join(lines) + "\n"
 
 
-#: By architecture, what is listed for its programs in each mode.
+#: By architecture, the baselines of its programs in each mode.
 _Programs = Mapping[str, Mapping[str, Listed]]
 
 
@@ -95,7 +95,7 @@ def _choice(backend: Backend, programs: _Programs) -> str:
 
 
 def _costs(backend: Backend) -> str:
-    """What is lost beside the model in its own dtype."""
+    """The loss against the model in its own dtype."""
     if backend.quantisation is not None:
         return f"noise, at least {backend.quantisation.least_sqnr:.0f} dB below the logits of a random fixture"
     if backend.precision is not None:
@@ -186,7 +186,7 @@ def _range(counts: list[int]) -> str:
 
 
 def _known(name: str, matrix: Matrix) -> Iterator[str]:
-    """What fails on it, and why."""
+    """Its known failures, and why."""
     found = {cause_id: cause for cause_id, cause in matrix.causes.items() if _concerns(cause, name)}
     if not found:
         return

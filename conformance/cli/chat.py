@@ -31,7 +31,7 @@ RESET = "/reset"
 _LAST_LINES, _SHOWN = 4, 160
 #: The speeds that are shown of the runner's statistics.
 _SPEEDS = (("prefill", "of the prompt"), ("decode", "of the answer"))
-#: ExecuTorch's errors (runtime/core/error.h) in the runner's output, and what they say of a program.
+#: ExecuTorch's errors (runtime/core/error.h) in the runner's output, and their meaning for a program.
 _ERROR = re.compile(r"0x0*([0-9a-f]+)\b")
 _ERRORS = {
     "10": "something in it is not supported",
@@ -58,7 +58,7 @@ class Chat:
         tokenizer: The directory with `tokenizer.json`, or that file.
         most: New tokens in an answer; -1 for as many as there is room for.
         temperature: 0 for the likeliest token each time.
-        template: Whether prompts are put into the words of the tokenizer's chat template.
+        template: Whether prompts are rendered by the tokenizer's chat template.
         system: The system message that the template gets.
     """
 
@@ -77,7 +77,7 @@ def chat(settings: Chat, prompts: Iterable[str]) -> None:
 
     Raises:
         ChatError: A file is missing, the runner cannot read the tokenizer or the prompt, the cache is full, or the
-            runner failed or crashed. What it has answered before stays on the screen.
+            runner failed or crashed. Earlier answers stay on the screen.
     """
     for path in (settings.program, settings.tokenizer):
         if not path.exists():
@@ -130,8 +130,8 @@ class _Output:
 class _Conversation:
     """The runner with what is in its cache.
 
-    `held` is the number of tokens in there, `text` what they are in the words of the chat template, and `messages` the
-    same as the template takes it.
+    `held` is the number of tokens in it, `text` their text as the chat template renders it, and `messages` the input of
+    the template.
     """
 
     settings: Chat
@@ -183,7 +183,7 @@ class _Conversation:
         return opening.text(prompt), opening, reading.read_by(self.tokens.original, prompt, opening=first)
 
     def _templated(self, prompt: str) -> tuple[str, Opening, tuple[int, ...]]:
-        """The same for a prompt in the words of the chat template: what is new in the conversation's text."""
+        """The same for a prompt that the chat template renders: only the new part of the conversation's text."""
         if not self.messages and self.settings.system is not None:
             self.messages.append({"role": "system", "content": self.settings.system})
         self.messages.append({"role": "user", "content": prompt})
@@ -223,11 +223,11 @@ class _Conversation:
         length, left = self.program.cache_length, self.program.cache_length - self.held
         if self.held:
             return (
-                f"the prompt has {size} tokens, and the cache of {length} tokens has room for {left}, of which the "
-                f"answer needs one; {RESET} empties it"
+                f"the prompt has {size} tokens, the cache of {length} has room for {left}, and the answer needs one of "
+                f"them; {RESET} empties the cache"
             )
         return (
-            f"the prompt has {size} tokens, and the cache has {length}, of which the answer needs one; export it "
+            f"the prompt has {size} tokens, the cache {length}, and the answer needs one of them; export the model "
             "with a larger --cache-length"
         )
 
@@ -296,7 +296,7 @@ def _converse(settings: Chat, prompts: Iterable[str], copy: Path, output: _Outpu
 
 
 def _begin(settings: Chat, copy: Path, output: _Output) -> _Conversation:
-    """Load the program and the tokenizer, and say what an app has to know of them."""
+    """Load the program and the tokenizer, and note what an app has to know of them."""
     from executorch.extension.llm.runner import TextLLMRunner
 
     program = _read(settings.program)
@@ -312,8 +312,8 @@ def _begin(settings: Chat, copy: Path, output: _Output) -> _Conversation:
     if tokens.size > program.vocab:
         raise ChatError(
             "other-model",
-            f"{path} has {tokens.size} ids, and the program logits for {program.vocab}: it is another model's, or the "
-            "runner would read past the end of the logits",
+            f"{path} has {tokens.size} ids, the program {program.vocab} logits, past whose end the runner would read; "
+            "pass the tokenizer of the program's model",
         )
     if tokens.size < program.vocab:
         output.note(
@@ -357,7 +357,7 @@ def _read(path: Path) -> ProgramFile:
     if program.rows != 1:
         raise ChatError(
             "unsupported-program",
-            f"{path} takes {program.rows} rows a call, and the runner has one; export it with --batch-size 1",
+            f"{path} takes {program.rows} rows a call, the runner passes 1; export the model with --batch-size 1",
         )
     return program
 

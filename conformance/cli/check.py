@@ -18,7 +18,7 @@ from conformance.runner.options import NOT_OF_CHECKPOINTS, NOT_OF_FILES
 _MIB = 1 << 20
 _VERSIONS = ("torch", "transformers", "executorch")
 _TEXTS = {clause.id: clause.text for clause in CLAUSES}
-#: What is shown of an explanation; all of it is in the record.
+#: Characters of an explanation that are shown; the record has all of it.
 _SHOWN = 400
 
 

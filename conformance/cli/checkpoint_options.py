@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from conformance.pipeline.backends import Backend
     from conformance.pipeline.program_file import ProgramFile
 
-#: The options whose values a program that is a file says itself.
+#: The options whose values are read from a program that is a file.
 _OF_THE_FILE = ("mode", "cache_length", "logits", "prompt_chunk", "batch_size", "attention")
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was typed; None where nothing was.
+    """The options as typed; None for those that were not.
 
     Args:
         backend: One of `BACKENDS`.
@@ -61,7 +61,7 @@ class Asked:
 
     @property
     def dtype_name(self) -> str:
-        """What the program computes in."""
+        """The dtype that the program computes in."""
         return self.dtype or "float32"
 
     @property
@@ -133,7 +133,7 @@ def backend_of(name: str) -> Backend:
     """The backend called `name`.
 
     Raises:
-        ValueError: Nothing is called so, or this environment lacks a package that it needs.
+        ValueError: No backend has this name, or this environment lacks a package that it needs.
     """
     from conformance.pipeline.backends import backend_called
 
@@ -150,8 +150,8 @@ def checkpoint_of(directory: Path, asked: Asked, usual_length: int, backend: Bac
     Args:
         directory: Of the model.
         asked: What was typed.
-        usual_length: Positions in the cache where nothing else was asked for, if the model was made for as many.
-        backend: What its program is lowered for.
+        usual_length: Positions in the cache by default, if the model was made for as many.
+        backend: The backend that its program is lowered for.
 
     Raises:
         ValueError: It holds no model that can be exported, or options do not fit each other.
@@ -162,7 +162,7 @@ def checkpoint_of(directory: Path, asked: Asked, usual_length: int, backend: Bac
     computes = checkpoint.saved_dtype if checkpoint.dtype == "auto" else checkpoint.dtype
     if (backend.prepare or backend.requantise) and computes != "float32":
         raise InputError(
-            "conflicting-options", f"{backend.name} quantises a model of float32; leave out --dtype {asked.dtype}"
+            "conflicting-options", f"{backend.name} quantises float32 models; leave out --dtype {asked.dtype}"
         )
     if asked.attention not in (None, backend.attention) and backend.attention != PORTABLE:
         raise InputError(
@@ -183,19 +183,19 @@ def checkpoint_of(directory: Path, asked: Asked, usual_length: int, backend: Bac
     if asked.prompt_chunk and asked.prompt_chunk > checkpoint.max_cache_len:
         raise InputError(
             "conflicting-options",
-            f"--prompt-chunk {asked.prompt_chunk} is longer than the cache of {checkpoint.max_cache_len} tokens; take "
-            "at most that, or a larger --cache-length",
+            f"--prompt-chunk {asked.prompt_chunk} is longer than the cache of {checkpoint.max_cache_len} tokens; "
+            "shorten it, or give a larger --cache-length",
         )
     return checkpoint
 
 
 def asked_of_file(program: ProgramFile, asked: Asked, vocab: int | None) -> Asked:
-    """What `program` says of itself, as if it had been asked for.
+    """The options that `program` was exported with, as the file has them.
 
     Args:
         program: The file.
         asked: What was typed.
-        vocab: Number of token ids of the model that it is said to be of; None where that is not known.
+        vocab: Number of token ids of its model; None if that is not known.
 
     Raises:
         ValueError: An option contradicts the file, or leaves open what the file does not say.
@@ -208,13 +208,13 @@ def asked_of_file(program: ProgramFile, asked: Asked, vocab: int | None) -> Aske
     if len(program.logits) != 3:
         raise InputError(
             "unsupported-program",
-            f"{program.path} returns logits {list(program.logits)}; the suite judges programs with [batch, seq, vocab]",
+            f"{program.path} returns logits {list(program.logits)}; expected [batch, seq, vocab]",
         )
     if vocab is not None and program.vocab != vocab:
         raise InputError(
             "other-model",
-            f"{program.path} gives {program.vocab} logits per token, and the model has {vocab} token ids: it is the "
-            "program of another model",
+            f"{program.path} gives {program.vocab} logits per token, and the model has {vocab} token ids: the "
+            "program is of another model",
         )
     backend = asked.backend or program.backend or _by_delegates(program.path)
     return Asked(

@@ -1,4 +1,4 @@
-"""`conformance docs`: the pages that are generated, written or compared."""
+"""`conformance docs`: the the generated pages, written or compared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAGES = {
 }
 #: Folders of such pages, and the function that makes them, by file name.
 _FOLDERS = {"docs/reference/backends": ("conformance.cli.backends_page", "backend_pages")}
-#: Those that are made of records: the option that names new ones, the page, and the module of the report and its
+#: Pages that are made from records: the option that names new ones, the page, and the module of the report and its
 #: function.
 _OF_RECORDS = {
     "--status": ("docs/reference/status.md", "status_page", "status_page"),
@@ -67,9 +67,9 @@ class _Docs(Command):
 def docs(check: bool, status: Sequence[Path], compatibility: Sequence[Path]) -> int:
     """Write the pages of the documentation that are generated.
 
-    These are the contract, the backends, the command line and the schema of records. The page of the
-    status is made of the records in docs/records; records that are named replace them. The page of
-    compatibility is made of records that are named, and by `conformance grid`. Needs a checkout.
+    These are the contract, the backends, the command line and the schema of records. The status page is
+    made from the records in docs/records; named records replace them. The compatibility page is made from
+    named records, and by `conformance grid`. Needs a checkout.
     """
     given = {"--status": status, "--compatibility": compatibility}
     stale = written = 0

@@ -1,4 +1,4 @@
-"""`conformance failure`: from a failure bundle to what it shows today."""
+"""`conformance failure`: judge a failure bundle again, and locate the fault."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def _bundle(function: Any) -> Any:
 def replay(bundle: Path, allow_import: bool) -> int:
     """Judge a bundle's cell again: FIXED, STILL FAILING or CANNOT RUN.
 
-    Uses the packages that are installed now, and says which of them differ from those of the bundle. The exit code is 0
-    for FIXED, 1 for STILL FAILING, 2 for CANNOT RUN.
+    Uses the packages that are installed now, and prints which of them differ from those of the bundle. The exit code is
+    0 for FIXED, 1 for STILL FAILING, 2 for CANNOT RUN.
     """
     return _replay(bundle, allow_import)
 
@@ -59,7 +59,7 @@ def replay(bundle: Path, allow_import: bool) -> int:
 )
 @_bundle
 def locate(bundle: Path, allow_import: bool) -> int:
-    """Replay, and say which step and which operator first go wrong.
+    """Replay, and find the step and the operator that first go wrong.
 
     Exports and lowers the model again, and compares the programs step by step; that takes up to a quarter of an hour.
     The exit codes are those of `replay`.

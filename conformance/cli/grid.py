@@ -129,8 +129,8 @@ def grid(versions: Path, only: str | None, output: Path, page: Path | None, **gi
     """Judge architectures with several pairs of versions.
 
     Runs the suite with each pair of a file, in an environment of its own that tox makes, and writes a record for each.
-    The compatibility page is made of them once all are complete and equal: the same commit, options and Python. Run the
-    same command again to continue: complete records are reused, and partial ones are resumed.
+    The compatibility page is made from them once all are complete and equal: the same commit, options and Python. Run
+    the same command again to continue: complete records are reused, and partial ones are resumed.
 
     The exit code is 0 only if each run is complete and has no unexpected result. Needs tox and a checkout.
     """

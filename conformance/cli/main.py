@@ -14,7 +14,7 @@ from conformance.core.console import Command, Group, examples, imported
 from conformance.core.paths import INSTALLED, ROOT, report_module
 
 _PROJECT = "executorch-conformance"
-#: By its former name, the command that does the work now.
+#: The new name of each renamed command.
 _FORMER = {
     "backends": "docs",
     "chat": "model chat",
@@ -37,7 +37,7 @@ _FORMER = {
 
 class _Root(Group):
     def run(self, args: Sequence[str] | None = None, prog_name: str | None = None, **attributes: object) -> int:
-        """Run one command, which messages call as the reader's shell finds it."""
+        """Run one command; messages name it as the user's shell finds it."""
         return super().run(args, prog_name or command(), **attributes)
 
 
@@ -109,7 +109,7 @@ def main() -> None:
 
     Exports models with a static cache, lowers and runs them, and compares them with Transformers' own decoding. `run`
     judges architectures by the clauses of the contract and writes a record; `report` makes pages, summaries and exit
-    codes of records. `model` exports, checks and runs a model of your own.
+    codes from records. `model` exports, checks and runs a model of your own.
     """
     # What a bundle or a finding names is never fetched. Read when Transformers is imported.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -27,8 +27,8 @@ def matrix() -> None:
 def add(architecture: str, force: bool) -> None:
     """Write a fixture and a row for an architecture.
 
-    Shrinks the published config, tries what it makes, and writes fixtures/configs/MODEL_TYPE.json and a row of
-    models_matrix.yaml. What cannot decode with a static cache gets a known failure whose reason is yours to find.
+    Shrinks the published config, tries the model, and writes fixtures/configs/MODEL_TYPE.json and a row of
+    models_matrix.yaml. A model that cannot decode with a static cache gets a known failure, whose reason you write.
     """
     from conformance.cli.add_architecture import add, draft
     from conformance.matrix.schema import load_matrix
@@ -51,8 +51,8 @@ def add(architecture: str, force: bool) -> None:
 def update(record: Path) -> None:
     """List the failures of a run in the matrix.
 
-    Adds what fails in the run to known_failures/, and removes what passes. A new cause has the reason TODO, which is
-    yours to replace: until then, the matrix is refused.
+    Adds what fails in the run to known_failures/, and removes what passes. A new cause has the reason TODO: until
+    you replace it, the matrix is refused.
     """
     from conformance.matrix.schema import load_matrix, write_matrix
     from conformance.matrix.update import updated_matrix
@@ -68,7 +68,7 @@ def update(record: Path) -> None:
 )
 @click.argument("record", type=FILE, metavar="RUN.json")
 def partitions(record: Path) -> None:
-    """List the operators that backends did not take in a run.
+    """List the operators that backends did not delegate in a run.
 
     Rewrites fixtures/partitions for the programs of the run: LOW-3 compares each later run with it.
     """

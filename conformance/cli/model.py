@@ -40,8 +40,8 @@ _NOT_BEGUN = (3, 4)
 def model() -> None:
     """Export, check and chat with a model of your own.
 
-    A model is a folder as `save_pretrained` writes it, with its weights as safetensors. Nothing is fetched, and no code
-    in the folder is run.
+    A model is a folder as `save_pretrained` writes it, with its weights as safetensors. Nothing is downloaded, and no
+    code in the folder is run.
     """
 
 
@@ -57,7 +57,7 @@ def export(checkpoint: Path, output: Path, **options: Any) -> None:
     """Make a checkpoint's .pte file for ExecuTorch's LLM runner.
 
     Loads, exports, lowers and emits the model with the reference exporter. Prints the size of the program, the memory
-    of its cache, and the operators that the backend took.
+    of its cache, and the operators that the backend delegates.
     """
     asked = Asked(**options)
     lowering = backend_of(asked.backend_name)
@@ -147,7 +147,7 @@ def _try_it(program: Path, tokenizer: Path) -> str:
     "directory",
     type=click.Path(path_type=Path),
     metavar="MODEL_DIR",
-    help="the checkpoint that a MODEL.pte was made of",
+    help="the checkpoint that a MODEL.pte was made from",
 )
 @checkpoint_options
 @click.option("--clause", type=Name("CLAUSE_NAMES", several=True), metavar="IDS", help="default: all about the model")
@@ -175,7 +175,7 @@ def check(
     output: Path,
     **options: Any,
 ) -> int:
-    """Say whether a checkpoint, or a program of it, may be shipped.
+    """Decide whether a checkpoint, or a program of it, may be shipped.
 
     Judges the program that `export` would write, or MODEL.pte itself, by the clauses that depend on the model, and
     prints one screen. The exit code is 0 for yes, 1 for no, 2 where not everything was judged.
@@ -184,7 +184,7 @@ def check(
 
     asked, program = Asked(**options), None
     if directory is not None and subject.is_dir():
-        raise InputError("conflicting-options", f"--model needs a MODEL.pte, and {subject} is a folder")
+        raise InputError("conflicting-options", f"--model needs a MODEL.pte; {subject} is a directory")
     if directory is not None or (subject.suffix == ".pte" and subject.is_file()):
         if directory is None:
             raise InputError(
@@ -268,12 +268,12 @@ def chat(
 ) -> None:
     """Talk to a .pte file through ExecuTorch's LLM runner.
 
-    Prints the answer to each prompt as it comes, and how fast it came.
+    Prints the answer to each prompt as it comes, and its speed.
     """
     from conformance.cli.chat import Chat, chat
 
     if system is not None and not template:
-        raise InputError("conflicting-options", "--system needs --chat, whose template holds the message")
+        raise InputError("conflicting-options", "--system needs --chat: the chat template holds the message")
     chat(Chat(program, tokenizer, max_new_tokens or -1, temperature, template, system), prompt or _typed())
 
 

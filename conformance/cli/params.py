@@ -22,7 +22,7 @@ _TABLE = "conformance.runner.option_table"
 
 
 class Name(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
-    """A name of a kind, or several between commas; one that does not exist gets the nearest that does.
+    """A name of a kind, or several between commas; an unknown one is an error that has the nearest known one.
 
     Args:
         kind: The kind, or its name in `conformance.runner.option_table`, which is imported when a name has been typed.
@@ -59,7 +59,7 @@ class Reader(click.ParamType):  # type: ignore[type-arg]
         self._read = read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """What the function makes of it."""
+        """The function's result."""
         try:
             return self._read(str(value))
         except InputError as error:

@@ -1,4 +1,4 @@
-"""What a quantised program is made of and what that costs, in a line or two each. Imports no torch."""
+"""The weights of a quantised program, and the cost of quantising, in a line or two each. Imports no torch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cost_lines(metrics: Mapping[str, float]) -> Iterator[str]:
 
 
 def refusal(made: QuantisationRecord, backend: Backend) -> str:
-    """Why a program is not worth making, and the nearest choice; empty if anything was quantised, or is not to be."""
+    """Why nothing was quantised, and the nearest choice; empty if something was, or nothing had to be."""
     if backend.quantisation is None or made.quantised or not made.products:
         return ""
     reasons = list(dict.fromkeys(each.why for each in made.kept if each.why and each.why != "an embedding"))

@@ -62,7 +62,7 @@ class _Run(Command):
         return super().get_params(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """What stands after `--` is pytest's."""
+        """Arguments after `--` are pytest's."""
         own = args[: args.index("--")] if "--" in args else args
         ctx.meta[__name__] = args[len(own) + 1 :]
         return super().parse_args(ctx, own)
@@ -133,7 +133,7 @@ def option_arguments(given: Mapping[str, Any], names: Collection[str]) -> list[s
 
 def _workers(text: str) -> str:
     if text not in ("auto", "logical") and not text.isdigit():
-        raise InputError("invalid-number", f"{text!r} is not a number of processes; write auto for one a core")
+        raise InputError("invalid-number", f"{text!r} is not a number of processes; write auto for one per core")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Steps of a long command: what it is at, a sign of life while a step lasts, and the memory that it took."""
+"""Progress of a long command: its step, a sign of life while that lasts, and the memory that it used."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Installs what `tox -e upstream` puts under test: `python -m conformance.cli.upstream`.
 
 TRANSFORMERS_SPEC, EXECUTORCH_SPEC and TORCH_SPEC are read from the environment. Each is a release, such as 5.14 or
-5.14.1, or anything that pip takes: a requirement, a wheel, a checkout, a Git URL.
+5.14.1, or anything that pip accepts: a requirement, a wheel, a checkout, a Git URL.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a call of a program takes and returns, where a user asks for less than the contract's whole cache."""
+"""The shape of a program's calls, if a user asks for less than the contract's whole cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class CallShape:
     """The shape of a program's calls.
 
     Args:
-        last_logits: Whether a call returns the logits of its last token alone, [batch, 1, vocab], not of every token.
+        last_logits: Whether a call returns only the logits of its last token, [batch, 1, vocab].
         prompt_chunk: The longest call in mode dynamic, in tokens; None for as long as the cache.
     """
 

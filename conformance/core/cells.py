@@ -42,7 +42,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """architecture x subject x backend x mode x clause; `subject` and `mode` are None where they play no part.
+    """architecture x subject x backend x mode x clause; `subject` and `mode` are None where they do not apply.
 
     `architecture` is a row's name: of a variation, both names (see `row_name`). `backend` is a backend's name, or
     "exported" for the program before lowering, or "eager" for the fixture alone.
@@ -76,7 +76,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class BackendTraits:
-    """What planning needs to know of a backend, so that it need not import one.
+    """The traits of a backend that planning needs, without importing the backend.
 
     `runs` says whether its programs can be executed here. If not, only clauses about lowering apply.
     """
@@ -95,10 +95,10 @@ class BackendTraits:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a run is asked to cover. Cells that no backend has a part in come along whatever backends are chosen.
+    """The selection of a run. Cells without a backend belong to it whatever backends are chosen.
 
     `not_lowered` are the architectures of which no program is lowered. Without `exported`, no cell is about a program
-    before lowering. `sample` are the architectures that sampled clauses are asked of; None for all.
+    before lowering. `sample` are the architectures that sampled clauses are checked on; None for all.
     """
 
     architectures: Sequence[str]

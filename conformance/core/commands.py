@@ -1,4 +1,4 @@
-"""The commands that messages name: each runs as printed, from the folder that the reader stands in."""
+"""The commands that messages name: each runs as printed, from the user's current folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RUN = f"{_SCRIPT} run"
 def command(*arguments: str) -> str:
     """`conformance ARGUMENTS` for a POSIX shell in the current folder.
 
-    Where the shell would not find this environment's script `conformance`, the path of its Python stands in its place.
+    If the shell would not find this environment's script `conformance`, the path of its Python is used instead.
     """
     return shlex.join([*_program(), *arguments])
 

@@ -40,7 +40,7 @@ class Command(click.Command):
     Args:
         needs: Packages without which it does nothing.
         error_code: The exit code where it could not do its work.
-        checkout: Whether it changes files of the project, of which an installed copy has no use.
+        checkout: Whether it changes files of the project, and so needs a checkout.
     """
 
     #: Errors whose message is a sentence already.
@@ -109,7 +109,7 @@ class Group(click.Group):
     """A group of commands, which are imported when they are needed.
 
     Args:
-        lazy: By name, what makes the command.
+        lazy: By name, the function that makes the command.
         former: The new name of each command that was renamed.
     """
 

@@ -10,7 +10,7 @@ class Device:
     """A device whose runtime is judged in place of this machine's, through a driver: see `docs/guides/devices.md`.
 
     Args:
-        name: What it is, for a reader, such as "Pixel 8".
+        name: Its name in messages, such as "Pixel 8".
         command: The words of the driver's command. The path of the file of calls and the path of the file of logits
             are added as its last two arguments.
         seconds: The time limit of one command, which may make hundreds of calls.

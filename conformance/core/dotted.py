@@ -21,7 +21,7 @@ def imported(name: str, kind: str, fits: Callable[[Any], bool] = callable, hint:
 
     Args:
         name: As `package.module:name`.
-        kind: What messages call it, such as exporter.
+        kind: The word for it in messages, such as exporter.
         fits: Whether a value can be one.
         hint: Added to the message where the module cannot be imported.
 

@@ -1,4 +1,4 @@
-"""Errors about what a user gave. Each kind has a stable code, which docs/reference/errors.md lists."""
+"""Errors about a user's input. Each kind has a stable code, which docs/reference/errors.md lists."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used.
+    """An input of the user cannot be used.
 
     Args:
         code: The kind of mistake, such as `invalid-shard`. It stays when the message is reworded.

@@ -30,7 +30,7 @@ def missing(command: str, package: str) -> str:
 
 
 def _project(extra: str) -> str:
-    """This project, from where it was installed, as pip takes it."""
+    """This project, from where it was installed, as an argument for pip."""
     if not INSTALLED:
         return f"{ROOT}{extra}"
     try:

@@ -1,4 +1,4 @@
-"""Names of the options of a run: today's, former ones, and the keys that records have for them."""
+"""Names of the options of a run: current ones, former ones, and their keys in records."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def option_of(key: str) -> str:
 
 
 def by_option(recorded: Mapping[str, _T]) -> dict[str, _T]:
-    """What a record has of a run's options, by the options."""
+    """The options of a run from its record, by their current names."""
     return {option_of(key): value for key, value in recorded.items()}

@@ -13,7 +13,7 @@ ROOT = PACKAGE / "data" if INSTALLED else PACKAGE.parent
 FIXTURES = ROOT / "fixtures"
 #: Tiny configs, one JSON an architecture.
 CONFIGS = FIXTURES / "configs"
-#: What the search of variations found, reviewed: one JSON an architecture.
+#: Reviewed findings of the search for variations: one JSON an architecture.
 PINS = FIXTURES / "pins"
 #: Named variations of fixtures, one YAML each.
 VARIATIONS = FIXTURES / "variations"

@@ -22,8 +22,8 @@ def unknown_architecture(name: str, known: Collection[str]) -> str:
     """As `unknown`; the name of a model on the Hub, or a path, gets the option for it."""
     if "/" in name or "\\" in name:
         return (
-            f"{name!r} is not an architecture, which is a model_type of Transformers, such as 'llama'. A model in a "
-            "folder is judged with --checkpoint DIR"
+            f"{name!r} is not an architecture (a model_type of Transformers, such as 'llama'); for a model in a "
+            "directory, use --checkpoint DIR"
         )
     return unknown("architecture", name, known)
 

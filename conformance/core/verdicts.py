@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Verdict(StrEnum):
-    """What is known of a cell after a run. Only `PASS` is a pass."""
+    """The result of a cell after a run. Only `PASS` is a pass."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -67,7 +67,7 @@ class StageError(CellFailedError):
 
 
 class ClauseViolationError(CellFailedError):
-    """What a check observed violates its clause.
+    """The observation of a check violates its clause.
 
     Args:
         stage: Where the difference shows.
@@ -105,7 +105,7 @@ class ChildDiedError(Exception):
 
     Args:
         verdict: crash or timeout.
-        stage: Where it was.
+        stage: The stage that it had reached.
         message: How it died, and the end of its output.
     """
 

@@ -27,7 +27,7 @@ _LAST_LINES, _LAST_CHARACTERS = 4, 400
 
 
 class DriverError(CellFailedError):
-    """A driver did not do what the protocol asks, so there is nothing to judge the device's runtime by."""
+    """A driver did not do what the protocol asks, so the device's runtime cannot be judged."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(Stage.EXECUTE, f"driver:{code}", message)
@@ -93,7 +93,7 @@ class Translating(Protocol):
 
 
 def foresee(calls: Iterable[tuple[Session, Inputs]]) -> None:
-    """Say which calls come next, in this order, so that a device makes all of them with one command.
+    """Announce the next calls, in this order, so that a device makes all of them with one command.
 
     It changes no answer, and does nothing to sessions that run on this machine.
 

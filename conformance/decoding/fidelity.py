@@ -1,4 +1,4 @@
-"""What rounding a model costs: its logits against those of the model as it was, over a text of that model's own."""
+"""The cost of rounding a model: its logits against those of the model as it was, over a text of that model's own."""
 
 from __future__ import annotations
 

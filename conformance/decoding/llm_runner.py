@@ -49,7 +49,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What `generate` gave in a turn.
+    """The result of `generate` in a turn.
 
     Args:
         pieces: The answer, one piece of text a token.

@@ -107,7 +107,7 @@ class Oracle:
     def noise(self) -> float:
         """`rounding`, and for float32 the same against float64, which a fixture of a few layers need not be asked for.
 
-        SmolLM2-135M's 30 layers put a right program off by 2.1e-5 of the scale over 128 tokens, where this is 8.6e-6.
+        SmolLM2-135M's 30 layers put a correct program off by 2.1e-5 of the scale over 128 tokens, where this is 8.6e-6.
         It is 0 where the model does not compute in float64, or memory has no room for a copy of it.
         """
         if self.model.dtype is not torch.float32:
@@ -124,7 +124,7 @@ class Oracle:
     def rounding_of_all(self) -> float:
         """The same over every text: what a fixture can be measured on, and a large checkpoint would take too long for.
 
-        Two good programs that round may then differ by twice as much, each as far off in an opposite direction.
+        Two correct programs that round may then differ by twice as much, each as far off in an opposite direction.
         """
         return self._rounding_of(_TEXTS)
 

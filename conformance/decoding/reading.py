@@ -14,8 +14,8 @@ from conformance.core.errors import InputError
 from conformance.core.time_scale import scaled
 from conformance.process.fork import collect, ending
 
-#: What the runner can be given, for messages.
-RUNNER_READS = "ExecuTorch's LLM runner reads a tokenizer.json of byte pairs (BPE)"
+#: The tokenizers that the runner reads, for messages.
+RUNNER_READS = "ExecuTorch's LLM runner needs a tokenizer.json of kind BPE"
 #: Files of tokenizers without a tokenizer.json: SentencePiece, tiktoken, tekken, and those of one Python class each.
 _OTHER_FILES = ("*.model", "*.spm", "*.tiktoken", "tekken.json", "vocab.*", "merges.txt")
 #: Seconds for loading a tokenizer and reading a few texts; a vocabulary of 256,000 takes two.
@@ -37,7 +37,7 @@ class TokenizerError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What Transformers puts around a text by itself, and how the runner's caller says so.
+    """What Transformers puts around a text by itself, and how the runner's caller asks for it.
 
     Only the first prompt of a conversation has it. ExecuTorch 1.5.1 adds the tokens of the post-processor in
     tokenizer.json where `num_bos` or `num_eos` is positive, whatever the number, and nothing where there is none.
@@ -205,13 +205,13 @@ def find_opening(original: Any, reader: Any) -> Opening:
                 return opening
     raise TokenizerError(
         "tokenizer-differs",
-        f"Transformers reads {_PLAIN[0]!r} as {_list(whole[0])}, and the runner does not, be it with num_bos=1 or with "
-        "special tokens written in the text",
+        f"Transformers reads {_PLAIN[0]!r} as {_list(whole[0])}; the runner gives other ids, also with num_bos=1 or "
+        "with special tokens written in the text",
     )
 
 
 def render(original: Any, messages: Sequence[Message]) -> str:
-    """A conversation in the words of the checkpoint's chat template, up to where the model answers.
+    """A conversation as the checkpoint's chat template renders it, up to where the model answers.
 
     Raises:
         TokenizerError: The checkpoint has no chat template, or it does not render this conversation.
@@ -220,12 +220,12 @@ def render(original: Any, messages: Sequence[Message]) -> str:
         raise TokenizerError("no-chat-template", "the tokenizer has no chat template")
     try:
         return str(original.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # a template is a program, which raises what it likes
+    except Exception as error:  # a template is a program, which may raise anything
         raise TokenizerError("chat-template-failed", f"the chat template fails: {_first_line(error)}") from error
 
 
 def chat_texts(original: Any) -> Iterator[Text]:
-    """Conversations in the words of the chat template, where there is one that renders them."""
+    """Conversations as the chat template renders them, if there is one."""
     asked = {"role": "user", "content": _QUESTION}
     more = ({"role": "assistant", "content": _REPLY}, {"role": "user", "content": _NEXT})
     for messages in ((asked,), (asked, *more), ({"role": "system", "content": _SYSTEM}, asked)):

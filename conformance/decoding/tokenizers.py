@@ -1,4 +1,4 @@
-"""Tokenizers for ExecuTorch's LLM runner, which takes and gives text where the oracle takes and gives token ids."""
+"""Tokenizers for ExecuTorch's LLM runner, whose input and output are text, while the oracle's are token ids."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RunnerTokenizer(Protocol):
 
     @property
     def size(self) -> int:
-        """Number of ids that the runner takes the tokenizer to have; it chooses among these."""
+        """Number of ids that the tokenizer has for the runner, which chooses among these."""
 
     @property
     def eos_id(self) -> int:
@@ -197,7 +197,7 @@ class CheckpointTokenizer:
         return sorted(found, key=lambda each: not each.reads)
 
     def chat_prompt(self) -> tuple[str, tuple[int, ...]] | None:
-        """A question in the words of the chat template, if there is one: its text and ids."""
+        """A question as the chat template renders it, if there is one: its text and ids."""
         asked = next(reading.chat_texts(self._original), None)
         ids = asked and self._read(asked.text)
         return (asked.text, ids) if asked and ids else None

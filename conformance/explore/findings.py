@@ -41,7 +41,7 @@ class _Varied:
 
     @property
     def variation(self) -> Variation:
-        """What differs from the fixture."""
+        """The difference from the fixture."""
         return Variation(self.overrides, self.max_cache_len)
 
 

@@ -30,7 +30,7 @@ from conformance.pipeline.builder import Builder
 from conformance.process.worker import IsolatedWorker, Limits, WorkerDiedError
 from conformance.records.environment import versions
 
-#: What a variation is judged by, in this order, until one fails.
+#: The clauses that judge a variation, in this order, until one fails.
 EXPORT_CLAUSES = ("EXP-1", "EXP-3", "EXP-5")
 PARITY_CLAUSES = ("PAR-1", "PAR-2", "PAR-3", "PAR-4", "PAR-5", "PAR-6")
 #: Scripts generated for each clause, beside its pinned ones.
@@ -146,7 +146,7 @@ class Exploration:
 
 
 class _TimeIsUpError(BaseException):
-    """The budget is spent. No `Exception`, which Hypothesis would take for a failure."""
+    """The budget is spent. Not an `Exception`, which Hypothesis would treat as a failure."""
 
 
 class _FoundError(Exception):
@@ -398,7 +398,7 @@ def judged(builder: Builder, cell: Cell) -> Judgement:
         return Judgement(error.signature, one_line(message, _LONGEST))
     except NotApplicableError:
         return Judgement()
-    except Exception as error:  # the check itself is at fault, which is worth knowing too
+    except Exception as error:  # a fault of the check itself is a finding too
         return Judgement(f"harness-error:{type(error).__name__}", one_line(str(error), _LONGEST))
     return Judgement()
 

@@ -22,7 +22,7 @@ from conformance.core.verdicts import NotApplicableError, Stage, at
 from conformance.decoding.sessions import BufferDriver, Driver
 
 ExportFunction = Callable[..., ExportedProgram]
-#: What a module offers beside its exporter for programs to run in ExecuTorch's LLM runner; see `Exporter.metadata`.
+#: The callable beside a module's exporter that makes the metadata for ExecuTorch's LLM runner; see `Exporter.metadata`.
 METADATA = "runner_methods"
 
 
@@ -35,7 +35,7 @@ class Exporter:
     """An exporter under test.
 
     Args:
-        name: What it is called in cells.
+        name: Its name in cells.
         export: With the signature of `convert_and_export_with_cache(model, example_input_ids=None,
             example_cache_position=None, *, dynamic_shapes=None, strict=...)`; the last two are optional.
         driver: How its programs are called.
@@ -74,7 +74,7 @@ class Exporter:
             model: The model that the program was exported from.
             mode: The program's mode.
             longest: The longest call, in tokens, where that is not the cache's length.
-            attention: What the program was exported with, one of `conformance.core.attention.ATTENTIONS`.
+            attention: The attention that the program was exported with, one of `conformance.core.attention.ATTENTIONS`.
         """
         if self.metadata is None:
             return {}

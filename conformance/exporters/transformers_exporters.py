@@ -70,7 +70,7 @@ def _as_a_decode_step_finds_it(model: PreTrainedModel, rows: int) -> StaticCache
 
 
 def _cache_name(model: PreTrainedModel) -> str:
-    """What the model calls its cache."""
+    """The model's name for its cache."""
     return "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
 
 

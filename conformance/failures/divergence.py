@@ -27,7 +27,7 @@ _REFERENCE = "reference"
 
 
 class Step(StrEnum):
-    """What a script is replayed on, each made from the one before."""
+    """The programs that a script is replayed on, each made from the one before."""
 
     WRAPPER = "eager wrapper"
     EXPORTED = "exported program"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All that a verdict is given on.
+    """The input of a verdict.
 
     Args:
         error: The exception that the check raised; None where it raised none.

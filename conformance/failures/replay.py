@@ -1,7 +1,7 @@
 """`conformance failure replay`: judge a bundle's cell again, with what is installed now.
 
-A bundle may come from anybody. `announcement` says what will run before it runs; an exporter that the bundle names is
-code, and is imported only with the user's consent; and the model that the bundle describes is built within limits.
+A bundle may come from anyone. `announcement` describes what will run before it runs; an exporter that the bundle names
+is code, and is imported only with the user's consent; and the model that the bundle describes is built within limits.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def replay_within(
 
 
 def replay(bundle: Bundle, store: Store | None, *, seconds: int | None = None, trusted: bool = False) -> Replay:
-    """Judge the bundle's cell again: its config, its script where it has one, the exporter and packages of today.
+    """Judge the bundle's cell again: its config, its script if it has one, and the installed exporter and packages.
 
     Where it still fails, the message has where the program first goes wrong, as far as `seconds` of lowering go; with
     None, nothing is lowered for that. What is not part of the suite is imported only if `trusted`.

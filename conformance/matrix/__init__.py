@@ -1,1 +1,1 @@
-"""Which architectures there are and what is known to fail: rows, causes, selection, shards, fingerprints."""
+"""The architectures and their known failures: rows, causes, selection, shards, fingerprints."""

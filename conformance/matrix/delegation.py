@@ -1,4 +1,4 @@
-"""What each backend is known to leave to portable kernels: `fixtures/partitions/executorch-VERSION/ARCHITECTURE.json`.
+"""Operators left to portable kernels, by baseline: `fixtures/partitions/executorch-VERSION/ARCHITECTURE.json`.
 
 Partitions change with ExecuTorch, so each release has its own. Against a release that has none yet, the newest one
 before it counts: what matters is what got worse since then. A release older than all that are listed
@@ -63,7 +63,7 @@ class Baseline:
     Args:
         left: How many operators are left out, by name.
         share: The share of operators that is delegated.
-        source: The file that says so.
+        source: The file that lists it.
         exact: Whether it was made with the versions that are installed, so that less is a difference too.
     """
 
@@ -74,7 +74,7 @@ class Baseline:
 
 
 class BaselineError(InputError):
-    """A file of baselines is damaged; says which and where."""
+    """A file of baselines is damaged; the message has which and where."""
 
 
 def baseline(program: Program, versions: Mapping[str, str], directory: Path = PARTITIONS) -> Baseline | None:
@@ -132,7 +132,7 @@ def _files(architecture: str, version: Version, directory: Path) -> Iterator[Pat
 
 
 def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
-    """Write what `run` saw, and yield a sentence for each change.
+    """Write the partitions of `run`, and yield a sentence for each change.
 
     What was seen with an older Transformers than the architecture's list was made with goes into a list of its own.
 
@@ -147,7 +147,7 @@ def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
             continue
         if "executorch" not in versions:
             raise BaselineError(
-                "version-not-recorded", "the run does not say with which version of executorch it lowered"
+                "version-not-recorded", "the run does not record the version of executorch that it lowered with"
             )
         path = _path(cell.architecture, Version(versions["executorch"]), directory)
         if (older := made_with.get("transformers")) and Version(older) < _newest(_read(path)):

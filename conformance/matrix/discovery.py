@@ -48,7 +48,7 @@ def _first(pair: ast.expr) -> ast.expr | None:
 
 
 def renamed_keys(model_type: str) -> dict[str, str]:
-    """What the config class of `model_type` calls keys that other models name alike, by the common name.
+    """The names of common keys in the config class of `model_type`, by the common name.
 
     Read off the class's `attribute_map`, by which Transformers itself translates names; empty if it has none.
     """
@@ -60,7 +60,7 @@ def has_padding_row(model_type: str) -> bool:
     """Whether the table of positions of `model_type` has a row for padding, behind which its positions begin.
 
     Read off the source of its model: RoBERTa and its family make `nn.Embedding(config.max_position_embeddings, ...,
-    padding_idx=...)`, and have fewer positions than their config says, by the padding id and one.
+    padding_idx=...)`, and have fewer positions than in their config, by the padding id and one.
     """
     path = _configuration(model_type)
     model = path.with_name(path.name.replace("configuration_", "modeling_")) if path else None

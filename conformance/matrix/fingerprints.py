@@ -1,4 +1,4 @@
-"""What a verdict depends on, each part as a hash of its sources or as a version. Nothing here imports what it reads.
+"""The parts that a verdict depends on, as hashes of their sources or versions. Nothing here imports what it reads.
 
 Two runs with the same fingerprints of a cell's parts should give the cell the same verdict.
 """
@@ -55,7 +55,7 @@ def fingerprints(matrix: Matrix, architectures: Iterable[str], subjects: Iterabl
 
 
 def parts(cell: Cell, found: Mapping[str, str]) -> tuple[str, ...]:
-    """The names of what a cell's verdict depends on, among those in `found`."""
+    """The names in `found` that a cell's verdict depends on."""
     own = {
         f"modeling code of {cell.architecture}",
         f"fixture and row of {cell.architecture}",
@@ -93,7 +93,7 @@ def _shared() -> str:
 
 
 def _modeling(architecture: str) -> str:
-    """The modules of the architecture, and of those that it imports from; of all models if it is not known whose."""
+    """The modules of the architecture, and of those that it imports from; of all models if its own are unknown."""
     models = _transformers() / "models"
     home = _homes().get(split_row(architecture)[0])
     if home is None:

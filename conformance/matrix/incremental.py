@@ -25,7 +25,7 @@ class NotComparableError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class IncrementalPlan:
-    """What to run again.
+    """The cells to run again.
 
     Args:
         run: The id of the earlier run.

@@ -1,7 +1,7 @@
 """Known failures: `known_failures/<owner>.yaml`, one entry a cause, with the cells that it explains as patterns.
 
-A cause is about the rows of the matrix that name its id. Each of its patterns says which cells of such a row fail, and
-with which signature; the signature begins with the stage at which it fails.
+A cause is about the rows of the matrix that name its id. Each of its patterns has the cells of such a row that fail,
+and their signature; the signature begins with the stage at which it fails.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Cause:
     """A failure that is known, explained and, where possible, reported upstream.
 
     Args:
-        exporter: The exporters that meet it, or `any`.
+        exporter: The exporters that have it, or `any`.
         reason: What goes wrong and why, in a sentence or two.
         fails: The cells that it explains.
         link: Where it is reported or fixed.
@@ -219,7 +219,7 @@ class Cause:
     when: When = Field(default_factory=dict)
 
     def concerns(self, exporter: str | None) -> bool:
-        """Whether a cell of `exporter` meets it."""
+        """Whether a cell of `exporter` has it."""
         return ANY_EXPORTER in self.exporter or exporter in self.exporter
 
     def applies_to(self, versions: Mapping[str, str]) -> bool:

@@ -51,7 +51,7 @@ class Tier(StrEnum):
     FULL = "full"
 
     def includes(self, other: Tier) -> bool:
-        """Whether a run of this tier takes a row of tier `other`."""
+        """Whether a run of this tier includes a row of tier `other`."""
         order = list(Tier)
         return order.index(other) <= order.index(self)
 
@@ -85,7 +85,7 @@ class Retired:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What a cause says of one cell.
+    """The expectation of a cause for one cell.
 
     Args:
         cause: The cause's id.
@@ -113,7 +113,7 @@ class Matrix:
     Args:
         architectures: The rows.
         causes: The causes that rows name.
-        retired: What Transformers no longer registers.
+        retired: Architectures that Transformers no longer registers.
         owners: By a cause's id, the name of the file that it is in, without its suffix.
         variations: By name, what is changed of some fixtures.
     """
@@ -208,9 +208,9 @@ class Matrix:
     def known_limit(
         self, cell: Cell, stage: Stage | None, signature: str | None, versions: Mapping[str, str]
     ) -> Expectation | None:
-        """What is known of a failure in lowering that is independent of the exporter, whatever the row.
+        """The known failures in lowering that are independent of the exporter, whatever the row.
 
-        It is for a model that has no row: what a backend cannot do is known from others. Wrong results are left
+        It is for a model that has no row: a backend's limits are known from others. Wrong results are left
         out: their signatures are too unspecific.
         """
         if not cell.clause.startswith(Chapter.LOW.name) or stage is None:
@@ -276,7 +276,7 @@ def _without_none(value: Any) -> Any:
 
 @validated(frozen=True, slots=True, config=_CONFIG)
 class _Rows:
-    """What `models_matrix.yaml` holds."""
+    """The content of `models_matrix.yaml`."""
 
     schema_version: Literal[2]
     architectures: Annotated[dict[str, Row], BeforeValidator(_without_none)]
@@ -372,7 +372,7 @@ def matrix_digest(path: Path = MATRIX_PATH) -> str:
 
 
 def _misplaced(name: str, cause: Cause, rows: Mapping[str, Row]) -> str | None:
-    """What is wrong between a cause and the rows that name it."""
+    """Contradictions between a cause and the rows that name it."""
     naming = [row for row, known in rows.items() if name in known.known]
     if not naming:
         return "no row names this cause: remove it, or add its id to a row's `known`"
@@ -503,7 +503,7 @@ def _header(path: Path) -> str:
 
 
 def _require_no_comments(path: Path) -> None:
-    """What is written has comments at its beginning alone."""
+    """Comments below the head of a file would be lost."""
     if not path.exists():
         return
     file = read_yaml(path)

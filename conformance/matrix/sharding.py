@@ -1,4 +1,4 @@
-"""Which architectures one machine of several takes, so that all of them end at about the same time.
+"""The architectures of one machine of several, so that all of them end at about the same time.
 
 Each shard plans for itself: the same names, durations and number of shards give every machine the same plan.
 """
@@ -17,7 +17,7 @@ from conformance.core.errors import InputError
 from conformance.core.paths import DURATIONS
 from conformance.records.run import RunRecord
 
-#: What an architecture counts for where nothing is known of any.
+#: The duration of an architecture if none is known.
 _UNKNOWN_S = 60.0
 
 
@@ -42,7 +42,7 @@ def read_shard(text: str) -> Shard:
 
 
 def share(architectures: Sequence[str], shard: Shard, seconds: Mapping[str, float]) -> tuple[str, ...]:
-    """What `shard` takes of `architectures`, in their order.
+    """The architectures of `shard`, in their order.
 
     The longest goes first, each to the shard with the least to do so far: no shard has more than 4/3 of the least that
     the busiest could have (Graham, 1969). One that was never timed counts as the median of the others.
@@ -78,7 +78,7 @@ def durations(path: Path = DURATIONS) -> dict[str, float]:
     except ValueError as error:
         raise InputError("invalid-json", f"{path.name} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise InputError("invalid-durations", f"{path.name}: not an object of seconds by architecture")
+        raise InputError("invalid-durations", f"{path.name}: expected an object of seconds by architecture")
     for name, value in found.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise InputError("invalid-durations", f"{path.name}: {name}: {value!r} is not a number of seconds")
@@ -94,7 +94,7 @@ def spent(run: RunRecord) -> dict[str, float]:
 
 
 def updated_durations(run: RunRecord, path: Path = DURATIONS) -> list[str]:
-    """Put what `run` spent into the file, and say what changed. What it did not judge stays as it is."""
+    """Put the durations of `run` into the file, and return the changes. Others stay as they are."""
     before = durations(path)
     after = {**before, **spent(run)}
     text = json.dumps(dict(sorted(after.items())), indent=2) + "\n"

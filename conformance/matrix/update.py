@@ -1,7 +1,7 @@
-"""Rewrite the known failures to what a run saw: ids added to rows, entries added and narrowed, reasons left to people.
+"""Rewrite the known failures to match a run: ids added to rows, entries added and narrowed, reasons left to people.
 
-A failure that no cause explains becomes an entry with `reason: TODO`, which `load_matrix` refuses: the files say by
-themselves what is left to do.
+A failure that no cause explains becomes an entry with `reason: TODO`, which `load_matrix` refuses: the files
+show what is left to do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from conformance.records.run import CellRecord, RunRecord
 
 #: The file of entries that a person has still to explain, and to move to the owner of the cause.
 UNEXPLAINED = "unexplained"
-#: So many clauses have to end alike before that counts as a stage that cannot be done.
+#: So many clauses must end alike before that counts as a blocked stage.
 _LEAST_BLOCKED = 3
 #: By clause, its modes, and None for a cell of the fixture alone.
 _MODES: dict[str, tuple[Mode | None, ...]] = {clause.id: (*clause.modes, None) for clause in CLAUSES}
@@ -180,7 +180,7 @@ def _name(draft: _Draft, row: str, cause_id: str, cause: Cause, owner: str) -> N
 
 
 def _stale(cause: Cause, row: str, cells: Iterable[CellRecord]) -> list[CellRecord]:
-    """The cells that `cause` says fail, and that passed or failed in another way."""
+    """The cells that should fail by `cause`, and that passed or failed in another way."""
     lost = []
     for cell in filter(_is_described, cells):
         covering = [each for each in patterns_for(cause, row) if each.covers(cell) and cause.concerns(cell.subject)]

@@ -40,7 +40,7 @@ _SETTINGS = ("batch_size", "dtype", "output_gain", "outliers", "outlier_gain")
 
 @validated(frozen=True, slots=True, config=_CONFIG)
 class Variation:
-    """What a variation changes, and in which architectures.
+    """The changes of a variation, and its architectures.
 
     Args:
         what: What real models do that the fixtures do not.
@@ -48,7 +48,7 @@ class Variation:
         core: The architectures whose variation tier core runs; tier full runs all.
         cache_length: Positions in the cache, in tokens; the fixtures' where it is None.
         batch_size: Rows a call.
-        dtype: What the model computes in.
+        dtype: The dtype that the model computes in.
         output_gain: Factor of the output embedding, and so of the logits.
         outliers: How many token ids have an output embedding that is larger again by `outlier_gain`.
         outlier_gain: Their factor.

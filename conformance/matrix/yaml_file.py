@@ -49,7 +49,7 @@ class MatrixError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class YamlFile:
-    """What a file says, and where.
+    """The content of a file, with its lines.
 
     Args:
         path: The file.
@@ -64,7 +64,7 @@ class YamlFile:
     node: yaml.Node | None
 
     def error(self, keys: Iterable[str | int], message: str) -> MatrixError:
-        """An error about what stands under `keys`, with the line of the deepest of them that the file has."""
+        """An error about the value under `keys`, with the line of the deepest of them that the file has."""
         line, node = 0, self.node
         keys = list(keys)
         for key in keys:
@@ -139,7 +139,7 @@ def folded(text: str, indent: int) -> str:
 
 
 def _child(node: yaml.Node | None, key: str | int) -> tuple[int, yaml.Node] | None:
-    """The line and the value of what stands under `key`."""
+    """The line and the value under `key`."""
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             if name.value == str(key):

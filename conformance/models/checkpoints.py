@@ -55,13 +55,13 @@ _IMPLEMENTATION_KEYS = frozenset(
         *("use_kernels", "kernel_config", "fusion_config"),
     }
 )
-#: What of these torch alone computes, and torch.export traces.
+#: The values of these that need torch only and that torch.export traces.
 _IMPLEMENTATIONS = frozenset({"eager", "sdpa", "grouped_mm", "batched_mm"})
 #: Dtypes that programs can be exported in, and "auto", the one that the checkpoint was saved in.
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 #: Where the text decoder's own config is, in that of a model of several.
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
-#: What configs call the number of tokens that a sliding or chunked layer looks back on.
+#: Names in configs for the number of tokens that a sliding or chunked layer looks back on.
 WINDOWS = ("sliding_window", "attention_chunk_size", "sliding_window_size", "attention_window_size", "local_attention")
 
 
@@ -74,13 +74,13 @@ class Checkpoint:
         model_type: As Transformers registers it.
         max_cache_len: Positions in the static cache, in tokens.
         dtype: One of `DTYPES`.
-        config: What `config.json` says of the text decoder.
+        config: The text decoder's part of `config.json`.
         batch_size: Rows in a call.
         values: All of `config.json`, without the keys that choose what computes it.
         replaced: Those keys, each with what it names, such as `flash_attention_2`.
         weights: Its weights, of which only the headers have been read.
         gguf: The name of the GGUF file that it is in, if it is in one.
-        notes: What a user should know of it before it is loaded, one line each.
+        notes: Notes for the user before it is loaded, one line each.
     """
 
     directory: Path
@@ -114,12 +114,12 @@ class Checkpoint:
 
     @property
     def saved_dtype(self) -> str:
-        """The dtype that the weights were saved in, as the config says."""
+        """The dtype that the weights were saved in, from the config."""
         return str(self.config.get("dtype") or self.config.get("torch_dtype") or "float32")
 
     @property
     def context(self) -> int | None:
-        """The longest text that the model was made for, in tokens; None where its config does not say."""
+        """The longest text that the model was made for, in tokens; None if its config does not have it."""
         longest = reach(self.model_type, self.config)
         return longest.tokens if longest else None
 
@@ -144,7 +144,8 @@ def read_checkpoint(directory: Path, max_cache_len: int, dtype: str = "auto", ba
     longest = reach(checkpoint.model_type, checkpoint.config)
     if longest is not None and max_cache_len > longest.tokens:
         raise CheckpointError(
-            "cache-too-long", f"a cache of {max_cache_len} tokens is longer than {longest.what}; take at most that"
+            "cache-too-long",
+            f"a cache of {max_cache_len} tokens is longer than {longest.what}; use at most {longest.tokens}",
         )
     return dataclasses.replace(checkpoint, notes=(*checkpoint.notes, *_note_on_memory(checkpoint)))
 
@@ -228,23 +229,23 @@ def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
 
 
 def _require_float_decoder(directory: Path, values: Mapping[str, Any]) -> None:
-    """Refuse what Transformers has no decoder for, and what is quantised."""
+    """Refuse models that Transformers has no decoder for, and quantised ones."""
     path, model_type = directory / CONFIG, values.get("model_type")
     if model_type not in registered():
         code = ", ".join(sorted({*code_files(values)}))
         if code:
             raise CheckpointError(
                 "model-is-code",
-                f"{path}: the model {str(model_type)!r} is code ({code}), which is not run, and Transformers has no "
-                "class of its own for it; a newer release may have",
+                f"{path}: the model {str(model_type)!r} is defined by code ({code}), which is not run, and the "
+                "installed Transformers has no class for it; try a newer release",
             )
         if model_type is None:
             raise CheckpointError(
-                "no-model-type", f"{path} names no model_type, such as 'llama'; save the model with Transformers"
+                "no-model-type", f"{path} has no model_type, such as 'llama'; save the model with Transformers"
             )
         if isinstance(model_type, str) and is_architecture(model_type):
             raise CheckpointError(
-                "not-causal", f"{path}: {model_type} is not a causal language model: Transformers has no decoder of it"
+                "not-causal", f"{path}: Transformers has no causal language model of type {model_type}"
             )
         raise CheckpointError("unknown-name", f"{path}: {unknown('model_type', str(model_type), registered())}")
     for part in (values, *(part for part in values.values() if isinstance(part, dict))):
@@ -252,15 +253,15 @@ def _require_float_decoder(directory: Path, values: Mapping[str, Any]) -> None:
             method = quantised.get("quant_method") if isinstance(quantised, dict) else None
             raise CheckpointError(
                 "already-quantised",
-                f"{path}: the model is quantised already{f', by {method}' if method else ''}; backends need one of "
-                "floats: AutoModelForCausalLM.from_pretrained(DIR).dequantize().save_pretrained(NEW_DIR), where its "
-                "packages are installed",
+                f"{path}: the model is already quantised{f', by {method}' if method else ''}; backends need float "
+                "weights: AutoModelForCausalLM.from_pretrained(DIR).dequantize().save_pretrained(NEW_DIR), with the "
+                "packages of its quantisation installed",
             )
     if values.get("is_encoder_decoder"):
         raise CheckpointError(
             "encoder-decoder",
-            f"{path}: this {model_type} is an encoder and a decoder (is_encoder_decoder); a decoder alone can be "
-            "exported, saved as a causal language model",
+            f"{path}: {model_type} is an encoder-decoder model (is_encoder_decoder); save its decoder as a causal "
+            "language model",
         )
 
 

@@ -1,4 +1,4 @@
-"""The fields of a decoder's config that can matter to its logits, and what is neutral for each.
+"""The fields of a decoder's config that can affect its logits, and the neutral values of each.
 
 A field is found by its path in the config: dicts such as `rope_parameters`, small configs within the config, and lists
 of numbers are taken apart.
@@ -20,7 +20,7 @@ FieldPath = tuple[str | int, ...]
 
 
 class Rule(StrEnum):
-    """Why a field is left out; the value is what a reader sees."""
+    """Why a field is left out; the value is shown to users."""
 
     TRAINING = "training, initialisation, other tasks"
     OUTPUT = "what is returned, and which implementation computes it"
@@ -128,7 +128,7 @@ def with_value(config: PreTrainedConfig, path: FieldPath, value: Any) -> dict[st
 
 
 def neutral_values(config: PreTrainedConfig, field: Field) -> list[Any]:
-    """What the field may be in a model without it: 1, 0, None, false, or what other fields entail."""
+    """The values of the field in a model without it: 1, 0, None, false, or what other fields entail."""
     value, sizes = field.value, _Sizes(config)
     if isinstance(value, bool):
         return [field.key in _ON_BY_DEFAULT]

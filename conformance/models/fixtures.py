@@ -74,12 +74,12 @@ def has_fixture(architecture: str, directory: Path = CONFIGS) -> bool:
 
 
 def config_values(architecture: str) -> dict[str, Any]:
-    """What the architecture's tiny config is made from: its fixture or, where there is none, the first draft of one."""
+    """The source of the architecture's tiny config: its fixture or, if there is none, the first draft of one."""
     return _values(architecture, CONFIGS) if has_fixture(architecture) else drafted_values(architecture)
 
 
 def drafted_values(architecture: str) -> dict[str, Any]:
-    """What a fixture's first draft holds: the published config made tiny."""
+    """The first draft of a fixture: the published config made tiny."""
     return {**tiny(default_config(architecture)), "model_type": architecture}
 
 

@@ -43,7 +43,7 @@ class Loaded:
 
     Args:
         model: In evaluation mode; its generation config asks for a static cache of one row.
-        notes: What a user should know of how it was loaded, one line each, those of the checkpoint among them.
+        notes: Notes on how it was loaded, one line each, those of the checkpoint among them.
     """
 
     model: PreTrainedModel
@@ -51,7 +51,7 @@ class Loaded:
 
 
 class _Unexpected(NamedTuple):
-    """Keys in the files that the model has no place for: weights that it would lose, and those of parts beside it."""
+    """Keys in the files that the model does not have: weights that it would lose, and those of parts beside it."""
 
     lost: set[str]
     outside: set[str]
@@ -61,7 +61,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
     """Load the model. No code of the directory is run, and nothing is fetched.
 
     Raises:
-        CheckpointError: Weights are missing, have no place in the model, do not fit it, or are not finite; an adapter
+        CheckpointError: Weights are missing, unknown to the model, of another shape, or not finite; an adapter
             cannot be merged; the model sees later tokens; or Transformers cannot read it.
     """
     try:
@@ -104,7 +104,7 @@ def _config(checkpoint: Checkpoint) -> Any:
 
 
 def _from_pretrained(checkpoint: Checkpoint, config: Any) -> tuple[Any, dict[str, Any]]:
-    """Transformers' model, and what it says of the keys."""
+    """Transformers' model, and its report on the keys."""
     options: dict[str, Any] = {
         "config": config,
         "dtype": "auto" if checkpoint.dtype == "auto" else getattr(torch, checkpoint.dtype),
@@ -223,7 +223,7 @@ def _require_all(
     shapes = sorted(_other_shape(checkpoint, model, key) for key in info["mismatched_keys"])
     problems = []
     if unexpected:
-        problems.append(f"{plural(len(unexpected), 'weight')} without a place in the model: {_first(unexpected)}")
+        problems.append(f"{plural(len(unexpected), 'weight')} that the model does not have: {_first(unexpected)}")
     if missing:
         problems.append(f"{plural(len(missing), 'weight')} missing: {_first(missing)}")
     if shapes:
@@ -233,12 +233,12 @@ def _require_all(
         return
     classes = [str(name) for name in checkpoint.values.get("architectures") or ()]
     if classes and type(model).__name__ not in classes:
-        problems.append(f"it was saved as {classes[0]}, and {type(model).__name__} is loaded")
+        problems.append(f"the model was saved as {classes[0]}, and is loaded as {type(model).__name__}")
     fitting = None if shapes else _fitting(config, model, unexpected, missing)
     advice = (
-        f"they fit with {fitting} in {CONFIG}"
+        f"set {fitting} in {CONFIG} to make them fit"
         if fitting
-        else f"save the whole model again, or take the {CONFIG} that its weights were saved with"
+        else f"save the whole model again, or use the {CONFIG} that the weights were saved with"
     )
     raise CheckpointError("weights-do-not-fit", f"{checkpoint.directory}: {'; '.join(problems)}; {advice}")
 
@@ -258,7 +258,7 @@ def _other_shape(checkpoint: Checkpoint, model: PreTrainedModel, key: Any) -> st
         name, saved, wanted = key, checkpoint.weights.tensors[key].shape, model.state_dict()[key].shape
     else:
         name, saved, wanted = key
-    return f"{name} is {list(saved)} in the file and {list(wanted)} by the config"
+    return f"{name} is {list(saved)} in the file, {list(wanted)} by the config"
 
 
 def _first(names: Collection[str]) -> str:
@@ -266,7 +266,7 @@ def _first(names: Collection[str]) -> str:
 
 
 def _fitting(config: Any, model: PreTrainedModel, unexpected: set[str], missing: set[str]) -> str | None:
-    """The keys of the config that would give all the weights a place, found by trying; None if none would.
+    """The keys of the config that would make all weights fit, found by trying; None if there are none.
 
     Each switch of the config is tried the other way round, and the number of layers that the names have.
     """
@@ -308,7 +308,7 @@ def _names(model: PreTrainedModel) -> set[str]:
 
 
 def _require_one_head(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
-    """Refuse two saved matrices that the config ties, unless they are equal: releases differ in which they take."""
+    """Refuse two saved matrices that the config ties, unless they are equal: releases differ in which they load."""
     text: Any = model.config.get_text_config(decoder=True)
     tied = tuple(getattr(model, "_tied_weights_keys", None) or ())  # a dict from 5.0 on; of some classes, none
     head, embedding = (
@@ -322,7 +322,7 @@ def _require_one_head(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
     if len(set(names)) == 2 and not torch.equal(*(_saved(checkpoint, name) for name in names)):
         raise CheckpointError(
             "tied-weights-differ",
-            f"{checkpoint.directory}: {names[0]} differs from {names[1]}, and {CONFIG} ties them; "
+            f"{checkpoint.directory}: {names[0]} differs from {names[1]}, but {CONFIG} ties them; "
             f'"tie_word_embeddings": false keeps both',
         )
 
@@ -344,7 +344,7 @@ def _saved(checkpoint: Checkpoint, name: str) -> torch.Tensor:
 
 
 def _require_finite(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
-    """Refuse weights that are not finite: all that they meet is NaN, and equal to nothing."""
+    """Refuse weights that are not finite: their results are NaN, and equal to nothing."""
     wrong = [
         name
         for name, weight in model.named_parameters()
@@ -373,7 +373,7 @@ def _require_causal(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
             one, two = (
                 model(input_ids=torch.tensor([[first, other]]), use_cache=False).logits[0, 0] for other in others
             )
-    except Exception:  # of a model that takes other inputs, which exporting it will say
+    except Exception:  # of a model with other inputs, which the export reports
         return
     if (one - two).abs().max() > 1e-3 * one.abs().max():
         raise CheckpointError(
@@ -401,7 +401,8 @@ def _with_adapter(checkpoint: Checkpoint, model: PreTrainedModel) -> Loaded:
         if saved != applied:
             wrong = _first(saved ^ applied)
             raise CheckpointError(
-                "adapter-not-merged", f"peft does not apply {plural(len(saved ^ applied), 'tensor')} of it: {wrong}"
+                "adapter-not-merged",
+                f"peft does not apply {plural(len(saved ^ applied), 'tensor')} of the adapter: {wrong}",
             )
         merged = adapted.merge_and_unload(safe_merge=True)
     except Exception as error:  # whatever peft raises
@@ -415,7 +416,7 @@ def _with_adapter(checkpoint: Checkpoint, model: PreTrainedModel) -> Loaded:
 
 
 def _kept(generation: Any) -> Iterator[tuple[str, Any]]:
-    """Of the checkpoint's generation config, what says where a text begins and ends."""
+    """The ids in the checkpoint's generation config that begin and end a text."""
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(generation, name, None)
         if value is not None:

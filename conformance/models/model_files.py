@@ -32,24 +32,27 @@ _FORMATS = (
     ("*.gguf", "is one of several GGUF files; pass the path of the one to export"),
     (
         _OF_OTHERS,
-        "is in the format of Meta's and Mistral's own code; take the repository's weights for Transformers, or convert "
-        "it with convert_llama_weights_to_hf.py or convert_mistral_weights_to_hf.py of Transformers' repository",
+        "is in the format of Meta's and Mistral's own code; download the weights for Transformers, or convert it with "
+        "convert_llama_weights_to_hf.py or convert_mistral_weights_to_hf.py of Transformers' repository",
     ),
-    ("tf_model*.h5", f"is of TensorFlow; with Transformers 4: {_LOAD}(DIR, from_tf=True).save_pretrained(NEW_DIR)"),
+    (
+        "tf_model*.h5",
+        f"is in TensorFlow's format; with Transformers 4: {_LOAD}(DIR, from_tf=True).save_pretrained(NEW_DIR)",
+    ),
     (
         "flax_model*.msgpack",
-        f"is of Flax; with Transformers 4: {_LOAD}(DIR, from_flax=True).save_pretrained(NEW_DIR)",
+        f"is in Flax's format; with Transformers 4: {_LOAD}(DIR, from_flax=True).save_pretrained(NEW_DIR)",
     ),
     *(
-        (pattern, f"is a pickle, which is code; if you trust it: {_LOAD}(DIR).save_pretrained(NEW_DIR)")
+        (pattern, f"is a pickle, which can run code; if you trust it: {_LOAD}(DIR).save_pretrained(NEW_DIR)")
         for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt")
     ),
     (
         "*.pte",
-        "is an exported program; `conformance model chat` takes it. Exporting needs the model that it was made of",
+        "is an exported program, for `conformance model chat`; export the model that it was made from",
     ),
-    ("*.onnx", "is an exported program of ONNX; exporting needs the model that it was made of"),
-    ("*.tflite", "is an exported program of TensorFlow Lite; exporting needs the model that it was made of"),
+    ("*.onnx", "is an ONNX program; export the model that it was made from"),
+    ("*.tflite", "is a TensorFlow Lite program; export the model that it was made from"),
 )
 
 
@@ -105,7 +108,7 @@ def require_config(directory: Path) -> None:
     """Look for `config.json`.
 
     Raises:
-        CheckpointError: There is none; says what the directory, or the file, holds instead.
+        CheckpointError: There is none; the message has what the directory, or the file, holds instead.
     """
     if directory.is_file():
         raise CheckpointError("not-a-model", _of_file(directory))
@@ -153,7 +156,7 @@ def read_weights(directory: Path, config: Mapping[str, Any]) -> Weights:
     if lacking:
         source = name if index else CONFIG
         raise CheckpointError(
-            "incomplete-weights", f"{directory}: {source} names {first_few(lacking, SHOWN)}, which is not there"
+            "incomplete-weights", f"{directory}: {source} names {first_few(lacking, SHOWN)}, which does not exist"
         )
     tensors = {tensor: saved for file in files for tensor, saved in read_header(file).items()}
     absent = sorted(index.keys() - tensors.keys())
@@ -183,9 +186,7 @@ def read_header(file: Path) -> dict[str, Saved]:
     except (SafetensorError, OSError) as error:
         with file.open("rb") as start:
             is_pointer = start.read(len(_LFS)) == _LFS
-        reason = (
-            "a pointer of Git LFS; `git lfs pull` fetches the file" if is_pointer else f"damaged or cut off ({error})"
-        )
+        reason = "a Git LFS pointer; run `git lfs pull`" if is_pointer else f"damaged or cut off ({error})"
         raise CheckpointError("damaged-weights", f"{file}: {reason}") from error
 
 
@@ -210,7 +211,8 @@ def _require_no_part_of_it(directory: Path, name: str, tensors: Mapping[str, obj
             raise CheckpointError(
                 "unread-weights",
                 f"{directory}: {name} leaves out {file.name}, which holds {plural(len(more), 'tensor')} that no other "
-                f"file has: {first_few(more, SHOWN)}; save the model again, or move the file if it is of another model",
+                f"file has: {first_few(more, SHOWN)}; save the model again, or move the file if it belongs to "
+                "another model",
             )
 
 
@@ -275,20 +277,20 @@ def merging_by_hand(directory: Path) -> str:
     With peft installed, Transformers attaches an adapter that it finds beside a model, and peft would add it again.
     """
     merge = _merging(str(directory), "ADAPTER_DIR")
-    return f"move adapter_* to ADAPTER_DIR, then export the base alone, or merge it: {merge}"
+    return f"move adapter_* to ADAPTER_DIR, then export only the base, or merge it: {merge}"
 
 
 def _adapter_alone(directory: Path) -> str:
     values = read_object(directory / ADAPTER) if (directory / ADAPTER).exists() else {}
     base = str(values.get("base_model_name_or_path") or "")
     return (
-        f"{directory} holds an adapter alone, of {base or 'a base that it does not name'}; merge it: "
+        f"{directory} holds only an adapter for {base or 'a base that it does not name'}; merge it: "
         f"{_merging(base or 'BASE_DIR', str(directory))}"
     )
 
 
 def code_files(values: Mapping[str, Any]) -> Iterator[str]:
-    """The Python files that a config wants to be run, such as `modeling_own.py`."""
+    """The Python files that a config names as its code, such as `modeling_own.py`."""
     classes = values.get("auto_map")
     for names in classes.values() if isinstance(classes, dict) else ():
         for name in names if isinstance(names, list) else [names]:

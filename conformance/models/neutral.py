@@ -37,7 +37,7 @@ _FARTHEST = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What the fields of a config do to the logits.
+    """The effects of a config's fields on the logits.
 
     Args:
         exercised: By field, the least that a neutral value moves the logits by, as a share of their scale.

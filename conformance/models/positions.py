@@ -24,7 +24,7 @@ class Reach:
 
     Args:
         tokens: Its length.
-        what: What has this length, and where the config says so.
+        what: The thing with this length, and its key in the config.
     """
 
     tokens: int
@@ -32,7 +32,7 @@ class Reach:
 
 
 def reach(model_type: str, config: Mapping[str, Any]) -> Reach | None:
-    """The longest text that `config` says a decoder was made for; None where it says nothing.
+    """The longest text that a decoder was made for, by its `config`; None if that has no length.
 
     RoBERTa and its family count from behind the row of their padding id. Rotary embeddings with linear or YaRN scaling
     reach `factor` times as far as the model was trained for first. With dynamic NTK scaling and LongRoPE a cache
@@ -50,7 +50,7 @@ def reach(model_type: str, config: Mapping[str, Any]) -> Reach | None:
     what = f"{name} in config.json"
     if longest and has_padding_row(model_type):
         unused = config.get("pad_token_id", _PADDING) + 1
-        longest, what = longest - unused, f"{what}, less {unused} up to that of padding"
+        longest, what = longest - unused, f"{what}, less {unused} for padding"
     plain = Reach(longest, f"the model's {longest} positions ({what})") if longest else None
     of_ropes = [_of_rope(rope, config, plain) for rope in _ropes(config)]
     known = [each for each in of_ropes or [plain] if each is not None]
@@ -93,14 +93,14 @@ def table_end(model: PreTrainedModel) -> int | None:
         TorchExportableModuleWithStaticCache(model)
     except PositionsEndError as error:
         return error.longest
-    except Exception:  # not about positions; exporting meets it again, and says so
+    except Exception:  # not about positions; the export fails with it again
         return None
     return None
 
 
 def past_table(max_cache_len: int, end: int) -> str:
     """The sentence that refuses a cache longer than the `end` positions of a model's table."""
-    return f"a cache of {max_cache_len} tokens is longer than the model's table of {end} positions; take at most that"
+    return f"a cache of {max_cache_len} tokens is longer than the model's table of {end} positions; use at most {end}"
 
 
 def shorten_cache(model: Any, max_cache_len: int) -> None:

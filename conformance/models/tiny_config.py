@@ -1,4 +1,4 @@
-"""A published config made tiny: the first draft of a fixture, by what the config's attributes are called."""
+"""A published config made tiny: the first draft of a fixture, by the names of the config's attributes."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ _NOT_NEUTRAL: Mapping[str, float] = {
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers")
 #: Layers of each cache kind, so that two of a kind can be mixed up.
 _LAYERS_OF_A_KIND = 2
-#: A per-layer list with more values than this numbers its layers, and says nothing of their kinds.
+#: A per-layer list with more values than this numbers its layers, and does not have their kinds.
 _KINDS_OF_A_LIST = 4
 
 
 def tiny(config: PreTrainedConfig) -> dict[str, Any]:
-    """What to write into a fixture: the attributes of `config` that have to be smaller, sub-configs included.
+    """The values of a fixture: the attributes of `config` that have to be smaller, sub-configs included.
 
     Layers are chosen, not just cut off: two of each kind that the published config has, with their entries in every
     per-layer list. A count that is zero stays zero, since it switches a part off.

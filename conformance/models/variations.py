@@ -24,7 +24,7 @@ Changes = Mapping[str, Any]
 
 #: One attribute in so many is varied: of some 15, two or three at a time, which keeps most of what comes out valid.
 _ONE_IN = 6
-#: What configs call the same thing.
+#: Names in configs for the same thing.
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "decoder_attention_heads")
 _KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "num_key_value_groups")
 _HIDDEN = ("hidden_size", "n_embd", "d_model")
@@ -70,7 +70,7 @@ _ROPES: Mapping[str, Changes] = {
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """What differs from an architecture's fixture.
+    """The differences from an architecture's fixture.
 
     Args:
         overrides: Attributes of its config, or of the text config within it, with their values in JSON's types.
@@ -142,7 +142,7 @@ def of_row(row: str) -> Variation:
 
 
 def row_values(row: str) -> dict[str, Any]:
-    """What the config of a row is made from, its variation included."""
+    """The values that the config of a row is made from, its variation included."""
     return varied_values(split_row(row)[0], of_row(row))
 
 
@@ -169,10 +169,10 @@ def variations(architecture: str) -> st.SearchStrategy[Variation]:
 
 
 class Space:
-    """What can be varied of an architecture.
+    """The attributes of an architecture that can be varied.
 
     Attributes:
-        values: What the fixture says of the decoder; what follows from it is worked out again for a variation.
+        values: The decoder's values in the fixture; those that follow from others are derived again for a variation.
         present: Every attribute of the decoder's config.
         attributes: What can be varied, each with the changes that are possible beside those made already. In order:
             what others depend on comes first.
@@ -389,7 +389,7 @@ def varied(values: dict[str, Any], overrides: Changes) -> dict[str, Any]:
 
 
 def varied_values(architecture: str, variation: Variation) -> dict[str, Any]:
-    """What the variation's config is made from: the fixture's values, with the overrides in the decoder's part."""
+    """The values that the variation's config is made from: the fixture's, with the overrides in the decoder's part."""
     return varied(config_values(architecture), variation.overrides)
 
 

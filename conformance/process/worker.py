@@ -38,7 +38,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an architecture may use: seconds for each of its programs, and MiB of resident memory at any time."""
+    """The limits of an architecture: seconds for each of its programs, and MiB of resident memory at any time."""
 
     seconds: float
     mebibytes: int
@@ -144,7 +144,7 @@ class IsolatedWorker:
                 raise self._died(Verdict.OUT_OF_MEMORY, how)
 
     def _died(self, verdict: Verdict, how: str | None = None) -> WorkerDiedError:
-        """End the process if it still runs; `how` says what it did, if it did not end by itself."""
+        """End the process if it still runs; `how` describes it, if it did not end by itself."""
         assert self._process is not None
         process = self._process
         if verdict is not Verdict.CRASH and process.pid is not None:

@@ -49,7 +49,7 @@ class BundledCall:
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Bundle:
-    """What `bundle.json` holds.
+    """The content of `bundle.json`.
 
     Args:
         architecture, subject, backend, mode, clause: The cell; see `conformance.core.cells.Cell`.

@@ -1,4 +1,4 @@
-"""What a run writes until it ends: a journal of JSON lines, which `load_run` reads in place of a record.
+"""The file that a run writes until it ends: a journal of JSON lines, which `load_run` reads in place of a record.
 
 The first line is a header, then comes one line a verdict, and the footer makes it whole. The record is written from it
 when the run ends; a journal remains where a run was killed.

@@ -110,7 +110,7 @@ class FloatWeight:
         name: In the model, such as ``model.layers.0.mlp.experts.gate_up_proj``.
         dtype: As the program holds it, without ``torch.``.
         size: Bytes of it there.
-        why: What is known of the reason; empty if nothing is.
+        why: The reason, if it is known, or empty.
     """
 
     name: str
@@ -121,7 +121,7 @@ class FloatWeight:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class QuantisationRecord:
-    """What became of the model's weights in a program that is said to be quantised. The cell of LOW-11 has it.
+    """The weights of the model in a quantised program. The cell of LOW-11 has it.
 
     A weight is a parameter of two dimensions or more, and one that is tied to others counts once. Embeddings are looked
     up and not multiplied by: they count apart, also from the output projections that they are tied to. All sizes are
@@ -150,7 +150,7 @@ class QuantisationRecord:
 
 
 class Measured(TypedDict, total=False):
-    """What a check has measured that is not a number; each goes into the field of its name of the cell's record."""
+    """Measurements of a check that are not numbers; each goes into the field of its name in the cell's record."""
 
     partition: PartitionRecord
     fields: FieldsRecord
@@ -318,7 +318,7 @@ def _read_journal(content: bytes) -> RunRecord:
 
 
 def record_of(cell: Cell, verdict: Verdict, message: str | None = None, replay: str = "") -> CellRecord:
-    """A verdict on `cell` and nothing measured."""
+    """A verdict on `cell` without measurements."""
     return CellRecord(
         id=cell.id,
         architecture=cell.architecture,

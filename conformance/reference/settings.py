@@ -77,8 +77,8 @@ def logits_returned(model: PreTrainedModel, logits_to_keep: int) -> int:
     if logits_to_keep and "logits_to_keep" not in parameters(model):
         raise ModelNotExportableError(
             "invalid-logits-to-keep",
-            f"{type(model).__name__}.forward takes no logits_to_keep and computes the logits of all tokens; leave "
-            "logits_to_keep at 0",
+            f"{type(model).__name__}.forward has no argument logits_to_keep and computes the logits of all tokens; "
+            "leave logits_to_keep at 0",
         )
     return logits_to_keep
 

@@ -72,24 +72,24 @@ def adopt_custom_attention(
         layers = wrapper.custom_layers
         if not layers:
             raise AttentionDoesNotFitError(
-                f"attention is 'custom', and {_name(wrapper)} has no cache of keys and values"
+                f"attention is 'custom', but {_name(wrapper)} has no cache of keys and values"
             )
         with _same_state(wrapper):
             try:
                 with compared_custom_attention(layers):
                     compared = [wrapper(*call) for call in calls]
                 if not all(layer.read for layer in layers):
-                    raise AttentionDiffersError("attention that is not looked up in Transformers' AttentionInterface")
+                    raise AttentionDiffersError("it is not looked up in Transformers' AttentionInterface")
                 with custom_attention(layers, trial=True):
                     compared += [wrapper(*call) for call in calls]
             except Exception as error:  # whatever a model says of an attention that it was not written for
                 raise AttentionDoesNotFitError(
-                    f"attention is 'custom', and {_name(wrapper)} has {error}, which ExecuTorch's llama::custom_sdpa "
-                    "does not compute; take 'portable'",
+                    "attention is 'custom', but ExecuTorch's llama::custom_sdpa does not compute that of "
+                    f"{_name(wrapper)}: {error}; use 'portable'",
                 ) from error
     if not all(map(_agree, compared, expected * 2)):
         raise AttentionDoesNotFitError(
-            f"attention is 'custom', with which {_name(wrapper)} gives other logits; take 'portable'",
+            f"attention is 'custom', which changes the logits of {_name(wrapper)}; use 'portable'",
         )
 
 

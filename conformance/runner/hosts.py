@@ -156,7 +156,7 @@ def _imported_commit() -> str | None:
 
 
 def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[str]:
-    """In what the `facts` of another machine differ from those of this one, and what to do about it."""
+    """How the `facts` of another machine differ from those of this one, and what to do about it."""
     if problem := _commit_problem(here, there):
         yield problem
         return  # the facts of another commit may have another form
@@ -180,17 +180,17 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[s
 def _commit_problem(here: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
     ours, theirs = here["commit"], there["commit"]
     if ours is None:
-        return "this checkout is not a git repository, so that its commit cannot be compared"
+        return "this checkout is not a git repository; its commit cannot be compared"
     if ours.endswith(DIRTY):
         return "this checkout has uncommitted changes; commit them, and check that commit out there"
     if theirs is None:
-        return f"{there['checkout']} there is not a git repository, so that its commit cannot be compared"
+        return f"{there['checkout']} there is not a git repository; its commit cannot be compared"
     if theirs.endswith(DIRTY):
         return f"{there['checkout']} there has uncommitted changes; commit or discard them"
     if theirs != ours:
         return f"the commit is {theirs[:12]} there, {ours[:12]} here; check out the same commit"
     if there["imported"] != theirs:
-        return "its server has imported another commit in an earlier run; start it again"
+        return "its server still has another commit imported; restart it"
     return None
 
 

@@ -23,11 +23,11 @@ class Interrupts:
             signal.signal(number, self._interrupt)
 
     def ending(self) -> None:
-        """The run ends now, with or without a signal: one that comes meanwhile changes nothing."""
+        """The run is ending, with or without a signal: further signals are ignored."""
         self._ending = time.monotonic()
 
     def undo(self) -> None:
-        """Restore the handlers of before."""
+        """Restore the former handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -1,4 +1,4 @@
-"""From how a check ended to a cell's record, by the truth table of expectations."""
+"""Turns the outcome of a check into a cell's record, by the truth table of expectations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from conformance.failures.outcome import Outcome
 from conformance.matrix.schema import Expectation
 from conformance.records.run import CellRecord, ExpectedFailure, Measured, record_of
 
-#: The record of a replay, which has only the cells of one clause and would otherwise be that of the last whole run.
+#: The record of a replay: it has only the cells of one clause, and must not replace that of the last whole run.
 REPLAY_RECORD = "build/conformance/replay.json"
 #: The path of the environment, which makes the same failure read differently on each machine.
 _SITE_PACKAGES = re.compile(r"[^\s`'\"]*/site-packages/")
@@ -42,7 +42,7 @@ def replay_command(cell: Cell, exploring: str = "") -> str:
 
 
 def bare_record(cell: Cell, verdict: Verdict, message: str | None = None, exploring: str = "") -> CellRecord:
-    """A verdict on `cell` and nothing measured, with the command that judges it again."""
+    """A verdict on `cell` without measurements, with the command that judges it again."""
     return record_of(cell, verdict, message, replay_command(cell, exploring))
 
 

@@ -1,4 +1,4 @@
-"""The options of a run, described once: pytest's and the command line's are made of this table. Imports no pytest."""
+"""The options of a run, described once, for pytest and for the command line. Imports no pytest."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ DEFAULT_BUNDLES = "build/conformance/failures"
 DEFAULT_STORE_LIMIT_MIB = 2048
 #: Positions in the cache of a checkpoint that is judged, in tokens. Each costs a step of eager decoding for each text.
 DEFAULT_CACHE_LENGTH = 64
-#: Those that need nothing beside ExecuTorch.
+#: The backends that need only ExecuTorch.
 DEFAULT_BACKENDS = (PORTABLE.name, XNNPACK.name)
-#: What `--backend` and `--variation` take for every one there is.
+#: The value of `--backend` and `--variation` for all of them.
 ALL = "all"
-#: What `--variation` takes for the fixtures alone.
+#: The value of `--variation` for the fixtures only.
 NONE = "none"
-#: Of which tokens of a call a program returns the logits.
+#: The tokens of a call whose logits a program returns.
 ALL_LOGITS, LAST_LOGITS = LOGITS = ("all", "last")
 
 
@@ -52,10 +52,10 @@ class Names:
     """A kind of names.
 
     Args:
-        kind: What messages call one of them.
-        known: All there are; called only when one has been typed.
+        kind: The word for one of them in messages.
+        known: Returns all of them; called only when a name was typed.
         message: Makes the error message for a name that is not known.
-        pattern: What a name that need not be known looks like.
+        pattern: The form of names that need not be known.
     """
 
     kind: str
@@ -109,7 +109,7 @@ class Topic(StrEnum):
 
 
 class Value(StrEnum):
-    """What an option takes."""
+    """The kind of an option's value."""
 
     FLAG = "nothing"
     NAME = "a name"
@@ -128,13 +128,13 @@ class Option:
     """An option of a run.
 
     Args:
-        name: As it is typed.
+        name: The option as typed.
         topic: The section of the help that it is in.
         help: One line.
-        value: What it takes.
-        metavar: What the help calls its value; for names and counts, `NAMES` and `N`.
-        names: What kind of names it takes.
-        default: What it is without; None where that depends on others, as `help` says.
+        value: The kind of its value.
+        metavar: The word for its value in the help; for names and counts, `NAMES` and `N`.
+        names: The kind of its names.
+        default: The default; None if it depends on other options, as `help` explains.
         dest: pytest's name for its value, if that is another.
         of_hypothesis: Whether Hypothesis' own plugin registers it with pytest.
     """
@@ -151,7 +151,7 @@ class Option:
 
     @property
     def former(self) -> str:
-        """The name that it had before; empty if it always had this one."""
+        """Its former name; empty if it has none."""
         return next((former for former, name in FORMER_OPTIONS.items() if name == self.name), "")
 
     @property
@@ -180,7 +180,7 @@ def shard(text: str) -> str:
 
 
 def seed(text: str) -> int:
-    """A seed of Hypothesis, which takes any text for one, as a number: a record holds nothing else."""
+    """A seed of Hypothesis as a number: Hypothesis accepts any text, a record only numbers."""
     if not re.fullmatch(r"[0-9]{1,40}", text):
         raise InputError("invalid-number", f"{text!r} is not a whole number of up to 40 digits")
     return int(text)
@@ -393,5 +393,5 @@ OPTIONS = (
 
 
 def split_names(text: str | None) -> list[str]:
-    """What stands between commas, each once."""
+    """The parts between commas, each once."""
     return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))

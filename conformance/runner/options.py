@@ -56,7 +56,7 @@ from conformance.runner.option_table import (
 if TYPE_CHECKING:
     from conformance.exporters.resolve import Exporter
 
-#: One script in so many is generated for an exported program as well where its runtime is judged.
+#: An exported program gets one in so many generated scripts if its runtime is judged too.
 _EXPORTED_SHARE = 5
 #: With one script, Transformers 4.57's wrong window passed PAR-4, PAR-9 and PAR-12, which are listed as failing.
 _FEWEST = 5
@@ -70,7 +70,7 @@ _OF_CHECKPOINTS = (
     *("--cache-length", "--dtype", "--logits", "--prompt-chunk", "--batch-size", "--attention"),
     "--program",
 )
-#: About what a fixture does not have: its tokenizer is made by the suite.
+#: Not for fixtures, whose tokenizer is made by the suite.
 ONLY_OF_CHECKPOINTS = ("RUN-4",)
 
 
@@ -84,7 +84,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def _attributes(option: Option) -> dict[str, Any]:
-    """What argparse makes of it."""
+    """The arguments of argparse for it."""
     attributes: dict[str, Any] = {"dest": option.dest} if option.dest else {}
     if option.value is Value.FLAG:
         return {**attributes, "action": "store_true"}
@@ -108,12 +108,12 @@ def _argparse_type(read: Callable[[str], object]) -> Callable[[str], object]:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run was asked for.
+    """The options of a run.
 
-    `absent` are the rows that it would have judged, had the installed Transformers such an architecture, and `retired`
-    what that has and is judged only if it is named. With a `checkpoint`, that is judged and no fixture, the matrix has
-    no rows, and `known` is the one that says what backends cannot do. `shape` is that of its programs' calls,
-    `attention` what its exporter is asked for, and `program` the file that is judged in their place.
+    `absent` are the selected rows whose architecture the installed Transformers lacks, and `retired` the architectures
+    that are judged only if they are named. With a `checkpoint`, only that is judged, the matrix has no rows, and
+    `known` is the matrix with the backends' known failures. `shape` is the shape of its programs' calls, `attention`
+    the attention that its exporter uses, and `program` the file that is judged instead.
     """
 
     matrix: Matrix
@@ -149,9 +149,9 @@ class Options:
         return " ".join(parts)
 
     def examples_of(self, cell: Cell) -> int:
-        """Scripts to generate for `cell`: fewer for an exported program where what it is lowered to runs too.
+        """Scripts to generate for `cell`: fewer for an exported program whose lowered program runs too.
 
-        A call of it takes three times as long as the runtime's, and what holds for the runtime holds for it.
+        Its calls take three times as long as the runtime's, and if the runtime's logits are right, so are its own.
         """
         if cell.backend == EXPORTED and self.selection.runs(cell.architecture):
             return max(min(self.examples, _FEWEST), self.examples // _EXPORTED_SHARE)
@@ -164,7 +164,7 @@ class Options:
 
 
 def read_options(config: pytest.Config) -> Options:
-    """What the command line and the matrix say.
+    """The options from the command line and the matrix.
 
     Raises:
         pytest.UsageError: A name that does not exist, with the nearest that does; an error in the matrix; or versions
@@ -309,10 +309,10 @@ def chosen_architectures(
 
     Args:
         matrix: All rows.
-        tier: Which of them, where `text` names none.
+        tier: Selects them, if `text` is None.
         text: Names between commas, as typed.
-        here: What the installed Transformers registers; of it, what has no row is judged too.
-        retired: What of that is not, unless `text` names it.
+        here: The architectures that the installed Transformers registers; those without a row are judged too.
+        retired: Those of them that are judged only if `text` names them.
 
     Raises:
         pytest.UsageError: A name is neither a row nor registered, or a row that is not registered.
@@ -324,7 +324,7 @@ def chosen_architectures(
     if absent and text is not None:
         raise usage_error(
             "absent-architecture",
-            f"not in transformers {installed('transformers')}, which is installed: {', '.join(absent)}",
+            f"not in the installed transformers {installed('transformers')}: {', '.join(absent)}",
         )
     return tuple(name for name in asked if name not in absent), absent
 
@@ -332,17 +332,17 @@ def chosen_architectures(
 def with_variations(
     matrix: Matrix, tier: Tier, architectures: Sequence[str], text: str | None, named: str | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The rows to judge, and those of them of which no program is lowered.
+    """The rows to judge, and those of them whose programs are not lowered.
 
-    Tier core has one variation for each mechanism, and judges its exported programs alone: what a backend makes of it
-    costs as much again as a whole row, and belongs to tier full.
+    Tier core has one variation for each mechanism, and judges only its exported programs: its lowered ones cost as much
+    again as a whole row, and belong to tier full.
 
     Args:
         matrix: All rows, and all variations.
-        tier: Which variations, where neither `text` nor `named` says it.
+        tier: Selects variations, if `text` and `named` are None.
         architectures: The rows that were chosen before.
         text: Names of variations between commas, as typed.
-        named: What `--arch` says; None where the tier has chosen.
+        named: The value of `--arch`; None if the tier has chosen.
 
     Raises:
         pytest.UsageError: There is no variation of this name, or none of the architectures has it.
@@ -457,12 +457,12 @@ def _subject_name(name: str) -> str:
 
 
 def _names_sampled(text: str | None) -> bool:
-    """Whether a sampled clause is named, which then is asked of all rows; a chapter names none."""
+    """Whether a sampled clause is named, and so checked on all rows; a chapter names none."""
     return bool({clause.id for clause in CHECKED if clause.sampled}.intersection(split_names(text or "")))
 
 
 def _clauses(text: str | None, without: Collection[str] = ()) -> tuple[Clause, ...]:
-    """Those that `text` names, or all that are checked; of a chapter and of all, those `without`."""
+    """The clauses that `text` names, or all checked ones; of a chapter and of all, not those in `without`."""
     known = {clause.id: [clause] for clause in CLAUSES}
     for chapter in Chapter:
         known[chapter.name] = [each for each in CHECKED if each.chapter is chapter and each.id not in without]

@@ -1,4 +1,4 @@
-"""The pytest plugin: cells become tests, and how these end becomes verdicts."""
+"""The pytest plugin: cells become tests, and their outcomes verdicts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ConformancePlugin:
 
     Args:
         config: pytest's.
-        options: What the run was asked for.
+        options: The options of the run.
         recorder: The run's recorder, in the process that has it; None in xdist's workers.
     """
 
@@ -68,7 +68,7 @@ class ConformancePlugin:
         #: The program whose cells were judged last, and the seconds that they took.
         self._program: tuple[str | None, ...] = ()
         self._seconds = 0.0
-        #: On how the checkpoint was loaded.
+        #: Notes on how the checkpoint was loaded.
         self._notes: tuple[str, ...] = ()
         #: A typo in a dotted path should end the run, not fail each of its cells. Known names need no import here.
         self.subjects = {}
@@ -296,7 +296,7 @@ class ConformancePlugin:
             self.isolation.close()
 
     def _warm_up(self) -> None:
-        """Before the first fork: do what all architectures share, so that none of them is charged for it."""
+        """Before the first fork, do the work that all architectures share: its time counts for none of them."""
         from conformance.pipeline.backends import BACKENDS
         from conformance.pipeline.warmup import warm_up
 
@@ -313,7 +313,7 @@ class ConformancePlugin:
         return self._seconds
 
     def _divergence(self, case: Any, error: BaseException | None, spent: float) -> Any:
-        """Where the program of a failed cell first goes wrong; None where that is not looked for."""
+        """Where the program of a failed cell first goes wrong; None if that is not located."""
         from conformance.failures.localize import LIMIT_S, locate
 
         remaining = self.options.limits.seconds / 2 - spent if self.options.limits else LIMIT_S
@@ -323,7 +323,7 @@ class ConformancePlugin:
         return divergence
 
     def _with_bundle(self, case: Any, outcome: Outcome, record: CellRecord) -> CellRecord:
-        """Write the failure's bundle, if it gets one. What goes wrong here must not cost the verdict."""
+        """Write the failure's bundle, if it gets one. An error here must not cost the verdict."""
         if outcome.bundle is None:
             return record
         from conformance.failures.capture import bundle_of
@@ -336,7 +336,7 @@ class ConformancePlugin:
         return record
 
     def _limited(self, record: CellRecord, cell: Cell) -> CellRecord:
-        """The record of a checkpoint's cell, with what is known of the backend."""
+        """The record of a checkpoint's cell, with the backend's known failures."""
         if self.options.known is None or record.verdict is not Verdict.FAIL:
             return record
         known = self.options.known.known_limit(cell, record.stage, record.signature, self.versions)

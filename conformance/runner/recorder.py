@@ -77,11 +77,12 @@ class Recorder:
         self.options = options
         if is_journal(options.record):
             raise usage_error(
-                "invalid-output", f"--output: {options.record.name} is the name of a journal; a record ends in .json"
+                "invalid-output",
+                f"--output: {options.record.name} is the name of a journal; end a record's name in .json",
             )
         if options.since and options.since.resolve() == options.record.resolve():
             raise usage_error(
-                "invalid-output", "--since: this run would write its record there too; give it another --output"
+                "invalid-output", "--since: this run would overwrite that record; choose another --output"
             )
         self.versions = environment.versions()
         self.environment = environment.environment()
@@ -136,14 +137,14 @@ class Recorder:
         ]
 
     def _fewer(self) -> str:
-        """How many scripts exported programs get, where they get fewer."""
+        """The number of scripts of exported programs, if they get fewer."""
         exported = (cell for cell in plan(self.options.selection) if cell.backend == EXPORTED)
         counts = (self.options.examples_of(cell) for cell in exported)
         fewer = next((count for count in counts if count < self.options.examples), None)
         return f", {fewer} where the runtime is judged too" if fewer else ""
 
     def _sampled(self) -> list[str]:
-        """Which clauses are asked of some of the architectures alone, and how to ask them of all."""
+        """The clauses that are checked on some architectures only, and the option that checks them on all."""
         selection = self.options.selection
         sample = selection.sample
         others = [] if sample is None else [name for name in selection.architectures if name not in sample]

@@ -43,10 +43,10 @@ _STYLES = {
 _LEGEND = "≈ known   ✗ unexpected   ✓ ≈ – and other signs before a number: cells, by verdict"
 #: The page that `tox -e report` writes, and the folder for a site where there is no tox.
 _TOX_SITE, _SITE = "build/report/index.html", "build/site"
-#: The words in a reason that has no link.
+#: Printed after a reason that has no link.
 _UNREPORTED = "not reported upstream"
 NOTHING_JUDGED = "nothing was judged: no clause applies"
-#: The statuses that need no look.
+#: The statuses without problems.
 _QUIET = frozenset({"decodes-correctly", "compiled-only", "not-applicable"})
 #: The share of the cells that must be judged before the time left is estimated: the first one waits for the imports,
 #: and cells of one kind take as long as others of it.
@@ -111,7 +111,7 @@ def render_summary(records: Sequence[CellRecord], path: Path, *, width: int, col
 
 
 def _print_statuses(console: Console, report: Report, glyphs: Mapping[Verdict, str]) -> None:
-    """The grid, or its rows that need a look where it is too wide, and a sentence for each variant."""
+    """The grid, or only its rows with problems if it is too wide, and a sentence for each variant."""
     grid = _grid(report, glyphs)
     options = console.options.update(max_width=_ANY_WIDTH)
     table = grid if console.measure(grid, options=options).maximum <= console.width else _rows(report, glyphs)
@@ -147,7 +147,7 @@ def _grid(report: Report, glyphs: Mapping[Verdict, str]) -> Table:
 
 
 def _rows(report: Report, glyphs: Mapping[Verdict, str]) -> Table:
-    """The same where the grid is too wide: a row for each architecture and variant that needs a look."""
+    """The same if the grid is too wide: a row for each architecture and variant with a problem."""
     table = _table("architecture", "variant", "status")
     for each in report.architectures:
         for state in each.covered:
@@ -174,8 +174,8 @@ def _status(status: Status, glyphs: Mapping[Verdict, str], separator: str) -> Te
 
 
 def _causes(report: Report) -> list[str]:
-    """A paragraph for each cause of unexpected results, the first failure in full, the others by id; then what is
-    known, in a line each.
+    """A paragraph for each cause of unexpected results, the first failure in full, the others by id; then the
+    known failures, one line each.
 
     Cells that were not run are grouped over all architectures: the cause, such as a missing package, is the same.
     """
@@ -210,7 +210,7 @@ def _causes(report: Report) -> list[str]:
 
 
 def _explained(causes: Sequence[Cause]) -> str:
-    """What is known of failures with one reason, which may have several signatures."""
+    """A line for the known failures with one reason, which may have several signatures."""
     first, number = causes[0], sum(len(cause.cells) for cause in causes)
     names = list(dict.fromkeys(name for cause in causes for name in cause.architectures))
     links = [link for cause in causes for link in cause.links]

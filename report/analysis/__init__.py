@@ -1,4 +1,4 @@
-"""What run records say, computed once: statuses, causes, comparisons and history.
+"""The results in run records, computed once: statuses, causes, comparisons and history.
 
 Every page, table, badge and the terminal print these records, and compute nothing of the kind themselves.
 """

@@ -1,4 +1,4 @@
-"""What a run says of each clause: who violates it, and cells that are alike across architectures in one line."""
+"""A run by clause: the architectures that violate it, and cells that are alike across architectures in one line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Alike:
 class ClauseStatus:
     """A clause, and its cells in a run; `clause` is None for an id that is not in this contract.
 
-    `causes` have its cells alone, and unexpected ones come first.
+    `causes` have only its cells, and unexpected ones come first.
     """
 
     id: str

@@ -84,8 +84,8 @@ class Stretch:
 class Progress:
     """How many architectures of one run have which kind of status in a variant; variations do not count.
 
-    `broken` and `known` are those of which what must hold fails, unexpectedly or as expected. `other` do not apply, or
-    were not judged or not executed.
+    `broken` and `known` have a failing `must` clause, unexpectedly or as expected. `other` do not apply, or were not
+    judged or not executed.
     """
 
     run: RunRecord

@@ -1,4 +1,4 @@
-"""All that a report says of some runs, computed in one pass; what prints it computes nothing."""
+"""The content of a report on some runs, computed in one pass; the code that prints it computes nothing."""
 
 from __future__ import annotations
 
@@ -133,12 +133,12 @@ class Headline:
 
     @property
     def known(self) -> int:
-        """Of how many the matrix expects that what must hold fails."""
+        """The number of architectures with a known failure of a `must` clause."""
         return self._failed - self.broken
 
     @property
     def broken(self) -> int:
-        """Of how many what must hold fails unexpectedly."""
+        """The number of architectures with an unexpected failure of a `must` clause."""
         return sum(tally.number for tally in self.tallies if tally.kind == "unexpected")
 
     @property
@@ -173,7 +173,7 @@ class VersionsColumn:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The newest run, and what others say about it; `runs` are oldest first.
+    """The newest run, with the others for comparison; `runs` are oldest first.
 
     `comparisons` are those with the older runs, the newest first. `hidden_versions` are the sets of versions that
     `by_versions` leaves out.

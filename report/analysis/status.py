@@ -66,7 +66,7 @@ _GLYPHS = {
     Reached.ABSENT: ABSENT_GLYPH,
 }
 _SHORT = {Reached.WRONG_RESULT: "wrong", Reached.NOT_JUDGED: "not judged", Reached.COMPILED_ONLY: "compiled"}
-#: What filters call statuses besides how far they get: what must hold fails, as expected or not; any cell fails a run.
+#: Names of filters of statuses: a `must` clause fails, as expected or not; a cell fails the run.
 KNOWN, BROKEN, UNEXPECTED = "known failure", "broken", "anything unexpected"
 #: The signs of each, with their style classes.
 SIGNS = {
@@ -90,7 +90,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a status says besides how far the program gets: a style class, a sign, and text."""
+    """A part of a status besides how far the program gets: a style class, a sign, and text."""
 
     kind: str
     glyph: str
@@ -128,7 +128,7 @@ class Status:
 
     @property
     def known(self) -> bool:
-        """Whether the matrix expects all that fails of what must hold."""
+        """Whether all failures of `must` clauses are known."""
         return all(violation.known for violation in self.violations if violation.level is Level.MUST)
 
     @property
@@ -138,7 +138,7 @@ class Status:
 
     @property
     def short(self) -> str:
-        """What the sign alone does not say, in a word: the stage that is blocked, or what kind of result it is."""
+        """One word beside the sign: the stage that is blocked, or the kind of result."""
         return str(self.stage) if self.stage else _SHORT.get(self.reached, "")
 
     @property

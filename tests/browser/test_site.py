@@ -238,7 +238,7 @@ def test_operators_that_are_folded_away_can_be_seen(page: Page, site: Site) -> N
     expect(hidden).to_be_visible()
 
 
-def test_a_run_that_lacked_a_package_says_what_to_install(page: Page, partial_site: Site, watch: Watch) -> None:
+def test_a_run_that_lacked_a_package_shows_what_to_install(page: Page, partial_site: Site, watch: Watch) -> None:
     watch.origin = partial_site.address
     page.goto(partial_site.address)
     expect(page.get_by_role("alert")).to_contain_text("6 cells: its backend's package is not installed: pip install")

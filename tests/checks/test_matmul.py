@@ -31,6 +31,6 @@ class _Model(nn.Module):
     ("weight", "multiplied"),
     [("projection", True), ("experts", True), ("taps", True), ("scale", False), ("vector", False), ("absent", False)],
 )
-def test_a_weight_is_followed_to_the_product_that_takes_it(weight: str, multiplied: bool) -> None:
+def test_a_weight_is_followed_to_the_product_that_uses_it(weight: str, multiplied: bool) -> None:
     program = torch.export.export(_Model().eval(), (torch.ones(3, 4),))
     assert multiplies_by(program, weight) is multiplied

@@ -35,7 +35,7 @@ def _cell(architecture: str) -> Cell:
     return Cell(architecture, None, EAGER, None, "PAR-8")
 
 
-def test_registered_is_what_transformers_itself_says() -> None:
+def test_registered_agrees_with_transformers() -> None:
     assert registered() == tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
@@ -56,7 +56,7 @@ def test_shrunk_config_has_two_layers_of_each_kind(architecture: str) -> None:
     json.dumps(values)
 
 
-def test_draft_says_what_it_tried() -> None:
+def test_draft_lists_what_it_tried() -> None:
     made = draft("qwen3")
     assert (made.row.tier, made.row.caches, made.row.known) == (Tier.FULL, ("full_attention",), ())
     assert "grouped-query attention" in made.row.exercises
@@ -65,7 +65,7 @@ def test_draft_says_what_it_tried() -> None:
     assert made.tried[-1] == "decoded with a static cache: agrees with the forward pass without cache"
 
 
-def test_draft_says_that_a_fixture_magnifies_rounding() -> None:
+def test_draft_reports_that_a_fixture_magnifies_rounding() -> None:
     assert draft("zamba2").tried[-1].startswith("float32 puts its logits off by 7.3e-06 of their scale, and correct")
 
 

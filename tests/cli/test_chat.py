@@ -289,7 +289,7 @@ def test_text_that_the_runner_reads_otherwise_is_noted(program: Path, tmp_path: 
     assert ", and Transformers as [" in noted[0]
 
 
-def test_export_says_how_to_talk_to_a_program_or_why_not(checkpoint: Path, tmp_path: Path) -> None:
+def test_export_prints_how_to_talk_to_a_program_or_why_not(checkpoint: Path, tmp_path: Path) -> None:
     assert "model chat m.pte --tokenizer" in _try_it(Path("m.pte"), checkpoint)
     tokenizers.unigrams(tmp_path, VOCAB)
     assert "the runner cannot read this tokenizer of kind Unigram" in _try_it(Path("m.pte"), tmp_path)

@@ -28,7 +28,7 @@ def test_each_backend_has_a_page_and_nothing_else_has() -> None:
     assert pages == set(BACKENDS)
 
 
-def test_each_backend_says_for_which_device_it_is() -> None:
+def test_each_backend_names_its_device() -> None:
     assert [name for name, backend in BACKENDS.items() if not backend.device] == []
 
 

@@ -16,7 +16,7 @@ def test_doctor_finds_nothing_wrong_here() -> None:
     assert "no problems found" in ended.stdout
 
 
-def test_doctor_says_when_the_runtime_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_a_runtime_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_LOAD", "raise ImportError('undefined symbol: _ZN3c10')")
     (problem,) = doctor.diagnose().problems
     assert (

@@ -25,6 +25,7 @@ from conformance.pipeline.backends import BACKENDS
 from conformance.records.run import write_run
 from tests.report.samples import cell, run
 from tests.support.doc_pages import PAGES, inline_commands, page_id, shell_commands
+from tests.support.messages import messages
 
 pytestmark = pytest.mark.unit
 
@@ -99,6 +100,11 @@ def test_commands_that_a_page_names_exist(page: Path) -> None:
     commands = [*shell_commands(text), *inline_commands(text)]
     problems = [f"{' '.join(words)}: {problem}" for words in commands if (problem := _problem(words))]
     assert not problems
+
+
+def test_commands_in_what_to_do_about_an_error_exist() -> None:
+    commands = [words for entry in messages().values() for words in inline_commands(entry.step)]
+    assert [problem for words in commands if (problem := _problem(words))] == []
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_a_pair_that_does_not_exist(grid: _Grid, only: str, message: str) -> Non
     assert message in result.stderr
 
 
-def test_an_interrupted_grid_says_how_to_continue(grid: _Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_grid_prints_how_to_continue(grid: _Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(run: RunRecord) -> RunRecord:
         raise KeyboardInterrupt
 
@@ -393,7 +393,7 @@ def test_a_variable_of_the_users_shell_does_not_change_a_pair(
     assert capfd.readouterr().out == "None\n"
 
 
-def test_without_tox_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_tox_the_error_has_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(CommandError, match="needs tox, which is not installed: pip install tox") as caught:

@@ -150,7 +150,7 @@ def test_what_does_not_exist_is_one_sentence_with_the_next_step(arguments: list[
         ("--variation", "lnog"),
     ],
 )
-def test_pytest_says_the_same_of_a_name(option: str, name: str) -> None:
+def test_pytest_prints_the_same_error_for_a_name(option: str, name: str) -> None:
     given = {"--exporter": "reference", option: name}
     config = type("Config", (), {"getoption": lambda _, key, default=None: given.get(key, default), "rootpath": ROOT})
     with refused("unknown-name") as caught:
@@ -158,7 +158,7 @@ def test_pytest_says_the_same_of_a_name(option: str, name: str) -> None:
     assert str(caught.value).removeprefix("[unknown-name] ") in _ended("run", option, name)[1]
 
 
-def test_a_command_that_cannot_do_its_work_says_why_and_exits_with_1(tmp_path: Path) -> None:
+def test_a_command_that_cannot_do_its_work_prints_why_and_exits_with_1(tmp_path: Path) -> None:
     code, stderr = _ended("matrix", "update", str(tmp_path / "none.json"))
     assert code == 1
     printed(stderr, "file-error")

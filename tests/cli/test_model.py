@@ -88,7 +88,7 @@ def test_export_makes_a_program_to_chat_with(saved: Path, tmp_path: Path) -> Non
     }
 
 
-def test_check_says_yes_and_what_it_has_seen(saved: Path, tmp_path: Path) -> None:
+def test_check_prints_yes_and_the_evidence(saved: Path, tmp_path: Path) -> None:
     record = tmp_path / "check.json"
     asked = ("--backend", "portable", "--cache-length", "24", "--max-examples", "2", "--output", record)
     code, message, said = command("model", "check", saved, *asked)
@@ -149,7 +149,7 @@ def test_what_cannot_be_is_one_sentence(
     _assert_refused(exit_code, *capsys.readouterr(), code)
 
 
-def test_no_library_says_more_when_it_is_imported(saved: Path) -> None:
+def test_no_library_prints_more_when_it_is_imported(saved: Path) -> None:
     _assert_refused(*command("model", "check", saved / "config.json", "--model", saved), "invalid-program")
 
 
@@ -184,7 +184,7 @@ def test_a_model_that_custom_attention_does_not_fit_may_not_be_shipped(tmp_path:
     assert code == 1, said
     assert "be shipped on xnnpack-custom-attention? No." in message
     assert "mode decode, a cache of 64 tokens, custom attention, float32" in message
-    assert "has scores with a bound (softcap)" in message
+    assert "its scores are bounded (softcap)" in message
     assert "--attention custom" in message
 
 

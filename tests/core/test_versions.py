@@ -40,7 +40,7 @@ def test_native_code_built_for_another_torch_is_reported(changed: dict[str, str]
     assert incompatible((_GOOD | changed).get, _nothing) == [message]
 
 
-def test_a_missing_package_says_what_to_install() -> None:
+def test_a_missing_package_error_has_what_to_install() -> None:
     without = {name: version for name, version in _GOOD.items() if name != "executorch"}
     assert incompatible(without.get, _nothing) == [f"executorch is not installed: {install_command('executorch')}"]
 

@@ -70,7 +70,7 @@ def test_foreseen_calls_take_one_command(commands: list[int]) -> None:
     assert commands == [3]
 
 
-def test_calls_that_nobody_foresaw_are_right_too(commands: list[int]) -> None:
+def test_unforeseen_calls_are_right_too(commands: list[int]) -> None:
     session = _session()
     foresee((session, inputs) for inputs in _CALLS)
     assert _tokens(session, [*_CALLS[:2], _call(5, 2), _call(6, 3)]) == [1, 3, 0, 6]

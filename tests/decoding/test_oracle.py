@@ -20,7 +20,7 @@ pytestmark = pytest.mark.torch
 _CELL = Cell("bamba", None, EAGER, None, "SEN-1")
 
 
-def test_forward_pass_without_cache_says_what_decoding_does() -> None:
+def test_forward_pass_without_cache_agrees_with_decoding() -> None:
     model = build_model(fixture_config("llama"))
     decoding, free = (kind(model, cache_length(model)) for kind in (Oracle, CacheFreeOracle))
     text = decoding.vocabulary.text(1, 9)

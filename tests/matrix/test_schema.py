@@ -126,7 +126,7 @@ def test_each_pattern_of_the_committed_causes_names_cells() -> None:
         ("", _CAUSE, "invalid-matrix"),
     ],
 )
-def test_error_says_where_and_what(tmp_path: Path, rows: str, causes: str, code: str) -> None:
+def test_error_has_the_place_and_the_problem(tmp_path: Path, rows: str, causes: str, code: str) -> None:
     with refused(code):
         load_matrix(_written(tmp_path, rows, causes))
 

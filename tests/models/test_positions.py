@@ -34,8 +34,8 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [4.0]
         ("gpt_bigcode", {"n_positions": 96}, 96, "n_positions"),
         ("mpt", {"max_seq_len": 96}, None, ""),  # a table without a name for all models: decoding finds its end
         ("roberta", {"max_position_embeddings": 98, "pad_token_id": 1}, 96, "96 positions (max_position_embeddings in"),
-        ("xlm-roberta", {"max_position_embeddings": 98, "pad_token_id": 0}, 97, "less 1 up to that of padding)"),
-        ("data2vec-text", {"max_position_embeddings": 98}, 96, "less 2 up to that of padding)"),
+        ("xlm-roberta", {"max_position_embeddings": 98, "pad_token_id": 0}, 97, "less 1 for padding)"),
+        ("data2vec-text", {"max_position_embeddings": 98}, 96, "less 2 for padding)"),
         ("bert", {"max_position_embeddings": 98, "pad_token_id": 1}, 98, "98 positions"),
         ("xlnet", {"max_position_embeddings": -1}, None, ""),
         ("qwen2", {"max_position_embeddings": 64, "rope_parameters": YARN}, 256, "yarn scaling by 4)"),
@@ -76,7 +76,7 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [4.0]
         ),
     ],
 )
-def test_reach_is_what_the_config_says(model_type: str, config: dict[str, Any], tokens: int | None, what: str) -> None:
+def test_reach_is_read_from_the_config(model_type: str, config: dict[str, Any], tokens: int | None, what: str) -> None:
     found = reach(model_type, config)
     assert (found.tokens if found else None) == tokens
     assert found is None or what in found.what

@@ -60,7 +60,7 @@ def _judge(clause: str, shape: CallShape, export: Any = None, builder: Builder |
     [(LAST, ("EXP-1", "PAR-2", "PAR-10", "PAR-11")), (CHUNKS, ("EXP-5", "PAR-2", "PAR-6", "PAR-12"))],
     ids=["last logits", "chunks"],
 )
-def test_reference_is_judged_by_what_a_call_takes_and_returns(shape: CallShape, clauses: tuple[str, ...]) -> None:
+def test_reference_is_judged_by_the_shape_of_its_calls(shape: CallShape, clauses: tuple[str, ...]) -> None:
     builder = None
     for clause in clauses:
         builder = _judge(clause, shape, builder=builder)
@@ -102,7 +102,7 @@ def test_logits_to_keep_is_a_number_of_tokens(value: Any) -> None:
         convert_and_export_with_cache(build("llama"), logits_to_keep=value)
 
 
-def test_model_that_computes_all_logits_says_so() -> None:
+def test_model_that_computes_all_logits_is_refused() -> None:
     model: Any = build("llama")
     plain = model.forward
     model.forward = lambda input_ids=None, past_key_values=None, use_cache=None, position_ids=None: plain(

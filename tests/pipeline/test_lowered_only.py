@@ -84,7 +84,7 @@ def test_webgpus_program_is_vulkans() -> None:
     assert webgpu == vulkan
 
 
-def test_native_declares_what_its_partitioner_takes() -> None:
+def test_native_declares_the_operators_of_its_partitioner() -> None:
     assert all(map(native.declares, ("mm.default", "view_copy.default", "linear.default", "sigmoid.default")))
     assert not any(map(native.declares, ("einsum.default", "_to_dim_order_copy.default", "nonsense")))
 

@@ -179,7 +179,7 @@ def test_the_suites_own_pass_changes_no_byte(artifact: Artifact, monkeypatch: py
     assert not marked.partition.nodes_missing_pass_mark
 
 
-def test_missing_package_says_what_to_install() -> None:
+def test_missing_package_error_has_what_to_install() -> None:
     lacking = Backend("lacking", list, FLOAT32_TOLERANCE, delegating=True, requires=("torch", "no-such-package>=2"))
     message = f"lacking needs no-such-package>=2: {install_command('no-such-package')}"
     assert lacking.obstacle == message

@@ -43,7 +43,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _written(tmp_path_factory.mktemp("file") / "model.pte", build("llama"), Mode.DYNAMIC, shape)
 
 
-def test_file_says_what_it_is(program: Path) -> None:
+def test_file_is_described(program: Path) -> None:
     described = read_program(program)
     assert (described.mode, described.shape) == (Mode.DYNAMIC, CallShape(last_logits=True, prompt_chunk=8))
     assert (described.cache_length, described.rows, described.dtype) == (LENGTH, 1, "float32")

@@ -182,7 +182,7 @@ def test_only_an_ordinary_file_is_an_entry(tmp_path: Path, put: Callable[[Path],
     assert store.get("a") is None
 
 
-def test_one_too_large_for_the_store_takes_no_other_away(tmp_path: Path) -> None:
+def test_one_too_large_for_the_store_removes_no_other(tmp_path: Path) -> None:
     store = Store(tmp_path, limit=1)
     store.put("a", _artifact())
     store.put("b", _artifact(2 * _MIB))

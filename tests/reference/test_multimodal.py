@@ -104,7 +104,7 @@ def test_embedding_that_is_not_scaled_shows(tmp_path: Path) -> None:
     assert _answers(programs, runner_methods(model, dynamic=True), tmp_path) != _expected(model)
 
 
-def test_model_that_takes_ids_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_that_takes_only_ids_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model("llama")
 
     def forward(input_ids: torch.Tensor, past_key_values: object = None, use_cache: bool = True) -> None: ...

@@ -46,7 +46,7 @@ def _model(forward: Any) -> PreTrainedModel:
         (lambda input_ids, cache_params=None: None, "cache_params", False),
     ],
 )
-def test_a_forward_says_what_it_calls_its_cache(forward: Any, name: str, position: bool) -> None:
+def test_the_name_of_the_cache_is_read_from_forward(forward: Any, name: str, position: bool) -> None:
     assert api.cache_argument(_model(forward)) == name
     assert api.takes_cache_position(_model(forward)) is position
 

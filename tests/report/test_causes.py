@@ -52,7 +52,7 @@ def test_one_signature_may_have_several_reasons() -> None:
     assert found[0].links == ()
 
 
-def test_a_signature_that_was_cut_off_says_so() -> None:
+def test_a_signature_that_was_cut_off_is_marked() -> None:
     def is_cut(length: int) -> bool:
         signature = f"export:UserError:a: {'b' * (length - 3)}"
         return causes([cell(verdict=Verdict.FAIL, stage=Stage.EXPORT, signature=signature)])[0].cut

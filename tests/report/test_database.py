@@ -64,7 +64,7 @@ def _query(report: Report, database: Path, sql: str) -> list[dict[str, Any]]:
 # History
 
 
-def test_history_says_since_when_and_how_often_it_changed(report: Report) -> None:
+def test_history_shows_since_when_and_how_often_it_changed(report: Report) -> None:
     directory = _days(report, (cell(),), (_FAIL,), (cell(), cell(architecture="gpt2")), (_FAIL,), (_FAIL,))
     llama, gpt2 = _history(report, directory)
     assert (llama["architecture"], llama["backend"], llama["mode"]) == ("llama", "xnnpack", "decode")

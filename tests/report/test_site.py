@@ -210,7 +210,7 @@ def _text(page: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page.replace("<wbr>", ""))).split())
 
 
-def test_partition_is_shown_by_operator_and_by_what_it_takes_in_memory() -> None:
+def test_partition_is_shown_by_operator_and_memory() -> None:
     taken, left = {"aten.linear.default": 30, "aten.mul.Tensor": 3}, {"aten.mul.Tensor": 1, "aten.where.self": 2}
     made = partition(taken, left, delegate="Xnn<b>Backend")
     message = _text(_site(run(cell("LOW-1", partition=made)))["architectures/llama.html"])
@@ -253,7 +253,7 @@ def test_a_portable_program_folds_its_operators_away() -> None:
     assert "1 kind of operators" in _text(page)
 
 
-def test_what_was_not_run_says_why_where_it_is_looked_for() -> None:
+def test_cells_that_were_not_run_show_the_reason_where_it_is_looked_for() -> None:
     text = "needs another package: `pip install <other>`"
     lost = [cell(clause, Verdict.NOT_RUN, backend="other", message=text) for clause in ("LOW-1", "LOW-2")]
     partial = run(cell(), *lost, complete=False)
@@ -344,7 +344,7 @@ def test_a_run_that_judged_nothing_does_not_look_good() -> None:
     assert "accepted" not in page
 
 
-def test_a_comparison_says_what_the_gate_says_and_what_differs() -> None:
+def test_a_comparison_shows_the_result_of_the_gate_and_the_differences() -> None:
     base = run(cell(), name="base", started="2026-11-01T10:00:00+00:00", torch="2.12.0")
     base = dataclasses.replace(base, run=dataclasses.replace(base.run, options={"backend": "exported"}))
     failing = cell(verdict=Verdict.FAIL, stage=Stage.LOWER, signature="lower:E:x")

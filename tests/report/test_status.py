@@ -155,7 +155,8 @@ def test_no_failure_looks_like_decoding(found: list[CellRecord], random: Random)
     random.shuffle(alike)
     assert status_of(alike) == status
     must = [violation for violation in status.violations if violation.level is Level.MUST]
-    assert status.failed == bool(must)
+    # Where PAR-8 is a known failure, another oracle judges the programs.
+    assert status.failed == any(not (violation.clause == "PAR-8" and violation.known) for violation in must)
     if status.reached is Reached.DECODES:
         assert any(each.verdict in {Verdict.PASS, Verdict.UNEXPECTED_PASS} for each in alike)
     assert sum(number for _, number in status.counts) == len(alike)

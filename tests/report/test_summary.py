@@ -160,7 +160,7 @@ def test_cells_that_were_not_run_have_their_reason() -> None:
     )
 
 
-def test_a_failure_without_a_signature_shows_what_it_says() -> None:
+def test_a_failure_without_a_signature_shows_its_message() -> None:
     crash = cell(verdict=Verdict.CRASH, message="the process died of SIGSEGV\nmore")
     assert "| the process died of SIGSEGV | ✱ crash | 1 |" in summary(run(crash))
 

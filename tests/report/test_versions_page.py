@@ -421,7 +421,7 @@ def test_no_text_of_a_record_becomes_markup() -> None:
     assert shape(page(hostile)) == shape(page("tame"))
 
 
-def test_the_committed_page_says_what_made_it() -> None:
+def test_the_committed_page_is_marked_as_generated() -> None:
     page = (ROOT / "docs" / "reference" / "compatibility.md").read_text(encoding="utf-8")
     assert "do not edit it" in page
     assert "## What was run" in page

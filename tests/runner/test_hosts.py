@@ -207,7 +207,7 @@ def test_a_server_that_has_imported_another_commit_is_refused(checkouts: _Checko
         _edit(checkouts.there)
         _refused(checkouts, host, "uncommitted changes")
         _git(checkouts.there, "checkout", "--quiet", ".")
-        _refused(checkouts, host, "imported another commit in an earlier run; start it again")
+        _refused(checkouts, host, "still has another commit imported; restart it")
 
 
 def _refused(checkouts: _Checkouts, host: str, message: str, more: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What was measured is in the record, whatever is killed or full, and `--resume` comes to the end that was meant."""
+"""What was measured is in the record, whatever is killed or full, and `--resume` completes the run."""
 
 from __future__ import annotations
 

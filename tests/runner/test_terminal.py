@@ -57,7 +57,7 @@ def test_where_nothing_needs_a_look_a_narrow_terminal_has_no_table() -> None:
     assert "architecture  variant" not in summary
 
 
-def test_a_run_that_judged_nothing_says_so_and_why() -> None:
+def test_a_run_without_verdicts_prints_why() -> None:
     cells = [Cell("gemma3n", "reference", "xnnpack", mode, "PAR-1") for mode in Mode]
     records = [bare_record(cell, Verdict.NOT_APPLICABLE, "gemma3n_text covers the decoder") for cell in cells]
     summary = render_summary(records, Path("run.json"), width=80, color=False)

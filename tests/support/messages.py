@@ -3,8 +3,9 @@
     with refused("invalid-shard"):
         read_shard("3/2")
 
-With CONFORMANCE_WRITE_MESSAGES=1 in the environment, tests add the sentences that the file lacks. Remove a code from
-the file first, to write its sentences anew. `python -m tests.support.messages` then writes the documentation's page.
+A line of the file has a code and what to do about it; its sentences are indented below. With
+CONFORMANCE_WRITE_MESSAGES=1 in the environment, tests add the sentences that the file lacks. Remove those that have
+changed first. `python -m tests.support.messages` then writes the documentation's page.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -43,8 +45,8 @@ _RAISED = re.compile(
 _VOLATILE = (
     (re.compile(r"/[^\s'\":;,()\[\]=]*/pytest-of-[^/]+/pytest-\d+(/popen-gw\d+)?/[^/\s'\":;,()\[\]`]+"), "DIR"),
     (re.compile(re.escape(sys.prefix)), "ENV"),
-    (re.compile(r"(uv )?pip install --python \S+|\S*python\S* -m pip install"), "pip install"),
-    (re.compile(r"\S*python\S* -m (conformance|report)\b"), r"\1"),
+    (re.compile(r"(uv )?pip install --python \S+|[^\s`]*python\S* -m pip install"), "pip install"),
+    (re.compile(r"[^\s`]*python\S* -m (conformance|report)\b"), r"\1"),
     (re.compile(re.escape(str(ROOT))), "ROOT"),
     (re.compile(r"/tmp/[^/\s'\":;,()\[\]`]+"), "DIR"),
     (re.compile(r"\b([0-9a-f]{12}|[0-9a-f]{40})\b"), "COMMIT"),
@@ -57,8 +59,8 @@ _VOLATILE = (
 _PAGE_TOP = """# Errors
 
 Each error about your input has a code, which stays when the message is reworded. It precedes the message:
-`error [invalid-shard]: ...`. These are the codes, each with one of its messages; what to do is at the message's end.
-`DIR` stands for a folder, `N.N.N` for a version, `…` for a list of names.
+`error [invalid-shard]: ...`. These are the codes, each with one of its messages. `DIR` stands for a folder, `N.N.N` for
+a version, `…` for a list of names.
 
 """
 
@@ -89,31 +91,49 @@ def _check(code: str, sentence: str) -> None:
     for pattern, name in _VOLATILE:
         sentence = pattern.sub(name, sentence)
     sentence = one_line(sentence, max_chars=600)
-    if sentence in sentences().get(code, ()):
+    known = messages()
+    if code in known and sentence in known[code].sentences:
         return
     assert os.environ.get(WRITE), f"tests/messages.txt lacks this sentence of {code}; {WRITE}=1 adds it: {sentence}"
     with FileLock(Path(tempfile.gettempdir()) / "messages.lock"):  # of xdist's workers
-        sentences.cache_clear()
-        known = {**sentences(), code: sorted({*sentences().get(code, ()), sentence})}
-        atomic_write(MESSAGES, _dumped(known).encode())
-        sentences.cache_clear()
+        messages.cache_clear()
+        entry = messages().setdefault(code, Entry(""))
+        entry.sentences[:] = sorted({*entry.sentences, sentence})
+        atomic_write(MESSAGES, _dumped(messages()).encode())
+        messages.cache_clear()
 
 
-def _dumped(known: dict[str, list[str]]) -> str:
-    return "".join(f"{code}\n" + "".join(f"  {sentence}\n" for sentence in known[code]) for code in sorted(known))
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the file has of a code.
+
+    Args:
+        step: What to do about the error.
+        sentences: The messages that tests have seen.
+    """
+
+    step: str
+    sentences: list[str] = field(default_factory=list)
+
+
+def _dumped(known: dict[str, Entry]) -> str:
+    return "".join(
+        f"{code}: {known[code].step}\n" + "".join(f"  {sentence}\n" for sentence in known[code].sentences)
+        for code in sorted(known)
+    )
 
 
 @functools.cache
-def sentences() -> dict[str, list[str]]:
-    """The sentences by code, which is the line above them."""
-    known: dict[str, list[str]] = {}
+def messages() -> dict[str, Entry]:
+    """The file, by code."""
+    known: dict[str, Entry] = {}
     code = ""
     for line in MESSAGES.read_text("utf-8").splitlines():
         if line.startswith("  "):
-            known[code].append(line[2:])
+            known[code].sentences.append(line[2:])
         else:
-            code = line
-            known[code] = []
+            code, _, step = line.partition(":")
+            known[code] = Entry(step.strip())
     return known
 
 
@@ -142,8 +162,10 @@ def _texts(tree: ast.AST) -> Iterator[str]:
 
 def errors_page() -> str:
     """`docs/reference/errors.md`."""
-    rows = "".join(f"| `{code}` | {_cell(known[0])} |\n" for code, known in sorted(sentences().items()))
-    return f"{_PAGE_TOP}| code | for example |\n| --- | --- |\n{rows}"
+    rows = "".join(
+        f"| `{code}` | {_cell(known.sentences[0])} | {known.step} |\n" for code, known in sorted(messages().items())
+    )
+    return f"{_PAGE_TOP}| code | for example | what to do |\n| --- | --- | --- |\n{rows}"
 
 
 def _cell(text: str) -> str:

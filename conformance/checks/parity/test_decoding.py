@@ -51,7 +51,7 @@ def test_restarts(case: Case) -> None:
 
 @clause("PAR-5")
 def test_past_the_window(case: Case) -> None:
-    """On and on after a sliding layer has begun to forget."""
+    """Past the point at which a sliding layer begins to forget."""
     windows = sliding_windows(case.oracle.new_cache().layers)
     if not windows:
         raise NotApplicableError("no layer of the static cache slides")

@@ -27,7 +27,7 @@ _TURNS = 6
 def test_long_session(case: Case) -> None:
     """Hundreds of calls on one session; then it takes turns with the program loaded again, and with another program."""
     script = case.only or long_script(case.space, rewinds=case.oracle.summing_layer is None)
-    other = _other_program(case)  # first: what it takes to lower one would come on top of the sessions
+    other = _other_program(case)  # first: the memory for lowering it would add to that of the sessions
     long = run_script(case, script)
     starts = [call.position for call in script.calls]
     case.metrics["calls"], case.metrics["sequences"] = len(starts), starts.count(0)
@@ -71,7 +71,7 @@ def _calls(space: ScriptSpace, tokens: tuple[int, ...], start: int, random_numbe
 
 
 def _other_program(case: Case) -> Case | None:
-    """In dynamic mode, the same of the program of mode decode, built; None where it cannot be: its own cells say so.
+    """In dynamic mode, the case of the program of mode decode, built; None if that fails, which its own cells report.
 
     A `.pte` file has one mode.
     """

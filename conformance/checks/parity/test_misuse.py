@@ -109,7 +109,7 @@ def _next(decoding: Decoding, call: Call, misuse: Misuse) -> None:
 
 def _misuses(case: Case, tokens: tuple[int, ...]) -> list[Misuse]:
     """Every misuse of the cell's mode."""
-    positional = case.oracle.positional  # if not, a position says no more than whether a sequence begins
+    positional = case.oracle.positional  # otherwise a position only shows whether a sequence begins
     chunks = _chunks(case, tokens, positional) if case.mode is Mode.DYNAMIC else ()
     return [*_single(case, tokens, positional), *chunks]
 

@@ -93,7 +93,7 @@ class GroupedAttention:
             AttentionDiffersError: An argument is not understood.
         """
         if attention_mask is None:
-            raise AttentionDiffersError("no mask")
+            raise AttentionDiffersError("it has no mask")
         require_known(others)
         dtype = query.dtype
         if dtype.itemsize < torch.float32.itemsize:
@@ -150,7 +150,7 @@ def compared(name: str, other: Attention) -> Attention:
         observed = other(module, *arguments, **named)[0]
         bound = max(_TOLERANCE, _UNITS * torch.finfo(observed.dtype).eps) * expected[0].abs().max()
         if observed.shape != expected[0].shape or not bool(((observed - expected[0]).abs() <= bound).all()):
-            raise AttentionDiffersError(f"{type(module).__name__} computes something else")
+            raise AttentionDiffersError(f"{type(module).__name__} gives another result")
         return expected
 
     return attention
@@ -160,7 +160,7 @@ def require_known(others: Mapping[str, Any]) -> None:
     """Raises AttentionDiffersError where attention is given more than what no attention function reads."""
     unknown = {name for name, given in others.items() if given is not None} - _IGNORED
     if unknown:
-        raise AttentionDiffersError(f"attention with {', '.join(sorted(unknown))}")
+        raise AttentionDiffersError(f"unknown arguments {', '.join(sorted(unknown))}")
 
 
 def _not_found(module: nn.Module, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:

@@ -117,7 +117,7 @@ class CustomAttention:
         for layer in self._layers:
             if key is layer.shown:
                 return layer
-        raise AttentionDiffersError("attention to other keys than the cache returns")
+        raise AttentionDiffersError("its keys are not those that the cache returns")
 
 
 def computed(
@@ -179,8 +179,8 @@ def custom_layers(cache: StaticCache) -> list[Any]:
     """
     if not all(hasattr(torch.ops.llama, name) for name in ("custom_sdpa", "update_cache")):
         raise AttentionDoesNotFitError(
-            "attention is 'custom', and torch.ops.llama.custom_sdpa is not registered; "
-            f"`import {_MODULE}` first, or take 'portable'",
+            "attention is 'custom', but torch.ops.llama.custom_sdpa is not registered; "
+            f"`import {_MODULE}` first, or use 'portable'",
         )
     return [_custom(layer) if hasattr(layer, "keys") else layer for layer in cache.layers]
 
@@ -198,21 +198,21 @@ def set_start(layers: Sequence[Any], start: torch.Tensor, max_cache_len: int) ->
 def _custom(layer: Any) -> CustomLayer:
     if type(layer) is not StaticLayer:
         raise AttentionDoesNotFitError(
-            f"attention is 'custom', and a layer of the cache is a {type(layer).__name__}, whose keys and values the "
-            "operators have no form for; take 'portable'",
+            f"attention is 'custom', but its operators do not support a cache layer of type {type(layer).__name__}; "
+            "use 'portable'",
         )
     keys, values = (getattr(layer, name) for name in ("keys", "values"))
     for name, dtype in (("keys", keys.dtype), ("values", values.dtype)):
         # bfloat16 aborts the process up to ExecuTorch 1.4 ("FlashAttention does not support reduced types").
         if dtype is not torch.float32:
             raise AttentionDoesNotFitError(
-                f"attention is 'custom', whose operator computes in float32, and {name} are "
-                f"{str(dtype).removeprefix('torch.')}; convert the model to float32, or take 'portable'",
+                f"attention is 'custom', whose operator computes in float32, but {name} are "
+                f"{str(dtype).removeprefix('torch.')}; convert the model to float32, or use 'portable'",
             )
     if keys.shape != values.shape:
         raise AttentionDoesNotFitError(
-            "attention is 'custom', whose operator takes keys and values of one size, and keys are "
-            f"{keys.shape[-1]} wide, values {values.shape[-1]}; take 'portable'",
+            "attention is 'custom', whose operator needs keys and values of one size, but keys are "
+            f"{keys.shape[-1]} wide, values {values.shape[-1]}; use 'portable'",
         )
     return CustomLayer(layer)
 
@@ -222,15 +222,15 @@ def _require_operands(
 ) -> None:
     """Raises AttentionDiffersError for what the operator cannot be given: it ends the process for some."""
     if softcap is not None:
-        raise AttentionDiffersError("scores with a bound (softcap)")
+        raise AttentionDiffersError("its scores are bounded (softcap)")
     if not query.dtype == key.dtype == value.dtype == torch.float32:
-        raise AttentionDiffersError(f"queries of {query.dtype}")
+        raise AttentionDiffersError(f"its queries are {query.dtype}")
     if not query.shape[3] == key.shape[3] == value.shape[3] or query.shape[1] % key.shape[1]:
-        raise AttentionDiffersError(f"queries of shape {list(query.shape)} and keys of {list(key.shape)}")
+        raise AttentionDiffersError(f"its queries have the shape {list(query.shape)}, keys {list(key.shape)}")
     if mask is None:
-        raise AttentionDiffersError("no mask")
+        raise AttentionDiffersError("it has no mask")
     if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[3] != key.shape[2]:
-        raise AttentionDiffersError(f"a mask of shape {list(mask.shape)}, where all heads need the same")
+        raise AttentionDiffersError(f"its mask has the shape {list(mask.shape)}; all heads need the same")
 
 
 def _is_causal(mask: torch.Tensor, start: int) -> bool:
@@ -240,7 +240,7 @@ def _is_causal(mask: torch.Tensor, start: int) -> bool:
         AttentionDiffersError: It is not the same for all rows, or weighs keys in another way.
     """
     if not bool((mask == mask[:1]).all()):
-        raise AttentionDiffersError("a mask for each row of the batch")
+        raise AttentionDiffersError("it has a mask for each row of the batch")
     seen = mask[0, 0] if mask.dtype is torch.bool else mask[0, 0] == 0
     last = torch.arange(start, start + mask.shape[2], device=mask.device)[:, None]
     return torch.equal(seen, torch.arange(mask.shape[3], device=mask.device) <= last)

@@ -50,7 +50,7 @@ def test_product_of_a_weight_by_inputs_is_linear() -> None:
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_convolution_takes_its_weight_as_it_is_stored(same: bool) -> None:
+def test_convolution_reads_its_weight_as_stored(same: bool) -> None:
     class Short(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -80,7 +80,7 @@ def test_a_window_is_a_mask_where_the_cache_is_longer(max_cache_len: int, causal
     "architecture",
     [
         "deepseek_v3",  # keys and values of different sizes
-        "gemma2",  # scores with a bound
+        "gemma2",  # its scores are bounded
         "gpt_oss",  # sinks
         "falcon",  # attention of its own
         "mamba",  # no keys
@@ -100,7 +100,7 @@ def test_it_computes_in_float32_alone() -> None:
         _export(model.to(torch.bfloat16))
 
 
-def test_without_the_operators_it_says_what_to_import(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_operators_the_error_names_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops, "llama", SimpleNamespace())
     with refused("custom-attention"):
         _export(build_model(fixture_config("llama")))
