@@ -61,7 +61,7 @@ _EXPORTED_SHARE = 5
 #: With one script, Transformers 4.57's wrong window passed PAR-4, PAR-9 and PAR-12, which are listed as failing.
 _FEWEST = 5
 #: Independent of the model, so skipped for checkpoints: they are about fixtures or the exporter. LOW-8 is about
-#: ExecuTorch, and lowers a second time.
+#: ExecuTorch, and lowers in another process, which would need the checkpoint too.
 NOT_OF_CHECKPOINTS = ("SEN-2", "SEN-3", "EXP-4", "EXP-6", "EXP-9", "EXP-10", "EXP-11", "LOW-8")
 #: About how a program is made, so skipped for a `.pte` file, which holds the result.
 NOT_OF_FILES = tuple(clause.id for clause in CHECKED if not {Scope.EAGER, Scope.RUNTIME}.intersection(clause.scopes))
