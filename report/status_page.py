@@ -18,6 +18,7 @@ from conformance.records.run import CellRecord, RunRecord
 from .analysis import Report, analyse
 from .analysis.causes import Cause, Unrun
 from .analysis.report import Architecture
+from .analysis.status import another_oracle_judges
 from .analysis.variants import Variant
 from .analysis.verdicts import GLYPHS
 from .loading import when
@@ -152,8 +153,8 @@ def _where(cells: Iterable[CellRecord], counts: str) -> list[str]:
 
 
 def _without_cache(fixtures: Iterable[CellRecord]) -> list[str]:
-    """The architectures whose programs another oracle judges: those whose PAR-8 fails as listed."""
-    known = [cell for cell in fixtures if cell.clause == "PAR-8" and cell.expected]
+    """The architectures whose programs another oracle judges."""
+    known = [cell for cell in fixtures if another_oracle_judges(cell)]
     if not known:
         return []
     return [

@@ -291,11 +291,13 @@ def _limits(config: pytest.Config, checkpoint: Checkpoint | None) -> Limits:
 
 def other_scripts(run: RunInfo, options: Options) -> str:
     """How the scripts that `options` ask for differ from those that a run tried; empty if they are the same."""
-    if run.options.get("backend") != EXPORTED and not any(backend.runs for backend in options.selection.backends):
-        return f"exported programs had one script in {_EXPORTED_SHARE} there, since their runtime was judged too"
     asked = str(run.options.get("examples") or _usual_examples(str(run.options.get("tier"))))
     pairs = (("--max-examples", asked, str(options.examples)), ("--hypothesis-seed", run.seed, options.seed))
-    return ", ".join(f"{name} was {before} there and is {now} now" for name, before, now in pairs if before != now)
+    others = [f"{name} was {before} there and is {now} now" for name, before, now in pairs if before != now]
+    if run.options.get("backend") != EXPORTED and not any(backend.runs for backend in options.selection.backends):
+        share = f"exported programs had one script in {_EXPORTED_SHARE} there, since their runtime was judged too"
+        others.insert(0, share)
+    return ", ".join(others)
 
 
 def _usual_examples(tier: str) -> int:

@@ -216,7 +216,7 @@ def _reached(
     cells: Sequence[CellRecord], own: Sequence[CellRecord], *, is_lowered: bool
 ) -> tuple[Reached, Stage | None]:
     must = [cell for cell in cells if cell.clause not in SHOULD]
-    failing = [cell for cell in must if cell.verdict in FAILING and not _another_oracle_judges(cell)]
+    failing = [cell for cell in must if cell.verdict in FAILING and not another_oracle_judges(cell)]
     blocking = [stage_of(cell, is_lowered=is_lowered) for cell in failing if _blocks(cell)]
     if blocking:
         return Reached.BLOCKED, min(blocking, key=STAGES.index)
@@ -233,7 +233,7 @@ def _reached(
     return (Reached.COMPILED_ONLY if compiled else Reached.NOT_JUDGED), None
 
 
-def _another_oracle_judges(cell: CellRecord) -> bool:
+def another_oracle_judges(cell: CellRecord) -> bool:
     """Whether the oracle that fails here is known to be wrong: the forward pass without a cache is the oracle then."""
     return cell.clause == "PAR-8" and cell.verdict is Verdict.EXPECTED_FAILURE
 

@@ -278,6 +278,13 @@ def test_oracle_that_ignores_its_cache_is_caught_by_par_8() -> None:
     assert caught.value.signature == "eager:logits-differ"
 
 
+def test_program_that_decodes_as_a_wrong_static_cache_does_is_caught_by_par_1() -> None:
+    # Transformers' program of GPT-Neo gives each token the last row of the mask, as its eager decoding does (PAR-8).
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("PAR-1", "gpt_neo", resolve("transformers"), builder=Builder(without_cache={"gpt_neo"}))
+    assert caught.value.signature == "execute:logits-differ"
+
+
 def _initialised_by_upstream(architecture: str) -> PreTrainedModel:
     """As upstream's export tests have it: an epsilon of 1 in every norm, weights at a scale of 0.02."""
     config = fixture_config(architecture)

@@ -51,5 +51,8 @@ def test_fewer_scripts_of_an_earlier_run_are_other_scripts() -> None:
     deep = dataclasses.replace(shallow, options={**shallow.options, "backend": "exported"})
     assert not other_scripts(shallow, _options(backend="xnnpack"))
     assert "one script in 5" in other_scripts(shallow, _options(backend="exported"))
+    both = other_scripts(dataclasses.replace(shallow, seed=7), _options(backend="exported"))
+    assert "one script in 5" in both
+    assert "--hypothesis-seed was 7 there" in both
     assert not other_scripts(deep, _options(backend="exported"))
     assert not other_scripts(deep, _options(backend="xnnpack")), "more than are asked for"
