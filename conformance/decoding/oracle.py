@@ -167,7 +167,8 @@ class Oracle:
             start -= 1
         cache = copy.deepcopy(self._caches[prefix[:start]]) if start else self.new_cache()
         for end in range(start + 1, len(prefix) + 1):
-            self._keep(prefix[:end], self.step(cache, prefix[end - 1]), copy.deepcopy(cache))
+            logits = self.step(cache, prefix[end - 1])
+            self._keep(prefix[:end], logits, cache if end == len(prefix) else copy.deepcopy(cache))
 
     def _keep(self, prefix: tuple[int, ...], logits: torch.Tensor, cache: StaticCache | None = None) -> None:
         """Keep what is known after `prefix`, and let go of what was asked for least recently: caches, then logits."""
