@@ -15,6 +15,7 @@ from conformance.reference.tracing.activations import decomposed_activations
 from conformance.reference.tracing.adapters import dense_adapters
 from conformance.reference.tracing.evaluation import evaluation_mode
 from conformance.reference.tracing.experts import exportable_experts
+from conformance.reference.tracing.full_attention import full_attention
 from conformance.reference.tracing.local_attention import windows_from_masks
 from conformance.reference.tracing.masks import broadcast_masks
 from conformance.reference.tracing.recurrences import scanned_recurrences
@@ -24,6 +25,7 @@ __all__ = ["CONTEXTS", "ready_to_export", "ready_to_run", "ready_to_trace"]
 
 #: What needs the model alone; `ready_to_trace` enters them in this order.
 CONTEXTS: tuple[Callable[[PreTrainedModel], AbstractContextManager[None]], ...] = (
+    full_attention,
     decomposed_activations,
     broadcast_masks,
     evaluation_mode,
