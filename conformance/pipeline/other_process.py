@@ -18,6 +18,8 @@ from conformance.process.fork import ending
 
 #: Of new processes; this one may have the first. With equal seeds, the order of a set of strings would be the same.
 _HASH_SEEDS = ("1", "2", "3")
+#: What a process runs.
+_MODULE = "conformance.pipeline"
 #: Lines of a process's output that a message quotes.
 _LAST_LINES = 3
 
@@ -73,7 +75,7 @@ def _emitted(request: Request, seed: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="conformance-process-") as name:
         path = Path(name) / "program.pte"
         completed = subprocess.run(
-            [sys.executable, "-m", "conformance.pipeline", str(request), str(path), str(os.getpid())],
+            [sys.executable, "-m", _MODULE, str(request), str(path), str(os.getpid())],
             env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             capture_output=True,
             text=True,

@@ -21,9 +21,10 @@ def test_request_is_read_as_it_was_written(shape: CallShape) -> None:
     assert Request.parse(str(request)) == request
 
 
-def test_process_that_ends_without_a_program_is_reported() -> None:
-    request = Request(Program("llama", "reference", Mode.DECODE, "no-such-backend"), WHOLE, PORTABLE)
-    with pytest.raises(ChildDiedError, match=r"hash seed \d died with exit code 1; .*No such backend") as caught:
+def test_process_that_ends_without_a_program_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_process, "_MODULE", "conformance.no_such_module")
+    request = Request(Program("llama", "reference", Mode.DECODE, "xnnpack"), WHOLE, PORTABLE)
+    with pytest.raises(ChildDiedError, match=r"hash seed \d died with exit code 1; .*No module named") as caught:
         difference_by_process(request, b"")
     assert (caught.value.verdict, caught.value.stage) == (Verdict.CRASH, Stage.LOWER)
 
