@@ -8,14 +8,11 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from conformance.core.errors import InputError
 from conformance.core.paths import CONFIGS
-from conformance.core.suggest import unknown_architecture
 from conformance.core.verdicts import CellFailedError
 from conformance.decoding.oracle import ROUNDINGS, Oracle
-from conformance.matrix.discovery import registered
 from conformance.matrix.known_failures import ANY_EXPORTER, TODO, Cause, Undecodable
-from conformance.matrix.schema import MATRIX_PATH, Matrix, Row, Tier, cause_text, row_text, write_matrix
+from conformance.matrix.schema import Matrix, Row, Tier, cause_text, row_text, write_matrix
 from conformance.matrix.update import UNEXPLAINED
 from conformance.models.fixtures import MAX_CACHE_LEN, drafted_values, has_fixture
 from conformance.models.tiny_config import layer_kinds
@@ -26,10 +23,6 @@ from conformance.pipeline.stages import build
 _UNTOLD = "causal language model"
 #: Names of modules that hold an embedding for each position.
 _LEARNED = ("wpe", "position_embeddings", "embed_positions", "positions_embed")
-
-
-class NewArchitectureError(InputError):
-    """It cannot be added; the message says why and what to do instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +52,6 @@ class Draft:
 
 def draft(architecture: str) -> Draft:
     """Shrink the published config (or take the fixture that is there), and try the model."""
-    if architecture not in registered():
-        raise NewArchitectureError("unknown-name", unknown_architecture(architecture, registered()))
     tried: list[str] = []
     if has_fixture(architecture):
         fixture = (CONFIGS / f"{architecture}.json").read_text(encoding="utf-8")
@@ -90,16 +81,7 @@ def draft(architecture: str) -> Draft:
 
 
 def add(architecture: str, matrix: Matrix) -> Draft:
-    """Write the draft's fixture and its row, among those of tier full by name.
-
-    Raises:
-        NewArchitectureError: There is a row already, or Transformers has no such architecture.
-    """
-    if architecture in matrix.architectures:
-        raise NewArchitectureError(
-            "row-exists",
-            f"{architecture} already has a row in {MATRIX_PATH.name}; --force shows what would be written",
-        )
+    """Write the draft's fixture and its row, among those of tier full by name."""
     made = draft(architecture)
     (CONFIGS / f"{architecture}.json").write_text(made.fixture, encoding="utf-8")
     write_matrix(with_draft(matrix, made))

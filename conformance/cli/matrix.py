@@ -10,6 +10,7 @@ import click
 from conformance.cli.params import FILE, Name
 from conformance.core.commands import run_command
 from conformance.core.console import Group, examples
+from conformance.core.errors import InputError
 
 
 @click.group("matrix", cls=Group)
@@ -30,10 +31,16 @@ def add(architecture: str, force: bool) -> None:
     Shrinks the published config, tries the model, and writes fixtures/configs/MODEL_TYPE.json and a row of
     models_matrix.yaml. A model that cannot decode with a static cache gets a known failure, whose reason you write.
     """
-    from conformance.cli.add_architecture import add, draft
-    from conformance.matrix.schema import load_matrix
+    from conformance.matrix.schema import MATRIX_PATH, load_matrix
 
     matrix = load_matrix(drafted=True)  # of several newcomers, an earlier one's reason may be still to be found
+    if not force and architecture in matrix.architectures:
+        raise InputError(
+            "row-exists",
+            f"{architecture} already has a row in {MATRIX_PATH.name}; --force shows what would be written",
+        )
+    from conformance.cli.add_architecture import add, draft  # takes ten seconds
+
     made = draft(architecture) if force else add(architecture, matrix)
     print("\n".join(made.tried))
     fixture = f"fixtures/configs/{architecture}.json"
