@@ -1,4 +1,4 @@
-"""`conformance docs`: the the generated pages, written or compared."""
+"""`conformance docs`: the generated pages, written or compared."""
 
 from __future__ import annotations
 
