@@ -57,8 +57,8 @@ class Clause:
 
     `scopes` is empty while the suite has no check for the clause. `delegating` clauses say nothing about a backend
     that has no partitioner, and `quantising` ones about one that does not quantise. `own_export` clauses make an export
-    of their own, so they may hold where the program cannot be exported. `sampled` clauses are about ExecuTorch and not
-    about an architecture: a run asks them of the rows of tier smoke alone, unless it names them.
+    of their own, so they may hold where the program cannot be exported. `sampled` clauses are about ExecuTorch
+    more than about an architecture: a run asks them of the matrix's first alone, unless it names them.
     """
 
     id: str
@@ -196,8 +196,7 @@ CLAUSES: tuple[Clause, ...] = (
         (Scope.LOWERED,),
         level=Level.SHOULD,
     ),
-    # In one mode and of a sample: it costs two processes and lowerings, and asks about ExecuTorch, which draws on
-    # neither the mode nor the architecture for it.
+    # In one mode and of a sample: it costs a process of 17 s, more than half of them imports.
     Clause(
         "LOW-8",
         "Two processes with different hash seeds lower the program to the same bytes.",

@@ -166,7 +166,7 @@ def test_faulty_subject_fails_the_run_and_leaves_a_bundle(tmp_path: Path) -> Non
 
 
 #: The one that hangs uses all of it; the others export a tiny model.
-_LIMIT_S = scaled(20)
+_LIMIT_S = scaled(12)
 #: The verdict of each exporter in EXP-1, and a part of its message.
 _LOST = {
     "tests.faults.processes:segfaults": (Verdict.CRASH, "died of SIGSEGV"),
