@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, StaticCache
 
 from conformance.reference.settings import CacheSettings
@@ -78,6 +79,21 @@ def state_slots(cache: StaticCache) -> tuple[CacheSlot, ...]:
     The cumulative lengths are not among them: `set_position` sets them from the cache position of each call.
     """
     return tuple(slot for index, layer in enumerate(cache.layers) for slot in _layer_slots(index, layer))
+
+
+def initial_state(model: nn.Module, slot: CacheSlot, state: torch.Tensor) -> torch.Tensor:
+    """The convolution or recurrent state in `slot` before a sequence, of the shape and dtype of `state`: zeros.
+
+    But for ZAYA, whose recurrent state is the projection of the token before. Before the first one, it projects zeros
+    (modeling_zaya.py:248), which gives the bias, if there is one.
+    """
+    if slot.attribute == "recurrent_states":
+        for module in model.modules():
+            projection = getattr(module, "v_proj_delayed", None)
+            if projection is not None and projection.bias is not None and module.layer_idx == slot.layer:
+                bias: torch.Tensor = projection.bias
+                return bias.expand_as(state)
+    return torch.zeros_like(state)
 
 
 def set_position(cache: StaticCache, start: torch.Tensor) -> None:

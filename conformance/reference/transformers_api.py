@@ -133,7 +133,8 @@ def mark_mid_sequence(layers: Iterable[Any]) -> None:
     """Set the flag of layers with convolution or recurrent state by which they use their state.
 
     The flag picks the code path while tracing. Unset, the trace would be of a first call, which ignores the state, and
-    the program would ignore it in every later call. With a zero state the later path is right from position 0 on.
+    the program would ignore it in every later call. With the state of `cache.initial_state`, the later path is right
+    from position 0 on.
     """
     for layer in layers:
         flag = getattr(layer, "has_previous_state", None)

@@ -10,7 +10,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, StaticCache
 
-from conformance.reference.cache import report_in_progress, set_integer_length, set_position, state_slots
+from conformance.reference.cache import (
+    initial_state,
+    report_in_progress,
+    set_integer_length,
+    set_position,
+    state_slots,
+)
 from conformance.reference.positions import prepared_cache
 from conformance.reference.settings import cache_settings, logits_returned
 from conformance.reference.tracing.complex_numbers import RealPairs
@@ -119,7 +125,7 @@ class TorchExportableModuleWithStaticCache(nn.Module):
             buffer = self.get_buffer(slot.buffer_name)
             if slot.is_recurrent(self.cache):
                 # `where`, not a product with 0: a state that has overflowed to inf or nan must be cleared too.
-                buffer.copy_(torch.where(start == 0, torch.zeros_like(buffer), buffer))
+                buffer.copy_(torch.where(start == 0, initial_state(self.model, slot, buffer), buffer))
             slot.write(self.cache, buffer)
         set_position(self.cache, start)
         if self.custom_layers:

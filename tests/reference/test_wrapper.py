@@ -37,6 +37,19 @@ def test_wrapper_decodes_what_transformers_decodes_wrongly_with_a_static_cache(a
     assert (torch.stack(decoded) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+def test_state_before_a_sequence_is_the_models_own() -> None:
+    config = fixture_config("zaya")
+    config.attention_bias = True  # of the projection of the token before, which is not zero then before the first one
+    model = build_model(config)
+    wrapper = TorchExportableModuleWithStaticCache(model)
+    tokens = torch.tensor([[3, 9, 4]])
+    with torch.no_grad():
+        expected = model(input_ids=tokens, use_cache=False).logits[0]
+        for _ in range(2):
+            decoded = [wrapper(tokens[:, at : at + 1], torch.tensor([at]))[0, 0] for at in range(3)]
+            assert (torch.stack(decoded) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
 def test_state_that_overflowed_is_forgotten_at_0() -> None:
     model = build_model(fixture_config("lfm2"))
     wrapper = TorchExportableModuleWithStaticCache(model)
