@@ -379,6 +379,7 @@ def _alternate(
             count = 1 if length > 1 else BLOCK if turn else 2
             for at in range(position, position + count * length, length):
                 part = ids[:, at : at + length]
+                # mypy infers no types of a lambda's defaults, which bind the loop's variables.
                 kept.timed(lambda runner=runner, part=part, at=at: runner.call(part, at))  # type: ignore[misc]
     return calls
 

@@ -268,7 +268,7 @@ def _wide_caches(case: Case, caches: Iterable[CacheBuffer]) -> Iterator[str]:
 
 @clause("LOW-8")
 def test_lowers_the_same_in_other_processes(case: Case) -> None:
-    """Exported and lowered anew in each of two, which hash strings differently."""
+    """Exported and lowered anew by a process that hashes strings differently."""
     difference = case.built.difference_by_process
     if difference:
         raise _emission_violation("bytes-differ", difference, "the same bytes from both processes")

@@ -51,7 +51,7 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
         return names if self._several else value
 
 
-class Reader(click.ParamType):  # type: ignore[type-arg]
+class Reader(click.ParamType):  # type: ignore[type-arg]  # as above
     """A text that a function parses; the function raises InputError."""
 
     def __init__(self, name: str, read: Callable[[str], object]) -> None:
