@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -70,7 +71,9 @@ def test_draft_reports_that_a_fixture_magnifies_rounding(monkeypatch: pytest.Mon
     config = fixture_config("zamba2")
     config.rms_norm_eps = 1e-5  # as published; the fixture's is larger for this reason
     monkeypatch.setattr(add_architecture, "build", lambda _: build_model(config))
-    assert draft("zamba2").tried[-1].startswith("float32 puts its logits off by 7.3e-06 of their scale, and correct")
+    said = draft("zamba2").tried[-1]
+    # 3.9e-06 or 7.3e-06, by the machine's order of sums.
+    assert re.match(r"float32 puts its logits off by [3-9]\.\de-06 of their scale, and correct", said)
 
 
 def test_draft_of_what_cannot_decode_leaves_the_reason_to_a_person() -> None:
