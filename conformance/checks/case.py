@@ -31,10 +31,10 @@ from conformance.exporters.resolve import Exporter
 from conformance.matrix.schema import Expectation
 from conformance.models.fixtures import MAX_CACHE_LEN, batch_size
 from conformance.models.variations import of_row
+from conformance.pipeline.artifact import Artifact
 from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
 from conformance.pipeline.backends.base import Precision
 from conformance.pipeline.builder import Builder, BuiltArchitecture, BuiltProgram
-from conformance.pipeline.lowering import Artifact
 from conformance.records.run import Measured
 
 #: A variation gets one in so many of a fixture's generated scripts.

@@ -15,12 +15,12 @@ from conformance.checks.test_export import mutated_buffers
 from conformance.core.attention import CUSTOM, CUSTOM_OPERATORS
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, NotRunError, Stage
 from conformance.decoding.fidelity import EQUAL_DB, fidelity
+from conformance.decoding.local_runtime import local_runtime
 from conformance.decoding.oracle import cache_states
 from conformance.decoding.scripts import token_by_token
 from conformance.matrix.delegation import Baseline, baseline
+from conformance.pipeline.artifact import CacheBuffer, PartitionReport, StoredConstant, UndelegatedNode
 from conformance.pipeline.contents import digest
-from conformance.pipeline.emission import CacheBuffer, StoredConstant
-from conformance.pipeline.partition import PartitionReport, UndelegatedNode
 from conformance.pipeline.quantisation import EMBEDDING, quantisation_record
 from conformance.records import environment
 from conformance.records.run import PartitionRecord, QuantisationRecord
@@ -190,8 +190,6 @@ def _is_content_of(constant: StoredConstant, value: torch.Tensor) -> bool:
 @clause("LOW-5")
 def test_kernels_exist(case: Case) -> None:
     """Each operator that the program calls is registered with the runtime; checked before loading."""
-    from executorch.runtime import Runtime
-
     device = case.backend.runs_on
     if device is not None:
         raise NotApplicableError(
@@ -200,7 +198,7 @@ def test_kernels_exist(case: Case) -> None:
         )
     operators = case.artifact.emission.operators
     case.metrics["kernels"] = len(operators)
-    missing = sorted(set(operators) - set(Runtime.get().operator_registry.operator_names))
+    missing = sorted(set(operators) - set(local_runtime().operator_registry.operator_names))
     if missing:
         raise ClauseViolationError(
             Stage.LOAD,

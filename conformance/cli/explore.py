@@ -81,12 +81,15 @@ def run(
 
     from conformance.explore.search import Question, explore
     from conformance.exporters.resolve import resolve
-    from conformance.pipeline.warmup import warm_up
+    from conformance.pipeline.warmup import warm_up_export, warm_up_lowering, warm_up_runtime
 
     torch.set_num_threads(1)
     subject = resolve(canonical(exporter))
     question = Question(subject.name, backend, [Mode(name) for name in mode], seed)
-    warm_up([lowering] if lowering else [])
+    warm_up_export()
+    if lowering:
+        warm_up_runtime()
+        warm_up_lowering([lowering])
     found = 0
     for result in explore(architectures, question, subject, minutes * 60):
         print(result, flush=True)

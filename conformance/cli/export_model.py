@@ -15,9 +15,9 @@ from conformance.core.contract import Mode
 from conformance.core.files import atomic_write
 from conformance.core.verdicts import NotRunError
 from conformance.pipeline import lowering
+from conformance.pipeline.artifact import Artifact
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.builder import Builder
-from conformance.pipeline.lowering import Artifact
 from conformance.pipeline.program_file import RECIPE
 from conformance.pipeline.quantisation import quantisation_record
 from conformance.records.run import QuantisationRecord

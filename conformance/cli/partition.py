@@ -9,8 +9,7 @@ from rich.table import Table
 
 from conformance.core.cells import Program
 from conformance.matrix.delegation import baseline
-from conformance.pipeline.lowering import Artifact
-from conformance.pipeline.partition import UndelegatedNode
+from conformance.pipeline.artifact import Artifact, UndelegatedNode
 from conformance.records.environment import versions
 
 #: Lines of a model that are shown for one operator before "and N more".

@@ -5,9 +5,7 @@ It takes the path of a file of calls and the path of the file of logits that it 
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -17,9 +15,10 @@ import torch
 
 from conformance.decoding.custom_operators import register_operators_of
 from conformance.decoding.device_files import Answer, Refusal, read_calls, write_logits
+from conformance.decoding.local_runtime import local_runtime
 
 if TYPE_CHECKING:
-    from executorch.runtime import Method, Runtime
+    from executorch.runtime import Method
 
 _CODE = re.compile(r"error 0x([0-9a-fA-F]+)")
 
@@ -45,28 +44,10 @@ def answer(calls: Path) -> tuple[list[str], dict[int, Answer]]:
 def _loaded(program: bytes) -> Method | Refusal:
     try:
         register_operators_of(program)
-        method: Any = _runtime().load_program(program).load_method("forward")
+        method: Any = local_runtime().load_program(program).load_method("forward")
     except Exception as error:  # the runtime's, and those of its Python binding
         return _refusal("load", error)
     return method or Refusal("load", message="the program has no method 'forward'")
-
-
-@functools.cache
-def _runtime() -> Runtime:
-    """ExecuTorch's runtime, without `executorch.exir`.
-
-    The runtime imports all of that for a class of warnings, `exir._warnings`: 6 of 8 s (ExecuTorch 1.5.1). The driver
-    starts anew for each command.
-    """
-    spec = importlib.util.find_spec("executorch.exir")
-    assert spec is not None
-    placed = sys.modules.setdefault("executorch.exir", importlib.util.module_from_spec(spec))
-    try:
-        from executorch.runtime import Runtime
-    finally:
-        if not hasattr(placed, "EdgeProgramManager"):  # its `__init__` was not executed
-            del sys.modules["executorch.exir"]
-    return Runtime.get()
 
 
 def _executed(method: Method, inputs: tuple[torch.Tensor, ...]) -> Answer:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from executorch.runtime import Method
 from torch.export import ExportedProgram
 from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 from transformers import Cache
 
 from conformance.core.verdicts import Stage, at
 from conformance.decoding.sessions import Session, Startable
+
+if TYPE_CHECKING:
+    from executorch.runtime import Method
 
 #: A program on its inputs in the order of its signature, to its outputs in theirs.
 Call = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]

@@ -63,6 +63,18 @@ class Answer:
     cut: bool = False
 
 
+def import_llm_runner() -> None:
+    """Load ExecuTorch's LLM runner into this process, and its children.
+
+    Raises:
+        NotRunError: The installed ExecuTorch has none.
+    """
+    try:
+        import executorch.extension.llm.runner  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        raise NotRunError(f"this ExecuTorch has no LLM runner: {error}") from error
+
+
 def converse(
     program: bytes,
     runner_tokenizer: RunnerTokenizer,
@@ -84,10 +96,7 @@ def converse(
         StageError: The runner does not load the program.
         ChildDiedError: The runner aborted, crashed or exceeded the time limit.
     """
-    try:
-        import executorch.extension.llm.runner  # noqa: F401 - before forking, so that it is loaded once
-    except (ImportError, RuntimeError) as error:
-        raise NotRunError(f"this ExecuTorch has no LLM runner: {error}") from error
+    import_llm_runner()  # before forking, so that it is loaded once
     register_operators_of(program)
 
     with tempfile.TemporaryDirectory(prefix="conformance-runner-") as name:

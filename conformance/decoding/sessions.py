@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from executorch.runtime import Method
 from torch.export import ExportedProgram
 
 from conformance.core.verdicts import Stage, at
+
+if TYPE_CHECKING:
+    from executorch.runtime import Method
 
 #: Token ids and cache position, as `Session.step` takes them.
 Inputs = tuple[torch.Tensor, torch.Tensor]

@@ -25,7 +25,7 @@ from conformance.failures.divergence import (
     after_lowering,
     before_lowering,
 )
-from conformance.failures.operator_diff import OperatorReport
+from conformance.failures.operator_report import OperatorReport
 from conformance.pipeline.backends import Backend
 from conformance.process.fork import collect, ending
 
@@ -102,6 +102,7 @@ def _located(case: Case, error: ClauseViolationError, seconds: int | None) -> Di
     first = case.built.first_located(case.cell.clause)
     if first != case.cell.clause:
         return Divergence(tuple(steps), obstacle=f"further as in {first}")
+    case.builder.before_lowering()
     results, obstacle = _apart(lambda: after_lowering(case.builder, failure), seconds)
     steps += [result for result in results if isinstance(result, StepOutcome)]
     reports = [result for result in results if isinstance(result, OperatorReport)]

@@ -23,11 +23,12 @@ from typing import Any
 import torch
 from executorch.exir import ExecutorchProgramManager
 from executorch.exir.schema import DelegateCall, KernelCall
-from executorch.runtime import Runtime
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
+from conformance.decoding.local_runtime import local_runtime
 from conformance.decoding.sessions import Inputs
+from conformance.failures.operator_report import OperatorError, OperatorReport
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.lowering import Lowered
 
@@ -43,52 +44,6 @@ _MOST_BYTES = 1 << 30
 _FRAME = re.compile(r'File "(.+?)", line (\d+), in \S+\n\s+(.+)')
 #: Folders of a source file's path that are shown: enough for `models/llama/modeling_llama.py`.
 _PARTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class OperatorError:
-    """One operator or delegate call, in one call of the script.
-
-    Args:
-        index: Its number among the instructions of the program.
-        name: The kernel, such as ``aten::mul``, or the delegate, such as ``XnnpackBackend delegate 3``.
-        inside: The operators that a delegate holds.
-        error: The largest difference of a value, as a share of the largest value that torch has there.
-        observed, expected: The values that differ most.
-        source: The line of the model that it comes from: file, number, text.
-        unseen: Operators that give it its inputs and are no instruction of their own, such as views: what they would
-            have read cannot be distinguished from what it reads.
-    """
-
-    index: int
-    name: str
-    inside: tuple[str, ...]
-    error: float
-    observed: float
-    expected: float
-    source: str | None
-    unseen: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class OperatorReport:
-    """The first call of a script in which any operator is off by more than the tolerance, or the last call.
-
-    Args:
-        call: Its number, from 1 on.
-        tolerance: What counts as equal.
-        first: The first operator that is off by more; None where none is.
-        worst: Those that are off most, the worst first.
-        compared: How many operators have values on both sides.
-        unmapped: How many of the runtime's have none in torch: views, and the inside of loops.
-    """
-
-    call: int
-    tolerance: float
-    first: OperatorError | None
-    worst: tuple[OperatorError, ...]
-    compared: int
-    unmapped: int
 
 
 def compare_operators(lowered: Lowered, backend: Backend, calls: Sequence[Inputs], tolerance: float) -> OperatorReport:
@@ -225,7 +180,7 @@ def _logged(program: bytes, calls: Sequence[Inputs], expected_bytes: int) -> lis
     size = _SPARE_BYTES + 4 * expected_bytes
     if size > _MOST_BYTES:
         raise ValueError(f"the values of {len(calls)} calls take {expected_bytes >> 20} MiB")
-    loaded = Runtime.get().load_program(program, enable_etdump=True, debug_buffer_size=size)
+    loaded = local_runtime().load_program(program, enable_etdump=True, debug_buffer_size=size)
     method = loaded.load_method("forward")
     assert method is not None
     for inputs in calls:

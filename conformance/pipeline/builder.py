@@ -1,4 +1,8 @@
-"""Builds and caches the models and programs of one architecture."""
+"""Builds and caches the models and programs of one architecture.
+
+`conformance.pipeline.lowering` is imported by what lowers: it takes 5 s, and a run of exported programs, or one whose
+artifacts the store has, needs none of it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import io
 import os
 from collections.abc import Callable, Container, Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 import torch
 from torch.export import ExportedProgram
@@ -27,11 +31,10 @@ from conformance.decoding.tokenizers import CharTokenizer, CheckpointTokenizer, 
 from conformance.decoding.vocabulary import vocabulary_of
 from conformance.exporters.resolve import Exporter, resolve
 from conformance.models.fixtures import cache_length
-from conformance.pipeline import lowering, stages
+from conformance.pipeline import stages
+from conformance.pipeline.artifact import Artifact
 from conformance.pipeline.backends import BACKENDS, Backend, backend_called
 from conformance.pipeline.backends.base import Interpreter, Precision
-from conformance.pipeline.emission import kernels_of
-from conformance.pipeline.lowering import Artifact, Lowered
 from conformance.pipeline.model_snapshot import changes, footprint
 from conformance.pipeline.other_process import Request, difference_by_process
 from conformance.pipeline.process_snapshot import Change, process_changes, process_snapshot
@@ -39,6 +42,9 @@ from conformance.pipeline.program_file import forward_plan
 from conformance.pipeline.store import Store, key_of
 from conformance.reference.errors import AttentionDoesNotFitError
 from conformance.reference.metadata import eos_ids
+
+if TYPE_CHECKING:
+    from conformance.pipeline.lowering import Lowered
 
 #: Bytes of a program whose weights are worth the 0.4 s that it takes to look for garbage.
 _LARGE = 1 << 26
@@ -114,6 +120,7 @@ class Builder:
         program_file: A `.pte` file that takes the place of every program: nothing is exported or lowered.
         without_cache: The architectures whose programs the forward pass without cache judges; see
             `conformance.matrix.known_failures.Undecodable`.
+        before_lowering: Called whenever a program is about to be lowered.
         single_use: Export the model itself and not a newly built one, lower its program and not a copy, and do not
             look for side effects. For a checkpoint that is exported once and is too large for copies.
     """
@@ -130,6 +137,7 @@ class Builder:
         attention: str = PORTABLE,
         program_file: Path | None = None,
         without_cache: Container[str] = (),
+        before_lowering: Callable[[], None] = lambda: None,
         single_use: bool = False,
     ) -> None:
         self._backends = backends
@@ -140,6 +148,7 @@ class Builder:
         self.attention = attention
         self.program_file = program_file
         self.without_cache = without_cache
+        self.before_lowering = before_lowering
         self.single_use = single_use
         self._exporters = dict(exporters or {})
         self._current: BuiltArchitecture | None = None
@@ -353,6 +362,8 @@ class BuiltProgram(_Built):
         """The kernels that the emitted program calls, such as ``aten::add.out``."""
         if self._builder.program_file is None:
             return self.artifact.emission.operators
+        from conformance.pipeline.emission import kernels_of
+
         return self._cached("kernels", lambda: kernels_of(forward_plan(self.emitted)))
 
     @_Part
@@ -362,7 +373,9 @@ class BuiltProgram(_Built):
         kept = self._store.get(self._store_key) if self._store is not None else None
         if kept is not None:
             return kept
-        artifact = lowering.emit(self._lowered_to_emit(), self._lowering)
+        from conformance.pipeline.lowering import emit
+
+        artifact = emit(self._lowered_to_emit(), self._lowering)
         if len(artifact.program) > _LARGE:
             gc.collect()  # a lowered program refers to itself, and holds its weights until then
         if self._store is not None:
@@ -392,9 +405,12 @@ class BuiltProgram(_Built):
 
     def lower(self) -> Lowered:
         """The program, lowered anew each time: emitting uses a lowered program up."""
+        self._builder.before_lowering()
+        from conformance.pipeline.lowering import lower
+
         # ExecuTorch marks the program's nodes while it lowers. A copy takes 0.02 s, exporting again 1 s.
         program = self.exported if self._builder.single_use else copy.deepcopy(self.exported)
-        return lowering.lower(program, self._lowering, self.methods)
+        return lower(program, self._lowering, self.methods)
 
     def _lowered_to_emit(self) -> Lowered:
         if self._lowering.runs and self._lowering.interpreter is None:

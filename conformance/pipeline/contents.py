@@ -1,4 +1,4 @@
-"""Where the bytes of tensors are in a file: a search for all of them in one pass."""
+"""The tensors that an exported program holds, and where their bytes are in a file: a search for all in one pass."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from torch.export import ExportedProgram
 
 #: Words of a tensor that are looked at for one that is rare in it, and words of the file that are looked at at a time.
 _SAMPLE = 4096
@@ -15,6 +16,12 @@ _CHUNK = 1 << 22
 #: Knuth's multiplier: words that differ in any bit have other upper halves, as a rule.
 _SPREAD = np.uint32(2654435761)
 _HALF = np.uint32(16)
+
+
+def held_tensors(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """The tensors of an exported program, by name: weights, constants and buffers."""
+    held = {**program.state_dict, **program.constants}
+    return {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
 
 
 def content_of(value: torch.Tensor) -> memoryview:

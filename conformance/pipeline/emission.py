@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,80 +13,13 @@ from executorch.exir.tensor import TensorSpec
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
-from conformance.pipeline.contents import digest, occurrences
+from conformance.pipeline.artifact import CacheBuffer, EmissionReport, StoredConstant
+from conformance.pipeline.contents import digest, held_tensors, occurrences
 
 #: Operators that give a whole tensor with a few positions written anew, where the cache is their first argument.
 _UPDATES = re.compile(r"\baten\.(index_put|index_copy|scatter|select_scatter|slice_scatter)\.\w*out\b")
 #: Constants of fewer bytes are not looked for: lifted numbers and short vectors are equal by chance.
 _LEAST_BYTES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class StoredConstant:
-    """A constant of the exported program whose bytes are in the emitted one more than once.
-
-    Args:
-        name: Its first name in the exported program.
-        size: Bytes of one copy.
-        copies: How often they are there, as they are or transposed, in the program or in a delegate.
-        tensors: How many tensors of the exported program have this content.
-        digest: Of the content.
-    """
-
-    name: str
-    size: int
-    copies: int
-    tensors: int
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class CacheBuffer:
-    """A mutable buffer of the lowered program; `dtype` without `torch.`, `size` in bytes."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class EmissionReport:
-    """Read off the emitted program. Sizes are in bytes.
-
-    Args:
-        operators: The kernels that it calls, such as ``aten::add.out``.
-        planned_bytes: Memory that the runtime sets aside for mutable buffers and activations.
-        alive_bytes: The most of it that is in use at any one time, mutable buffers always.
-        cache_bytes: The mutable buffers alone.
-        constant_bytes: Constants of the program and those that delegates store beside their own data.
-        exported_bytes: The constants of the exported program, tied ones once.
-        caches: The mutable buffers that the lowered program still has.
-        unplanned: Those of them that are not in planned memory.
-        copied: Those that an update copies as a whole.
-        returned: Those that are among the outputs.
-        repeated: Constants whose bytes are in the program more than once.
-        unread: By name, the bytes of constants in the program that no operator and no delegate reads.
-    """
-
-    operators: tuple[str, ...]
-    planned_bytes: int
-    alive_bytes: int
-    cache_bytes: int
-    constant_bytes: int
-    exported_bytes: int
-    caches: tuple[CacheBuffer, ...]
-    unplanned: tuple[str, ...]
-    copied: tuple[str, ...]
-    returned: tuple[str, ...]
-    repeated: tuple[StoredConstant, ...]
-    unread: Mapping[str, int]
-
-
-def held_tensors(program: ExportedProgram) -> dict[str, torch.Tensor]:
-    """The tensors of an exported program, by name: weights, constants and buffers."""
-    held = {**program.state_dict, **program.constants}
-    return {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
 
 
 def emission_report(

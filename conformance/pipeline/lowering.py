@@ -1,6 +1,7 @@
 """Lowering and emitting: from an exported program to the bytes of an ExecuTorch program, and what can be said of both.
 
-A module of its own, since the artifact store goes by its text: whatever changes here is lowered anew.
+The artifact store goes by its text: whatever changes here is lowered anew. It, and what it imports, are all that needs
+`executorch.exir`, which takes 5 s to import: what does not lower does not import it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from executorch.exir import EdgeProgramManager, to_edge_transform_and_lower
 from torch.export import ExportedProgram
 
 from conformance.core.verdicts import Stage, at
+from conformance.pipeline.artifact import Artifact, PartitionReport
 from conformance.pipeline.backends import Backend
-from conformance.pipeline.emission import EmissionReport, emission_report, held_tensors
-from conformance.pipeline.partition import PartitionReport, partition_report, stamp
+from conformance.pipeline.contents import held_tensors
+from conformance.pipeline.emission import emission_report
+from conformance.pipeline.partition import partition_report, stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +34,6 @@ class Lowered:
     partition: PartitionReport
     held: Mapping[str, torch.Tensor]
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """An ExecuTorch program, as the bytes of a `.pte` file, and how it came about. Times are in seconds.
-
-    `again` is what lowering the same program again gave, where that was tried: empty for the same bytes, and otherwise
-    what differed.
-    """
-
-    program: bytes
-    partition: PartitionReport
-    emission: EmissionReport
-    lower_s: float
-    emit_s: float
-    again: str | None = None
 
 
 def lower(program: ExportedProgram, backend: Backend, methods: Mapping[str, Any] | None = None) -> Lowered:

@@ -7,9 +7,8 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +20,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
+
+from conformance.pipeline.artifact import PartitionReport, UndelegatedNode
 
 #: The key in a node's `meta` under which the pass below puts its mark.
 _STAMP = "conformance_stamp"
@@ -35,76 +36,6 @@ _COPIES = re.compile(r"(clone|copy|clone_dim_order|to_dim_order_copy)\.\w+$")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n(?: {4}(.+)\n?)?')
 #: What comes before the part of a path that is the same on every machine.
 _ELSEWHERE = re.compile(r"^.*/(?:site-packages/|(?=conformance/))")
-
-
-@dataclass(frozen=True, slots=True)
-class UndelegatedNode:
-    """An operator outside all delegates.
-
-    Args:
-        operator: Its name, such as ``aten.mean.dim``.
-        values: What it computes, such as ``float32 [1, 1, 64]``.
-        source: The line of the model that made it; empty where that is not known.
-        reason: The partitioner's, as it logged it; empty where it logged none.
-        moved: How many bytes it reads and writes in a call with one token.
-    """
-
-    operator: str
-    values: str
-    source: str
-    reason: str
-    moved: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.operator} ({self.values}{f'; {self.source}' if self.source else ''})"
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionReport:
-    """Counted on the lowered graph and the graphs inside it, before emission adds allocations and copies.
-
-    ExecuTorch's `get_delegation_info` counts the same, but it looks at the outermost graph only, counts `getitem` as an
-    operator, and knows operators by the names of their nodes; a test holds the two together.
-
-    Args:
-        delegates: Number of delegated subgraphs, by the id of the backend that they are for.
-        delegated: Number of operators inside them, by name.
-        undelegated_nodes: The operators outside, which portable kernels run.
-        partitioner_would_take: The nodes that the partitioners take when they are asked again.
-        undeclared_ops: Operators inside delegates that the backend does not declare.
-        weights_as_inputs: Weight matrices that are inputs of a delegate at each call, which does not own them.
-        buffers_owned_by_delegate: Buffers that the program mutates and a delegate holds.
-        buffers_frozen_in_delegate: Buffers that the program mutates, and of which a delegate keeps what they held when
-            it was exported.
-        cache_updates_in_delegate: Buffers that the program mutates inside a delegate, which has one value as an input
-            and the next as an output; with the operator that writes. Not those whose next value is computed whole, like
-            the state of a recurrence.
-        nodes_missing_pass_mark: Operators without the mark of a user-defined pass that ran before partitioning.
-    """
-
-    delegates: Mapping[str, int]
-    delegated: Mapping[str, int]
-    undelegated_nodes: tuple[UndelegatedNode, ...]
-    partitioner_would_take: tuple[str, ...]
-    undeclared_ops: tuple[str, ...]
-    weights_as_inputs: tuple[str, ...]
-    buffers_owned_by_delegate: tuple[str, ...]
-    buffers_frozen_in_delegate: tuple[str, ...]
-    cache_updates_in_delegate: Mapping[str, str]
-    nodes_missing_pass_mark: tuple[str, ...]
-
-    @property
-    def undelegated(self) -> Mapping[str, int]:
-        """Number of operators outside all delegates, by name."""
-        return dict(sorted(Counter(node.operator for node in self.undelegated_nodes).items()))
-
-    @property
-    def moved(self) -> Mapping[str, int]:
-        """How many bytes operators outside all delegates move in a call with one token, by name; the most first."""
-        moved: Counter[str] = Counter()
-        for node in self.undelegated_nodes:
-            moved[node.operator] += node.moved
-        return dict(moved.most_common())
 
 
 def stamp(graph_module: GraphModule) -> PassResult:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from executorch.runtime import Runtime
 
 from conformance.core.call_shape import CallShape
 from conformance.core.contract import Mode
 from conformance.core.errors import InputError
+from conformance.decoding.local_runtime import local_runtime
 from conformance.pipeline.backends import BACKENDS
 from conformance.process.fork import collect, ending
 
@@ -109,7 +109,7 @@ def _described(path: Path) -> Iterator[ProgramFile | str]:
 
 
 def _read(path: Path) -> ProgramFile:
-    loaded: Any = Runtime.get().load_program(path)  # maps it into memory: a program may be as large as that
+    loaded: Any = local_runtime().load_program(path)  # maps it into memory: a program may be as large as that
     if "forward" not in loaded.method_names:
         raise ProgramFileError(
             "unsupported-program", f"it has no method `forward`; it has {', '.join(sorted(loaded.method_names))}"

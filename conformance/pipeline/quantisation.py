@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from conformance.pipeline.emission import held_tensors
+from conformance.pipeline.contents import held_tensors
 from conformance.records.run import FloatWeight, QuantisationRecord
 
 _EMBEDDING = torch.ops.aten.embedding.default

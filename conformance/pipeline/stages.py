@@ -6,11 +6,10 @@ Each names itself in whatever it raises (`StageError`), and none keeps anything:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from executorch.runtime import Method, Runtime
 from torch.export import Dim, ExportedProgram
 from transformers import PreTrainedModel
 
@@ -20,6 +19,7 @@ from conformance.core.cells import split_row
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage, at
 from conformance.decoding.custom_operators import CUSTOM_ATTENTION, register_operators, register_operators_of
+from conformance.decoding.local_runtime import local_runtime
 from conformance.exporters.resolve import Exporter
 from conformance.matrix.discovery import registered
 from conformance.models.checkpoints import Checkpoint, CheckpointError
@@ -27,6 +27,9 @@ from conformance.models.fixtures import BATCH_SIZE, UnknownKeyError, batch_size,
 from conformance.models.loading import Loaded, load_checkpoint
 from conformance.models.positions import past_table, table_end
 from conformance.models.variations import built, of_row, row_values
+
+if TYPE_CHECKING:
+    from executorch.runtime import Method
 
 #: Length of the example in dynamic mode; more than 1, since export would otherwise fix the length at 1.
 _DYNAMIC_EXAMPLE_LENGTH = 3
@@ -135,7 +138,7 @@ def load(program: bytes) -> Method:
     """The program's `forward` method, loaded into the runtime with caches of its own."""
     register_operators_of(program)
     with at(Stage.LOAD):
-        method: Any = Runtime.get().load_program(program).load_method("forward")
+        method: Any = local_runtime().load_program(program).load_method("forward")
         if method is None:
             raise RuntimeError("the program has no method 'forward'")
         return method
@@ -149,7 +152,7 @@ def constants(program: bytes, *, load_all: bool = True) -> dict[str, tuple[Any, 
         load_all: Whether its other methods have to load too, as a runner loads them.
     """
     with at(Stage.LOAD):
-        loaded: Any = Runtime.get().load_program(program)
+        loaded: Any = local_runtime().load_program(program)
         constant = {name for name in loaded.method_names if not loaded.metadata(name).num_inputs()}
         names = loaded.method_names if load_all else constant
         methods = {name: loaded.load_method(name) for name in sorted(names)}

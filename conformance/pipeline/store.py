@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,13 +25,16 @@ from pydantic import TypeAdapter, ValidationError
 from torch.export import ExportedProgram
 
 from conformance.core.files import PARTIAL, atomic_write, read_regular_file
-from conformance.pipeline import contents, emission, lowering, partition
+from conformance.pipeline.artifact import Artifact
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.identity import tensors, texts
-from conformance.pipeline.lowering import Artifact
 
 #: Packages whose every file has a say in what lowering gives.
 _LOWERING_PACKAGES = ("torch", "executorch", "torchao")
+#: The same of modules of this suite, beside those of a backend's recipe.
+_LOWERING_MODULES = tuple(
+    f"{__package__}.{name}" for name in ("artifact", "contents", "emission", "lowering", "partition")
+)
 _MIB = 1 << 20
 _ENTRY = ".artifact"
 #: Writing an entry takes milliseconds: what is not an entry after so many seconds will never be one.
@@ -69,6 +72,11 @@ class Store:
             return _ARTIFACT.validate_python({**json.loads(head), "program": program})
         except (ValidationError, ValueError, TypeError):
             return None  # written by an older version
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no artifact at all."""
+        return next(self.directory.glob(f"*{_ENTRY}"), None) is None
 
     def put(self, key: str, artifact: Artifact) -> None:
         """Keep `artifact` under `key`. A full disk costs the artifact, not the verdict."""
@@ -133,14 +141,12 @@ def _surroundings(backend: Backend) -> Iterator[str]:
 def sources_of(backend: Backend) -> tuple[str, ...]:
     """The text of each module of this suite that lowers for `backend`, as it was when this process first asked."""
     recipe = (backend.partitioners, backend.edge, backend.passes, backend.emission)
-    names = (
-        *(each.__name__ for each in (lowering, partition, emission, contents)),
-        *(part.__module__ for part in recipe),
-    )
-    return tuple(map(_source, sorted(set(names))))
+    names = {*_LOWERING_MODULES, *(part.__module__ for part in recipe)}
+    return tuple(map(_source, sorted(names)))
 
 
 @functools.cache
 def _source(module: str) -> str:
     """Read once: a checkout may be edited while a run goes on, and what runs here is what was imported."""
-    return Path(str(sys.modules[module].__file__)).read_text()
+    spec = importlib.util.find_spec(module)
+    return Path(str(spec and spec.origin)).read_text()

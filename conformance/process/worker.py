@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from conformance.core.verdicts import STAGE_BYTE, STAGES, Stage, Verdict
 from conformance.process.fork import end_with, ending
@@ -34,6 +34,8 @@ _TRACEBACK_S = 1.0
 #: Innermost frames that a message names.
 _FRAMES = 6
 _MIB = 1 << 20
+#: The exit code of a process that asks to be forked anew; see `ask_for_another`.
+_ANOTHER = 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,15 @@ class WorkerDiedError(Exception):
         super().__init__(message)
         self.verdict = verdict
         self.stage = stage
+
+
+class AnotherAskedForError(Exception):
+    """The process that should do a job has ended without an answer, for another that finds its parent ready for it."""
+
+
+def ask_for_another() -> NoReturn:
+    """In a process that `IsolatedWorker` forked: end it, and let the parent make ready what this one lacks."""
+    os._exit(_ANOTHER)
 
 
 class IsolatedWorker:
@@ -95,6 +106,7 @@ class IsolatedWorker:
             subject: The exporter of the program, if there is one.
 
         Raises:
+            AnotherAskedForError: The process called `ask_for_another`. The job may be run again.
             WorkerDiedError: The process died, or used up the program's time or the memory.
         """
         if architecture != self._architecture or (subject and self._subject and subject != self._subject):
@@ -112,6 +124,9 @@ class IsolatedWorker:
         began = time.monotonic()
         try:
             return self._wait(job, began)
+        except AnotherAskedForError:
+            began = time.monotonic()  # what was done so far is done again, and counts then
+            raise
         finally:
             self._spent += time.monotonic() - began
 
@@ -131,6 +146,10 @@ class IsolatedWorker:
                 if self._connection.poll(_POLL_S):
                     return self._connection.recv()
             except (EOFError, OSError):
+                self._process.join(_TRACEBACK_S)  # the pipe closes a moment before the process has ended
+                if self._process.exitcode == _ANOTHER:
+                    self._end()
+                    raise AnotherAskedForError from None
                 raise self._died(Verdict.CRASH) from None
             except Exception as error:  # something else than a result was written into the pipe
                 how = f"sent an unreadable result ({type(error).__name__})"
@@ -152,7 +171,6 @@ class IsolatedWorker:
                 os.kill(process.pid, signal.SIGUSR1)  # faulthandler writes the traceback
             process.join(_TRACEBACK_S)
         if how is None:
-            process.join(_TRACEBACK_S)  # the pipe closes a moment before the process has ended
             how = ending(process.exitcode)
         stage = STAGES[self._stage[0] - 1] if self._stage[0] else None
         self._end()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conformance.core.cells import Cell
+from conformance.core.cells import EAGER, EXPORTED, Cell
 from conformance.core.gc_tuning import gc_paused
 from conformance.core.verdicts import CellFailedError, Verdict
 from conformance.core.warnings_filter import silence_third_party
@@ -64,7 +64,11 @@ class ConformancePlugin:
         self.already_done = recorder.already_done if recorder else frozenset(workerinput.get(_ALREADY_DONE, ()))
         #: The processes of xdist's workers.
         self._workers: list[subprocess.Popen[bytes]] = []
-        self.isolation = Isolation(config, options.limits, options.exploring, self._warm_up) if options.limits else None
+        self.isolation = (
+            Isolation(config, options.limits, options.exploring, self._warm_up, self._warm_up_lowering)
+            if options.limits
+            else None
+        )
         #: The program whose cells were judged last, and the seconds that they took.
         self._program: tuple[str | None, ...] = ()
         self._seconds = 0.0
@@ -80,7 +84,7 @@ class ConformancePlugin:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self) -> Generator[None, object, object]:
-        """Import torch, Transformers and ExecuTorch, as the checks do, without the garbage collector running."""
+        """Import torch and Transformers, as the checks do, without the garbage collector running."""
         with gc_paused():
             return (yield)
 
@@ -184,7 +188,6 @@ class ConformancePlugin:
         from conformance.decoding.reading import has_tokenizer
         from conformance.pipeline import stages
         from conformance.pipeline.builder import Builder
-        from conformance.pipeline.store import Store
 
         checkpoint = self.options.checkpoint
         if checkpoint is not None:  # alone on all cores
@@ -206,8 +209,8 @@ class ConformancePlugin:
         subjects = self.subjects or resolve_exporters(self.options.selection)
         # Two workers on two cores: more threads would only take turns.
         torch.set_num_threads(1)
-        store = Store(self.options.store, self.options.store_limit) if self.options.store_limit else None
-        return Builder(subjects, store=store, without_cache=self._without_cache)
+        before_lowering = self.isolation.require_lowering if self.isolation else lambda: None
+        return Builder(subjects, store=self._store, without_cache=self._without_cache, before_lowering=before_lowering)
 
     @property
     def _without_cache(self) -> frozenset[str]:
@@ -297,12 +300,36 @@ class ConformancePlugin:
 
     def _warm_up(self) -> None:
         """Before the first fork, do the work that all architectures share: its time counts for none of them."""
-        from conformance.pipeline.backends import BACKENDS
-        from conformance.pipeline.warmup import warm_up
+        from conformance.pipeline.warmup import warm_up_export, warm_up_runtime
 
-        backends = dict.fromkeys(cell.backend for cell in self.plan.values() if cell.backend in BACKENDS)
+        warm_up_export()
+        if not self._lowered_backends:
+            return
+        warm_up_runtime()
+        if self.options.program is None and (self._store is None or self._store.is_empty):
+            assert self.isolation is not None
+            self.isolation.make_ready_to_lower()
+
+    def _warm_up_lowering(self) -> None:
+        from conformance.pipeline.backends import BACKENDS
+        from conformance.pipeline.warmup import warm_up_lowering
+
         # Those of ExecuTorch itself. Other code may begin threads, or read the environment, when first used.
-        warm_up(BACKENDS[name] for name in backends if not BACKENDS[name].requires)
+        own = (BACKENDS[name] for name in self._lowered_backends if name in BACKENDS)
+        warm_up_lowering(backend for backend in own if not backend.requires)
+
+    @functools.cached_property
+    def _lowered_backends(self) -> tuple[str, ...]:
+        """Those of the plan, in its order."""
+        backends = dict.fromkeys(cell.backend for cell in self.plan.values())
+        return tuple(name for name in backends if name not in (EAGER, EXPORTED))
+
+    @functools.cached_property
+    def _store(self) -> Any:
+        """The artifact store; None if the run has none."""
+        from conformance.pipeline.store import Store
+
+        return Store(self.options.store, self.options.store_limit) if self.options.store_limit else None
 
     def _spent(self, cell: Cell, duration_s: float) -> float:
         """Seconds that this process has used on the cell's program, with the `duration_s` of its own."""

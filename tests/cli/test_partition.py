@@ -9,10 +9,8 @@ from conformance.cli.partition import partition_page, show
 from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.core.verdicts import NotRunError, Stage, StageError
+from conformance.pipeline.artifact import Artifact, EmissionReport, PartitionReport, UndelegatedNode
 from conformance.pipeline.builder import Builder
-from conformance.pipeline.emission import EmissionReport
-from conformance.pipeline.lowering import Artifact
-from conformance.pipeline.partition import PartitionReport, UndelegatedNode
 from tests.support.messages import printed
 
 pytestmark = pytest.mark.torch

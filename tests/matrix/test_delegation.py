@@ -13,7 +13,7 @@ from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, Verdict
 from conformance.matrix.delegation import baseline, updated
-from conformance.pipeline.partition import UndelegatedNode
+from conformance.pipeline.artifact import UndelegatedNode
 from conformance.records.run import CellRecord, Environment, PartitionRecord, RunInfo, RunRecord
 from tests.support.messages import refused
 

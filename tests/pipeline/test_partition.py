@@ -20,10 +20,10 @@ from conformance.core.contract import CHECKED, Mode
 from conformance.core.verdicts import ClauseViolationError, NotRunError
 from conformance.exporters.resolve import Exporter
 from conformance.pipeline import lowering
+from conformance.pipeline.artifact import Artifact, PartitionReport
 from conformance.pipeline.backends import BACKENDS, FLOAT32_TOLERANCE, XNNPACK, Backend
 from conformance.pipeline.builder import Builder
-from conformance.pipeline.lowering import Artifact, Lowered
-from conformance.pipeline.partition import PartitionReport
+from conformance.pipeline.lowering import Lowered
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import lowerings, programs
 from tests.support.harness import judge, one_layer

@@ -10,9 +10,9 @@ from executorch.exir import ExecutorchBackendConfig
 from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.exporters.resolve import Exporter
+from conformance.pipeline.artifact import EmissionReport
 from conformance.pipeline.backends import XNNPACK, Backend
 from conformance.pipeline.builder import Builder
-from conformance.pipeline.emission import EmissionReport
 from conformance.reference import convert_and_export_with_cache
 
 pytestmark = pytest.mark.torch

@@ -23,11 +23,9 @@ from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.exporters.resolve import Exporter
 from conformance.pipeline import lowering
+from conformance.pipeline.artifact import Artifact, CacheBuffer, EmissionReport, PartitionReport, UndelegatedNode
 from conformance.pipeline.backends import PORTABLE, XNNPACK
 from conformance.pipeline.builder import Builder
-from conformance.pipeline.emission import CacheBuffer, EmissionReport
-from conformance.pipeline.lowering import Artifact
-from conformance.pipeline.partition import PartitionReport, UndelegatedNode
 from conformance.pipeline.store import Store, key_of, sources_of
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import programs
@@ -133,7 +131,7 @@ def test_what_is_edited_during_a_run_does_not_change_its_keys(tmp_path: Path, mo
     before = sources_of(XNNPACK)
     edited = tmp_path / "lowering.py"
     edited.write_text("edited = True\n", encoding="utf-8")
-    monkeypatch.setattr(lowering, "__file__", str(edited))
+    monkeypatch.setattr(lowering.__spec__, "origin", str(edited))
     assert sources_of(XNNPACK) == before
 
 

@@ -26,7 +26,7 @@ from conformance.decoding.sessions import RuntimeSession
 from conformance.exporters.resolve import Exporter
 from conformance.pipeline import lowering, stages
 from conformance.pipeline.backends import PORTABLE
-from conformance.process.worker import IsolatedWorker, Limits, WorkerDiedError
+from conformance.process.worker import AnotherAskedForError, IsolatedWorker, Limits, WorkerDiedError, ask_for_another
 from conformance.records.run import load_run
 from tests.faults.miniature_checks import LAST_WORDS as MINIATURE_LAST_WORDS
 from tests.support.processes import ended, is_gone
@@ -117,6 +117,17 @@ def test_lost_process_costs_one_job(job: Callable[..., object], verdict: Verdict
         assert f" {job.__name__}" in str(lost)
 
 
+def test_process_may_ask_for_another() -> None:
+    worker = _worker(ask_for_another, seconds=2)
+    try:
+        first = worker.run("llama", "exported decode", "fine")
+        with pytest.raises(AnotherAskedForError):
+            worker.run("llama", "exported decode", "lost")
+        assert worker.run("llama", "exported decode", "fine") == first
+    finally:
+        worker.close()
+
+
 def test_subjects_of_an_architecture_do_not_meet() -> None:
     worker = _worker(os.getpid, seconds=60)
 
@@ -177,7 +188,7 @@ def _at(stage: Stage, ends: Callable[..., Any], monkeypatch: pytest.MonkeyPatch)
             lowered: Any = SimpleNamespace(edge=SimpleNamespace(to_executorch=ends))
             return lambda: lowering.emit(lowered, PORTABLE)
         case Stage.LOAD:
-            monkeypatch.setattr(stages, "Runtime", SimpleNamespace(get=lambda: SimpleNamespace(load_program=ends)))
+            monkeypatch.setattr(stages, "local_runtime", lambda: SimpleNamespace(load_program=ends))
             return lambda: stages.load(b"")
         case Stage.EXECUTE:
             session = RuntimeSession(SimpleNamespace(execute=ends))

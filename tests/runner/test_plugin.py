@@ -134,6 +134,24 @@ def test_a_clause_of_which_a_run_asks_a_sample_is_asked_of_all_if_named(tmp_path
     assert "[mistral/reference/xnnpack/decode/LOW-8]" in named
 
 
+def test_what_lowers_is_imported_by_what_lowers(tmp_path: Path) -> None:
+    """Where the store has programs, by a run that lacks one of its own; not by one that finds all of them there."""
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "of-another-run.artifact").write_bytes(b"")
+    run = (
+        *("--arch", "llama", "--backend", "portable", "--mode", "decode", "--clause", "LOW-1,LOW-5,PAR-1,RUN-2", "-n0"),
+        *("--cache-dir", str(store), "--output", str(tmp_path / "run.json")),
+    )
+    made = suite(*run)
+    assert made.returncode == 0, made.stdout
+    again = suite(*run, "-p", "tests.faults.without_exir")
+    assert again.returncode == 0, again.stdout
+    assert "5 cells: 5 pass" in again.stdout
+    refused = python_module("tests.faults.without_exir")
+    assert refused.stderr.endswith("RuntimeError: executorch.exir was imported\n")
+
+
 def test_faulty_subject_fails_the_run_and_leaves_a_bundle(tmp_path: Path) -> None:
     record, bundles = tmp_path / "run.json", tmp_path / "failures"
     ended = suite(
