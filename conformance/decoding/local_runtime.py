@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def local_runtime() -> Runtime:
     """`executorch.runtime.Runtime.get()`, imported without `executorch.exir`.
 
-    The runtime imports all of that for a class of warnings, `exir._warnings`: 6 of 8 s (ExecuTorch 1.5.1), which only
-    what lowers has a use for.
+    The runtime imports all of that for a class of warnings, `exir._warnings`: 6 of the 8 s that a driver takes to start
+    (ExecuTorch 1.5.1). Only what lowers has a use for it.
     """
     spec = importlib.util.find_spec("executorch.exir")
     assert spec is not None

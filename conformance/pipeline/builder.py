@@ -1,6 +1,6 @@
 """Builds and caches the models and programs of one architecture.
 
-`conformance.pipeline.lowering` is imported by what lowers: it takes 5 s, and a run of exported programs, or one whose
+`conformance.pipeline.lowering` is imported by what lowers: it takes 2 s, and a run of exported programs, or one whose
 artifacts the store has, needs none of it.
 """
 

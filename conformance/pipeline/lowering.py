@@ -1,7 +1,7 @@
 """Lowering and emitting: from an exported program to the bytes of an ExecuTorch program, and what can be said of both.
 
 The artifact store goes by its text: whatever changes here is lowered anew. It, and what it imports, are all that needs
-`executorch.exir`, which takes 5 s to import: what does not lower does not import it.
+`executorch.exir`, which takes 2 s to import beside torch and Transformers: what does not lower does without.
 """
 
 from __future__ import annotations

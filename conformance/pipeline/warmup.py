@@ -40,9 +40,9 @@ def warm_up_runtime() -> None:
 def warm_up_lowering(backends: Iterable[Backend]) -> None:
     """Import what lowers, and take a program of one layer through lowering and emitting by each of `backends`.
 
-    The imports take 5 s. ExecuTorch traces the patterns that XNNPACK looks for (attention, upsampling) when it lowers
-    its first program: 3 to 4 s, beside the 8 to 12 s that a fixture's program takes otherwise. Each process would pay
-    both, and one whose programs are in the artifact store need not.
+    The imports take 2 s beside those of torch and Transformers. ExecuTorch traces the patterns that XNNPACK looks for
+    (attention, upsampling) when it lowers its first program: 3 s, beside the 8 to 12 s that a fixture's program takes
+    otherwise. Each process would pay both, and one whose programs are in the artifact store need not.
     """
     with gc_paused():
         from conformance.pipeline.lowering import emit, lower

@@ -73,7 +73,7 @@ class Isolation:
     def require_lowering(self) -> None:
         """In a worker process: go on if its parent was ready to lower; else its cell is judged in another, by one.
 
-        Most runs find all their programs in the artifact store, and what lowers takes 10 s to get ready.
+        Most runs find all their programs in the artifact store, and what lowers takes 5 s to get ready.
         """
         if not self._lowers:
             ask_for_another()

@@ -16,7 +16,7 @@ class _Refusing(Loader):
         """As Python does it."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Refuse what takes 5 s."""
+        """Refuse it."""
         raise RuntimeError(f"{_NAME} was imported")
 
 
