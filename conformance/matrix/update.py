@@ -90,9 +90,11 @@ def updated_matrix(matrix: Matrix, run: RunRecord) -> Update:
     for cause_id in list(draft.causes):
         if draft.causes[cause_id].applies_to(versions):
             _take_out_stale(draft, cause_id, judged)
+    before = {name: list(known) for name, known in draft.known.items()}
     # Only now, so that what is reused is what is left.
     for name, row_cells in judged.items():
         _add_new(draft, name, row_cells, versions)
+    _inherit(draft, before, judged)
     _drop_unnamed(draft)
     rows = {
         name: dataclasses.replace(row, known=tuple(draft.known[name])) for name, row in matrix.architectures.items()
@@ -284,6 +286,14 @@ def _add_new(draft: _Draft, row: str, cells: Sequence[CellRecord], versions: Map
                 draft.changes += [f"{row}: {name} fails with {signature}: {cause_id} added" for name in _named(taken)]
         if failing:
             _list(draft, row, exporter, signature, failing, cells, versions)
+
+
+def _inherit(draft: _Draft, before: Mapping[str, Sequence[str]], judged: Collection[str]) -> None:
+    """What was added to an architecture's row holds for its variations, but for those that the run judged as well."""
+    for name, known in draft.known.items():
+        architecture, variation = split_row(name)
+        if variation is not None and name not in judged:
+            known += [each for each in draft.known[architecture] if each not in (*before[architecture], *known)]
 
 
 def _explains(cause: Cause, row: str, cell: CellRecord, versions: Mapping[str, str]) -> bool:

@@ -129,6 +129,30 @@ def test_the_committed_matrix_stays(cells: list[CellRecord], changes: int) -> No
     assert len(update.changes) == changes
 
 
+def test_variations_inherit_what_is_added_to_their_architecture() -> None:
+    """But for one that was judged as well, and did not fail so."""
+    matrix, signature = load_matrix(), "export:misconfiguration-traced"
+    assert {"arcee", "helium"} <= matrix.variations["options"].rows.keys()
+    cells = _fails(*(f"{row}/transformers/exported/decode/EXP-9" for row in ("arcee", "helium")), signature=signature)
+    passed = _record("helium+options/transformers/exported/decode/EXP-9", Verdict.PASS)
+    updated = updated_matrix(
+        dataclasses.replace(matrix, architectures=_unlisted(matrix)), _run([*cells, passed])
+    ).matrix
+    assert "batch-size-zero" in updated.architectures["arcee"].known
+    rows = updated.variations["options"].rows
+    assert rows["arcee"].without == ()
+    assert rows["helium"].without == ("batch-size-zero",)
+
+
+def _unlisted(matrix: Matrix) -> dict[str, Row]:
+    """The rows of two architectures without what this is tested with, whether or not they have it today."""
+    rows = dict(matrix.architectures)
+    for name in ("arcee", "helium"):
+        known = tuple(each for each in rows[name].known if each != "batch-size-zero")
+        rows[name] = dataclasses.replace(rows[name], known=known)
+    return rows
+
+
 def test_verdicts_without_a_signature_are_counted_and_left_alone() -> None:
     verdicts = [Verdict.CRASH, Verdict.TIMEOUT, Verdict.CRASH, Verdict.HARNESS_ERROR, Verdict.NOT_APPLICABLE]
     update = updated_matrix(_matrix({"llama": []}), _run(_record("llama/eager/SEN-1", v) for v in verdicts))
