@@ -139,7 +139,9 @@ def test_unlisted_architecture_fails_the_run_and_is_added_by_the_command(checkou
 
     added = python_module("conformance", "matrix", "add", "arcee", cwd=checkout)
     assert added.returncode == 0, added.stderr
-    assert matrix.read_text(encoding="utf-8") == MATRIX_PATH.read_text(encoding="utf-8"), "a row in its old place"
+    # Known failures of other exporters are not what it tries.
+    without = re.sub(r"^(  arcee: .*?), known: \[.*?\]", r"\1", MATRIX_PATH.read_text(encoding="utf-8"), flags=re.M)
+    assert matrix.read_text(encoding="utf-8") == without, "a row in its old place"
     ended = suite(*smoke, cwd=checkout)
     assert ended.returncode == 0, ended.stdout
 
