@@ -133,7 +133,7 @@ def test_two_workers(benchmark: Any, tmp_path: Path, side: str) -> None:
 @pytest.mark.parametrize("side", [OURS, BASE])
 def test_whole_cost_of_programs(benchmark: Any, tmp_path: Path, side: str) -> None:
     """Four programs each of two architectures of tier core, with nothing in the store / a script that makes them."""
-    note(benchmark, "gpt2 and mistral on portable and XNNPACK, both modes: the suite / a bare script", side, 1.9)
+    note(benchmark, "gpt2 and mistral on portable and XNNPACK, both modes: the suite / a bare script", side, 1.2)
     command = _suite(tmp_path / "run.json", "--arch", "gpt2,mistral", "--cache-limit", "0")
     benchmark.pedantic(_run, command if side == OURS else ("-c", _BARE_PROGRAMS), rounds=1)
 
@@ -141,7 +141,7 @@ def test_whole_cost_of_programs(benchmark: Any, tmp_path: Path, side: str) -> No
 @pytest.mark.parametrize("side", [OURS, BASE])
 def test_second_run(benchmark: Any, tmp_path_factory: pytest.TempPathFactory, side: str) -> None:
     """With all programs in the store against none. Exports and scripts remain; with `--clause LOW`, exports alone."""
-    note(benchmark, "gpt2 and mistral on portable and XNNPACK, both modes: again / the first time", side, 0.55)
+    note(benchmark, "gpt2 and mistral on portable and XNNPACK, both modes: again / the first time", side, 0.25)
     where = tmp_path_factory.mktemp("second")
     command = _suite(where / "run.json", "--arch", "gpt2,mistral", "--cache-dir", str(where / "store"))
     if side == OURS:
