@@ -102,7 +102,7 @@ def _located(case: Case, error: ClauseViolationError, seconds: int | None) -> Di
     first = case.built.first_located(case.cell.clause)
     if first != case.cell.clause:
         return Divergence(tuple(steps), obstacle=f"further as in {first}")
-    case.builder.before_lowering()
+    case.builder.require_lowering()  # here: a process that is forked from this one cannot ask for another
     results, obstacle = _apart(lambda: after_lowering(case.builder, failure), seconds)
     steps += [result for result in results if isinstance(result, StepOutcome)]
     reports = [result for result in results if isinstance(result, OperatorReport)]

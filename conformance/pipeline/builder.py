@@ -120,7 +120,7 @@ class Builder:
         program_file: A `.pte` file that takes the place of every program: nothing is exported or lowered.
         without_cache: The architectures whose programs the forward pass without cache judges; see
             `conformance.matrix.known_failures.Undecodable`.
-        before_lowering: Called whenever a program is about to be lowered.
+        require_lowering: Called whenever a program is about to be lowered.
         single_use: Export the model itself and not a newly built one, lower its program and not a copy, and do not
             look for side effects. For a checkpoint that is exported once and is too large for copies.
     """
@@ -137,7 +137,7 @@ class Builder:
         attention: str = PORTABLE,
         program_file: Path | None = None,
         without_cache: Container[str] = (),
-        before_lowering: Callable[[], None] = lambda: None,
+        require_lowering: Callable[[], None] = lambda: None,
         single_use: bool = False,
     ) -> None:
         self._backends = backends
@@ -148,7 +148,7 @@ class Builder:
         self.attention = attention
         self.program_file = program_file
         self.without_cache = without_cache
-        self.before_lowering = before_lowering
+        self.require_lowering = require_lowering
         self.single_use = single_use
         self._exporters = dict(exporters or {})
         self._current: BuiltArchitecture | None = None
@@ -373,9 +373,10 @@ class BuiltProgram(_Built):
         kept = self._store.get(self._store_key) if self._store is not None else None
         if kept is not None:
             return kept
-        from conformance.pipeline.lowering import emit
+        lowered = self._lowered_to_emit()
+        from conformance.pipeline.lowering import emit  # after what may end this process, for another
 
-        artifact = emit(self._lowered_to_emit(), self._lowering)
+        artifact = emit(lowered, self._lowering)
         if len(artifact.program) > _LARGE:
             gc.collect()  # a lowered program refers to itself, and holds its weights until then
         if self._store is not None:
@@ -405,7 +406,7 @@ class BuiltProgram(_Built):
 
     def lower(self) -> Lowered:
         """The program, lowered anew each time: emitting uses a lowered program up."""
-        self._builder.before_lowering()
+        self._builder.require_lowering()
         from conformance.pipeline.lowering import lower
 
         # ExecuTorch marks the program's nodes while it lowers. A copy takes 0.02 s, exporting again 1 s.

@@ -149,4 +149,6 @@ def sources_of(backend: Backend) -> tuple[str, ...]:
 def _source(module: str) -> str:
     """Read once: a checkout may be edited while a run goes on, and what runs here is what was imported."""
     spec = importlib.util.find_spec(module)
-    return Path(str(spec and spec.origin)).read_text()
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).read_text()

@@ -34,8 +34,8 @@ _TRACEBACK_S = 1.0
 #: Innermost frames that a message names.
 _FRAMES = 6
 _MIB = 1 << 20
-#: The exit code of a process that asks to be forked anew; see `ask_for_another`.
-_ANOTHER = 75
+#: In place of a stage, what a process that asks for another leaves behind. Not an exit code: a subject may have any.
+_ANOTHER = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ class AnotherAskedForError(Exception):
 
 def ask_for_another() -> NoReturn:
     """In a process that `IsolatedWorker` forked: end it, and let the parent make ready what this one lacks."""
-    os._exit(_ANOTHER)
+    STAGE_BYTE.get()[0] = _ANOTHER
+    os._exit(0)
 
 
 class IsolatedWorker:
@@ -146,8 +147,7 @@ class IsolatedWorker:
                 if self._connection.poll(_POLL_S):
                     return self._connection.recv()
             except (EOFError, OSError):
-                self._process.join(_TRACEBACK_S)  # the pipe closes a moment before the process has ended
-                if self._process.exitcode == _ANOTHER:
+                if self._stage[0] == _ANOTHER:
                     self._end()
                     raise AnotherAskedForError from None
                 raise self._died(Verdict.CRASH) from None
@@ -171,6 +171,7 @@ class IsolatedWorker:
                 os.kill(process.pid, signal.SIGUSR1)  # faulthandler writes the traceback
             process.join(_TRACEBACK_S)
         if how is None:
+            process.join(_TRACEBACK_S)  # the pipe closes a moment before the process has ended
             how = ending(process.exitcode)
         stage = STAGES[self._stage[0] - 1] if self._stage[0] else None
         self._end()

@@ -11,7 +11,7 @@ import pytest
 from _pytest.runner import runtestprotocol  # pytest-forked and pytest-rerunfailures take it from there too
 
 from conformance.core.cells import Cell
-from conformance.process.worker import AnotherAskedForError, IsolatedWorker, Limits, WorkerDiedError, ask_for_another
+from conformance.process.worker import AnotherAskedForError, IsolatedWorker, Limits, WorkerDiedError
 from conformance.records.run import cell_to_json
 from conformance.runner.judge import bare_record
 from conformance.runner.pytest_reports import RECORD, item_cell, teardown
@@ -29,7 +29,7 @@ class Isolation:
         exploring: The options that change which scripts are tried, for the replay command.
         prepare: Called before the first process is forked, so that what can be shared is not counted for any
             architecture.
-        prepare_to_lower: The same, once a process has called `require_lowering`.
+        prepare_another: Called when a process has asked for another, which is then forked.
     """
 
     def __init__(
@@ -38,14 +38,13 @@ class Isolation:
         limits: Limits,
         exploring: str,
         prepare: Callable[[], None],
-        prepare_to_lower: Callable[[], None],
+        prepare_another: Callable[[], None],
     ) -> None:
         self.config = config
         self.limits = limits
         self.exploring = exploring
         self._prepare = prepare
-        self._prepare_to_lower = prepare_to_lower
-        self._lowers = False
+        self._prepare_another = prepare_another
         self._worker: IsolatedWorker | None = None
 
     def reports(self, item: pytest.Item, cell: Cell) -> list[pytest.TestReport]:
@@ -70,25 +69,12 @@ class Isolation:
             return [report, teardown(report, record)]
         return [self.config.hook.pytest_report_from_serializable(config=self.config, data=data) for data in reports]
 
-    def require_lowering(self) -> None:
-        """In a worker process: go on if its parent was ready to lower; else its cell is judged in another, by one.
-
-        Most runs find all their programs in the artifact store, and what lowers takes 5 s to get ready.
-        """
-        if not self._lowers:
-            ask_for_another()
-
-    def make_ready_to_lower(self) -> None:
-        """Before processes are forked that lower."""
-        self._prepare_to_lower()
-        self._lowers = True
-
     def _run(self, cell: Cell, program: str, job: int) -> Any:
         assert self._worker is not None
         try:
             return self._worker.run(cell.architecture, program, job, cell.subject)
         except AnotherAskedForError:
-            self.make_ready_to_lower()
+            self._prepare_another()
             return self._worker.run(cell.architecture, program, job, cell.subject)
 
     def close(self) -> None:

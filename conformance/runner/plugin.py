@@ -20,6 +20,7 @@ from conformance.failures.outcome import Outcome
 from conformance.failures.transport import packed
 from conformance.matrix.schema import Expectation
 from conformance.process.fork import end_with
+from conformance.process.worker import ask_for_another
 from conformance.records import environment
 from conformance.records.bundle import folder_name, write_bundle
 from conformance.records.run import CellRecord, ExpectedFailure, cell_to_json
@@ -69,6 +70,8 @@ class ConformancePlugin:
             if options.limits
             else None
         )
+        #: Whether processes are forked from one that has been warmed up for lowering.
+        self._lowers = False
         #: The program whose cells were judged last, and the seconds that they took.
         self._program: tuple[str | None, ...] = ()
         self._seconds = 0.0
@@ -209,8 +212,9 @@ class ConformancePlugin:
         subjects = self.subjects or resolve_exporters(self.options.selection)
         # Two workers on two cores: more threads would only take turns.
         torch.set_num_threads(1)
-        before_lowering = self.isolation.require_lowering if self.isolation else lambda: None
-        return Builder(subjects, store=self._store, without_cache=self._without_cache, before_lowering=before_lowering)
+        return Builder(
+            subjects, store=self._store, without_cache=self._without_cache, require_lowering=self._require_lowering
+        )
 
     @property
     def _without_cache(self) -> frozenset[str]:
@@ -307,16 +311,22 @@ class ConformancePlugin:
             return
         warm_up_runtime()
         if self.options.program is None and (self._store is None or self._store.is_empty):
-            assert self.isolation is not None
-            self.isolation.make_ready_to_lower()
+            self._warm_up_lowering()
 
     def _warm_up_lowering(self) -> None:
+        """The same of lowering, which most runs do without, since the artifact store has their programs."""
         from conformance.pipeline.backends import BACKENDS
         from conformance.pipeline.warmup import warm_up_lowering
 
         # Those of ExecuTorch itself. Other code may begin threads, or read the environment, when first used.
         own = (BACKENDS[name] for name in self._lowered_backends if name in BACKENDS)
         warm_up_lowering(backend for backend in own if not backend.requires)
+        self._lowers = True
+
+    def _require_lowering(self) -> None:
+        """In a process whose parent has not been warmed up for lowering: have the cell judged in one whose has."""
+        if self.isolation is not None and not self._lowers:
+            ask_for_another()
 
     @functools.cached_property
     def _lowered_backends(self) -> tuple[str, ...]:

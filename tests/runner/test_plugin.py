@@ -145,10 +145,10 @@ def test_what_lowers_is_imported_by_what_lowers(tmp_path: Path) -> None:
     )
     made = suite(*run)
     assert made.returncode == 0, made.stdout
-    again = suite(*run, "-p", "tests.faults.without_exir")
+    again = suite(*run, "-p", "tests.support.without_exir")
     assert again.returncode == 0, again.stdout
     assert "5 cells: 5 pass" in again.stdout
-    refused = python_module("tests.faults.without_exir")
+    refused = python_module("tests.support.without_exir")
     assert refused.stderr.endswith("RuntimeError: executorch.exir was imported\n")
 
 
