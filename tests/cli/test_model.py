@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +17,14 @@ from transformers import PreTrainedModel
 from conformance.cli.check import Answer, answer, screen
 from conformance.cli.main import main
 from conformance.cli.steps import Steps
-from conformance.core.paths import ROOT
 from conformance.core.verdicts import ClauseViolationError, Verdict
 from conformance.models.checkpoints import read_checkpoint
 from conformance.pipeline.stages import build
 from conformance.records.run import load_run
 from tests.support.checkpoints import write_checkpoint
-from tests.support.harness import judge, suite
+from tests.support.harness import judge, python_module, suite
 from tests.support.messages import printed
+from tests.support.warm import warm_module
 
 pytestmark = [pytest.mark.torch, pytest.mark.process]
 
@@ -39,22 +37,21 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(*arguments: str | Path) -> tuple[int, str, str]:
-    """Exit code, and what it printed and said."""
+    """Exit code, and what it printed and said, in a warm process."""
     quiet = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    ended = subprocess.run(
-        [sys.executable, "-m", "conformance", *map(str, arguments)],
-        cwd=ROOT,
-        env=quiet,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = warm_module("conformance", *map(str, arguments), environ=quiet)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def new_command(*arguments: str | Path) -> tuple[int, str, str]:
+    """The same in a new process, in which libraries print what they do when they are imported."""
+    ended = python_module("conformance", *map(str, arguments))
     return ended.returncode, ended.stdout, ended.stderr
 
 
 def test_export_makes_a_program_to_chat_with(saved: Path, tmp_path: Path) -> None:
     program = tmp_path / "sub" / "m.pte"
-    code, message, said = command(
+    code, message, said = new_command(
         "model", "export", saved, "-o", program, "--backend", "portable", "--cache-length", "48"
     )
     assert code == 0, said
@@ -150,7 +147,7 @@ def test_what_cannot_be_is_one_sentence(
 
 
 def test_no_library_prints_more_when_it_is_imported(saved: Path) -> None:
-    _assert_refused(*command("model", "check", saved / "config.json", "--model", saved), "invalid-program")
+    _assert_refused(*new_command("model", "check", saved / "config.json", "--model", saved), "invalid-program")
 
 
 def _assert_refused(exit_code: int, out: str, err: str, code: str) -> None:

@@ -145,7 +145,7 @@ def test_what_lowers_is_imported_by_what_lowers(tmp_path: Path) -> None:
     )
     made = suite(*run)
     assert made.returncode == 0, made.stdout
-    again = suite(*run, "-p", "tests.support.without_exir")
+    again = python_module("pytest", "conformance", *run, "-p", "tests.support.without_exir")
     assert again.returncode == 0, again.stdout
     assert "5 cells: 5 pass" in again.stdout
     refused = python_module("tests.support.without_exir")
@@ -154,8 +154,9 @@ def test_what_lowers_is_imported_by_what_lowers(tmp_path: Path) -> None:
 
 def test_faulty_subject_fails_the_run_and_leaves_a_bundle(tmp_path: Path) -> None:
     record, bundles = tmp_path / "run.json", tmp_path / "failures"
-    ended = suite(
-        *("--arch", "llama", "--subject", "tests.faults.programs:off_by_one", "--backend", "exported"),
+    ended = python_module(
+        *("pytest", "conformance", "--arch", "llama", "--subject", "tests.faults.programs:off_by_one"),
+        *("--backend", "exported"),
         *("--mode", "decode", "--clause", "EXP-1,PAR-1", "--record", str(record), "--bundles", str(bundles), "-n0"),
     )
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED
@@ -204,7 +205,7 @@ def test_lost_subjects_do_not_end_the_run(tmp_path: Path) -> None:
     ended = suite(
         *("--arch", "llama", "--subject", f"{','.join(_LOST)},reference", "--backend", "exported"),
         *("--mode", "decode", "--clause", "SEN-2,EXP-1", "--record", str(record), "--bundles", str(tmp_path / "b")),
-        *("--time-limit", str(_LIMIT_S), "--memory-limit", "3000", "-n1", f"--junitxml={junit}"),
+        *("--time-limit", str(_LIMIT_S), "--memory-limit", "3000", f"--junitxml={junit}"),
     )
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout
     run = load_run(record)

@@ -24,6 +24,7 @@ from conformance.models.fixtures import build_model, fixture_config
 from conformance.pipeline.backends import BACKENDS, Backend
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.stages import build
+from tests.support.warm import warm_module
 
 #: Read once: a third of the time that most faults took was reading it, twice.
 _matrix = functools.cache(load_matrix)
@@ -95,5 +96,7 @@ def copied_suite(directory: Path) -> Path:
 
 
 def suite(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """A run of the suite in a process of its own."""
-    return python_module("pytest", "conformance", *arguments, cwd=cwd)
+    """A run of the suite in one process, if no other number of workers is given: a warm one, unless it is of a copy."""
+    start = warm_module if cwd == ROOT else functools.partial(python_module, cwd=cwd)
+    workers = () if any(argument.startswith("-n") for argument in arguments) else ("-n0",)
+    return start("pytest", "conformance", *workers, *arguments)
