@@ -31,11 +31,27 @@ class Answer(StrEnum):
 
 
 def answer(run: RunRecord) -> Answer:
-    """No, if anything failed; yes, if nothing did and everything was judged."""
+    """No, if anything failed; yes, if nothing did, everything was judged, and the program was run on the backend."""
     bad = {cell.verdict for cell in run.cells} - ACCEPTABLE
     if bad - {Verdict.NOT_RUN}:
         return Answer.NO
-    return Answer.YES if run.run.complete and not bad else Answer.NOT_KNOWN
+    return Answer.YES if run.run.complete and not bad and not list(_unknown(run)) else Answer.NOT_KNOWN
+
+
+def _unknown(run: RunRecord) -> Iterator[str]:
+    """Why the cells that were judged do not suffice for a yes."""
+    asked = run.run.options
+    if asked.get("clause"):
+        yield f"Only {asked['clause']} was asked for. Without --clause, everything about the model is judged."
+    elif not any(_shows_decoding(cell) and cell.backend == asked.get("backend") for cell in run.cells):
+        yield (
+            f"The program was compiled only: it does not run on {asked.get('backend')} here. Run it on the device: "
+            "docs/guides/devices.md."
+        )
+
+
+def _shows_decoding(cell: CellRecord) -> bool:
+    return Chapter[cell.clause.partition("-")[0]] is Chapter.PAR and cell.verdict is Verdict.PASS
 
 
 def screen(run: RunRecord, checkpoint: Checkpoint) -> str:
@@ -55,6 +71,7 @@ def screen(run: RunRecord, checkpoint: Checkpoint) -> str:
         *(f"  {line}" for line in _programs(run.cells)),
         *(f"  note: {note}" for note in dict.fromkeys(note for cell in run.cells for note in cell.notes or ())),
         *(f"  {line}" for line in _quantised(run.cells)),
+        *(f"  ? {line}" for line in _unknown(run) if answer(run) is Answer.NOT_KNOWN),
     ]
     for alike in _alike(bad):
         lines += ["", *_explained(alike)]

@@ -137,6 +137,7 @@ def _try_it(program: Path, tokenizer: Path) -> str:
 @model.command(
     "check",
     needs=NEEDS,
+    error_code=2,
     epilog=examples(
         "conformance model check MODEL_DIR --backend xnnpack", "conformance model check model.pte --model MODEL_DIR"
     ),
@@ -178,11 +179,13 @@ def check(
     """Decide whether a checkpoint, or a program of it, may be shipped.
 
     Judges the program that `export` would write, or MODEL.pte itself, by the clauses that depend on the model, and
-    prints one screen. The exit code is 0 for yes, 1 for no, 2 where not everything was judged.
+    prints one screen. The exit code is 0 for yes, 1 for no, 2 where that is not known.
     """
     from conformance.runner.option_table import DEFAULT_CACHE_LENGTH
 
     asked, program = Asked(**options), None
+    if subject.suffix == ".pte" and not subject.exists():
+        raise InputError("file-error", f"{subject}: no such file")
     if directory is not None and subject.is_dir():
         raise InputError("conflicting-options", f"--model needs a MODEL.pte; {subject} is a directory")
     if directory is not None or (subject.suffix == ".pte" and subject.is_file()):

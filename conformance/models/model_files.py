@@ -113,7 +113,10 @@ def require_config(directory: Path) -> None:
     if directory.is_file():
         raise CheckpointError("not-a-model", _of_file(directory))
     if not directory.is_dir():
-        raise CheckpointError("file-error", f"{directory}: no such directory")
+        raise CheckpointError(
+            "file-error",
+            f"{directory}: no such directory; a model on the Hub is not downloaded: hf download NAME --local-dir DIR",
+        )
     if (directory / CONFIG).exists():
         return
     if has_adapter(directory):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.cli.check import screen
+from conformance.cli.check import Answer, answer, screen
 from conformance.models.checkpoints import read_checkpoint
 from conformance.records.run import load_run
 from tests.support.checkpoints import write_checkpoint
@@ -23,6 +23,39 @@ _RUN: dict[str, object] = {
     "options": {},
     "seed": None,
 }
+
+
+def _cell(backend: str, clause: str, verdict: str) -> dict[str, object]:
+    where = {"id": f"own/reference/{backend}/dynamic/{clause}", "architecture": "own", "subject": "reference"}
+    return {
+        **where,
+        "backend": backend,
+        "mode": "dynamic",
+        "clause": clause,
+        "verdict": verdict,
+        "duration_s": 1.0,
+        "replay": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("cells", "clause", "expected"),
+    [
+        ([("exported", "PAR-1", "pass"), ("xnnpack", "PAR-1", "pass")], None, Answer.YES),
+        ([("exported", "PAR-1", "pass"), ("xnnpack", "LOW-1", "pass")], None, Answer.NOT_KNOWN),
+        ([("xnnpack", "PAR-1", "not-applicable")], None, Answer.NOT_KNOWN),
+        ([], None, Answer.NOT_KNOWN),
+        ([("xnnpack", "PAR-1", "pass")], "PAR-1", Answer.NOT_KNOWN),
+        ([("xnnpack", "PAR-1", "pass"), ("xnnpack", "PAR-2", "fail")], "PAR", Answer.NO),
+    ],
+)
+def test_yes_needs_every_clause_and_a_program_that_ran(
+    tmp_path: Path, cells: list[tuple[str, str, str]], clause: str | None, expected: Answer
+) -> None:
+    info = {**_RUN, "options": {"backend": "xnnpack", "clause": clause}}
+    record = {"schema_version": 1, "run": info, "environment": _ENVIRONMENT, "cells": [_cell(*each) for each in cells]}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert answer(load_run(tmp_path / "run.json")) is expected
 
 
 def test_what_an_app_has_to_know_of_the_tokenizer_is_shown(tmp_path: Path) -> None:
