@@ -8,7 +8,7 @@ import pytest
 
 from conformance.core.console import former_options
 from conformance.runner import hosts, pytest_settings
-from conformance.runner.options import add_options, read_options
+from conformance.runner.options import add_options, read_options, require_paths
 from conformance.runner.plugin import ConformancePlugin
 from conformance.runner.recorder import Recorder
 
@@ -23,7 +23,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the options, so that a typo ends the run before it begins."""
     pytest_settings.pytest_configure(config)
     options = read_options(config)
-    recorder = None if hasattr(config, "workerinput") else Recorder(config, options)
+    recorder = None
+    if not hasattr(config, "workerinput"):
+        require_paths(config)
+        recorder = Recorder(config, options)
     config.pluginmanager.register(ConformancePlugin(config, options, recorder), "conformance")
     if recorder is not None:
         config.pluginmanager.register(recorder, "conformance-recorder")

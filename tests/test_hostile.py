@@ -270,7 +270,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_no_exporter_of_a_bundle_is_imported_unasked(trap: Path) -> None:
     bundle = _bundle(subject="trap_to_import:export")
-    assert "exporter  trap_to_import:export, code that is imported from here" in announcement(bundle)
+    assert "exporter  trap_to_import:export, not part of the suite" in announcement(bundle)
     done = replay(bundle, None)
     assert done.result is Result.CANNOT_RUN
     assert f"add {CONSENT}" in done.message
@@ -486,6 +486,14 @@ def test_any_options_are_taken_or_refused(tmp_path: Path, chosen: list[tuple[str
         (["--output", "."], "invalid-output"),
         (["--hypothesis-seed", "²"], "invalid-number"),
         (["--backend", ","], "no-names"),
+        (["--exporter", ","], "no-names"),
+        (["--clause", "par-1"], "unknown-name"),
+        (["--tier", "smoke,full"], "conflicting-options"),
+        (["--exporter", "optimum"], "missing-package"),
+        (["--clause", "PAR-2", "--mode", "decode"], "no-check"),
+        (["--clause", "LOW", "--backend", "exported"], "no-check"),
+        (["--clause", "RUN", "--backend", "vulkan"], "no-check"),
+        (["--clause", "LOW-11", "--backend", "xnnpack"], "no-check"),
         (["--clause", "PAR-1", "--dtype", "float16"], "conflicting-options"),
     ],
 )

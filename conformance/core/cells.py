@@ -114,6 +114,27 @@ class Selection:
         """Whether programs of `architecture` are lowered for a backend that runs here."""
         return architecture not in self.not_lowered and any(backend.runs for backend in self.backends)
 
+    def reasons_without_cells(self) -> list[str]:
+        """Why clauses have no cell on any program of the selection: a sentence for each reason."""
+        judged = {cell.clause for cell in plan(self)}
+        reasons: dict[str, list[str]] = {}
+        for clause in self.clauses:
+            if clause.id not in judged:
+                reasons.setdefault(self._reason(clause), []).append(clause.id)
+        return [f"{', '.join(ids)} {'is' if len(ids) == 1 else 'are'} asked {reason}" for reason, ids in reasons.items()]
+
+    def _reason(self, clause: Clause) -> str:
+        names = ", ".join(backend.name for backend in self.backends)
+        if not set(clause.modes).intersection(self.modes):
+            return f"only in mode {', '.join(clause.modes)}"
+        if not names:
+            return f"only of lowered programs, which {EXPORTED} does not have"
+        if clause.sampled and self.sample is not None:
+            return f"only of {', '.join(self.sample)}, unless it is named"
+        if Scope.LOWERED not in clause.scopes:
+            return f"only where programs run, and not on {names}"
+        return f"only on backends that {'quantise' if clause.quantising else 'delegate'}, not on {names}"
+
 
 def plan(selection: Selection) -> Iterator[Cell]:
     """Every cell of a run, architecture by architecture, each from eager to runtime."""

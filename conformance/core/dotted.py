@@ -46,6 +46,8 @@ def require_module(name: str, kind: str, hint: str = "") -> None:
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
         raise InputError("unknown-name", f"No such {kind} {name!r}: expected package.module:callable")
+    if module_name.endswith(".py"):
+        raise InputError("unknown-name", f"No such {kind} {name!r}: write {module_name[:-3]}:{attribute}, without .py")
     try:
         found = module_name in sys.modules or importlib.util.find_spec(module_name)
     except (Exception, SystemExit) as error:

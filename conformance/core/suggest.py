@@ -13,8 +13,9 @@ _LISTED = 30
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:
     """`No such architecture 'lama'. Did you mean 'llama'?`, or the known names if none is similar."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    hint = f"Did you mean {str(near[0])!r}?" if near else f"Known: {first_few(sorted(known), _LISTED)}"
+    folded = {each.casefold(): str(each) for each in sorted(known)}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    hint = f"Did you mean {folded[near[0]]!r}?" if near else f"Known: {first_few(sorted(known), _LISTED)}"
     return f"No such {kind} {name!r}. {hint}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +19,7 @@ from conformance.core.cells import EXPORTED, Cell, Selection, plan, split_row
 from conformance.core.contract import CHECKED, CLAUSES, Chapter, Clause, Mode, Scope
 from conformance.core.dotted import require_module
 from conformance.core.errors import InputError, with_code
-from conformance.core.exporter_names import FILE, KNOWN, canonical
+from conformance.core.exporter_names import ENVIRONMENTS, FILE, KNOWN, canonical
 from conformance.core.suggest import unknown, unknown_architecture, unknown_exporter
 from conformance.core.versions import incompatible, installed, unsupported
 from conformance.matrix.discovery import registered
@@ -193,9 +194,9 @@ def read_options(config: pytest.Config) -> Options:
     left_out = (*(NOT_OF_CHECKPOINTS if checkpoint else ONLY_OF_CHECKPOINTS), *(NOT_OF_FILES if program else ()))
     selection = Selection(
         architectures=architectures,
-        subjects=[FILE] if program else [_subject_name(name) for name in split_names(get("--exporter"))],
+        subjects=[FILE] if program else _subjects(get("--exporter")),
         backends=[_backend(name).traits for name in backends if name != EXPORTED],
-        clauses=_clauses(get("--clause"), left_out),
+        clauses=_clauses(get("--clause"), left_out, "a program file" if program else "a model" if checkpoint else None),
         modes=[Mode(name) for name in _chosen("mode", get("--mode"), list(Mode), tuple(Mode))],
         not_lowered=not_lowered,
         exported=program is None,
@@ -204,6 +205,7 @@ def read_options(config: pytest.Config) -> Options:
     )
     if problems := [*incompatible(), *unsupported(selection.subjects)]:
         raise usage_error("incompatible-versions", "; ".join(problems))
+    _require_cells(selection)
     # A debugger needs the terminal, which a forked process does not have.
     in_process = get("--in-process") or get("usepdb", False)
     names = [  # of the record, in which an option keeps the name that it had first
@@ -238,9 +240,24 @@ def read_options(config: pytest.Config) -> Options:
         checkpoint=checkpoint,
         known=known if checkpoint else None,
         shape=_shape(config),
-        attention=_chosen("attention", get("--attention"), ATTENTIONS, (PORTABLE,))[0],
+        attention=_one("attention", get("--attention"), ATTENTIONS, PORTABLE),
         program=program,
     )
+
+
+def _require_cells(selection: Selection) -> None:
+    """Raises `pytest.UsageError` if no clause applies to any program, with the reason for each clause."""
+    if selection.architectures and not any(plan(selection)):  # a shard may be left without architectures
+        raise usage_error("no-check", f"nothing to judge: {'; '.join(selection.reasons_without_cells())}")
+
+
+def require_paths(config: pytest.Config) -> None:
+    """Raises `pytest.UsageError` for an argument that is no path, which pytest's workers ignore (xdist 3.8)."""
+    for argument in config.args:
+        path = argument.partition("::")[0]
+        if not (config.invocation_params.dir / path).exists() and not config.getoption("pyargs"):
+            hint = f"; did you mean --arch {path}?" if path in registered() else ""
+            raise usage_error("file-error", f"{path}: no such file or directory{hint}")
 
 
 def _checkpoint(config: pytest.Config) -> Checkpoint | None:
@@ -250,7 +267,7 @@ def _checkpoint(config: pytest.Config) -> Checkpoint | None:
         if given:
             raise usage_error("conflicting-options", f"{given[0]} needs --checkpoint")
         return None
-    dtype = _chosen("dtype", get("--dtype"), DTYPES, ("auto",))[0]
+    dtype = _one("dtype", get("--dtype"), DTYPES, "auto")
     try:
         found = read_checkpoint(
             config.rootpath / get("--checkpoint"),
@@ -268,7 +285,7 @@ def _checkpoint(config: pytest.Config) -> Checkpoint | None:
 
 
 def _shape(config: pytest.Config) -> CallShape:
-    last = _chosen("choice of logits", config.getoption("--logits"), LOGITS, (LOGITS[0],))[0] == LAST_LOGITS
+    last = _one("choice of logits", config.getoption("--logits"), LOGITS, LOGITS[0]) == LAST_LOGITS
     return CallShape(last, config.getoption("--prompt-chunk"))
 
 
@@ -430,6 +447,13 @@ def _chosen(kind: str, text: str | None, known: Collection[str], default: tuple[
     return tuple(names)
 
 
+def _one(kind: str, text: str | None, known: Collection[str], default: str) -> str:
+    names = _chosen(kind, text, known, (default,))
+    if len(names) > 1:
+        raise usage_error("conflicting-options", f"one {kind} at a time, not {', '.join(names)}")
+    return names[0]
+
+
 def _backends(text: str | None, tier: Tier) -> tuple[str, ...]:
     default = (XNNPACK.name,) if tier is Tier.FULL else DEFAULT_BACKENDS
     chosen = default if text is None else tuple(split_names(text))
@@ -449,13 +473,22 @@ def _backend(name: str) -> Backend:
 
 
 def _one_tier(text: str | None) -> Tier:
-    return Tier(_chosen("tier", text, list(Tier), (Tier.CORE,))[0])
+    return Tier(_one("tier", text, list(Tier), Tier.CORE))
+
+
+def _subjects(text: str) -> list[str]:
+    names = [_subject_name(name) for name in split_names(text)]
+    if not names:
+        raise usage_error("no-names", f"no exporter given; known: {', '.join(sorted(KNOWN))}")
+    return names
 
 
 def _subject_name(name: str) -> str:
     """The name as it will stand in cells. A dotted path is imported later; any other has to be known."""
     if ":" not in name and name not in KNOWN:
         raise usage_error("unknown-name", unknown_exporter(name, KNOWN))
+    if name in ENVIRONMENTS and importlib.util.find_spec(name) is None:
+        raise usage_error("missing-package", f"--exporter {name} is in another environment: run {ENVIRONMENTS[name]}")
     return canonical(name)
 
 
@@ -464,13 +497,19 @@ def _names_sampled(text: str | None) -> bool:
     return bool({clause.id for clause in CHECKED if clause.sampled}.intersection(split_names(text or "")))
 
 
-def _clauses(text: str | None, without: Collection[str] = ()) -> tuple[Clause, ...]:
-    """The clauses that `text` names, or all checked ones; of a chapter and of all, not those in `without`."""
+def _clauses(text: str | None, without: Collection[str], judged: str | None = None) -> tuple[Clause, ...]:
+    """The clauses that `text` names, or all checked ones; of a chapter and of all, not those in `without`.
+
+    None of these may be named either where something else than a fixture is `judged`.
+    """
     known = {clause.id: [clause] for clause in CLAUSES}
     for chapter in Chapter:
         known[chapter.name] = [each for each in CHECKED if each.chapter is chapter and each.id not in without]
     names = _chosen("clause", text, known, tuple(each.id for each in CHECKED if each.id not in without))
     chosen = list(dict.fromkeys(clause for name in names for clause in known[name]))
+    refused = [clause.id for clause in chosen if clause.id in without] if judged else []
+    if refused:
+        raise usage_error("no-check", f"--clause {text}: {', '.join(refused)} cannot be asked of {judged}")
     unchecked = [clause.id for clause in chosen if not clause.scopes]
     if unchecked or not chosen:
         raise usage_error("no-check", f"--clause {text}: no check of {', '.join(unchecked or names)} applies")

@@ -133,6 +133,7 @@ class Recorder:
             *(f"conformance: {_moved_line(path, new)}" for path, new in self.moved.items()),
             *([absent + first_few(self.options.absent, _SHOWN)] if self.options.absent else []),
             *self._sampled(),
+            *(f"conformance: no cell on {name}: none of the clauses applies there" for name in self._unjudged()),
             *([retired + first_few(self.options.retired, _SHOWN)] if self.options.retired else []),
         ]
 
@@ -151,6 +152,11 @@ class Recorder:
         names = [clause.id for clause in selection.clauses if clause.sampled] if others and selection.backends else []
         asked = first_few([name for name in selection.architectures if name not in others], _SHOWN) or "none of these"
         return [f"conformance: {name} only on {asked}; on all with --clause {name}" for name in names]
+
+    def _unjudged(self) -> list[str]:
+        """Backends that were asked for, and that no cell is on."""
+        judged = {cell.backend for cell in self.plan.values()}
+        return [backend.name for backend in self.options.selection.backends if backend.name not in judged]
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:

@@ -28,3 +28,8 @@ def test_a_module_is_found_without_being_imported(tmp_path: Path, monkeypatch: p
     assert "slow_exporter" not in sys.modules
     with refused("cannot-import"):
         imported("slow_exporter:NAME", "exporter")
+
+
+def test_a_file_is_named_as_a_module() -> None:
+    with refused("unknown-name"):
+        require_module("mine.py:export", "exporter")

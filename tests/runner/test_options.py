@@ -23,7 +23,12 @@ _PATHS = {"--output": "run.json", "--failures-dir": "failures", "--cache-dir": "
 
 
 def _options(**given: str | int) -> Options:
-    named = {**_PATHS, "--arch": "llama", **{f"--{name.replace('_', '-')}": value for name, value in given.items()}}
+    named = {
+        **_PATHS,
+        "--arch": "llama",
+        "--exporter": "reference",
+        **{f"--{name.replace('_', '-')}": value for name, value in given.items()},
+    }
     config: Any = type("Config", (), {"getoption": lambda _, key, default=None: named.get(key, default)})
     config.rootpath = ROOT
     return read_options(config())

@@ -60,6 +60,7 @@ def test_pinning_shows_no_warnings_of_torch(tmp_path: Path) -> None:
         (["--shard", "3/2"], "invalid-shard"),
         (["--arch", "llama", "--shard", "1/2"], "invalid-shard"),
         (["--examples", "none"], "invalid-number"),
+        (["llama"], "file-error"),
     ],
 )
 def test_typo_is_answered_and_nothing_runs(tmp_path: Path, arguments: list[str], code: str) -> None:
