@@ -113,7 +113,9 @@ def _pairs(installed: Mapping[str, str]) -> Table:
 
 
 def _backends(found: Mapping[str, str]) -> Table:
-    table = Table("backend", "here", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("backend", overflow="fold", no_wrap=True)  # to be copied whole
+    table.add_column("here")
     for name, here in found.items():
         table.add_row(name, here)
     return table

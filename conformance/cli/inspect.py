@@ -12,6 +12,7 @@ from conformance.core.console import Group, examples
 from conformance.core.contract import Mode
 from conformance.core.errors import InputError
 from conformance.core.exporter_names import canonical
+from conformance.core.warnings_filter import silence_third_party
 
 
 @click.group("inspect", cls=Group)
@@ -46,6 +47,7 @@ def partition(architecture: str, backend: str, mode: str, exporter: str) -> None
     print(f"lowering {architecture}, or reading it from the cache", file=sys.stderr)
     sys.stderr.flush()
     import_from_here()
+    silence_third_party()
     from conformance.cli.partition import partition_page, show
     from conformance.core.cells import Program
     from conformance.core.verdicts import CellFailedError, NotApplicableError, NotRunError

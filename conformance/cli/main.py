@@ -72,7 +72,9 @@ def doctor() -> int:
     backends can be used here; loads ExecuTorch's runtime. The exit code is 1 if there is a problem.
     """
     from conformance.cli.doctor import diagnose, show
+    from conformance.core.warnings_filter import silence_third_party
 
+    silence_third_party()
     diagnosis = diagnose()
     show(diagnosis)
     return 1 if diagnosis.problems else 0

@@ -58,8 +58,8 @@ def add(architecture: str, force: bool) -> None:
 def update(record: Path) -> None:
     """List the failures of a run in the matrix.
 
-    Adds what fails in the run to known_failures/, and removes what passes. A new cause has the reason TODO: until
-    you replace it, the matrix is refused.
+    Adds what fails in the run to known_failures/, and removes what passes. A new cause is in
+    known_failures/unexplained.yaml, with the reason TODO: until you replace it, the matrix is refused.
     """
     from conformance.matrix.schema import load_matrix, write_matrix
     from conformance.matrix.update import updated_matrix

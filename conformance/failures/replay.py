@@ -59,7 +59,7 @@ def announcement(bundle: Bundle) -> str:
     """What a replay is going to run, and the versions that have changed since the bundle was written."""
     lines = [f"replaying {one_line(bundle.cell.id)}"]
     if bundle.subject:
-        source = "part of the suite" if is_own(bundle.subject) else "code that is imported from here"
+        source = "part of the suite" if is_own(bundle.subject) else "not part of the suite"
         lines.append(f"  exporter  {one_line(bundle.subject)}, {source}")
     if bundle.calls:
         lines.append(f"  script    {one_line(str(script_of(bundle)))}")

@@ -20,6 +20,7 @@ from conformance.core.cells import Cell
 from conformance.core.contract import Mode
 from conformance.core.errors import InputError
 from conformance.core.files import read_regular_file, replace_folder
+from conformance.core.text import plural
 from conformance.core.validation import first_problem
 from conformance.core.verdicts import Stage
 
@@ -127,8 +128,11 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         text = read_regular_file(path, _MOST_BYTES, follow=False)
     except OSError as error:
+        within = sorted(each.parent.name for each in folder.glob(f"*/{FACTS}"))
+        problem = f"it holds {plural(len(within), 'bundle')}; name one, such as {folder / within[0]}" if within else ""
         raise BundleError(
-            "invalid-bundle", f"{folder} is not a failure bundle: cannot read {FACTS}: {error.strerror}"
+            "invalid-bundle",
+            f"{folder} is not a failure bundle: {problem or f'cannot read {FACTS}: {error.strerror}'}",
         ) from error
     try:
         return _BUNDLE.validate_json(text)

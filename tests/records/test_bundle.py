@@ -96,8 +96,9 @@ def test_replay(found: tuple[Bundle, Path], changes: dict[str, object], result: 
 
 def test_its_own_script_shows_the_failure_without_the_suite(found: tuple[Bundle, Path], tmp_path: Path) -> None:
     command = [sys.executable, str(found[1] / "reproduce.py")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=scaled(300))
-    assert "it still fails" in done.stdout
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=scaled(300))
+    assert done.returncode == 1
+    assert "it still fails" in done.stderr
 
 
 @given(data=st.data())
@@ -128,3 +129,8 @@ def test_no_bundle_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     printed, said = capsys.readouterr()
     assert printed.startswith("CANNOT RUN [invalid-bundle]: ")
     assert not said
+
+
+def test_the_folder_of_all_bundles_names_one(found: tuple[Bundle, Path]) -> None:
+    with pytest.raises(BundleError, match=f"it holds 1 bundle; name one, such as {found[1]}"):
+        read_bundle(found[1].parent)
