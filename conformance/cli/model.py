@@ -32,8 +32,6 @@ _EXAMPLES = 2
 _RECORD = "build/conformance/check.json"
 _MIB = 1 << 20
 _NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-#: pytest's exit codes for an error of its own and for wrong options.
-_NOT_BEGUN = (3, 4)
 
 
 @click.group("model", cls=Group)
@@ -208,15 +206,21 @@ def check(
     arguments += [f"--clause={','.join(clause)}"] if clause else []
     arguments += [f"--memory-limit={memory_limit}"] if memory_limit else []
     sys.stdout.flush()
-    ended = subprocess.run(pytest_command(*arguments), env=run_environment(os.environ) | _NO_BARS, check=False)
-    if ended.returncode in _NOT_BEGUN or not output.exists():  # a record there is that of an earlier run
-        return ended.returncode or 2
+    before = _written(output)
+    subprocess.run(pytest_command(*arguments), env=run_environment(os.environ) | _NO_BARS, check=False)
+    if _written(output) == before:  # the run did not begin or was killed; the record is an earlier one
+        return 2
     from conformance.cli.check import Answer, answer, screen
     from conformance.records.run import load_run
 
     run = load_run(output)
     print(f"\n{screen(run, read)}\n\nrecord: {output}")
     return {Answer.YES: 0, Answer.NO: 1, Answer.NOT_KNOWN: 2}[answer(run)]
+
+
+def _written(path: Path) -> int | None:
+    """When the file was written; None if there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _asked_of_file(path: Path, directory: Path, asked: Asked) -> Asked:

@@ -121,7 +121,9 @@ class Selection:
         for clause in self.clauses:
             if clause.id not in judged:
                 reasons.setdefault(self._reason(clause), []).append(clause.id)
-        return [f"{', '.join(ids)} {'is' if len(ids) == 1 else 'are'} asked {reason}" for reason, ids in reasons.items()]
+        return [
+            f"{', '.join(ids)} {'is' if len(ids) == 1 else 'are'} asked {reason}" for reason, ids in reasons.items()
+        ]
 
     def _reason(self, clause: Clause) -> str:
         names = ", ".join(backend.name for backend in self.backends)

@@ -80,9 +80,11 @@ class Difference:
     def regression(self) -> bool:
         """Whether it makes the head run worse: the cell newly fails, fails differently, or is no longer judged.
 
-        Another signature is worse, unless a crash, which has none, became a known failure. A cell that appeared has
-        nothing to be worse than; if it fails unexpectedly, its own run has failed already.
+        Another signature is worse, unless a crash, which has none, became a known failure. A cell that appeared, such
+        as that of a new architecture, is one if it fails unexpectedly.
         """
+        if self.change is Change.APPEARED:
+            return self.cell.verdict not in ACCEPTABLE
         if self.change is not Change.CHANGED_CAUSE:
             return self.change in _WORSE
         assert self.base is not None

@@ -50,7 +50,7 @@ _NOT_APPLICABLE = cell(verdict=Verdict.NOT_APPLICABLE)
         (_FAIL, _OTHERWISE, Change.CHANGED_CAUSE, True),
         (_FAIL, _KNOWN, Change.CHANGED_CAUSE, False),
         (None, _PASS, Change.APPEARED, False),
-        (None, _FAIL, Change.APPEARED, False),
+        (None, _FAIL, Change.APPEARED, True),
         (None, _LOST, Change.NOT_RUN, True),
         (_NOT_APPLICABLE, _FAIL, Change.NEWLY_FAILING, True),
         (_LOST, None, None, False),

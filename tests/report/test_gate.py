@@ -53,7 +53,7 @@ def _partitioned(taken: int, left: int) -> CellRecord:
         (_FAIL, _PASS, 0, "· fixed: 1 cell"),
         (_EARLIER, _FAIL, 0, "· fails at a later stage: 1 cell"),
         (None, _PASS, 0, "· appeared: 1 cell"),
-        (None, _FAIL, 0, "not a known failure (already fails the run itself)"),
+        (None, _FAIL, 1, "✗ appeared: 1 cell"),
     ],
 )
 def test_what_fails_the_gate(
