@@ -229,8 +229,8 @@ def gate(base: Path, head: Path, fail_on: str, rows: int, **margins: float) -> i
     from .loading import load
 
     before, after = load(base), load(head)
-    for run, path in ((before, base), (after, head)):
-        refuse_unfit(run, str(path))
+    refuse_unfit(before, str(base))
+    refuse_unfit(after, str(head), is_head=True)
     comparison = compare(before, after, _margins_of(margins), Level(fail_on))
     print(format_comparison(comparison, rows), end="")
     return 1 if comparison.worse else 0

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from conformance.core.option_names import by_option
 from conformance.core.text import format_counts, one_line, plural
-from conformance.core.verdicts import Verdict
+from conformance.core.verdicts import Verdict, judged_nothing
 from conformance.records.run import UNREACHED, CellRecord, RunRecord
 
 from .analysis.causes import unrun
@@ -23,8 +23,11 @@ from .summary import ROWS
 _CONCLUSIVE = frozenset({Verdict.PASS, Verdict.FAIL, Verdict.EXPECTED_FAILURE, Verdict.UNEXPECTED_PASS})
 
 
-def refuse_unfit(run: RunRecord, name: str) -> None:
+def refuse_unfit(run: RunRecord, name: str, *, is_head: bool = False) -> None:
     """Refuse a run that cannot be compared.
+
+    A head that judged nothing is compared if it left out cells that cannot have changed, and none had errors or was not
+    run. `compare` refuses it if its `since` names another run than the base.
 
     Raises:
         ReportError: The run is partial, or judged nothing, so that the gate would pass for lack of results. Cells that
@@ -41,7 +44,8 @@ def refuse_unfit(run: RunRecord, name: str) -> None:
     if unreached:
         missing = f"{plural(unreached, 'cell')} of this run {'was' if unreached == 1 else 'were'} not run"
         raise ReportError("run-not-comparable", f"cannot compare {name}: {missing}; finish it with --resume")
-    if any(counts[verdict] for verdict in _CONCLUSIVE):
+    unchanged = is_head and run.left_out and judged_nothing(counts)
+    if unchanged or any(counts[verdict] for verdict in _CONCLUSIVE):
         return
     if counts.total() > counts[Verdict.NOT_APPLICABLE] + counts[Verdict.NOT_RUN]:
         raise ReportError(
@@ -57,8 +61,8 @@ def format_comparison(comparison: Comparison, rows: int = ROWS) -> str:
         _side("head", comparison.head),
         *map(_difference_line, differing(comparison)),
     ]
-    if since := comparison.head.run.since:
-        lines += [f"not in the head: {plural(len(since.left_out), 'cell')} that cannot have changed since the base"]
+    if left_out := comparison.head.left_out:
+        lines += [f"not in the head: {plural(len(left_out), 'cell')} that cannot have changed since the base"]
     regressions = comparison.regressions
     for change in Change:
         alike = [difference for difference in regressions if difference.change is change]
@@ -81,7 +85,10 @@ def result(comparison: Comparison) -> str:
     counts += Counter({"slower": len(comparison.slower), "less delegated": len(comparison.less_delegated)})
     if comparison.worse:
         return f"FAIL: {format_counts(counts.items())}"
-    compared = f"PASS: {plural(len(comparison.head.cells), 'cell')} compared"
+    head = comparison.head
+    if not head.cells and not counts.total():
+        return f"PASS: nothing to compare; {plural(len(head.left_out), 'cell')} cannot have changed since the base"
+    compared = f"PASS: {plural(len(head.cells), 'cell')} compared"
     if not counts.total():
         return f"{compared}, none worse"
     return f"{compared}, none worse by a clause that must hold ({format_counts(counts.items())})"
@@ -90,8 +97,8 @@ def result(comparison: Comparison) -> str:
 def answer(comparison: Comparison) -> str:
     """As `result`; for runs that the gate refuses, why it does."""
     try:
-        for word, run in (("the run before", comparison.base), ("the run now", comparison.head)):
-            refuse_unfit(run, word)
+        refuse_unfit(comparison.base, "the run before")
+        refuse_unfit(comparison.head, "the run now", is_head=True)
     except ReportError as error:
         return str(error)
     return result(comparison)

@@ -234,6 +234,11 @@ class RunRecord:
     environment: Environment
     cells: tuple[CellRecord, ...]
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Of an incremental run, the ids of the cells that cannot have changed since the earlier run."""
+        return self.run.since.left_out if self.run.since else ()
+
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class JournalHeader:

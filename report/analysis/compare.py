@@ -200,7 +200,7 @@ def compare(
             f"cannot compare: run {head.run.id} only has the cells that may have changed since run {since.run}; "
             f"compare it with that run, not with run {base.run.id}",
         )
-    left_out = frozenset(since.left_out if since else ())
+    left_out = frozenset(head.left_out)
     before = {cell.id: cell for cell in base.cells}
     after = {cell.id: cell for cell in head.cells}
     differences = []

@@ -18,6 +18,7 @@ from conformance.records.run import (
     PartitionRecord,
     RunInfo,
     RunRecord,
+    Since,
 )
 from conformance.runner.judge import bare_record
 
@@ -92,6 +93,13 @@ def run(
     info = RunInfo(name, started, started if complete else None, complete, {"subject": "reference"}, None, commit)
     packages = {"torch": torch, "transformers": "5.23.0", "executorch": "1.5.1"}
     return RunRecord(1, info, Environment("3.11.7", "Linux", "a processor", packages), cells)
+
+
+def incremental(*cells: CellRecord, left_out: tuple[CellRecord, ...], since: str = "base") -> RunRecord:
+    """A run of these cells, which left out others that cannot have changed since another run."""
+    record = run(*cells)
+    left = Since(since, tuple(each.id for each in left_out))
+    return dataclasses.replace(record, run=dataclasses.replace(record.run, complete=False, since=left))
 
 
 _text = st.one_of(st.sampled_from(HOSTILE), st.text(min_size=1, max_size=20))

@@ -9,7 +9,7 @@ import pytest
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import UNREACHED, CellRecord, RunRecord, Since
 from tests.report.harness import Report
-from tests.report.samples import cell, partition, run
+from tests.report.samples import cell, incremental, partition, run
 
 pytestmark = pytest.mark.unit
 
@@ -119,29 +119,54 @@ def test_long_lists_say_how_much_they_leave_out(report: Report) -> None:
     assert "FAIL: 13 newly failing" in ended.out
 
 
-def _partial(judged: CellRecord, since: str = "base") -> RunRecord:
-    """A run that left out what had not changed since another: `_OTHER`."""
-    record = run(judged)
-    return dataclasses.replace(record, run=dataclasses.replace(record.run, since=Since(since, (_OTHER.id,))))
-
-
 @pytest.mark.parametrize(
-    ("judged", "code", "message"),
+    ("judged", "left_out", "code", "message"),
     [
-        (_PASS, 0, "not in the head: 1 cell that cannot have changed since the base"),
-        (_FAIL, 1, "✗ newly failing: 1 cell"),
-        (cell("PAR-9"), 1, "✗ vanished: 1 cell"),
+        ([_PASS], [_OTHER], 0, "not in the head: 1 cell that cannot have changed since the base"),
+        ([_FAIL], [_OTHER], 1, "✗ newly failing: 1 cell"),
+        ([cell("PAR-9")], [_OTHER], 1, "✗ vanished: 1 cell"),
+        ([], [_OTHER, _PASS], 0, "\nPASS: nothing to compare; 2 cells cannot have changed since the base\n"),
+        ([_NOT_APPLICABLE], [_OTHER], 1, "✗ vanished: 1 cell"),
+        ([cell("PAR-9", Verdict.NOT_APPLICABLE)], [_OTHER, _PASS], 0, "\nPASS: 1 cell compared, none worse\n"),
+        # Interrupted while it collected the checks.
+        ([], [_OTHER], 1, "✗ vanished: 1 cell"),
     ],
 )
-def test_what_was_left_out_has_not_vanished(report: Report, judged: CellRecord, code: int, message: str) -> None:
-    ended = report("gate", report.record(run(_OTHER, _PASS, name="base")), report.record(_partial(judged)))
-    assert ended.code == code
+def test_what_was_left_out_has_not_vanished(
+    report: Report, judged: list[CellRecord], left_out: list[CellRecord], code: int, message: str
+) -> None:
+    head = incremental(*judged, left_out=tuple(left_out))
+    ended = report("gate", report.record(run(_OTHER, _PASS, name="base")), report.record(head))
+    assert ended.code == code, ended
     assert message in ended.out
 
 
-def test_a_run_since_another_is_compared_with_that_alone(report: Report) -> None:
-    base, head = run(_OTHER, name="base"), _partial(_PASS, "other")
+@pytest.mark.parametrize("judged", [[], [_PASS]])
+def test_a_run_since_another_is_compared_with_that_alone(report: Report, judged: list[CellRecord]) -> None:
+    base, head = run(_OTHER, name="base"), incremental(*judged, left_out=(_OTHER,), since="other")
     report.refused("runs-differ", "gate", report.record(base), report.record(head))
+
+
+_UNFINISHED = run(_PASS, complete=False)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        incremental(left_out=()),
+        incremental(_UNREACHED, left_out=(_OTHER,)),
+        incremental(_LACKING, left_out=(_OTHER,)),
+        incremental(cell(verdict=Verdict.CRASH), cell("PAR-3", Verdict.HARNESS_ERROR), left_out=(_OTHER,)),
+        dataclasses.replace(_UNFINISHED, run=dataclasses.replace(_UNFINISHED.run, since=Since("base", (_OTHER.id,)))),
+    ],
+)
+def test_a_run_since_another_that_judged_nothing_for_another_reason_is_refused(report: Report, head: RunRecord) -> None:
+    report.refused("run-not-comparable", "gate", report.record(run(_OTHER, name="base")), report.record(head))
+
+
+def test_a_run_that_judged_nothing_is_not_a_base(report: Report) -> None:
+    head, base = report.record(run(_OTHER, name="later")), report.record(incremental(left_out=(_OTHER,)))
+    report.refused("run-not-comparable", "gate", base, head)
 
 
 def test_only_clauses_that_must_hold_may_close_the_gate(report: Report) -> None:
