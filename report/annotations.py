@@ -15,6 +15,7 @@ from conformance.records.run import CellRecord, RunRecord
 from .analysis import analyse
 from .analysis.clauses import clause_ranges
 from .analysis.compare import Comparison, Measured, grouped
+from .analysis.result import unchanged
 from .analysis.variants import Variant
 from .summary import ROWS, Pages, headline, unexpected
 
@@ -38,8 +39,8 @@ def annotate(head: RunRecord, comparison: Comparison | None = None, rows: int = 
     of `summary`.
     """
     findings = list(_findings(head, comparison, site))
-    bad = bool(findings) or not head.run.complete
-    text = "\n".join([headline(head, comparison), *([f"{site}/index.html"] if site else [])])
+    bad = bool(findings) or not head.nothing_missing
+    text = "\n".join(filter(None, [headline(head, comparison), unchanged(head), f"{site}/index.html" if site else ""]))
     lines = [Annotation("error" if bad else "notice", "ExecuTorch conformance", text)]
     lines += findings[: max(rows - 1, 1)]
     hidden = len(findings) - len(lines) + 1

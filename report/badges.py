@@ -26,7 +26,10 @@ def badge(label: str, status: Status) -> str:
 
 
 def overall(report: Report) -> str:
-    """The badge of a whole run: its first headline. A run that is not complete never looks like a good one."""
+    """The badge of a whole run: its first headline. A run that is not complete never looks like a good one.
+
+    Neither does one with `--since`: its numbers are those of the cells that it ran again.
+    """
     label = "ExecuTorch conformance"
     if not report.run.run.complete:
         return _endpoint(label, "incomplete run", _UNKNOWN)

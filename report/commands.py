@@ -243,15 +243,17 @@ def verdict(run: Path) -> int:
 
     The same exit code as that of the run itself, for a record that was merged or fetched.
     """
-    from .analysis.result import acceptable
+    from .analysis.result import result_of, unchanged
     from .loading import load
     from .summary import headline
 
     loaded = load(run)
     counts = Counter(cell.verdict for cell in loaded.cells)
     print(headline(loaded, None))
-    print(f"{plural(len(loaded.cells), 'cell')}: {format_counts(counts.most_common())}")
-    return 0 if acceptable(loaded) else 1
+    print(f"{plural(len(loaded.cells), 'cell')}: {format_counts(counts.most_common()) or 'none'}")
+    if loaded.left_out:
+        print(unchanged(loaded))
+    return 0 if result_of(loaded).good else 1
 
 
 @report.command(epilog=examples("conformance report issues run.json --name main --dry-run"))
@@ -296,7 +298,7 @@ def merge(runs: tuple[Path, ...], output: Path) -> None:
         )
     merged = merge_runs([Named(str(path), load(path)) for path in runs])
     write(merged, output)
-    note = "" if merged.run.complete else "; not complete, because not all of them are"
+    note = "" if merged.nothing_missing else "; not complete, because not all of them are"
     print(f"{output}: {plural(len(merged.cells), 'cell')} from {plural(len(runs), 'record')}{note}")
 
 

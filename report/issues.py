@@ -89,7 +89,7 @@ def plan(
     ]
     for key, each in opened.items():
         number, issue = str(each["number"]), wanted.get(key)
-        if issue is None and run.run.complete:
+        if issue is None and run.nothing_missing:
             comment = f"No unexpected failure any more in run {code(run.run.id)} of {_date(run)}."
             actions.append(
                 Action(f"close #{number}: {each['title']}", ("issue", "close", number, "--comment", comment))

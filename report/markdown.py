@@ -15,6 +15,7 @@ from conformance.core.verdicts import Verdict
 from conformance.records.run import RunRecord
 
 from .analysis.report import Headline, Missed
+from .analysis.result import unchanged
 from .analysis.status import MEANINGS, SIGNS
 from .names import plain_link
 
@@ -88,10 +89,10 @@ def legend() -> list[str]:
     ]
 
 
-def incomplete(run: RunRecord, name: str) -> list[str]:
-    """A warning that `run`, which the text calls `name`, is not complete; no lines if it is."""
-    if run.run.complete:
-        return []
+def not_judged(run: RunRecord, name: str) -> list[str]:
+    """A warning that `run`, which the text calls `name`, is not complete, or which cells it did not run again."""
+    if run.nothing_missing:
+        return ["", unchanged(run)] if run.left_out else []
     missing = plural(sum(cell.verdict is Verdict.NOT_RUN for cell in run.cells), "cell")
     ended = "It was stopped early" if run.run.finished else "It did not finish"
     return [

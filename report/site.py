@@ -23,6 +23,7 @@ from .analysis.clauses import ClauseStatus, alike, clause_ranges
 from .analysis.compare import MEANINGS, Comparison
 from .analysis.history import Progress, progress, stretches, versions
 from .analysis.report import Architecture, Headline, Report
+from .analysis.result import unchanged
 from .analysis.variants import columns, variant_of
 from .analysis.verdicts import GLYPHS, count, verdict_label
 from .bundles import Archive, BundleLink, write_archives
@@ -277,6 +278,7 @@ def _environment() -> Environment:
         stretches=views.stretches_of,
         slug=slug,
         size=size,
+        unchanged=unchanged,
         commit=commit,
         message=views.message,
         by_status=views.by_status,

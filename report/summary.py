@@ -19,7 +19,7 @@ from .analysis.result import result_of
 from .analysis.variants import variant_of
 from .analysis.verdicts import GLYPHS, Outcome, count
 from .loading import when
-from .markdown import code, headlines, incomplete, page_link, prose, table
+from .markdown import code, headlines, not_judged, page_link, prose, table
 from .names import commit
 from .views import targets
 
@@ -100,8 +100,8 @@ def headline(head: RunRecord, comparison: Comparison | None) -> str:
 
 def _warnings(head: RunRecord, comparison: Comparison | None) -> list[str]:
     if not comparison:
-        return incomplete(head, "This run")
-    return [*incomplete(comparison.base, "The base run"), *incomplete(head, "The head run")]
+        return not_judged(head, "This run")
+    return [*not_judged(comparison.base, "The base run"), *not_judged(head, "The head run")]
 
 
 def _sides(head: RunRecord, comparison: Comparison | None) -> list[str]:

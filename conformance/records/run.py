@@ -239,6 +239,12 @@ class RunRecord:
         """Of an incremental run, the ids of the cells that cannot have changed since the earlier run."""
         return self.run.since.left_out if self.run.since else ()
 
+    @property
+    def nothing_missing(self) -> bool:
+        """Whether each planned cell has a verdict, in this run or, if it cannot have changed, in the earlier one."""
+        not_run = any(cell.verdict is Verdict.NOT_RUN for cell in self.cells)
+        return self.run.complete or bool(self.run.finished and self.left_out and not not_run)
+
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class JournalHeader:

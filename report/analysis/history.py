@@ -68,7 +68,7 @@ class Stretch:
     @property
     def incomplete(self) -> int:
         """The number of its runs that are not complete."""
-        return sum(not past.run.run.complete for past in self.runs)
+        return sum(not past.run.nothing_missing for past in self.runs)
 
     @property
     def versions(self) -> Versions:

@@ -27,12 +27,6 @@ class Result:
         return f"{self.glyph} {self.text}"
 
 
-def acceptable(run: RunRecord) -> bool:
-    """Whether a run by itself is good: it is complete, judged at least one cell, and has no unexpected result."""
-    verdicts = [cell.verdict for cell in run.cells]
-    return run.run.complete and not judged_nothing(verdicts) and ACCEPTABLE.issuperset(verdicts)
-
-
 def result_of(run: RunRecord, comparison: Comparison | None = None) -> Result:
     """The result of `run`, or of a comparison with it as head. A run that is not complete is never good."""
     unexpected = sum(cell.verdict not in ACCEPTABLE for cell in run.cells)
@@ -43,15 +37,24 @@ def result_of(run: RunRecord, comparison: Comparison | None = None) -> Result:
         text = _regressions(comparison)
     elif unexpected:
         text = plural(unexpected, "unexpected result")
-    elif judged_nothing(cell.verdict for cell in run.cells):
+    elif judged_nothing(cell.verdict for cell in run.cells) and not run.left_out:
         text = "nothing was judged"
     else:
         text, good = f"no unexpected results{failures}", True
     if comparison and not comparison.worse:
         text = f"no regressions, {text}"
-    if not run.run.complete:
+    if not run.nothing_missing:
         text, good = f"{text}; the run is not complete", False
     return Result(good, text)
+
+
+def unchanged(run: RunRecord) -> str:
+    """How many cells an incremental run did not judge, and why; empty for another run."""
+    if not run.left_out:
+        return ""
+    were, they_depend = ("was", "it depends") if len(run.left_out) == 1 else ("were", "they depend")
+    cells = plural(len(run.left_out), "cell")
+    return f"{cells} {were} not run again: nothing that {they_depend} on has changed since the base."
 
 
 def _regressions(comparison: Comparison) -> str:
