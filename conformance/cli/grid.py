@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -23,7 +22,7 @@ import click
 
 from conformance.cli.params import FILE, FOLDER
 from conformance.cli.run import WORKERS, click_options, option_arguments, parameter
-from conformance.core.commands import RUN_COMMAND, command
+from conformance.core.commands import command
 from conformance.core.console import Command, CommandError, examples
 from conformance.core.files import atomic_write
 from conformance.core.option_names import by_option
@@ -206,10 +205,7 @@ def run_tox(pair: Pair, arguments: Sequence[str], environments: Path) -> int:
         CommandError: tox is missing.
         KeyboardInterrupt: The user has interrupted it.
     """
-    specs = pair.specs
-    typed = shlex.join(f"{name}={value}" for name, value in specs.items())
-    environ = {name: value for name, value in os.environ.items() if not name.endswith("_SPEC")}
-    environ |= {**specs, RUN_COMMAND: f"{typed} tox -e upstream --"}
+    environ = {name: value for name, value in os.environ.items() if not name.endswith("_SPEC")} | pair.specs
     words = [*_tox(), "run", "-c", str(ROOT / "tox.ini"), "-e", "upstream", "--workdir", str(environments), "--"]
     process = subprocess.Popen([*words, *arguments], env=environ, cwd=ROOT)
     try:

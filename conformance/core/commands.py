@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from conformance.core.paths import ROOT
@@ -16,6 +18,10 @@ from conformance.core.paths import ROOT
 RUN_COMMAND = "CONFORMANCE_RUN_COMMAND"
 #: Set by `conformance run` for pytest, which it starts: its own arguments as typed, quoted for a shell.
 RUN_ARGUMENTS = "CONFORMANCE_RUN_ARGUMENTS"
+#: What `tox -e upstream` installs. Other environments do not pass them on, so a run there does not see them.
+_SPECS = ("TRANSFORMERS_SPEC", "EXECUTORCH_SPEC", "TORCH_SPEC")
+#: A user name or token in an address, which records and comments must not show. One of ssh, such as git@, is no secret.
+_CREDENTIALS = re.compile(r"(?<=https://)[^/@]*@")
 _SCRIPT = "conformance"
 _RUN = f"{_SCRIPT} run"
 
@@ -30,9 +36,7 @@ def command(*arguments: str) -> str:
 
 def run_command(*options: str) -> str:
     """The command that runs the suite with `options`."""
-    if prefix := os.environ.get(RUN_COMMAND):
-        return f"{prefix} {shlex.join(options)}"
-    return command("run", *options)
+    return _tox_command(options) or command("run", *options)
 
 
 def install_command(*arguments: str) -> str:
@@ -47,12 +51,20 @@ def install_command(*arguments: str) -> str:
 
 def recorded_run_command(*options: str) -> str:
     """As `run_command`, for a record, which is read on other machines too: without the path of this one's Python."""
-    return f"{os.environ.get(RUN_COMMAND, _RUN)} {shlex.join(options)}"
+    return _tox_command(options) or f"{_RUN} {shlex.join(options)}"
 
 
 def runnable(recorded: str) -> str:
     """A command from `recorded_run_command` as it runs in the current folder."""
     return run_command(*shlex.split(recorded.removeprefix(_RUN))) if recorded.startswith(_RUN) else recorded
+
+
+def _tox_command(options: Sequence[str]) -> str:
+    """The run through tox, with the versions that it was asked for; empty if tox did not start this one."""
+    if not (prefix := os.environ.get(RUN_COMMAND)):
+        return ""
+    specs = {name: _CREDENTIALS.sub("", spec) for name in _SPECS if (spec := os.environ.get(name))}
+    return " ".join([*(f"{name}={shlex.quote(spec)}" for name, spec in specs.items()), prefix, shlex.join(options)])
 
 
 def _program() -> list[str]:

@@ -24,7 +24,8 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (scripts / name).chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(scripts / "python"))
     monkeypatch.delenv("TOX_ENV_NAME", raising=False)
-    monkeypatch.delenv(RUN_COMMAND, raising=False)
+    for name in (RUN_COMMAND, "TRANSFORMERS_SPEC", "EXECUTORCH_SPEC", "TORCH_SPEC"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return scripts
 
@@ -52,6 +53,34 @@ def test_tox_puts_its_environment_on_path_and_the_reader_does_not(
 def test_runs_go_through_tox_where_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RUN_COMMAND, "tox -e conformance --")
     assert run_command("--arch", "llama") == "tox -e conformance -- --arch llama"
+
+
+@pytest.mark.usefixtures("environment")
+def test_runs_of_other_versions_name_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFORMERS_SPEC", "../transformers")
+    assert recorded_run_command("--arch", "llama") == "conformance run --arch llama"  # which does not read it
+    monkeypatch.setenv(RUN_COMMAND, "tox -e upstream --")
+    monkeypatch.setenv("EXECUTORCH_SPEC", "executorch<2")
+    monkeypatch.setenv("TORCH_SPEC", "")
+    expected = "TRANSFORMERS_SPEC=../transformers EXECUTORCH_SPEC='executorch<2' tox -e upstream -- --arch llama"
+    assert run_command("--arch", "llama") == recorded_run_command("--arch", "llama") == expected
+    assert runnable(expected) == expected
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize(
+    ("spec", "shown"),
+    [
+        ("git+https://ghp_1@github.com/a/b@main", "git+https://github.com/a/b@main"),
+        ("git+https://me:ghp_1@github.com/a/b@main", "git+https://github.com/a/b@main"),
+        ("git+https://github.com/a/b@main", "git+https://github.com/a/b@main"),
+        ("git+ssh://git@github.com/a/b@main", "git+ssh://git@github.com/a/b@main"),
+    ],
+)
+def test_a_token_in_an_address_is_not_recorded(monkeypatch: pytest.MonkeyPatch, spec: str, shown: str) -> None:
+    monkeypatch.setenv(RUN_COMMAND, "tox -e upstream --")
+    monkeypatch.setenv("TRANSFORMERS_SPEC", spec)
+    assert recorded_run_command("-x") == f"TRANSFORMERS_SPEC={shown} tox -e upstream -- -x"
 
 
 @pytest.mark.usefixtures("environment")
