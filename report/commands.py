@@ -307,7 +307,8 @@ def merge(runs: tuple[Path, ...], output: Path) -> None:
 def validate(paths: tuple[Path, ...]) -> int:
     """Check run records, and all *.json in folders, for errors.
 
-    Reads each record, and prints what it is or what is wrong with it. The exit code is 1 if anything is.
+    Reads each record, and prints what it is or what is wrong with it. The exit code is 1 if anything is. Failure
+    bundles in folders are skipped.
     """
     from .loading import record_files
     from .validation import validate_record

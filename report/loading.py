@@ -9,6 +9,7 @@ from pathlib import Path
 
 from conformance.core.cells import Cell
 from conformance.core.contract import Mode
+from conformance.records.bundle import FACTS
 from conformance.records.run import CellRecord, InvalidRecordError, PartitionRecord, RunRecord, load_run
 
 from .errors import ReportError
@@ -27,6 +28,9 @@ def load(path: Path) -> RunRecord:
     """
     try:
         run = load_run(path)
+    except IsADirectoryError as error:
+        example = path / "run.json"
+        raise ReportError("file-error", f"{path} is a folder: pass a run record, such as {example}") from error
     except OSError as error:
         raise ReportError.of_file(path, error) from error
     except InvalidRecordError as error:
@@ -39,6 +43,8 @@ def load(path: Path) -> RunRecord:
 def record_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     """The files of `paths`, each once: files, and for folders all `*.json` below them that are not hidden.
 
+    Failure bundles are skipped: by default a run writes them below the folder of its record.
+
     Raises:
         ReportError: A path does not exist, or is a folder without records.
     """
@@ -49,13 +55,18 @@ def record_files(paths: Sequence[Path]) -> tuple[Path, ...]:
                 path.stat()
                 found.append(path)
                 continue
-            below = sorted(file for file in path.rglob("*.json") if file.is_file() and not file.name.startswith("."))
+            below = sorted(file for file in path.rglob("*.json") if file.is_file() and not _is_other(file))
         except OSError as error:
             raise ReportError.of_file(path, error) from error
         if not below:
-            raise ReportError("no-records", f"no run records in {path}: it has no *.json")
+            raise ReportError("no-records", f"no run records in {path}: it has no *.json outside of failure bundles")
         found += below
     return tuple(dict.fromkeys(file.resolve() for file in found))
+
+
+def _is_other(file: Path) -> bool:
+    """Whether it is hidden, or a file of a failure bundle."""
+    return file.name.startswith(".") or (file.parent / FACTS).exists()
 
 
 def load_each(paths: Iterable[Path]) -> Iterator[tuple[Path, RunRecord]]:

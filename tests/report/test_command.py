@@ -72,6 +72,13 @@ def test_a_file_that_is_not_a_record_is_refused_in_a_sentence(report: Report, tm
     assert not (tmp_path / "site").exists()
 
 
+def test_a_folder_is_not_a_record(report: Report) -> None:
+    folder = report.directory / "conformance"
+    folder.mkdir()
+    for command in (("build", folder, "-o", report.directory / "site"), ("summary", folder)):
+        assert f"pass a run record, such as {folder / 'run.json'}" in report.refused("file-error", *command)
+
+
 def test_a_record_that_contradicts_itself_is_refused(report: Report, tmp_path: Path) -> None:
     record = _write(tmp_path / "run.json", run(cell()))
     plain = json.loads(record.read_text())

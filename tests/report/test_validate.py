@@ -40,6 +40,21 @@ def test_all_records_in_a_folder_are_validated(report: Report) -> None:
     printed(ended.err, "no-records")
 
 
+def test_the_folder_that_a_run_writes_is_read_without_its_bundles(report: Report) -> None:
+    record = report.record(run(cell()))
+    bundle = report.directory / "failures" / "llama--reference--xnnpack--decode--PAR-1"
+    bundle.mkdir(parents=True)
+    for name in ("bundle.json", "divergence.json"):
+        (bundle / name).write_text("{}")
+    assert report("validate", report.directory) == (0, f"{record}: a run record of 1 cell\n", "")
+    for command in (("history",), ("db", "-o", report.directory / "runs.duckdb")):
+        assert report(*command, report.directory).code == 0
+    ended = report("validate", bundle.parent)
+    assert "outside of failure bundles" in printed(ended.err, "no-records")
+    (report.directory / "bad.json").write_text("{}")
+    assert "bad.json" in report.refused("invalid-record", "history", report.directory)
+
+
 def test_a_bad_record_is_named_beside_good_ones(report: Report) -> None:
     good, bad = report.record(run(cell())), report.directory / "bad.json"
     bad.write_text(good.read_text().replace('"pass"', '"passed"'))
