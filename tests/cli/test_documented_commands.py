@@ -138,8 +138,12 @@ def folder_with_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         path = tmp_path / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_run(path, base)
-    for release in ("et14", "et15", "old", "new"):
+    for release in ("et14", "et15", "old", "new", "base", "head"):
         write_run(tmp_path / "build" / "conformance" / f"{release}.json", base)
+    for name in ("base", "head"):
+        artifact = tmp_path / "build" / "ci" / f"conformance-{name}"
+        artifact.mkdir(parents=True)
+        write_run(artifact / "run.json", base)
     for number, name in enumerate(("one", "two"), 1):
         shard = run(cell(architecture=name))
         shard = dataclasses.replace(
