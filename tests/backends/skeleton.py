@@ -12,11 +12,11 @@ from conformance.pipeline.backends import FLOAT32_TOLERANCE, Backend
 
 
 def partitioners() -> list[Any]:
-    """The least there is to say: what takes operators."""
+    """The partitioners are all that is required."""
     return [XnnpackPartitioner()]
 
 
-#: All that there is to say. Its arguments are described at `Backend`.
+#: The complete description. Its arguments are described at `Backend`.
 MINE = Backend(
     name="mine",  # it is called as on the command line
     summary="XNNPACK, as an example",
