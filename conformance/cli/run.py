@@ -87,6 +87,7 @@ class _Run(Command):
     "run",
     cls=_Run,
     needs=NEEDS,
+    error_code=4,  # as of a run that pytest refuses to begin: 1 would be a verdict
     epilog=examples(
         "conformance run --arch llama --backend exported",
         "conformance run --tier core --exporter reference,transformers --output build/core.json",

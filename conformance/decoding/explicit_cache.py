@@ -132,11 +132,14 @@ class ExplicitCacheSession:
 
 
 def set_length(cache: Any, length: int) -> None:
-    """Set the position of a static cache's next token to `length`; what the cache holds from there on is kept."""
+    """Set the position of a static cache's next token to `length`; what the cache holds from there on is kept.
+
+    A layer with an indexer counts that one's keys beside its own: `indexer_cumulative_length`.
+    """
     for layer in cache.layers:
-        held = getattr(layer, "cumulative_length", None)
-        if isinstance(held, torch.Tensor):
-            held.fill_(length)
+        for name, held in vars(layer).items():
+            if name.endswith("cumulative_length") and isinstance(held, torch.Tensor):
+                held.fill_(length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,3 +85,8 @@ def test_paths_are_relative_in_a_checkout_alone(tmp_path: Path, monkeypatch: pyt
     assert running.pytest_command()[3] == "conformance"
     monkeypatch.chdir(tmp_path)
     assert running.pytest_command()[3] == str(PACKAGE)
+
+
+def test_a_missing_package_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conformance.core.console.importlib.util.find_spec", lambda name: None)
+    assert CliRunner().invoke(main, ["run", "--tier", "smoke"]).exit_code == 4
