@@ -110,12 +110,13 @@ class ExplicitCacheSession:
         known = self._boundary
         with at(Stage.EXECUTE), torch.no_grad():
             position = int(cache_position.flatten()[0])
-            if position == 0:
-                self._held = [tensor.clone() for tensor in known.empty]
+            held = self._held
+            if position == 0:  # those of the text before are kept until the call has succeeded
+                held = [tensor.clone() for tensor in known.empty]
             elif position != self._end:
-                set_length(tree_unflatten(self._held, known.cache), position)
+                set_length(tree_unflatten(held, known.cache), position)
             self._end = None
-            outputs = self._call(self._inputs(input_ids))
+            outputs = self._call(self._inputs(input_ids, held))
             self._held = self.carried(outputs)
             self._end = position + input_ids.shape[-1]
             return outputs[known.logits].clone()
@@ -124,9 +125,9 @@ class ExplicitCacheSession:
         """The cache's tensors for the next call; copies, as the runtime uses the memory of outputs again."""
         return [outputs[index].clone() for index in self._boundary.carried]
 
-    def _inputs(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
+    def _inputs(self, input_ids: torch.Tensor, held: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         inputs = [input_ids] * self._boundary.inputs
-        for index, tensor in zip(self._boundary.caches, self._held, strict=True):
+        for index, tensor in zip(self._boundary.caches, held, strict=True):
             inputs[index] = tensor
         return inputs
 

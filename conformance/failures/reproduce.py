@@ -138,9 +138,9 @@ def explicit_cache_step(program: Any, call: Callable[[torch.Tensor, list[torch.T
             held = [torch.zeros_like(tensor) for tensor in examples]
         elif position != end:
             for layer in tree_unflatten(held, spec).layers:
-                for name, held in vars(layer).items():
-                    if name.endswith("cumulative_length") and isinstance(held, torch.Tensor):
-                        held.fill_(position)
+                for name, count in vars(layer).items():
+                    if name.endswith("cumulative_length") and isinstance(count, torch.Tensor):
+                        count.fill_(position)
         outputs: list[torch.Tensor] = [tensor.clone() for tensor in call(input_ids, held)]
         held, end = outputs[-len(examples) :], position + input_ids.shape[1]
         logits: torch.Tensor = outputs[-len(examples) - 1]

@@ -124,6 +124,17 @@ def test_caches_passed_in_and_out_decode(clause: str) -> None:
     judge(clause, "llama", SUBJECT)
 
 
+def test_an_indexer_is_set_back_with_its_layer() -> None:
+    judge("PAR-3", "deepseek_v32", SUBJECT)
+
+
+def test_a_refused_call_at_position_0_keeps_the_text_before() -> None:
+    """The program accepts positions that it does not see; before, it was called wrong after a call that is too long."""
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("PAR-7", "llama", SUBJECT, mode=Mode.DYNAMIC)
+    assert caught.value.signature == "execute:accepted:position-missing+token-missing+gap+backwards+position-twice"
+
+
 @pytest.mark.parametrize("session", [ForgetsALayer, SwapsLayers, never_moves_on])
 def test_faulty_passing_of_caches_is_caught_by_par_1(session: Callable[..., Any]) -> None:
     with pytest.raises(ClauseViolationError) as caught:
