@@ -13,7 +13,7 @@ from conformance.core.paths import PARTITIONS
 from conformance.core.text import plural
 from conformance.matrix.delegation import Listed, listed, releases
 from conformance.matrix.known_failures import Cause
-from conformance.matrix.schema import Matrix, Tier, load_matrix
+from conformance.matrix.schema import Matrix, Tier, load_matrix, patterns_for
 from conformance.pipeline.backends import BACKENDS, PORTABLE, Backend
 from conformance.pipeline.backends.absent import ABSENT
 
@@ -192,7 +192,10 @@ def _known(name: str, matrix: Matrix) -> Iterator[str]:
         return
     yield from ("", "## What is known to fail", "")
     for cause_id, cause in sorted(found.items()):
-        rows = sum(cause_id in row.known for row in matrix.architectures.values())
+        rows = sum(
+            cause_id in row.known and any(name in pattern.on for pattern in patterns_for(cause, architecture))
+            for architecture, row in matrix.architectures.items()
+        )
         count = f", {plural(rows, 'architecture')}" if rows else ""  # none: variations alone name it
         link = f" <{cause.link}>" if cause.link else ""
         yield f"- `{cause_id}`{count}: {' '.join(cause.reason.split())}{link}"
