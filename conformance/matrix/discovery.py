@@ -14,6 +14,19 @@ _PADDED_TABLE = re.compile(r"nn\.Embedding\(\s*config\.max_position_embeddings,[
 
 
 @cache
+def transformers_folder() -> Path:
+    """The folder of the installed package.
+
+    Raises:
+        LookupError: Transformers is not installed.
+    """
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        raise LookupError("transformers is not installed")
+    return Path(spec.origin).parent
+
+
+@cache
 def registered() -> tuple[str, ...]:
     """Every `model_type` with a causal-LM class, in Transformers' order.
 
@@ -23,10 +36,7 @@ def registered() -> tuple[str, ...]:
     Raises:
         LookupError: Transformers is not installed, or keeps its mapping otherwise.
     """
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or spec.origin is None:
-        raise LookupError("transformers is not installed")
-    path = Path(spec.origin).parent / "models" / "auto" / "modeling_auto.py"
+    path = transformers_folder() / "models" / "auto" / "modeling_auto.py"
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == _MAPPING for t in node.targets):
             pairs = next(part for part in ast.walk(node.value) if isinstance(part, ast.List | ast.Dict))
@@ -36,11 +46,12 @@ def registered() -> tuple[str, ...]:
 
 
 def is_architecture(model_type: str) -> bool:
-    """Whether the installed Transformers has a model of this name, causal or not, by the folder of its code."""
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or spec.origin is None or not model_type:
-        return False
-    return (Path(spec.origin).parent / "models" / model_type.replace("-", "_")).is_dir()
+    """Whether the installed Transformers has a model of this name, causal or not, by the folder of its code.
+
+    Raises:
+        LookupError: Transformers is not installed.
+    """
+    return bool(model_type) and (transformers_folder() / "models" / model_type.replace("-", "_")).is_dir()
 
 
 def _first(pair: ast.expr) -> ast.expr | None:
@@ -52,7 +63,7 @@ def renamed_keys(model_type: str) -> dict[str, str]:
 
     Read off the class's `attribute_map`, by which Transformers itself translates names; empty if it has none.
     """
-    path = _configuration(model_type)
+    path = configuration_module(model_type)
     return _attribute_map(ast.parse(path.read_text(encoding="utf-8")), model_type) if path else {}
 
 
@@ -62,19 +73,26 @@ def has_padding_row(model_type: str) -> bool:
     Read off the source of its model: RoBERTa and its family make `nn.Embedding(config.max_position_embeddings, ...,
     padding_idx=...)`, and have fewer positions than in their config, by the padding id and one.
     """
-    path = _configuration(model_type)
+    path = configuration_module(model_type)
     model = path.with_name(path.name.replace("configuration_", "modeling_")) if path else None
     return model is not None and model.is_file() and bool(_PADDED_TABLE.search(model.read_text(encoding="utf-8")))
 
 
-def _configuration(model_type: str) -> Path | None:
-    """The module with the config class of `model_type`."""
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or spec.origin is None:
-        raise LookupError("transformers is not installed")
-    wanted = re.compile(rf'\bmodel_type(: str)? = "{re.escape(model_type)}"')
-    paths = sorted((Path(spec.origin).parent / "models").glob("*/configuration_*.py"), key=_starts(model_type))
+def configuration_module(model_type: str) -> Path | None:
+    """The module with the config class of `model_type`; None if there is none.
+
+    Raises:
+        LookupError: Transformers is not installed.
+    """
+    # Spaces around the sign tell the attribute of a class from an argument, by which others name their text models.
+    wanted = re.compile(rf'\bmodel_type(: [\w\[\]]+)? = "{re.escape(model_type)}"')
+    paths = sorted(_configurations(transformers_folder()), key=_starts(model_type))
     return next((path for path in paths if wanted.search(path.read_text(encoding="utf-8"))), None)
+
+
+@cache  # for 190 rows, listing 540 folders anew took 3 s
+def _configurations(top: Path) -> tuple[Path, ...]:
+    return tuple(sorted((top / "models").glob("*/configuration_*.py")))
 
 
 def _starts(model_type: str) -> Callable[[Path], bool]:

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
+import json
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,12 +18,15 @@ from pathlib import Path
 from conformance.core.cells import Cell, split_row
 from conformance.core.exporter_names import KNOWN
 from conformance.core.paths import FIXTURES, PACKAGE, PARTITIONS, ROOT
+from conformance.matrix.discovery import configuration_module, transformers_folder
 from conformance.matrix.schema import Matrix
 from conformance.records.environment import versions
 
 #: Directories of `transformers.models` that models of every architecture may reach.
 _FOR_ALL = frozenset({"auto"})
-_MODEL_TYPE = re.compile(r"""^\s+model_type(?:\s*:\s*\w+)?\s*=\s*["']([^"']+)["']""", re.MULTILINE)
+#: Model types that a configuration names for parts of its model, which `AutoModel.from_config` then makes:
+#: ``SubConfigSpec(config_class=AutoConfig, model_type="persimmon")``, ``CONFIG_MAPPING["llama"]``.
+_PART = re.compile(r"""(?:\bmodel_type\s*=\s*|\bCONFIG_MAPPING\[)["']([^"']+)["']""")
 
 #: Imports from the directory of another model, by what follows it: ``from ..llama.modeling_llama import LlamaMLP``,
 #: ``from .. import llama``, ``from ...models.llama import LlamaMLP``, ``from transformers.models.llama import ...``.
@@ -76,16 +80,8 @@ def suite_fingerprint() -> str:
 
 
 @functools.cache
-def _transformers() -> Path:
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or spec.origin is None:
-        raise LookupError("transformers is not installed")
-    return Path(spec.origin).parent
-
-
-@functools.cache
 def _shared() -> str:
-    top = _transformers()
+    top = transformers_folder()
     models = top / "models"
     outside = [path for path in top.rglob("*.py") if models not in path.parents]
     for_all = [path for name in _FOR_ALL for path in (models / name).glob("*.py")]
@@ -93,39 +89,64 @@ def _shared() -> str:
 
 
 def _modeling(architecture: str) -> str:
-    """The modules of the architecture, and of those that it imports from; of all models if its own are unknown."""
-    models = _transformers() / "models"
-    home = _homes().get(split_row(architecture)[0])
-    if home is None:
+    """The modules of the architecture, and of those that it reaches; of all models if its own are unknown."""
+    models = transformers_folder() / "models"
+    reached = reach(architecture)
+    if not reached:
         return _digest(sorted(models.rglob("*.py")), models)
-    pending, seen = [home], {home}
+    return _digest([path for name in sorted(reached) for path in sorted((models / name).glob("*.py"))], models)
+
+
+def reach(architecture: str) -> frozenset[str]:
+    """The directories of `transformers.models` whose code a row's model may run; empty if its own is unknown.
+
+    Its own, those of the parts that its fixture or its configuration names, and all that these import from.
+    """
+    models = transformers_folder() / "models"
+    name = split_row(architecture)[0]
+    home = configuration_module(name)
+    if home is None:
+        return frozenset()
+    fixture = FIXTURES / "configs" / f"{name}.json"
+    parts_of_fixture = _model_types(json.loads(fixture.read_text())) if fixture.exists() else ()
+    pending = [home.parent.name, *_homes_of(parts_of_fixture)]
+    seen: set[str] = set()
     while pending:
-        for name in _imported(models / pending.pop()):
-            if name not in seen and name not in _FOR_ALL and (models / name).is_dir():
-                seen.add(name)
-                pending.append(name)
-    return _digest([path for name in sorted(seen) for path in sorted((models / name).glob("*.py"))], models)
+        each = pending.pop()
+        if each not in seen and each not in _FOR_ALL and (models / each).is_dir():
+            seen.add(each)
+            pending.extend(_named_by(models / each))
+    return frozenset(seen)
 
 
 @functools.cache
-def _homes() -> Mapping[str, str]:
-    """By `model_type`, the directory whose configuration declares it."""
-    found: dict[str, str] = {}
-    for path in sorted((_transformers() / "models").glob("*/configuration_*.py")):
-        for name in _MODEL_TYPE.findall(path.read_text(encoding="utf-8")):
-            found.setdefault(name, path.parent.name)
-    return found
-
-
-@functools.cache
-def _imported(directory: Path) -> frozenset[str]:
-    """The other models' directories that the modules of one import from: ``from ..llama.modeling_llama import ...``."""
+def _named_by(directory: Path) -> frozenset[str]:
+    """The other models' directories that the modules of one import from, and those of parts of its model."""
     # By pattern, not parsed: parsing the modules of all models takes 15 s, and this half a second.
     found: set[str] = set()
     for path in directory.glob("*.py"):
-        for module, names in _FROM_ANOTHER.findall(path.read_text(encoding="utf-8")):
+        text = path.read_text(encoding="utf-8")
+        for module, names in _FROM_ANOTHER.findall(text):
             found.update([module] if module else re.findall(r"\w+", names))
+        if path.name.startswith("configuration_"):
+            found.update(_homes_of(_PART.findall(text)))
     return frozenset(found)
+
+
+def _homes_of(model_types: Iterable[str]) -> Iterator[str]:
+    for each in model_types:
+        home = configuration_module(each)
+        if home:
+            yield home.parent.name
+
+
+def _model_types(config: object) -> Iterator[str]:
+    """Every `model_type` in a config and those within it."""
+    if isinstance(config, dict):
+        if isinstance(config.get("model_type"), str):
+            yield config["model_type"]
+        for value in config.values():
+            yield from _model_types(value)
 
 
 def _fixture(matrix: Matrix, architecture: str) -> str:

@@ -11,7 +11,9 @@ import pytest
 from conformance.core.cells import Cell
 from conformance.core.contract import Mode
 from conformance.core.verdicts import Verdict
+from conformance.matrix import discovery
 from conformance.matrix import fingerprints as prints
+from conformance.matrix.discovery import registered, transformers_folder
 from conformance.matrix.incremental import earlier_run, plan_incremental, plan_lines
 from conformance.matrix.schema import load_matrix
 from conformance.records.run import RunRecord, Since, write_run
@@ -37,22 +39,26 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "models/heir/modeling_heir.py": "from ..llama.modeling_llama import LlamaMLP\nfrom ..auto import AutoModel\n",
         "models/lone/configuration_lone.py": 'class C:\n    model_type = "lone"\n',
         "models/lone/modeling_lone.py": "",
+        # The first by the alphabet, with the type of another model as an argument.
+        "models/all/configuration_all.py": 'class C:\n    model_type = "all"\nS(\n    model_type="llama",\n)',
+        "models/all/modeling_all.py": "AutoModel.from_config(config.text_config)\n",
     }
     for name, text in files.items():
         path = top / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(prints, "_transformers", lambda: top)
+    for module in (prints, discovery):
+        monkeypatch.setattr(module, "transformers_folder", lambda: top)
     return top
 
 
 def _fresh() -> dict[str, str]:
-    for cached in (prints._shared, prints._homes, prints._imported):
+    for cached in (prints._shared, prints._named_by, discovery._configurations):
         cached.cache_clear()
     try:
-        return prints.fingerprints(load_matrix(), ["llama", "heir_text", "lone", "unheard_of"], ["reference"])
+        return prints.fingerprints(load_matrix(), ["llama", "heir_text", "lone", "all", "unheard_of"], ["reference"])
     finally:
-        for cached in (prints._shared, prints._homes, prints._imported):
+        for cached in (prints._shared, prints._named_by, discovery._configurations):
             cached.cache_clear()
 
 
@@ -66,7 +72,7 @@ def _edit(path: Path) -> None:
         ("models/lone/modeling_lone.py", {"modeling code of lone", "modeling code of unheard_of"}),
         (
             "models/llama/modeling_llama.py",
-            {"modeling code of llama", "modeling code of heir_text", "modeling code of unheard_of"},
+            {f"modeling code of {name}" for name in ("llama", "heir_text", "all", "unheard_of")},
         ),
         ("models/heir/modeling_heir.py", {"modeling code of heir_text", "modeling code of unheard_of"}),
         ("cache_utils.py", {"transformers' shared modules"}),
@@ -79,6 +85,24 @@ def test_a_changed_file_changes_what_it_reaches(checkout: Path, file: str, chang
     _edit(checkout / file)
     after = _fresh()
     assert {name for name in after if after[name] != before[name]} == changed
+
+
+# Without gpt-sw3, which has no configuration of its own: for its fingerprint, all models are hashed.
+@pytest.mark.parametrize("architecture", sorted({*registered()} & {*load_matrix().architectures} - {"gpt-sw3"}))
+def test_reach_has_the_code_of_a_row(architecture: str) -> None:
+    """With the installed Transformers, the module with the row's class is among what its fingerprint hashes."""
+    mappings = (transformers_folder() / "models/auto/modeling_auto.py").read_text(encoding="utf-8")
+    _, _, causal = mappings.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")
+    _, _, name = causal.partition(f'("{architecture}", "')
+    name = name[: name.index('"')]
+    reach = prints.reach(architecture)
+    paths = [path for each in reach for path in (transformers_folder() / "models" / each).glob("modeling_*.py")]
+    assert any(f"class {name}(" in path.read_text(encoding="utf-8") for path in paths)
+
+
+@pytest.mark.parametrize(("architecture", "part"), [("fuyu", "persimmon"), ("got_ocr2", "qwen2")])
+def test_reach_has_the_text_model_that_a_config_names(architecture: str, part: str) -> None:
+    assert part in prints.reach(architecture)
 
 
 def test_a_row_is_a_part_of_its_architecture() -> None:
