@@ -154,7 +154,9 @@ def _fixture(matrix: Matrix, architecture: str) -> str:
     files = [FIXTURES / folder / f"{name}.json" for folder in ("configs", "pins")]
     changed = matrix.variations[variation] if variation else None
     settings = changed and (dataclasses.replace(changed, rows={}), changed.rows[name])
-    known = repr((matrix.row(architecture), settings, sorted(matrix.causes_of(architecture).items())))
+    # SEN-3 of a fixture also reads what each of its variations changes.
+    overrides = matrix.overrides(architecture)
+    known = repr((matrix.row(architecture), settings, overrides, sorted(matrix.causes_of(architecture).items())))
     return _digest([path for path in files if path.exists()], ROOT, known)
 
 

@@ -113,6 +113,18 @@ def test_a_row_is_a_part_of_its_architecture() -> None:
     assert {name for name in after if after[name] != before[name]} == {"fixture and row of llama"}
 
 
+def test_what_a_variation_changes_is_a_part_of_its_fixtures() -> None:
+    """SEN-3 of a fixture counts a field as seen that one of its variations sets."""
+    matrix = load_matrix()
+    name = next(name for name, each in matrix.variations.items() if "llama" in each.rows and each.rows["llama"].config)
+    own = matrix.variations[name].rows["llama"]
+    rows = {**matrix.variations[name].rows, "llama": dataclasses.replace(own, config={**own.config, "new_field": 2})}
+    varied = {**matrix.variations, name: dataclasses.replace(matrix.variations[name], rows=rows)}
+    other = dataclasses.replace(matrix, variations=varied)
+    before, after = (prints.fingerprints(each, ["llama", "gpt2"], []) for each in (matrix, other))
+    assert {name for name in after if after[name] != before[name]} == {"fixture and row of llama"}
+
+
 def test_a_cause_is_a_part_of_the_rows_that_name_it() -> None:
     matrix = load_matrix()
     cause = dataclasses.replace(matrix.causes["tied-weights"], reason="A reason that is long enough.")
