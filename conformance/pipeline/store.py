@@ -1,12 +1,13 @@
 """The artifact store: emitted programs by the content of what they were made from, so that no run lowers one twice.
 
-What is made from it decides: the exported program itself, the backend, the installed torch and ExecuTorch, and the
-code here that lowers. An exporter whose source changes but exports the same program is not lowered again; one that
-exports another is, whatever its name and version say.
+What is made from it decides: the exported program itself, the backend, the installed torch and ExecuTorch, the
+versions of the packages that the backend needs, and the code here that lowers. An exporter whose source changes but
+exports the same program is not lowered again; one that exports another is, whatever its name and version say.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import hashlib
@@ -21,10 +22,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
 from pydantic import TypeAdapter, ValidationError
 from torch.export import ExportedProgram
 
 from conformance.core.files import PARTIAL, atomic_write, read_regular_file
+from conformance.core.versions import installed
 from conformance.pipeline.artifact import Artifact
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.identity import tensors, texts
@@ -35,6 +38,7 @@ _LOWERING_PACKAGES = ("torch", "executorch", "torchao")
 _LOWERING_MODULES = tuple(
     f"{__package__}.{name}" for name in ("artifact", "contents", "emission", "lowering", "partition")
 )
+_BACKENDS = "conformance.pipeline.backends"
 _MIB = 1 << 20
 _ENTRY = ".artifact"
 #: Writing an entry takes milliseconds: what is not an entry after so many seconds will never be one.
@@ -135,14 +139,37 @@ def _surroundings(backend: Backend) -> Iterator[str]:
             # Every file with its digest, but for the scripts, whose first line says where the environment is.
             lines = (distribution.read_text("RECORD") or "").splitlines()
             yield from (line for line in lines if not line.startswith(".."))
+    for requirement in backend.requires:
+        yield f"{requirement} {installed(Requirement(requirement).name)}"
     yield from sources_of(backend)
 
 
 def sources_of(backend: Backend) -> tuple[str, ...]:
-    """The text of each module of this suite that lowers for `backend`, as it was when this process first asked."""
-    recipe = (backend.partitioners, backend.edge, backend.passes, backend.emission)
-    names = {*_LOWERING_MODULES, *(part.__module__ for part in recipe)}
+    """The text of each module of this suite that lowers for `backend`, as it was when this process first asked.
+
+    What it declares is among them: artifacts hold the operators that it could take and did not declare.
+    """
+    recipe = (backend.partitioners, backend.edge, backend.passes, backend.emission, backend.declares)
+    pending = [*_LOWERING_MODULES, *(part.__module__ for part in recipe if part)]
+    names: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name not in names:
+            names.add(name)
+            pending.extend(_backends_in(name))
     return tuple(map(_source, sorted(names)))
+
+
+@functools.cache
+def _backends_in(module: str) -> tuple[str, ...]:
+    """The backends' modules that `module` imports; not their base, which has nothing that lowers."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(_source(module))):
+        if isinstance(node, ast.ImportFrom) and node.module == _BACKENDS:
+            found.update(f"{_BACKENDS}.{each.name}" for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{_BACKENDS}."):
+            found.add(node.module)
+    return tuple(name for name in found - {Backend.__module__} if importlib.util.find_spec(name))
 
 
 @functools.cache

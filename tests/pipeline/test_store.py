@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
 
@@ -22,9 +24,21 @@ from torch.export import Dim, ExportedProgram
 from conformance.core.cells import Program
 from conformance.core.contract import Mode
 from conformance.exporters.resolve import Exporter
-from conformance.pipeline import lowering
+from conformance.pipeline import lowering, store
 from conformance.pipeline.artifact import Artifact, CacheBuffer, EmissionReport, PartitionReport, UndelegatedNode
-from conformance.pipeline.backends import PORTABLE, XNNPACK
+from conformance.pipeline.backends import (
+    BACKENDS,
+    PORTABLE,
+    XNNPACK,
+    base,
+    ethos_u,
+    quantised,
+    tosa,
+    vgf,
+    vulkan,
+    webgpu,
+    xnnpack,
+)
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.store import Store, key_of, sources_of
 from conformance.reference import convert_and_export_with_cache
@@ -133,6 +147,33 @@ def test_what_is_edited_during_a_run_does_not_change_its_keys(tmp_path: Path, mo
     edited.write_text("edited = True\n", encoding="utf-8")
     monkeypatch.setattr(lowering.__spec__, "origin", str(edited))
     assert sources_of(XNNPACK) == before
+
+
+@pytest.mark.parametrize(
+    ("backend", "modules"),
+    [
+        ("xnnpack-8da4w", [quantised, xnnpack]),
+        ("xnnpack-8da8w", [quantised]),
+        ("xnnpack-pt2e", [quantised]),
+        ("webgpu", [webgpu, vulkan]),
+        ("vgf", [vgf, tosa]),
+        ("ethos-u55", [ethos_u, tosa]),
+        ("xnnpack-fp16", [xnnpack]),
+    ],
+)
+def test_what_a_backend_declares_is_among_its_sources(backend: str, modules: list[ModuleType]) -> None:
+    sources = sources_of(BACKENDS[backend])
+    assert all(inspect.getsource(module) in sources for module in modules)
+    assert inspect.getsource(base) not in sources, "an edit of it would lower everything again"
+
+
+def test_another_version_of_what_a_backend_needs_has_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, keys = _exported(_Scaled()), {}
+    for version in ("2026.0", "2026.1", None):
+        monkeypatch.setattr(store, "installed", lambda name, version=version: {"openvino": version}.get(name))
+        keys[version] = [key_of(program, each) for each in (BACKENDS["openvino"], XNNPACK)]
+    assert len({openvino for openvino, _ in keys.values()}) == 3
+    assert len({other for _, other in keys.values()}) == 1
 
 
 def test_an_environment_in_another_place_has_the_same_keys(monkeypatch: pytest.MonkeyPatch) -> None:
