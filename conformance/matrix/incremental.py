@@ -73,7 +73,10 @@ def plan_incremental(
     reasons: dict[str, str] = {}
     reused = []
     for cell in plan:
-        changed = [name for name in parts(cell, fingerprints) if before.get(name) != fingerprints[name]]
+        # A package that is no longer installed is a change; so is one that the earlier run did not record.
+        changed = [
+            name for name in parts(cell, {**before, **fingerprints}) if before.get(name) != fingerprints.get(name)
+        ]
         if cell.id not in known:
             reasons[cell.id] = "not judged in that run"
         elif known[cell.id].verdict not in ACCEPTABLE:

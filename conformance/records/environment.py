@@ -11,8 +11,12 @@ from pathlib import Path
 
 from conformance.records.run import DIRTY, Environment
 
-#: The packages whose versions a verdict depends on.
-PACKAGES = ("torch", "transformers", "executorch", "torchao", "hypothesis", "pytest")
+#: The packages whose versions a verdict depends on: those that every run may use, and those that a backend needs.
+PACKAGES = (
+    *("torch", "transformers", "executorch", "torchao", "hypothesis", "pytest"),
+    *("ai_ml_sdk_model_converter", "coreai-torch", "coremltools", "ethos-u-vela", "ml_dtypes", "nncf"),
+    *("onnxruntime-qnn", "openvino", "tosa-tools"),
+)
 
 
 def versions() -> dict[str, str]:

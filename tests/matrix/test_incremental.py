@@ -188,6 +188,17 @@ def test_what_concerns_all_leaves_nothing_out(earlier: RunRecord, otherwise: str
     assert not choice.reused
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_package_of_one_of_two_runs_is_a_change(there: bool) -> None:
+    """It was installed or removed since, or the suite of then did not record it: its version is unknown."""
+    found = _FOUND | {"package openvino": "2025.4.1"}
+    earlier = _earlier()
+    if there:
+        earlier = dataclasses.replace(earlier, run=dataclasses.replace(earlier.run, fingerprints=found))
+    choice = plan_incremental(earlier, _plan(), _FOUND if there else found)
+    assert set(choice.reasons.values()) == {"changed: package openvino"}
+
+
 @pytest.mark.parametrize(("backend", "reused"), [("phone:VULKAN", 0), ("recipe:FP32", 1)])
 def test_backend_that_no_fingerprint_covers_is_judged_again(backend: str, reused: int) -> None:
     asked = dataclasses.replace(_plan()[0], backend=backend)
