@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from conformance.core.errors import InputError
 from conformance.core.files import PARTIAL
 from conformance.core.option_names import by_option
+from conformance.core.text import first_few
 from conformance.core.verdicts import Verdict
 from conformance.records.run import DIRTY, InvalidRecordError, RunRecord, journal_of, load_run
+
+#: Names of changed parts in a message.
+_SHOWN = 6
 
 
 class RecordTakenError(InputError):
@@ -56,6 +62,7 @@ def judged_so_far(
     versions: Mapping[str, str],
     seed: int | None,
     commit: str | None = None,
+    fingerprints: Mapping[str, str] | None = None,
 ) -> RunRecord:
     """The run recorded at `path`, or in its journal if it was killed, with the cells that have a verdict.
 
@@ -65,9 +72,11 @@ def judged_so_far(
         versions: Installed packages and their versions.
         seed: Hypothesis's seed.
         commit: The commit of the checkout, if it is known. Uncommitted changes are allowed.
+        fingerprints: Hashes of the code that verdicts depend on, if they are known.
 
     Raises:
-        NotResumableError: Versions, options, seed or commit differ, or the file is not a run record, or does not exist.
+        NotResumableError: Python, versions, options, seed, commit or code differ, or the file is not a run record, or
+            does not exist.
     """
     journal = journal_of(path)
     try:
@@ -83,16 +92,25 @@ def judged_so_far(
         raise NotResumableError.of_file(path, error) from error
     except InvalidRecordError as error:
         raise NotResumableError(error.code, str(error)) from error
-    before = {**run.environment.packages, **by_option(run.run.options), "--hypothesis-seed": run.run.seed}
-    now = {**versions, **by_option(asked), "--hypothesis-seed": seed}
+    before = {"Python": run.environment.python, **run.environment.packages, **by_option(run.run.options)}
+    now = {"Python": platform.python_version(), **versions, **by_option(asked)}
+    before["--hypothesis-seed"], now["--hypothesis-seed"] = run.run.seed, seed
     if commit and run.run.commit:
         before["commit"], now["commit"] = run.run.commit.removesuffix(DIRTY), commit.removesuffix(DIRTY)
-    for name in dict.fromkeys([*before, *now]):
-        if before.get(name) != now.get(name):
-            raise NotResumableError(
-                "resume-differs",
-                f"cannot resume {path}: {name} was {before.get(name)} and is now {now.get(name)}; "
-                "run without --resume to start again, which keeps that record under another name",
-            )
+    differences = [f"{name} was {before.get(name)} and is now {now.get(name)}" for name in _differing(before, now)]
+    if fingerprints and run.run.fingerprints:
+        # A checkout's version and commit stay the same while its code changes.
+        changed = _differing(run.run.fingerprints, fingerprints)
+        differences += [f"{first_few(changed, _SHOWN)} changed"] if changed else []
+    if differences:
+        raise NotResumableError(
+            "resume-differs",
+            f"cannot resume {path}: {differences[0]}; "
+            "run without --resume to start again, which keeps that record under another name",
+        )
     cells = tuple(cell for cell in run.cells if cell.verdict is not Verdict.NOT_RUN)
     return RunRecord(run.schema_version, run.run, run.environment, cells)
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]

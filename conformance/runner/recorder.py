@@ -331,7 +331,14 @@ class Recorder:
         if not self.options.resume:
             return None
         try:
-            return judged_so_far(self.options.record, self.options.asked, self.versions, self.options.seed, self.commit)
+            return judged_so_far(
+                self.options.record,
+                self.options.asked,
+                self.versions,
+                self.options.seed,
+                self.commit,
+                self.fingerprints,
+            )
         except NotResumableError as error:
             raise usage_error(error.code, f"--resume: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def _cell(clause: str, verdict: Verdict) -> CellRecord:
 def _write(path: Path) -> RunRecord:
     info = RunInfo(id="1", started="then", finished=None, complete=False, options=_ASKED, seed=None)
     cells = (_cell("SEN-1", Verdict.PASS), _cell("SEN-2", Verdict.NOT_RUN), _cell("PAR-8", Verdict.CRASH))
-    run = RunRecord(1, info, Environment("3.11", "linux", "a cpu", versions()), cells)
+    run = RunRecord(1, info, Environment(platform.python_version(), "linux", "a cpu", versions()), cells)
     write_run(path, run)
     return run
 
@@ -75,3 +76,25 @@ def test_another_commit_is_not_added_to_and_changes_on_top_of_the_same_are(tmp_p
     assert judged_so_far(path, _ASKED, versions(), None, f"{at}-dirty")
     with refused("resume-differs"):
         judged_so_far(path, _ASKED, versions(), None, "b" * 40)
+
+
+def test_verdicts_of_other_code_are_not_added_to(tmp_path: Path) -> None:
+    """A checkout of Transformers keeps its version while its code changes."""
+    path, then = (
+        tmp_path / "run.json",
+        {"the suite": "1", "modeling code of llama": "2", "fixture and row of llama": "3"},
+    )
+    run = _write(path)
+    assert judged_so_far(path, _ASKED, versions(), None, fingerprints=then), "an older record does not say"
+    write_run(path, dataclasses.replace(run, run=dataclasses.replace(run.run, fingerprints=then)))
+    assert judged_so_far(path, _ASKED, versions(), None, fingerprints=then)
+    now = then | {"modeling code of llama": "4", "fixture and row of llama": "5"}
+    with refused("resume-differs"):
+        judged_so_far(path, _ASKED, versions(), None, fingerprints=now)
+
+
+def test_another_interpreter_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path / "run.json")
+    monkeypatch.setattr(platform, "python_version", lambda: "3.99.0")
+    with refused("resume-differs"):
+        judged_so_far(tmp_path / "run.json", _ASKED, versions(), None)
