@@ -103,6 +103,7 @@ def replay(bundle: Bundle, store: Store | None, *, seconds: int | None = None, t
         bundle.examples,
         caches=row.caches if row else None,
         only=script_of(bundle),
+        overrides=matrix.overrides(bundle.architecture),
     )
     torch.set_num_threads(1)
     try:

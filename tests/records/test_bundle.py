@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
 from conformance.cli.main import main
-from conformance.core.cells import EXPORTED, Cell
+from conformance.core.cells import EAGER, EXPORTED, Cell
 from conformance.core.contract import Mode
 from conformance.core.time_scale import scaled
 from conformance.core.verdicts import CellFailedError, Verdict
 from conformance.failures.capture import bundle_of
 from conformance.failures.outcome import Outcome
 from conformance.failures.replay import Result, replay
+from conformance.models.variations import row_values
 from conformance.pipeline.builder import Builder
 from conformance.records.bundle import FACTS, Bundle, BundleError, folder_name, read_bundle, write_bundle
 from conformance.runner.judge import judge
@@ -92,6 +93,14 @@ def test_replay(found: tuple[Bundle, Path], changes: dict[str, object], result: 
     done = replay(dataclasses.replace(found[0], **changes), store=None, trusted=True)  # type: ignore[arg-type]
     assert done.result is result
     assert message in done.message
+
+
+def test_replay_of_a_fixtures_fields_tries_its_variations(found: tuple[Bundle, Path]) -> None:
+    """SEN-3 counts a field as seen that a variation sets: bloom's fixture alone would fail, whatever is mended."""
+    changes = {"architecture": "bloom", "subject": None, "backend": EAGER, "mode": None, "calls": None}
+    bundle = dataclasses.replace(found[0], **changes, clause="SEN-3", config=row_values("bloom"))  # type: ignore[arg-type]
+    done = replay(bundle, store=None)
+    assert (done.result, done.message) == (Result.FIXED, "SEN-3 passes")
 
 
 def test_its_own_script_shows_the_failure_without_the_suite(found: tuple[Bundle, Path], tmp_path: Path) -> None:
