@@ -7,6 +7,7 @@ and their signature; the signature begins with the stage at which it fails.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any, Literal, Protocol
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -183,6 +184,13 @@ class Undecodable:
         return self.undecodable
 
 
+class Limit(StrEnum):
+    """The checkpoints in which a cause explains a failure in lowering, since the backend alone is why."""
+
+    ANY_MODEL = "any-model"
+    TIED_EMBEDDINGS = "tied-embeddings"
+
+
 def _kind(value: Any) -> str | None:
     keys = value if isinstance(value, dict) else getattr(type(value), "__dataclass_fields__", ())
     return next((key for key in ("clauses", "blocks", "undecodable") if key in keys), None)
@@ -210,6 +218,7 @@ class Cause:
         fails: The cells that it explains.
         link: Where it is reported or fixed.
         when: The versions for which it is so.
+        limit: The checkpoints that it is about too; None if it is about the rows that name it alone.
     """
 
     exporter: Names
@@ -217,6 +226,12 @@ class Cause:
     fails: Annotated[tuple[Pattern, ...], Field(min_length=1)]
     link: str | None = None
     when: When = Field(default_factory=dict)
+    limit: Limit | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` where a limit of a backend is that of an exporter."""
+        if self.limit and ANY_EXPORTER not in self.exporter:
+            raise ValueError(f"a limit is independent of the exporter, and exporter is not {ANY_EXPORTER}")
 
     def concerns(self, exporter: str | None) -> bool:
         """Whether a cell of `exporter` has it."""

@@ -23,11 +23,11 @@ from conformance.core.suggest import unknown
 from conformance.core.validation import VersionText
 from conformance.core.verdicts import STAGES, Stage
 from conformance.matrix.known_failures import (
-    ANY_EXPORTER,
     TODO,
     Blocker,
     Cause,
     CellLike,
+    Limit,
     Reason,
     Undecodable,
     Violation,
@@ -206,17 +206,22 @@ class Matrix:
         return frozenset(name for name, expectation in known.items() if expectation and expectation.without_cache)
 
     def known_limit(
-        self, cell: Cell, stage: Stage | None, signature: str | None, versions: Mapping[str, str]
+        self, cell: Cell, stage: Stage | None, signature: str | None, versions: Mapping[str, str], *, tied: bool
     ) -> Expectation | None:
-        """The known failures in lowering that are independent of the exporter, whatever the row.
+        """The known failure in lowering that a cause explains in a model that has no row, by its `limit`.
 
-        It is for a model that has no row: a backend's limits are known from others. Wrong results are left
-        out: their signatures are too unspecific.
+        Args:
+            cell: The cell that failed.
+            stage: Where it failed.
+            signature: How it failed.
+            versions: Installed packages.
+            tied: Whether the model's output projection is tied to its embedding.
         """
         if not cell.clause.startswith(Chapter.LOW.name) or stage is None:
             return None
+        limits = (Limit.ANY_MODEL, Limit.TIED_EMBEDDINGS) if tied else (Limit.ANY_MODEL,)
         for name, cause in self.causes.items():
-            if ANY_EXPORTER in cause.exporter and cause.applies_to(versions):
+            if cause.limit in limits and cause.applies_to(versions):
                 for pattern in cause.fails:
                     if not isinstance(pattern, Undecodable) and pattern.signature == signature and pattern.covers(cell):
                         return self._expectation(name, pattern, cell)
@@ -464,6 +469,8 @@ def cause_text(name: str, cause: Cause) -> str:
     head: dict[str, Any] = {"exporter": _short(cause.exporter)}
     if cause.when:
         head["when"] = dict(cause.when)
+    if cause.limit:
+        head["limit"] = cause.limit.value
     lines = [f"{name}:", *(f"  {flow({key: value})[1:-1]}" for key, value in head.items())]
     lines.append(f"  reason: {cause.reason if cause.reason == TODO else folded(cause.reason, 4)}")
     if cause.link:

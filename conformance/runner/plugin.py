@@ -14,7 +14,7 @@ import pytest
 
 from conformance.core.cells import EAGER, EXPORTED, Cell
 from conformance.core.gc_tuning import gc_paused
-from conformance.core.verdicts import CellFailedError, Verdict
+from conformance.core.verdicts import CellFailedError, Stage, Verdict
 from conformance.core.warnings_filter import silence_third_party
 from conformance.failures.outcome import Outcome
 from conformance.failures.transport import packed
@@ -270,7 +270,7 @@ class ConformancePlugin:
             exploring=self.options.exploring,
             measured=case.measured if case else None,
         )
-        record = self._with_bundle(case, outcome, self._limited(record, cell))
+        record = self._with_bundle(case, outcome, self._limited(record, cell, case))
         setattr(report, RECORD, cell_to_json(record))
         if self.is_remote and record.bundle:
             setattr(report, BUNDLE, packed(self.config.rootpath / record.bundle))
@@ -372,11 +372,14 @@ class ConformancePlugin:
             return dataclasses.replace(record, message=message, bundle=None)
         return record
 
-    def _limited(self, record: CellRecord, cell: Cell) -> CellRecord:
+    def _limited(self, record: CellRecord, cell: Cell, case: Any) -> CellRecord:
         """The record of a checkpoint's cell, with the backend's known failures."""
-        if self.options.known is None or record.verdict is not Verdict.FAIL:
+        if self.options.known is None or case is None or record.verdict is not Verdict.FAIL:
             return record
-        known = self.options.known.known_limit(cell, record.stage, record.signature, self.versions)
+        if record.stage not in (Stage.EXPORT, Stage.LOWER, Stage.EMIT):
+            return record  # and there may be no model
+        tied = bool(case.model.config.get_text_config(decoder=True).tie_word_embeddings)
+        known = self.options.known.known_limit(cell, record.stage, record.signature, self.versions, tied=tied)
         if known is None:
             return record
         expected = ExpectedFailure(known.reason, known.link)

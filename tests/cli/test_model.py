@@ -118,6 +118,17 @@ def test_bfloat16_is_delegated_and_decodes_within_its_own_rounding(tmp_path: Pat
     assert metrics["max_relative_error"] < metrics["tolerance"]
 
 
+def test_embeddings_that_are_tied_and_stored_twice_are_a_limit_of_the_backend(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "tied", {"num_hidden_layers": 1})
+    record = tmp_path / "check.json"
+    asked = ("--backend", "xnnpack", "--cache-length", "24", "--output", record)
+    code, message, said = command("model", "check", directory, *asked, "--clause", "LOW-4", "--max-examples", "1")
+    assert code == 0, message + said
+    cells = load_run(record).cells
+    assert {(cell.verdict, cell.signature) for cell in cells} == {(Verdict.EXPECTED_FAILURE, "lower:stored-twice")}
+    assert all(cell.expected and "tied to the embedding" in cell.expected.reason for cell in cells)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

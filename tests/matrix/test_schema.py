@@ -12,7 +12,7 @@ from conformance.core.cells import Cell, Selection, plan
 from conformance.core.contract import CHECKED, CLAUSES, Clause, Mode, Scope
 from conformance.core.paths import CONFIGS
 from conformance.core.verdicts import Stage
-from conformance.matrix.known_failures import Blocker, Cause, Violation
+from conformance.matrix.known_failures import Blocker, Cause, Limit, Violation
 from conformance.matrix.schema import (
     CAUSES,
     MATRIX_PATH,
@@ -275,12 +275,14 @@ def test_architectures_that_the_forward_pass_without_cache_judges_are_named(tmp_
     assert matrix.expectation(Cell("llama", "reference", "xnnpack", Mode.DECODE, "PAR-1"), _LATEST) is None
 
 
-def _known_limit(pattern: Violation | Blocker, asked: str, signature: str = "lower:stored-twice") -> bool:
+def _known_limit(
+    pattern: Violation | Blocker, asked: str, signature: str = "lower:stored-twice", limit: Limit = Limit.ANY_MODEL
+) -> bool:
     """Whether a failure of another model in the clause `asked` is known by a row's cause."""
-    cause = Cause(("any",), "a reason that is long enough", (pattern,))
+    cause = Cause(("any",), "a reason that is long enough", (pattern,), limit=limit)
     matrix = dataclasses.replace(Matrix({}), causes={"wrong": cause})
     cell = Cell("another", "reference", "xnnpack", Mode.DECODE, asked)
-    return matrix.known_limit(cell, Stage.LOWER, signature, _LATEST) is not None
+    return matrix.known_limit(cell, Stage.LOWER, signature, _LATEST, tied=False) is not None
 
 
 def test_what_a_backend_cannot_do_is_known_of_other_models_too() -> None:
@@ -288,6 +290,44 @@ def test_what_a_backend_cannot_do_is_known_of_other_models_too() -> None:
     assert _known_limit(stored_twice, "LOW-4")
     assert not _known_limit(stored_twice, "LOW-3")
     assert not _known_limit(stored_twice, "LOW-4", "lower:another")
+    assert not _known_limit(stored_twice, "LOW-4", limit=Limit.TIED_EMBEDDINGS)
     blocked = Blocker(("xnnpack",), Stage.LOWER, "lower:SpecViolationError")
     assert _known_limit(blocked, "LOW-1", "lower:SpecViolationError")
     assert not _known_limit(blocked, "PAR-1", "lower:SpecViolationError"), "a model's result is never known"
+
+
+@pytest.mark.parametrize(
+    ("backend", "clause", "signature", "tied", "cause"),
+    [
+        ("xnnpack", "LOW-4", "lower:stored-twice", True, "tied-weights"),
+        ("xnnpack", "LOW-4", "lower:stored-twice", False, None),
+        (
+            "xnnpack",
+            "LOW-3",
+            "lower:heavy-operator-left-out:aten.bmm.default:bfloat16",
+            False,
+            "bfloat16-batch-products",
+        ),
+        ("ethos-u55", "LOW-3", "lower:heavy-operator-left-out:aten.mm.default", False, "attention-left-out"),
+        ("ethos-u55", "LOW-3", "lower:heavy-operator-left-out:aten.addmm.default", False, None),
+        ("ethos-u55", "LOW-12", "lower:moves-much:aten.index.Tensor", False, None),
+        ("ethos-u55", "LOW-11", "lower:little-quantised", False, None),
+    ],
+)
+def test_a_checkpoint_has_the_limits_of_its_backend_and_not_the_causes_of_rows(
+    backend: str, clause: str, signature: str, tied: bool, cause: str | None
+) -> None:
+    cell = Cell("own", "reference", backend, Mode.DECODE, clause)
+    versions = {"torch": "2.13.0", "transformers": "5.23.0", "executorch": "1.5.1"}
+    known = load_matrix().known_limit(cell, Stage.LOWER, signature, versions, tied=tied)
+    assert (known and known.cause) == cause
+
+
+def test_a_limit_is_independent_of_the_exporter() -> None:
+    with pytest.raises(ValueError, match="independent of the exporter"):
+        Cause(
+            ("reference",),
+            "a reason that is long enough",
+            (Violation(("xnnpack",), ("LOW-4",), "lower:a"),),
+            limit=Limit.ANY_MODEL,
+        )
