@@ -175,10 +175,13 @@ def replaced_attention(functions: Mapping[str, Attention]) -> Iterator[None]:
     function (axk2). So it holds for every model, but not where one names functions of its own (doge), nor for "eager"
     before Transformers 5.0.
     """
+    before: dict[str, Any] = {name: ATTENTION_FUNCTIONS.get(name) for name in functions}
     for name, function in functions.items():
         ATTENTION_FUNCTIONS[name] = function
     try:
         yield
     finally:
-        for name in functions:
+        for name, function in before.items():
             del ATTENTION_FUNCTIONS[name]
+            if function is not ATTENTION_FUNCTIONS.get(name):  # it had been replaced on this instance already
+                ATTENTION_FUNCTIONS[name] = function

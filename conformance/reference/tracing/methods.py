@@ -16,6 +16,11 @@ def replaced_methods(replacements: Mapping[nn.Module, Mapping[str, Callable[...,
     Args:
         replacements: By module and the method's name, what is called instead, without the module as first argument.
     """
+    # A module may have methods of its own already: accelerate's hooks replace `forward`.
+    own = {
+        module: {name: vars(module)[name] for name in vars(module).keys() & methods.keys()}
+        for module, methods in replacements.items()
+    }
     try:
         for module, methods in replacements.items():
             vars(module).update(methods)
@@ -24,3 +29,4 @@ def replaced_methods(replacements: Mapping[nn.Module, Mapping[str, Callable[...,
         for module, methods in replacements.items():
             for name in methods:
                 vars(module).pop(name, None)
+            vars(module).update(own[module])
