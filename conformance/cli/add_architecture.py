@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+from conformance.core.files import atomic_write
 from conformance.core.paths import CONFIGS
 from conformance.core.verdicts import CellFailedError
 from conformance.decoding.oracle import ROUNDINGS, Oracle
@@ -83,7 +84,7 @@ def draft(architecture: str) -> Draft:
 def add(architecture: str, matrix: Matrix) -> Draft:
     """Write the draft's fixture and its row, among those of tier full by name."""
     made = draft(architecture)
-    (CONFIGS / f"{architecture}.json").write_text(made.fixture, encoding="utf-8")
+    atomic_write(CONFIGS / f"{architecture}.json", made.fixture.encode())
     write_matrix(with_draft(matrix, made))
     return made
 

@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from conformance.core.cells import Program
 from conformance.core.errors import InputError
-from conformance.core.files import architecture_file, read_regular_file
+from conformance.core.files import architecture_file, atomic_write, read_regular_file
 from conformance.core.paths import PARTITIONS
 from conformance.core.validation import VersionText, first_problem
 from conformance.records.run import RunRecord
@@ -131,8 +131,8 @@ def _files(architecture: str, version: Version, directory: Path) -> Iterator[Pat
     yield from path.parent.glob(f"{_OLDER}*/{path.name}")
 
 
-def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
-    """Write the partitions of `run`, and yield a sentence for each change.
+def updated(run: RunRecord, directory: Path = PARTITIONS) -> list[str]:
+    """Write the partitions of `run`, and return a sentence for each change.
 
     What was seen with an older Transformers than the architecture's list was made with goes into a list of its own.
 
@@ -142,6 +142,7 @@ def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
     versions = run.environment.packages
     made_with = {name: version for name in _MADE_WITH if (version := _public(versions.get(name)))}
     files: dict[Path, Programs] = {}
+    changes = []
     for cell in run.cells:
         if cell.partition is None or not cell.partition.delegates or cell.subject is None or cell.mode is None:
             continue
@@ -158,13 +159,13 @@ def updated(run: RunRecord, directory: Path = PARTITIONS) -> Iterator[str]:
         modes[cell.mode] = new
         place = f"{cell.architecture} {cell.subject} {cell.backend} {cell.mode}"
         if old is None:
-            yield f"{place}: {new.delegated} delegated, {sum(new.left.values())} left out"
+            changes.append(f"{place}: {new.delegated} delegated, {sum(new.left.values())} left out")
         elif (old.delegated, dict(old.left)) != (new.delegated, dict(new.left)):
-            yield f"{place}: {_changes(old, new)}"
+            changes.append(f"{place}: {_changes(old, new)}")
     for path, content in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
         plain: Any = _FILE.dump_python(content, mode="json")
-        path.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        atomic_write(path, (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode())
+    return changes
 
 
 def _changes(old: Listed, new: Listed) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conformance.core.errors import InputError
+from conformance.core.files import atomic_write
 from conformance.core.paths import DURATIONS
 from conformance.records.run import RunRecord
 
@@ -98,7 +99,7 @@ def updated_durations(run: RunRecord, path: Path = DURATIONS) -> list[str]:
     before = durations(path)
     after = {**before, **spent(run)}
     text = json.dumps(dict(sorted(after.items())), indent=2) + "\n"
-    path.write_text(text, encoding="utf-8")
+    atomic_write(path, text.encode())
     return [
         f"{name}: {f'{before[name]:g} s' if name in before else 'not known'} → {after[name]:g} s"
         for name in sorted(after)
