@@ -108,7 +108,8 @@ class Violation:
         signature: The failure's signature.
         mode: The mode; None for all that the cells have.
         at_most: The largest error allowed, as a share of the logits' scale.
-        rows: The rows for which this is so, in place of the cause's other patterns; all that name the cause, if empty.
+        rows: The rows for which this is so; all that name the cause, if empty. A pattern for some rows goes before one
+            for all that covers the same cell.
     """
 
     on: Names

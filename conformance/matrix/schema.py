@@ -385,6 +385,8 @@ def _misplaced(name: str, cause: Cause, rows: Mapping[str, Row]) -> str | None:
         for row in pattern.rows:
             if row not in naming:
                 return f"a pattern is for the row {row}, which does not name this cause"
+        if pattern.rows and dataclasses.replace(pattern, rows=()) in cause.fails:
+            return f"the pattern for {', '.join(pattern.rows)} is also there for all rows: remove it"
     return None
 
 

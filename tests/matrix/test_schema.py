@@ -102,6 +102,7 @@ def test_each_pattern_of_the_committed_causes_names_cells() -> None:
         ),
         (_ROW.replace("[wrong]", "[wrong, wrong]"), _CAUSE, "invalid-matrix"),
         (_ROW.replace("known: [wrong], ", ""), _CAUSE, "invalid-matrix"),
+        (_ROW, _CAUSE + _CAUSE.splitlines()[-1].replace("{", "{rows: llama, ") + "\n", "invalid-matrix"),
         (_ROW, _CAUSE.replace("execute:logits", "exekute:logits"), "invalid-matrix"),
         (
             _ROW,
