@@ -15,8 +15,6 @@ FIXTURES = ROOT / "fixtures"
 CONFIGS = FIXTURES / "configs"
 #: Reviewed findings of the search for variations: one JSON an architecture.
 PINS = FIXTURES / "pins"
-#: Named variations of fixtures, one YAML each.
-VARIATIONS = FIXTURES / "variations"
 #: What each backend is known to leave to portable kernels, one folder a release of ExecuTorch.
 PARTITIONS = FIXTURES / "partitions"
 #: Seconds an architecture takes, by which shards are balanced.

@@ -77,7 +77,7 @@ class ExportedModule:
     def __init__(self, program: ExportedProgram) -> None:
         with at(Stage.EXPORT):
             self._module = program.module()
-            _own_buffers(self._module)
+            own_buffers(self._module)
             self._by_name = bool(program.call_spec.in_spec and program.call_spec.in_spec.child(1).num_children)
             self._initial = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
 
@@ -89,7 +89,7 @@ class ExportedModule:
         return ExportedSession(self._module, by_name=self._by_name)
 
 
-def _own_buffers(module: torch.nn.Module) -> None:
+def own_buffers(module: torch.nn.Module) -> None:
     """Give `module` copies of its buffers: those of `program.module()` are the program's own tensors."""
     for part in module.modules():
         for name, buffer in part.named_buffers(recurse=False):

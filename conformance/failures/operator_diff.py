@@ -27,7 +27,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
 from conformance.decoding.local_runtime import local_runtime
-from conformance.decoding.sessions import Inputs
+from conformance.decoding.sessions import Inputs, own_buffers
 from conformance.failures.operator_report import OperatorError, OperatorReport
 from conformance.pipeline.backends import Backend
 from conformance.pipeline.lowering import Lowered
@@ -89,9 +89,7 @@ class _Reference(Interpreter):
     """The lowered program, run by torch on buffers of its own, which remembers the value of each node."""
 
     def __init__(self, module: GraphModule) -> None:
-        for part in module.modules():
-            for name, buffer in part.named_buffers(recurse=False):
-                part.register_buffer(name, buffer.clone(), persistent=name not in part._non_persistent_buffers_set)
+        own_buffers(module)
         super().__init__(module, garbage_collect_values=False)
         self.nodes = [node for node in module.graph.nodes if node.op == "call_function"]
         self._values: dict[str, list[Any]] = {}

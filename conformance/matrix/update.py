@@ -16,6 +16,7 @@ from typing import get_args
 from conformance.core.cells import EAGER, is_own_export, needs, row_name, split_row
 from conformance.core.contract import BOTH_MODES, CLAUSES, Mode
 from conformance.core.exporter_names import KNOWN
+from conformance.core.text import plural
 from conformance.core.verdicts import ACCEPTABLE, Stage, Verdict
 from conformance.matrix.known_failures import (
     ANY_EXPORTER,
@@ -85,7 +86,7 @@ def updated_matrix(matrix: Matrix, run: RunRecord) -> Update:
     for name, row_cells in cells.items():
         described = sum(map(_is_described, row_cells))
         if name not in draft.known and described:
-            draft.changes.append(f"{name}: has no row in the matrix: {_count(described)} skipped")
+            draft.changes.append(f"{name}: has no row in the matrix: {plural(described, 'cell')} skipped")
     judged = {name: cells[name] for name in draft.known if name in cells}
     for cause_id in list(draft.causes):
         if draft.causes[cause_id].applies_to(versions):
@@ -128,11 +129,9 @@ def _is_described(cell: CellRecord) -> bool:
 def _never_expected(run: RunRecord) -> list[str]:
     verdicts = [cell.verdict.value for cell in run.cells if cell.verdict not in ACCEPTABLE and not _is_described(cell)]
     kinds = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in dict.fromkeys(verdicts))
-    return [f"{_count(len(verdicts))} left alone, because these are never expected: {kinds}"] if verdicts else []
-
-
-def _count(number: int) -> str:
-    return f"{number} cell{'' if number == 1 else 's'}"
+    return (
+        [f"{plural(len(verdicts), 'cell')} left alone, because these are never expected: {kinds}"] if verdicts else []
+    )
 
 
 # What no longer fails

@@ -60,7 +60,8 @@ _ON_BY_DEFAULT = ("truncate",)
 _LIMIT = re.compile(r"clip|clamp|limit|cap(ping)?$|threshold")
 #: What a limit is where nothing is limited.
 _UNLIMITED = 1e9
-_EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
+#: Names in configs for the number of experts of a layer.
+EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +251,6 @@ _DERIVED: _Derived = (
 #: How many are chosen, which is neutral where all are, also if it is one; and which one is.
 _CHOICES: _Derived = (
     (r"^topk_group$", lambda sizes: [sizes.first("n_group", "num_expert_group")]),
-    (r"per_tok(en)?$|^moe_(k|topk|top_k)$|^top_k_experts$", lambda sizes: [sizes.first(*_EXPERTS)]),
+    (r"per_tok(en)?$|^moe_(k|topk|top_k)$|^top_k_experts$", lambda sizes: [sizes.first(*EXPERTS)]),
     (r"_idx$", lambda _: [0]),
 )

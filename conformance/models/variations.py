@@ -17,6 +17,7 @@ from conformance.core.errors import InputError
 from conformance.core.verdicts import Stage, at
 from conformance.matrix.schema import load_matrix
 from conformance.matrix.variations import Variation as NamedVariation
+from conformance.models.config_fields import EXPERTS
 from conformance.models.fixtures import MAX_CACHE_LEN, build_model, code_keys, config_of, config_values
 from conformance.reference.transformers_api import PreTrainedConfig
 
@@ -29,7 +30,6 @@ _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_he
 _KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "num_key_value_groups")
 _HIDDEN = ("hidden_size", "n_embd", "d_model")
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
-_EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
 _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
 _WINDOWS = ("sliding_window", "sliding_window_size", "attention_chunk_size", "window_size", "attention_window_size")
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation", "ffn_activation")
@@ -281,11 +281,11 @@ class Space:
         return changes
 
     def _experts(self, _: Changes) -> list[dict[str, Any]]:
-        name = self._name(_EXPERTS)
+        name = self._name(EXPERTS)
         return [{name: count} for count in (2, 3, 6, 8) if count != self.present[name]] if name else []
 
     def _experts_per_token(self, changes: Changes) -> list[dict[str, Any]]:
-        name, experts = self._name(_EXPERTS_PER_TOKEN), self._number(_EXPERTS, changes)
+        name, experts = self._name(_EXPERTS_PER_TOKEN), self._number(EXPERTS, changes)
         if not name:
             return []
         return [{name: count} for count in (1, 2, 3, 4) if count <= experts and count != self.present[name]]

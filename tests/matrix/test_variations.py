@@ -9,7 +9,7 @@ import pytest
 
 from conformance.core.cells import EXPORTED, BackendTraits, Cell, Selection, plan, row_name, split_row
 from conformance.core.contract import CHECKED, Mode
-from conformance.core.paths import VARIATIONS
+from conformance.core.paths import ROOT
 from conformance.core.verdicts import Stage, Verdict
 from conformance.matrix.schema import CAUSES, Matrix, Tier, load_matrix, write_matrix
 from conformance.matrix.update import updated_matrix
@@ -94,9 +94,9 @@ def test_a_mistake_is_named_with_its_line(wrong: str, tmp_path: Path) -> None:
 
 def test_the_committed_files_are_what_is_written() -> None:
     matrix = load_matrix()
-    assert set(matrix.variations) == {path.stem for path in VARIATIONS.glob("*.yaml")}
+    assert set(matrix.variations) == {path.stem for path in (ROOT / FOLDER).glob("*.yaml")}
     for name, variation in matrix.variations.items():
-        file = read_yaml(VARIATIONS / f"{name}.yaml")
+        file = read_yaml(ROOT / FOLDER / f"{name}.yaml")
         assert file.path.read_text(encoding="utf-8") == variation_text(variation, file.header), name
 
 
