@@ -147,16 +147,19 @@ def assert_close(
     """Compare the logits of a script's last call, [seq, vocab] or [vocab]; the script is all that led to it.
 
     Raises:
-        ClauseViolationError: A logit is off by more than `tolerance`, a share of the oracle's scale, or not finite.
+        ClauseViolationError: A logit is off by more than `tolerance`, a share of the oracle's scale, or not finite, or
+            the oracle's own are not finite.
     """
     __tracebackhide__ = True
     call = script.calls[-1]
-    difference = (observed - expected).abs() / case.untried_oracle.scale
+    assert_oracle_finite(expected, script)
     _assert_finite(observed, script, stage)
+    difference = (observed - expected).abs() / case.untried_oracle.scale
     error = float(difference.max())
-    case.measure("max_relative_error", error)
+    if math.isfinite(error):
+        case.measure("max_relative_error", error)
     case.metrics["tolerance"] = tolerance
-    if error > tolerance:
+    if not error <= tolerance:  # nan, of a scale of 0, is not close either
         index = int(difference.argmax())
         raise ClauseViolationError(
             stage,
@@ -177,6 +180,18 @@ def _assert_finite(observed: torch.Tensor, script: DecodeScript, stage: Stage) -
         raise ClauseViolationError(stage, "not-finite", observed=nan, expected="finite logits", script=script)
 
 
+def assert_oracle_finite(expected: torch.Tensor, script: DecodeScript) -> None:
+    """Raises `ClauseViolationError` where the oracle's logits after `script` are not finite: nothing agrees with them.
+
+    The oracle is compared with a forward pass over one text alone before it is used; it may fail in another.
+    """
+    if not bool(torch.isfinite(expected).all()):
+        nan = f"nan or inf in the oracle's logits after the call {script.calls[-1]}"
+        raise ClauseViolationError(
+            Stage.EAGER, "oracle-not-finite", observed=nan, expected="finite logits", script=script
+        )
+
+
 def assert_precise(
     case: Case,
     precision: Precision,
@@ -187,11 +202,14 @@ def assert_precise(
     """Compare the logits of a script's last call, [seq, vocab], with an oracle that rounds as they do: see `Precision`.
 
     Raises:
-        ClauseViolationError: A position is too noisy, its best token is another, or a logit is not finite.
+        ClauseViolationError: A position is too noisy, its best token is another, or a logit is not finite, the
+            oracle's included.
     """
     __tracebackhide__ = True
-    _assert_finite(observed, script, Stage.EXECUTE)
     first = case.expected
+    for prefix in prefixes:
+        assert_oracle_finite(first.logits(prefix), script)
+    _assert_finite(observed, script, Stage.EXECUTE)
     for row, prefix in zip(observed, prefixes, strict=True):
         expected, best_ratio = first.logits(prefix), -math.inf
         for oracle in chain([first], case.perturbed_oracles()):
@@ -202,14 +220,15 @@ def assert_precise(
             if best_ratio >= precision.least_sqnr:
                 break
         asked = precision if best_ratio >= precision.least_sqnr else case.precision_after(prefix)
-        case.metrics["sqnr_db"] = round(min(case.metrics.get("sqnr_db", EQUAL_DB), best_ratio), 1)
-        case.metrics["least_sqnr_db"] = round(min(case.metrics.get("least_sqnr_db", EQUAL_DB), asked.least_sqnr), 1)
+        for name, value in (("sqnr_db", best_ratio), ("least_sqnr_db", asked.least_sqnr)):
+            if value > -math.inf:  # that of logits that are all 0, which is too noisy, and no number in JSON
+                case.metrics[name] = round(min(case.metrics.get(name, EQUAL_DB), value), 1)
         best, chosen = int(expected.argmax()), int(row.argmax())
         behind = float(expected[best] - expected[chosen]) / first.scale
-        if best_ratio < asked.least_sqnr:
+        if not best_ratio >= asked.least_sqnr:
             code, seen = "logits-differ", f"{best_ratio:.1f} dB of signal over noise"
             wanted = f"at least {asked.least_sqnr:.0f} dB against the rounded model, whichever way ties go"
-        elif behind > asked.tie_margin:
+        elif not behind <= asked.tie_margin:
             code, seen = "greedy-differs", f"token {chosen} is the best"
             wanted = f"token {best}, ahead by {behind:.1e} of the logits' scale"
         else:

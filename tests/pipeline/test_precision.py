@@ -34,15 +34,16 @@ pytestmark = pytest.mark.torch
 PRECISION = Precision(least_sqnr=40.0, perturbation_std=1e-6, max_perturbed_oracles=2, tie_margin=0.05)
 RIGHT = torch.tensor([1.0, 3.0, -2.0])
 TIED = torch.tensor([1.0, 2.0, -2.0])
+ONE_TOKEN = token_by_token((7,))
 
 
 def _oracle(logits: torch.Tensor) -> Any:
     return SimpleNamespace(logits=lambda prefix: logits, scale=3.0)
 
 
-def _case(*others: torch.Tensor) -> Any:
+def _case(*others: torch.Tensor, right: torch.Tensor = RIGHT) -> Any:
     return SimpleNamespace(
-        expected=_oracle(RIGHT),
+        expected=_oracle(right),
         perturbed_oracles=lambda: map(_oracle, others),
         precision_after=lambda prefix: PRECISION,
         metrics={},
@@ -51,7 +52,7 @@ def _case(*others: torch.Tensor) -> Any:
 
 def _judge(observed: torch.Tensor, *others: torch.Tensor, precision: Precision = PRECISION) -> dict[str, float]:
     case = _case(*others)
-    assert_precise(case, precision, observed[None], [(7,)], token_by_token((7,)))
+    assert_precise(case, precision, observed[None], [(7,)], ONE_TOKEN)
     metrics: dict[str, float] = case.metrics
     return metrics
 
@@ -91,6 +92,20 @@ def test_another_best_token_is_a_failure_unless_they_tie() -> None:
 
 def test_nan_is_a_failure() -> None:
     assert _caught(torch.tensor([1.0, math.nan, 0.0])) == "execute:not-finite"
+
+
+def test_nan_of_the_oracle_is_a_failure() -> None:
+    loose = dataclasses.replace(PRECISION, least_sqnr=-math.inf)
+    with pytest.raises(ClauseViolationError) as caught:
+        assert_precise(_case(right=torch.tensor([1.0, math.nan, 0.0])), loose, RIGHT[None], [(7,)], ONE_TOKEN)
+    assert caught.value.signature == "eager:oracle-not-finite"
+
+
+def test_a_ratio_that_is_not_finite_is_not_measured() -> None:
+    case = _case(right=torch.zeros(3))
+    with pytest.raises(ClauseViolationError, match="-inf dB"):
+        assert_precise(case, PRECISION, RIGHT[None], [(7,)], ONE_TOKEN)
+    assert case.metrics == {"least_sqnr_db": 40.0}
 
 
 def test_a_perturbed_model_is_off_by_no_more_than_asked() -> None:
