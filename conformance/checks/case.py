@@ -368,7 +368,7 @@ class Case:
         raise shown
 
     def measure(self, name: str, value: float) -> None:
-        """Keep the largest `value` seen under this name."""
+        """Keep the largest `value`, a finite number, seen under this name."""
         self.metrics[name] = max(self.metrics.get(name, value), value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -337,8 +338,8 @@ def test_quantises(case: Case) -> None:
     if record.products and not record.quantised:
         raise _violation("none-quantised", _nothing(record), "integers of at most 8 bits")
     found = fidelity(case.oracle, case.expected)
-    if not all(map(math.isfinite, (found.sqnr_db, found.perplexity_rounded))):
-        raise _violation("not-finite", "nan or inf in the quantised model's logits", "finite logits")
+    if not all(map(math.isfinite, dataclasses.astuple(found))):
+        raise _violation("not-finite", f"not all numbers are finite: {found}", "finite logits of both models")
     least_sqnr = _NONSENSE_DB if case.is_checkpoint else promised.least_sqnr
     case.metrics.update(
         float_sqnr_db=round(found.sqnr_db, 1),

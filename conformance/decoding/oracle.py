@@ -37,6 +37,9 @@ class Oracle:
     A decode script's effective prefix decides what a call must return, whatever chunks, rewinds and resets led there,
     so results are kept by prefix, and a prefix that continues a known one costs a step for each new token. Batch size
     is 1.
+
+    Raises:
+        CellFailedError: The model cannot decode a text that fills the cache, or all its logits are 0.
     """
 
     def __init__(self, model: PreTrainedModel, max_cache_len: int) -> None:
@@ -243,7 +246,12 @@ class ProgramOracle:
 
 
 def _largest(oracle: Oracle | ProgramOracle, tokens: tuple[int, ...]) -> float:
-    return max(float(oracle.logits(tokens[: end + 1]).abs().max()) for end in range(len(tokens)))
+    largest = max(float(oracle.logits(tokens[: end + 1]).abs().max()) for end in range(len(tokens)))
+    if largest == 0:  # errors are shares of it
+        raise ClauseViolationError(
+            Stage.EAGER, "logits-all-zero", observed="logits of 0 alone", expected="logits that differ"
+        )
+    return largest
 
 
 def perturbed_model(model: PreTrainedModel, std: float, seed: int) -> PreTrainedModel:

@@ -38,7 +38,8 @@ _JOURNAL = ".jsonl"
 #: The message of a cell that a run did not reach. If a package was missing, the message names it instead.
 UNREACHED = "the run ended before this cell was reached"
 
-_CONFIG = ConfigDict(extra="forbid")
+#: JSON has no NaN and no infinity: null would be written, and a number is read. One metric would cost the whole record.
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class InvalidRecordError(InputError):

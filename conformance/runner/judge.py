@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import shlex
 import traceback
@@ -57,15 +58,24 @@ def judge(
     exploring: str = "",
     measured: Measured | None = None,
 ) -> CellRecord:
-    """The verdict on `cell`, whose check ended with `outcome`."""
+    """The verdict on `cell`, whose check ended with `outcome`.
+
+    A check fails where it measures NaN or infinity. One that passes with such a metric is a harness error: it has
+    compared numbers that no comparison refuses. The record goes without it.
+    """
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
     observed = dataclasses.replace(
         bare_record(cell, Verdict.PASS, exploring=exploring),
-        metrics=dict(metrics) or None,
+        metrics=finite or None,
         **(measured or {}),
         duration_s=round(duration_s, 3),
         bundle=outcome.bundle,
     )
     match error := outcome.error:
+        case None if len(finite) < len(metrics):
+            unmeasured = ", ".join(f"{name} is {value}" for name, value in metrics.items() if name not in finite)
+            message = f"the suite itself failed: {unmeasured}, and the check passed; a metric must be finite"
+            return dataclasses.replace(observed, verdict=Verdict.HARNESS_ERROR, message=message)
         case None:
             pass
         case NotApplicableError():

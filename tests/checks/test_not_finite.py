@@ -1,7 +1,8 @@
-"""An oracle with logits that are not finite: no program agrees with it."""
+"""Numbers that are not finite: no program agrees with an oracle that has them, and no check measures them."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,11 +11,14 @@ import torch
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
+from conformance.checks import test_lowering
 from conformance.core.verdicts import ClauseViolationError
+from conformance.decoding.fidelity import Fidelity
 from conformance.decoding.vocabulary import vocabulary_of
 from conformance.models.fixtures import cache_length
 from conformance.pipeline.stages import build
 from conformance.reference import convert_and_export_with_cache
+from tests.faults.lowerings import QUANTISES_ONE_LAYER as BACKEND
 from tests.support.harness import judge
 
 pytestmark = pytest.mark.torch
@@ -68,3 +72,12 @@ def test_a_forward_pass_that_is_not_finite_is_caught_by_par_8() -> None:
     with pytest.raises(ClauseViolationError) as caught:
         judge("PAR-8", "llama", make_model=_nan_without_cache)
     assert caught.value.signature == "eager:oracle-not-finite"
+
+
+@pytest.mark.parametrize("number", ["sqnr_db", "greedy_agreement", "perplexity_float", "perplexity_rounded"])
+def test_number_that_is_not_finite_is_caught_by_low_11(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = dataclasses.replace(Fidelity(20.0, 0.9, 30.0, 31.0), **{number: float("inf")})
+    monkeypatch.setattr(test_lowering, "fidelity", lambda *_: found)
+    with pytest.raises(ClauseViolationError, match=f"{number}=inf") as caught:
+        judge("LOW-11", "llama", convert_and_export_with_cache, backend=BACKEND.name, backends={BACKEND.name: BACKEND})
+    assert caught.value.signature == "lower:not-finite"

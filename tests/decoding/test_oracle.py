@@ -55,3 +55,12 @@ def test_model_that_decodes_has_one_oracle() -> None:
     """RecurrentGemma keeps a state of its own, which a second oracle would find as the first one left it."""
     architecture = Builder(without_cache={"bamba"}).architecture("llama")
     assert architecture.static_oracle is architecture.oracle
+
+
+def test_model_whose_logits_are_all_zero_has_no_oracle() -> None:
+    model = build_model(fixture_config("llama"))
+    with torch.no_grad():
+        model.get_output_embeddings().weight.zero_()
+    with pytest.raises(ClauseViolationError) as violation:
+        Oracle(model, cache_length(model))
+    assert violation.value.signature == "eager:logits-all-zero"

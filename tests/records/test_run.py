@@ -1,14 +1,16 @@
-"""Records that are compressed."""
+"""Records that are compressed, and that can be read whatever was measured."""
 
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from conformance.records import run as records
-from conformance.records.run import load_run, write_run
+from conformance.records.run import FieldsRecord, load_run, write_run
 from tests.report.samples import cell, run
 from tests.support.messages import refused
 
@@ -22,6 +24,14 @@ def test_compressed_record_is_read_as_it_was(tmp_path: Path) -> None:
     assert load_run(tmp_path / "run.json.gz") == load_run(tmp_path / "run.json") == written
     assert gzip.decompress((tmp_path / "run.json.gz").read_bytes()) == (tmp_path / "run.json").read_bytes()
     assert (tmp_path / "again.json.gz").read_bytes() == (tmp_path / "run.json.gz").read_bytes()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_record_holds_a_number_that_json_has_not(value: float) -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        cell(metrics={"max_relative_error": value})
+    with pytest.raises(ValidationError, match="finite number"):
+        FieldsRecord({"scaling": value}, {}, {})
 
 
 def test_damaged_record_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import pytest
 
 from conformance.core.cells import Cell
@@ -17,8 +20,9 @@ from conformance.core.verdicts import (
 )
 from conformance.failures.outcome import Outcome
 from conformance.matrix.schema import Expectation
-from conformance.records.run import CellRecord, cell_from_json, cell_to_json
+from conformance.records.run import CellRecord, cell_from_json, cell_to_json, load_run, write_run
 from conformance.runner.judge import judge
+from tests.report.samples import run
 
 pytestmark = pytest.mark.unit
 
@@ -60,6 +64,22 @@ def _judged(error: BaseException | None, expectation: Expectation | None) -> Cel
 )
 def test_truth_table(error: BaseException | None, expectation: Expectation | None, verdict: Verdict) -> None:
     assert _judged(error, expectation).verdict is verdict
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_metric_that_is_not_finite_costs_its_own_cell_alone(value: float, tmp_path: Path) -> None:
+    metrics = {"tolerance": 1e-4, "max_relative_error": value}
+    passed, failed = (
+        judge(_CELL, Outcome(error), None, versions={}, metrics=metrics, duration_s=0.1)
+        for error in (None, _differs(0.5))
+    )
+    assert passed.verdict is Verdict.HARNESS_ERROR
+    assert f"max_relative_error is {value}" in (passed.message or "")
+    assert failed.verdict is Verdict.FAIL
+    assert passed.metrics == failed.metrics == {"tolerance": 1e-4}
+    path = tmp_path / "run.json"
+    write_run(path, run(passed, failed))
+    assert load_run(path).cells == (passed, failed)
 
 
 def test_failure_explains_itself() -> None:
