@@ -61,7 +61,7 @@ def _finite(model: PreTrainedModel, *examples: torch.Tensor, dynamic_shapes: Any
     return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
 
 
-@pytest.mark.parametrize("clause", ["PAR-1"])
+@pytest.mark.parametrize("clause", ["PAR-1", "PAR-10"])
 def test_nothing_agrees_with_an_oracle_that_is_not_finite(clause: str) -> None:
     with pytest.raises(ClauseViolationError) as caught:
         judge(clause, "llama", _finite, make_model=_nan_in_other_texts)

@@ -8,10 +8,10 @@ import torch
 from transformers import GenerationConfig
 
 from conformance.checks.case import Case, clause, tensors
-from conformance.checks.compare import assert_matches, once
+from conformance.checks.compare import assert_matches, assert_oracle_finite, once
 from conformance.checks.signature import assert_signature
 from conformance.core.cells import EXPORTED
-from conformance.core.verdicts import ClauseViolationError, Stage
+from conformance.core.verdicts import ClauseViolationError, NotApplicableError, Stage
 from conformance.decoding.device import foresee
 from conformance.decoding.scripts import Call, DecodeScript, joined, token_by_token
 from conformance.decoding.sessions import Session
@@ -52,7 +52,10 @@ def test_greedy_generation(case: Case) -> None:
     """After prompts in any chunks, the most likely token each time; after the shortest, until the cache is full."""
     # Each prompt once: in mode decode, where all of them go token by token, there are only twelve.
     whole = partial(_with_answer, case)
+    case.metrics["tokens_compared"] = 0
     case.try_scripts(case.space.prompts(), cache(partial(_generate, case)), (_shortest(case),), whole=whole)
+    if not case.metrics["tokens_compared"]:
+        raise NotApplicableError("at each token the two best ones tie within the tolerance, so rounding chooses")
 
 
 @clause("PAR-11")
@@ -98,10 +101,12 @@ def _generate(case: Case, prompt: DecodeScript) -> None:
     observed = _logits(session, prompt)[-1]
     script, held = prompt, list(prompt.steps())[-1][1]
     most = _most(case, prompt, held)
-    while (token := _next_token(case, observed[:, -1:], held, script)) is not None and len(held) < most:
+    token = _next_token(case, observed[:, -1:], held, script)
+    while len(held) < most:
         call = Call(len(held), (token,))
         script, held = joined(script, DecodeScript((call,))), (*held, token)
         observed = session.step(*tensors(call.tokens, call.position))
+        token = _next_token(case, observed[:, -1:], held, script)
 
 
 def _most(case: Case, prompt: DecodeScript, held: tuple[int, ...]) -> int:
@@ -118,29 +123,34 @@ def _with_answer(case: Case, prompt: DecodeScript) -> DecodeScript:
     return joined(prompt, token_by_token(held[start:], start))
 
 
-def _next_token(case: Case, logits: torch.Tensor, held: tuple[int, ...], script: DecodeScript) -> int | None:
-    """The token that greedy decoding goes on with, which must be the oracle's; None after a tie."""
+def _next_token(case: Case, logits: torch.Tensor, held: tuple[int, ...], script: DecodeScript) -> int:
+    """The token that greedy decoding goes on with: the program's best, which the oracle has to have among its best.
+
+    Where several of the oracle's tie within the tolerance, rounding chooses, and the text goes on with the program's.
+    The metric `tokens_compared` counts the others, of which only one is right.
+    """
     chosen = int(logits[0, -1].argmax())
     if case.precision is not None:
         # Rounding may go another way than in the oracle, and the text with it: what was chosen is judged instead.
         assert_matches(case, logits, [held], script)
+        case.metrics["tokens_compared"] += 1
         return chosen
     expected = case.expected.logits(held)
+    assert_oracle_finite(expected, script)
     best, second = expected.topk(2).values.tolist()
-    if best - second <= 2 * case.tolerance * case.expected.scale:
-        return None  # rounding decides, and neither is wrong
-    token = int(expected.argmax())
-    if chosen != token:
+    tie = 2 * case.tolerance * case.expected.scale
+    if best - float(expected[chosen]) > tie:
         raise ClauseViolationError(
             Stage.EXECUTE,
             "tokens-differ",
             observed=f"token {chosen} after the call {script.calls[-1]}",
-            expected=f"token {token}, {best - second:.2g} above the next",
+            expected=f"token {int(expected.argmax())}, {best - float(expected[chosen]):.2g} above it",
             script=script,
             observed_logits=logits[0],
             expected_logits=expected[None],
         )
-    return token
+    case.metrics["tokens_compared"] += best - second > tie
+    return chosen
 
 
 def _shortest(case: Case) -> DecodeScript:
