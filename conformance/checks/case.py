@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
@@ -344,7 +346,12 @@ class Case:
         sessions: int = 1,
         whole: Callable[[DecodeScript], DecodeScript] | None = None,
     ) -> None:
-        """The same, where `generate` calls a function with each generated script."""
+        """The same, where `generate` calls a function with each generated script.
+
+        Raises:
+            CellFailedError: The failure of the shortest script that was found.
+            ClauseViolationError: The same, where it does not fail each time: its signature ends in `not-deterministic`.
+        """
         if self.only is not None:
             judge(self.only)
             return
@@ -355,14 +362,16 @@ class Case:
             self._run_ahead(scripts, sessions, whole)
         shown = _first_violation(judge, pinned)
         if shown is None:
-            generate(judge)
+            with _deterministic():
+                generate(judge)
             return
         if not self._shrinks:
             raise shown
         # Hypothesis shrinks only what it has generated, so it looks for a shorter one with the same failure.
         try:
-            generate(judge)
-        except ClauseViolationError as shorter:
+            with _deterministic():
+                generate(judge)
+        except CellFailedError as shorter:
             if shorter.signature == shown.signature and _length(shorter) < _length(shown):
                 raise
         raise shown
@@ -383,11 +392,44 @@ def _first_violation(
     return None
 
 
-def _length(error: ClauseViolationError) -> tuple[int, int]:
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Make a violation of a failure that Hypothesis has not seen again when it tried the same script.
+
+    Hypothesis takes that for a fault of the check. But scripts have no state, and their sessions are new.
+    """
+    try:
+        yield
+    except Flaky as error:
+        failed = error.subgroup(CellFailedError) if isinstance(error, ExceptionGroup) else None
+        if failed is None:
+            raise
+        raise _not_deterministic(failed) from None
+
+
+def _not_deterministic(failed: BaseExceptionGroup[CellFailedError]) -> ClauseViolationError:
+    """The first of several failures, of a script that has not failed in the same way each time."""
+    first = failed.exceptions[0]
+    if isinstance(first, BaseExceptionGroup):
+        return _not_deterministic(first)
+    return ClauseViolationError(
+        first.stage,
+        f"{first.signature.removeprefix(f'{first.stage}:')}:not-deterministic",
+        observed=f"{getattr(first, 'observed', first)}; not so when the script was tried again",
+        expected=getattr(first, "expected", "the same result each time"),
+        script=getattr(first, "script", None),
+        relative_error=getattr(first, "relative_error", None),
+        observed_logits=getattr(first, "observed_logits", None),
+        expected_logits=getattr(first, "expected_logits", None),
+    )
+
+
+def _length(error: CellFailedError) -> tuple[int, int]:
     """Calls and tokens of the script that shows it."""
-    if not isinstance(error.script, DecodeScript):
+    script = getattr(error, "script", None)
+    if not isinstance(script, DecodeScript):
         return (0, 0)
-    return len(error.script.calls), sum(len(call.tokens) for call in error.script.calls)
+    return len(script.calls), sum(len(call.tokens) for call in script.calls)
 
 
 def require_undecodable(case: Case, known: Expectation) -> None:

@@ -6,18 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import core
+from hypothesis.errors import FlakyFailure
 
 from conformance.checks.case import Case
 from conformance.checks.registry import checks
 from conformance.core.cells import EXPORTED, Cell
 from conformance.core.contract import Mode
-from conformance.core.verdicts import CellFailedError, ClauseViolationError, Stage
+from conformance.core.verdicts import CellFailedError, ClauseViolationError, Stage, StageError
+from conformance.decoding.scripts import DecodeScript, token_by_token
 from conformance.exporters.resolve import Exporter
 from conformance.pipeline.builder import Builder
 from conformance.reference import convert_and_export_with_cache
 from tests.faults import programs
 from tests.support import seeds
+from tests.support.harness import judge
 
 pytestmark = pytest.mark.torch
 
@@ -62,6 +66,62 @@ def test_any_seed_lets_a_correct_program_pass(builder: Builder, seed: int) -> No
 
 def test_any_seed_catches_a_fault(builder: Builder, seed: int) -> None:
     assert _signature(builder, "rewinds_badly", "PAR-3") == "execute:logits-differ"
+
+
+_calls = {"made": 0}
+
+
+@torch.library.custom_op("conformance_tests::is_wrong_now", mutates_args=())
+def _is_wrong_now(position: torch.Tensor) -> torch.Tensor:
+    """Whether this is the 30th call of the process, beyond those of pinned scripts, or the 60th, and so on."""
+    _calls["made"] += 1
+    return torch.tensor(_calls["made"] % 30 == 0)
+
+
+@_is_wrong_now.register_fake
+def _(position: torch.Tensor) -> torch.Tensor:
+    return torch.empty((), dtype=torch.bool)
+
+
+def _wrong_now_and_then(inner: Any, ids: torch.Tensor, position: torch.Tensor) -> Any:
+    logits = inner(ids, position)
+    return torch.where(torch.ops.conformance_tests.is_wrong_now(position), logits.flip(-1), logits)
+
+
+@pytest.mark.parametrize(("clause", "shrink"), [("PAR-4", True), ("PAR-4", False), ("PAR-12", True)])
+def test_a_failure_that_does_not_come_again_is_the_programs(clause: str, shrink: bool) -> None:
+    _calls["made"] = 0
+    with pytest.raises(ClauseViolationError, match="not so when the script was tried again") as caught:
+        judge(clause, "llama", programs._subject(_wrong_now_and_then), shrink=shrink)
+    assert caught.value.signature == "execute:logits-differ:not-deterministic"
+    assert isinstance(caught.value.script, DecodeScript)
+
+
+def test_a_failure_of_the_suite_that_does_not_come_again_is_its_own(builder: Builder) -> None:
+    tried: set[DecodeScript] = set()
+
+    def fails_once(script: DecodeScript) -> None:
+        if script not in tried:
+            tried.add(script)
+            raise ZeroDivisionError
+
+    case = Case(Cell("mistral", "good", EXPORTED, Mode.DYNAMIC, "PAR-1"), builder, EXAMPLES)
+    with pytest.raises(FlakyFailure):
+        case.try_scripts(case.space.prefills(), fails_once)
+
+
+def test_a_failure_of_another_kind_while_shrinking_does_not_hide_the_first(builder: Builder) -> None:
+    """As of a runtime that refuses the next script."""
+    case = Case(Cell("mistral", "good", EXPORTED, Mode.DYNAMIC, "PAR-1"), builder, EXAMPLES)
+    pinned = token_by_token((1, 2, 3))
+    shown = ClauseViolationError(Stage.EXECUTE, "logits-differ", observed=1, expected=2, script=pinned)
+
+    def refuses_others(script: DecodeScript) -> None:
+        raise shown if script == pinned else StageError(Stage.EXECUTE, RuntimeError("refused"))
+
+    with pytest.raises(ClauseViolationError) as caught:
+        case.try_scripts(case.space.prefills(), refuses_others, (pinned,))
+    assert caught.value is shown
 
 
 def _unsteady_check(case: Case) -> None:
