@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -34,32 +37,47 @@ _LEAST_LAYERS = 2
 
 @clause("SEN-1")
 def test_faults_show(case: Case) -> None:
-    """Each fault, put into the oracle itself, moves the last logits far beyond the tolerance."""
+    """Each fault, put into the oracle itself, moves the last logits far beyond the tolerance.
+
+    Each kind of cache layer has to show it by itself: one that shows it would hide another that does not.
+    """
     oracle = case.untried_oracle
     tokens = case.space.text(0)
-    faults: dict[str, Callable[[StaticCache], bool]] = {
-        "zeroed_cache": _zero,
-        "shifted_positions": _shift,
-        "swapped_layers": _swap,
-    }
-    effects: dict[str, float] = {}
-    for name, fault in faults.items():
-        effect = _effect(oracle, tokens[: len(tokens) // 2], fault)
+    half = tokens[: len(tokens) // 2]
+    faults: list[tuple[str, str, Callable[[StaticCache], bool]]] = []
+    for kind in sorted({type(layer).__name__ for layer in oracle.new_cache().layers}):
+        of = f" ({kind})"
+        faults += [("zeroed_cache", of, partial(_zero, kind)), ("swapped_layers", of, partial(_swap, kind))]
+    faults.append(("shifted_positions", "", _shift))
+    effects: list[tuple[float, str, str]] = []
+    for name, of, fault in faults:
+        effect = _effect(oracle, half, fault)
         if effect is not None:
-            effects[name] = effect / case.tolerance
+            effects.append((effect / case.tolerance, name, of))
     if any(getattr(layer, "is_sliding", False) for layer in oracle.new_cache().layers):
         effect = _window_effect(oracle, tokens)
         # Moshi's caches slide, and its forward pass without a cache, which is its oracle, has no window to drop.
         if effect or type(oracle) is not CacheFreeOracle:
-            effects["dropped_window"] = effect / case.tolerance
-    case.metrics.update({f"effect_{name}": round(effect, 1) for name, effect in effects.items()})
-    name, least = min(effects.items(), key=lambda item: item[1])
+            effects.append((effect / case.tolerance, "dropped_window", ""))
+    if all(name != "zeroed_cache" for _, name, _ in effects):  # nothing in the cache, and so nothing that shows
+        effects.insert(0, (0.0, "zeroed_cache", ""))
+    for effect, name, of in effects:
+        if not math.isfinite(effect):
+            raise ClauseViolationError(
+                Stage.EAGER,
+                "effect-not-finite",
+                observed=f"{name}{of} moves the logits by {effect} times the tolerance",
+                expected="finite logits, with the fault and without it",
+            )
+    for effect, name, _ in sorted(effects, reverse=True):  # of each fault, the least is kept
+        case.metrics[f"effect_{name}"] = round(effect, 1)
     enough = _LEAST_EFFECT_ROUNDED if case.rounds else LEAST_EFFECT
+    least, name, of = min(effects, key=lambda effect: effect[0])
     if least < enough:
         raise ClauseViolationError(
             Stage.EAGER,
             f"insensitive-to-{name}",
-            observed=f"{name} moves the logits by {least:.1f} times the tolerance",
+            observed=f"{name}{of} moves the logits by {least:.1f} times the tolerance",
             expected=f"at least {enough} times",
         )
 
@@ -169,10 +187,20 @@ def _widened(weight: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return widened
 
 
-def _zero(cache: StaticCache) -> bool:
-    for _, _, state in cache_states(cache):
+def _states(cache: StaticCache, kind: str) -> list[list[tuple[str, torch.Tensor]]]:
+    """The states of each layer of `kind`, the name of a class, by name."""
+    layers: dict[int, list[tuple[str, torch.Tensor]]] = {}
+    for index, name, state in cache_states(cache):
+        if type(cache.layers[index]).__name__ == kind:
+            layers.setdefault(index, []).append((name, state))
+    return list(layers.values())
+
+
+def _zero(kind: str, cache: StaticCache) -> bool:
+    layers = _states(cache, kind)
+    for _, state in chain.from_iterable(layers):
         state.zero_()
-    return True
+    return bool(layers)
 
 
 def _shift(cache: StaticCache) -> bool:
@@ -185,20 +213,17 @@ def _shift(cache: StaticCache) -> bool:
     return moved
 
 
-def _swap(cache: StaticCache) -> bool:
-    """Exchange the states of the first two layers that hold tensors of the same names and shapes."""
-    by_kind: dict[object, list[list[torch.Tensor]]] = {}
-    for layer in range(len(cache.layers)):
-        states = [(name, state) for index, name, state in cache_states(cache) if index == layer]
-        if states:
-            kind = tuple((name, state.shape) for name, state in states)
-            by_kind.setdefault(kind, []).append([state for _, state in states])
-    for first, second, *_ in (alike for alike in by_kind.values() if len(alike) > 1):
-        for one, other in zip(first, second, strict=True):
-            kept = one.clone()
-            one.copy_(other)
-            other.copy_(kept)
-        return True
+def _swap(kind: str, cache: StaticCache) -> bool:
+    """Exchange the states of the first two layers of `kind` that hold tensors of the same names and shapes."""
+    alike: dict[object, list[tuple[str, torch.Tensor]]] = {}
+    for states in _states(cache, kind):
+        other = alike.setdefault(tuple((name, state.shape) for name, state in states), states)
+        if other is not states:
+            for (_, one), (_, two) in zip(other, states, strict=True):
+                kept = one.clone()
+                one.copy_(two)
+                two.copy_(kept)
+            return True
     return False
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch.utils._pytree import SUPPORTED_NODES
 from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
-from conformance.checks import test_runner
+from conformance.checks import test_runner, test_sensitivity
 from conformance.checks.case import Case
 from conformance.core.contract import CHECKED, Mode, Scope
 from conformance.core.verdicts import (
@@ -300,6 +301,30 @@ def test_insensitive_fixture_is_caught_by_sen_1() -> None:
     with pytest.raises(ClauseViolationError) as caught:
         judge("SEN-1", "llama", make_model=_initialised_by_upstream)
     assert caught.value.signature.startswith("eager:insensitive-to-")
+
+
+def _without_full_attention(architecture: str) -> PreTrainedModel:
+    """The outputs of its full-attention layers are 0, so that only the windows of the others show a wrong cache."""
+    model: Any = build(architecture)
+    for kind, layer in zip(model.config.layer_types, model.model.layers, strict=True):
+        if kind == "full_attention":
+            with torch.no_grad():
+                layer.self_attn.o_proj.weight.zero_()
+    return cast("PreTrainedModel", model)
+
+
+def test_kind_of_layer_that_shows_no_fault_is_caught_by_sen_1() -> None:
+    with pytest.raises(ClauseViolationError, match=r"\(StaticLayer\) moves the logits by 0\.0") as caught:
+        judge("SEN-1", "gemma3_text", make_model=_without_full_attention)
+    assert caught.value.signature.startswith("eager:insensitive-to-")
+
+
+def test_effect_that_is_not_finite_is_caught_by_sen_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    effects = iter([math.nan])
+    monkeypatch.setattr(test_sensitivity, "_effect", lambda *_: next(effects, 0.0))
+    with pytest.raises(ClauseViolationError) as caught:
+        judge("SEN-1", "llama")
+    assert caught.value.signature == "eager:effect-not-finite"
 
 
 def test_a_window_that_weights_are_as_wide_as_can_be_dropped() -> None:
