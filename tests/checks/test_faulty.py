@@ -99,6 +99,18 @@ def test_fault_is_caught_by_its_own_clause_only(fault: Callable[..., Any], claus
     judge(clause, "lfm2" if fault is programs.keeps_its_state else "llama", fault)
 
 
+@pytest.mark.parametrize(
+    "words", ["the model is in training mode", "put the model into eval mode", "call model.eval() first", ".eval()"]
+)
+def test_refusal_of_a_model_in_training_mode_is_no_failure(words: str) -> None:
+    def refuses(model: PreTrainedModel, *examples: Any, dynamic_shapes: Any = None) -> Any:
+        if model.training:
+            raise ValueError(words)
+        return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+
+    assert judge("EXP-11", "llama", refuses).metrics == {"refused": 1}
+
+
 def test_script_is_the_shortest_that_shows_the_fault() -> None:
     # The pinned script that shows it first decodes twelve tokens before it goes back.
     with pytest.raises(ClauseViolationError) as caught:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+from torch.export import export as traced_by_name
 from transformers import GenerationConfig, PreTrainedModel
 
 from conformance.reference import PositionsEndError, TorchExportableModuleWithStaticCache, convert_and_export_with_cache
@@ -36,6 +37,28 @@ def accepts_anything(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: 
         use_cache=True, cache_implementation="static", cache_config={"batch_size": 1, "max_cache_len": 32}
     )
     return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+
+
+def traces_first(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Traces before it looks at the model's settings, with a function that it has imported by name."""
+    traced_by_name(torch.nn.Identity(), (torch.zeros(1),))
+    return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+
+
+def fails_to_evaluate(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Fails for a model in training mode, with an error that does not say so."""
+    if model.training:
+        raise RuntimeError("failed to evaluate the retrieval of a value")
+    return convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+
+
+def refuses_training_late(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Refuses a model in training mode after it has traced it."""
+    trained = model.training
+    program = convert_and_export_with_cache(model, *examples, dynamic_shapes=dynamic_shapes)
+    if trained:
+        raise ValueError("call model.eval() first")
+    return program
 
 
 def runs_past_the_positions(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
