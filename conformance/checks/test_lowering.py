@@ -255,11 +255,20 @@ def _wide_caches(case: Case, caches: Iterable[CacheBuffer]) -> Iterator[str]:
     oracle = case.architecture.prepared_oracle(case.backend) if prepared else case.untried_oracle
     cache = oracle.new_cache()
     oracle.step(cache, 0)
-    eager = {tuple(state.shape): state.dtype for _, _, state in cache_states(cache)}
-    for buffer in caches:
+    eager: dict[tuple[int, ...], list[torch.dtype]] = {}
+    for _, _, state in cache_states(cache):
+        if state.dtype.is_floating_point:
+            eager.setdefault(tuple(state.shape), []).append(state.dtype)
+    for dtypes in eager.values():
+        dtypes.sort(key=lambda dtype: dtype.itemsize)
+    # Exporters name buffers as they like. So, of one shape, the widest is compared with the model's widest, and so on.
+    for buffer in sorted(caches, key=lambda buffer: getattr(torch, buffer.dtype).itemsize, reverse=True):
         dtype: torch.dtype = getattr(torch, buffer.dtype)
-        own = eager.get(buffer.shape, case.architecture.prepared(case.backend).dtype)
-        if dtype.is_floating_point and dtype.itemsize > own.itemsize:
+        if not dtype.is_floating_point:
+            continue
+        dtypes = eager.get(buffer.shape, [case.architecture.prepared(case.backend).dtype])
+        own = dtypes.pop() if len(dtypes) > 1 else dtypes[0]
+        if dtype.itemsize > own.itemsize:
             wanted = buffer.size * own.itemsize // dtype.itemsize
             own_name = str(own).removeprefix("torch.")
             yield f"{buffer.name}: {buffer.size} bytes of {buffer.dtype} where {own_name} takes {wanted}"
