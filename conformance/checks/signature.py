@@ -29,7 +29,7 @@ def assert_signature(
         program: The program.
         vocab: Number of logits of a token.
         rows: Rows a call.
-        longest: Tokens of the longest call, if the sequence length has to be dynamic.
+        longest: Tokens of the longest call, if the sequence length has to be dynamic; without it, it may be 1 alone.
         shape: The logits of which tokens a call returns.
     """
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
@@ -42,26 +42,28 @@ def assert_signature(
             raise _violation("wrong-inputs", f"{name}: {value.dtype} {list(value.shape)}", f"int64 of rank {rank}")
     if values["input_ids"].shape[0] != rows:
         raise _violation("wrong-inputs", f"input_ids has {values['input_ids'].shape[0]} rows", f"{rows}")
+    tokens, positions = values["input_ids"].shape[1], values["cache_position"].shape[0]
     if longest is not None:
-        _assert_dynamic(program, values["input_ids"].shape[1], values["cache_position"].shape[0], longest)
+        _assert_dynamic(program, tokens, positions, longest)
+    elif isinstance(tokens, int) and tokens != 1:
+        raise _violation("wrong-inputs", f"input_ids has {tokens} tokens", "1")
+    if str(tokens) != str(positions):  # of symbols, comparing them would guard them
+        observed = f"{tokens} tokens and {positions} positions"
+        raise _violation("lengths-differ", observed, "one sequence length for input_ids and cache_position")
     outputs = [spec.arg for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
     if len(outputs) != 1:
         raise _violation("wrong-outputs", f"{len(outputs)} outputs", "logits alone")
     logits = values[outputs[0].name]
-    tokens = 1 if shape.last_logits else values["input_ids"].shape[1]
-    wanted = [rows, tokens, vocab]
+    wanted = [rows, 1 if shape.last_logits else tokens, vocab]
     if list(logits.shape) != wanted or not logits.is_floating_point():
         raise _violation("wrong-outputs", f"{logits.dtype} {list(logits.shape)}", f"floating-point logits {wanted}")
 
 
 def _assert_dynamic(program: ExportedProgram, tokens: Any, positions: Any, longest: int) -> None:
-    """One symbol for the number of tokens and of positions, with a range from 1 to `longest`."""
+    """Symbols for the number of tokens and of positions, that of tokens with a range from 1 to `longest`."""
     for name, length in (("input_ids", tokens), ("cache_position", positions)):
         if isinstance(length, int):
             raise _violation("length-fixed", f"{name} has a sequence length of {length}", "a dynamic one")
-    if tokens.node.expr != positions.node.expr:
-        observed = f"{tokens} tokens and {positions} positions"
-        raise _violation("lengths-differ", observed, "one sequence length for input_ids and cache_position")
     lengths = program.range_constraints.get(tokens.node.expr)
     if lengths is None or lengths.lower > 1 or lengths.upper < longest:
         observed = "any length" if lengths is None else f"lengths from {lengths.lower} to {lengths.upper}"

@@ -88,6 +88,20 @@ def keeps_one_position(model: PreTrainedModel, *examples: Tensor, dynamic_shapes
     return _subject(step)(model, ids, position[:1], dynamic_shapes=shapes)
 
 
+def four_tokens(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Takes four tokens a call, whatever was asked."""
+    return convert_and_export_with_cache(model, torch.zeros((1, 4), dtype=torch.long), torch.arange(4))
+
+
+def two_positions(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Takes a token and two positions, of which it ignores the second."""
+
+    def step(inner: Any, ids: Tensor, position: Tensor) -> Any:
+        return inner(ids, position[:1])
+
+    return _subject(step)(model, torch.zeros((1, 1), dtype=torch.long), torch.arange(2))
+
+
 def half_the_length(model: PreTrainedModel, *examples: Tensor, dynamic_shapes: Any = None) -> ExportedProgram:
     """Takes chunks up to half of the cache only."""
     seq = torch.export.Dim("seq", min=1, max=16)

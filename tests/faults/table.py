@@ -19,6 +19,8 @@ FAULTS: list[tuple[Callable[..., Any], str, Mode, str, str]] = [
     (programs.last_token_only, "llama", DECODE, "EXP-1", "export:wrong-outputs"),
     (exporters.keeps_one_position, "llama", DYNAMIC, "EXP-1", "export:length-fixed"),
     (exporters.half_the_length, "llama", DYNAMIC, "EXP-1", "export:length-range"),
+    (exporters.four_tokens, "llama", DECODE, "EXP-1", "export:wrong-inputs"),
+    (exporters.two_positions, "llama", DECODE, "EXP-1", "export:lengths-differ"),
     (programs.cache_as_input, "llama", DECODE, "EXP-2", "export:cache-at-boundary"),
     (programs.returns_cache, "llama", DECODE, "EXP-3", "export:cache-returned"),
     (programs.cache_as_constant, "llama", DECODE, "EXP-3", "export:cache-not-a-buffer"),
