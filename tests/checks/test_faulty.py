@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, StaticCache
 
 from conformance.checks import test_runner, test_sensitivity
 from conformance.checks.case import Case
+from conformance.checks.test_runner import Conversation
 from conformance.core.contract import CHECKED, Mode, Scope
 from conformance.core.verdicts import (
     CellFailedError,
@@ -227,6 +229,30 @@ def test_answers_to_texts_that_begin_as_in_transformers_are_right(beside_a_token
     _judge_runner("RUN-3", beside_a_tokenizer)
     case = judge("RUN-4", "llama", builder=beside_a_tokenizer, is_checkpoint=True)
     assert case.metrics == {"tokenizer_ids": tokenizers.VOCAB, "logits": tokenizers.VOCAB, "num_bos": 1}
+
+
+def test_prompts_that_the_tokenizer_cannot_write_are_left_out(
+    beside_a_tokenizer: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(beside_a_tokenizer.architecture("llama").runner_tokenizer)
+    prompt = kind.prompt
+    monkeypatch.setattr(kind, "prompt", lambda self, seed, size: prompt(self, seed, size) if size < 8 else None)
+    for clause in ("RUN-2", "RUN-3"):
+        metrics = _judge_runner(clause, beside_a_tokenizer).metrics
+        assert metrics["prompts_left_out"] > 0
+        assert metrics["answers"] > 0
+    monkeypatch.setattr(kind, "prompt", lambda self, seed, size: None)
+    for clause in ("RUN-2", "RUN-3"):
+        with pytest.raises(NotApplicableError, match="no prompt was found"):
+            _judge_runner(clause, beside_a_tokenizer)
+
+
+def test_turns_after_an_answer_that_was_cut_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_runner, "_judge", lambda *_: None)
+    turns = (Turn((1,), "a"), Turn((2,), "b"), Turn((3,), "c", again=True), Turn((4,), "d"))
+    case: Any = SimpleNamespace(space=SimpleNamespace(length=32), metrics={"answers": 0})
+    test_runner._judge_answers(case, Conversation(turns), [Answer(())] * 4)
+    assert case.metrics == {"answers": 2}
 
 
 def test_text_without_its_beginning_is_caught(beside_a_tokenizer: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
