@@ -207,10 +207,10 @@ def assert_precise(
     """
     __tracebackhide__ = True
     first = case.expected
-    for prefix in prefixes:
-        assert_oracle_finite(first.logits(prefix), script)
+    rows = torch.stack([first.logits(prefix) for prefix in prefixes]) if prefixes else observed
+    assert_oracle_finite(rows, script)
     _assert_finite(observed, script, Stage.EXECUTE)
-    for row, prefix in zip(observed, prefixes, strict=True):
+    for index, (row, prefix) in enumerate(zip(observed, prefixes, strict=True)):
         expected, best_ratio = first.logits(prefix), -math.inf
         for oracle in chain([first], case.perturbed_oracles()):
             candidate = oracle.logits(prefix)
@@ -233,12 +233,13 @@ def assert_precise(
             wanted = f"token {best}, ahead by {behind:.1e} of the logits' scale"
         else:
             continue
+        rows[index] = expected
         raise ClauseViolationError(
             Stage.EXECUTE,
             code,
             observed=f"{seen} after {len(prefix)} tokens, call {script.calls[-1]}",
             expected=wanted,
             script=script,
-            observed_logits=row,
-            expected_logits=expected,
+            observed_logits=observed,
+            expected_logits=rows,
         )

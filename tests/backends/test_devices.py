@@ -25,7 +25,7 @@ from conformance.failures.divergence import Step
 from conformance.failures.localize import locate
 from conformance.pipeline import stages
 from conformance.pipeline.backends import PORTABLE, Backend, backend_called
-from conformance.pipeline.backends.base import Interpreter
+from conformance.pipeline.backends.base import Interpreter, Precision
 from conformance.pipeline.backends.other_process import XNNPACK
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.store import Store
@@ -58,9 +58,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("store"), limit=100)
 
 
-def _case(clause: str, store: Store, command: tuple[str, ...] | None = None, exporter: Exporter = _REFERENCE) -> Case:
+def _case(
+    clause: str,
+    store: Store,
+    command: tuple[str, ...] | None = None,
+    exporter: Exporter = _REFERENCE,
+    precision: Precision | None = None,
+) -> Case:
     device = Device("the board", command or driver(drivers.none))
-    backend = dataclasses.replace(PORTABLE, name="board", runs_on=device)
+    backend = dataclasses.replace(PORTABLE, name="board", runs_on=device, precision=precision)
     builder = Builder({exporter.name: exporter}, {backend.name: backend}, one_layer, store)
     cell = Cell("llama", exporter.name, backend.name, Mode.DECODE, clause)
     return Case(cell, builder, examples=3)
@@ -110,6 +116,13 @@ def test_wrong_logits_of_a_driver_are_named(
     with pytest.raises(ClauseViolationError, match=observed) as caught:
         _judge(_case(clause, store, driver(fault)))
     assert caught.value.signature == f"execute:{code}"
+
+
+def test_logits_of_another_call_are_named_where_the_backend_rounds(store: Store) -> None:
+    precision = Precision(least_sqnr=40.0, perturbation_std=1e-6, max_perturbed_oracles=0, tie_margin=0.05)
+    with pytest.raises(ClauseViolationError) as caught:
+        _judge(_case("PAR-1", store, driver(drivers.exchanges_two_calls), precision=precision))
+    assert caught.value.signature == "execute:logits-of-another-call"
 
 
 def test_divergence_is_located_on_the_device(store: Store) -> None:
