@@ -95,9 +95,9 @@ def find_convention(model: PreTrainedModel, cache: StaticCache, settings: CacheS
     expected, observer = _trial(model, plain, cache, settings)
     without_cache = _without_cache(model, settings)
     is_right = without_cache is None or _close(expected, without_cache)
-    best, fewest = plain, observer.integers
+    best, observed_best = plain, observer
     for convention in _candidates(model):
-        if fewest == 0 and is_right:
+        if observed_best.integers == 0 and is_right:
             break
         if convention == plain:
             continue  # tried above
@@ -106,11 +106,11 @@ def find_convention(model: PreTrainedModel, cache: StaticCache, settings: CacheS
         except (RuntimeError, IndexError, ValueError, TypeError):
             continue  # the model does not accept these arguments
         if without_cache is not None and not is_right and _close(observed, without_cache):
-            best, fewest, expected, is_right = convention, observer.integers, without_cache, True
-        elif observer.integers < fewest and _close(observed, expected):
-            best, fewest = convention, observer.integers
+            best, observed_best, expected, is_right = convention, observer, without_cache, True
+        elif observer.integers < observed_best.integers and _close(observed, expected):
+            best, observed_best = convention, observer
     cache.reset()
-    return replace(best, integer_length=fewest > 0, complex_numbers=observer.complex_numbers)
+    return replace(best, integer_length=observed_best.integers > 0, complex_numbers=observed_best.complex_numbers)
 
 
 def _close(observed: torch.Tensor, expected: torch.Tensor) -> bool:

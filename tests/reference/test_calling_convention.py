@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
+import torch
 
 from conformance.models.fixtures import build_model, fixture_config
-from conformance.reference import TorchExportableModuleWithStaticCache
-from conformance.reference.calling_convention import CallingConvention, _candidates
+from conformance.reference import TorchExportableModuleWithStaticCache, calling_convention
+from conformance.reference.calling_convention import CallingConvention, _candidates, _Observer
+from conformance.reference.settings import CacheSettings
 from conformance.reference.transformers_api import cache_argument
 
 pytestmark = pytest.mark.torch
@@ -51,3 +55,20 @@ def test_positions_that_change_the_logits_are_not_passed() -> None:
 
 def test_mamba_is_given_its_cache_by_its_own_name() -> None:
     assert cache_argument(build_model(fixture_config("mamba"))) == "cache_params"
+
+
+def test_what_was_observed_is_that_of_the_best_convention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not of the last that was tried, which may take another path through the model."""
+    wrapper = TorchExportableModuleWithStaticCache(build_model(fixture_config("llama")))
+
+    def trial(model: object, convention: CallingConvention, *_: object) -> tuple[torch.Tensor, _Observer]:
+        observer = _Observer()
+        observer.integers = 1
+        observer.complex_numbers = convention == plain
+        return torch.full((1,), float(convention != plain)), observer
+
+    plain = calling_convention._plain(wrapper.model)
+    monkeypatch.setattr(calling_convention, "_trial", trial)
+    monkeypatch.setattr(calling_convention, "_without_cache", lambda *_: None)
+    found = calling_convention.find_convention(wrapper.model, wrapper.cache, CacheSettings(1, 32))
+    assert found == dataclasses.replace(plain, integer_length=True, complex_numbers=True)
