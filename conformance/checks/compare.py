@@ -21,8 +21,9 @@ from conformance.pipeline.backends.base import Precision
 def run_scripts(case: Case, strategy: SearchStrategy[DecodeScript], *pinned: DecodeScript) -> None:
     """Judge the pinned scripts and those of `strategy` against the oracle.
 
-    A script that is the beginning of one that passed is not run: PAR-9 checks that it gives the same logits again. Of
-    those that go token by token through the same text, the longest is enough.
+    A script that is the beginning of one that passed is not run: its calls were the first of that one, and PAR-9 checks
+    that the same calls give the same logits on a new session. Of those that go token by token through the same text,
+    the longest is enough.
     """
     case.try_scripts(strategy, once(lambda script: run_script(case, script)), pinned)
 

@@ -38,8 +38,8 @@ def export_for_runner(
     """The model as a program that `TextLLMRunner` runs out of the box, metadata methods and all.
 
     Args:
-        model: Its generation config asks for a static cache of one row, and says how long it is. Where the backend
-            quantises, a copy of the model is quantised, and this one stays as it is.
+        model: Its generation config asks for a static cache, and says how many rows and positions it has. Where the
+            backend quantises, a copy of the model is quantised, and this one stays as it is.
         backend: One of `conformance.pipeline.backends.BACKENDS`.
         mode: `Mode.DYNAMIC` for prompts in chunks of any length, `Mode.DECODE` for one token a call.
         announce: Called with each of `STEPS` when it begins.

@@ -51,7 +51,7 @@ SIZES: Mapping[int, str] = {
         pronunciation_vocab_size ngram_vocab_size_base log_scaling_n_floor unpadded_vocab_size""",
 }
 _SIZE_OF = {name: size for size, names in SIZES.items() for name in names.split()}
-#: Token ids of every fixture; texts never contain the padding, which some models give a position of its own.
+#: Token ids of every fixture. Texts hold them before others; not the padding where it has no position (RoBERTa).
 _TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "decoder_start_token_id": 2, "start_token_id": 2}
 #: What a fixture has where the published value is 1, so that a program that ignores the field shows (SEN-3): values of
 #: published models where there are some, each different from the others.

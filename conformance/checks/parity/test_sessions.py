@@ -29,7 +29,10 @@ _GENERATED = 12
 
 @clause("PAR-9")
 def test_same_bytes(case: Case) -> None:
-    """The same script on two new sessions, bit by bit; a script that begins another is compared with it."""
+    """The same script on two new sessions, bit by bit.
+
+    A script that is the beginning of one that passed is not run: its calls were the first of both sessions.
+    """
 
     def judge(script: DecodeScript) -> None:
         first = _logits(case.session_for(script), script)
