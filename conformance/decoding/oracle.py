@@ -215,6 +215,8 @@ class CacheFreeOracle(Oracle):
 class ProgramOracle:
     """Expected logits for any prefix, of an exported program that torch runs one token a call.
 
+    Those that were asked for least recently are let go of where there are too many; they are computed anew when needed.
+
     Args:
         new_session: Starts a session of the program, which ends the one before.
         text: A text that fills its cache.
@@ -223,8 +225,11 @@ class ProgramOracle:
     def __init__(self, new_session: Callable[[], Session], text: tuple[int, ...]) -> None:
         self._new_session = new_session
         self._text = text
-        self._known: dict[tuple[int, ...], torch.Tensor] = {}
+        #: By prefix, the one that was asked for last at the end.
+        self._known: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
+        self._kept_bytes = 0
         self._session: Session | None = None
+        #: The tokens that the session's cache holds.
         self._held: tuple[int, ...] = ()
 
     @cached_property
@@ -233,16 +238,32 @@ class ProgramOracle:
         return _largest(self, self._text)
 
     def logits(self, prefix: tuple[int, ...]) -> torch.Tensor:
-        """The logits after the last token of `prefix`, shape [vocab]."""
+        """The logits after the last token of `prefix`, shape [vocab].
+
+        Raises:
+            StageError: The program refuses a call; the next prefix then starts a new session.
+        """
         if prefix not in self._known:
-            if self._session is None or self._held != prefix[: len(self._held)] or len(self._held) == len(prefix):
-                self._session, self._held = self._new_session(), ()
-            for token in prefix[len(self._held) :]:
-                position = len(self._held)
-                self._held = (*self._held, token)
-                outputs = self._session.step(torch.tensor([[token]]), torch.tensor([position]))
-                self._known[self._held] = outputs[0, -1]
+            self._decode(prefix)
+        self._known.move_to_end(prefix)
         return self._known[prefix]
+
+    def _decode(self, prefix: tuple[int, ...]) -> None:
+        session, held = self._session, self._held
+        if session is None or held != prefix[: len(held)] or len(held) == len(prefix):
+            session, held = self._new_session(), ()
+        self._session = None  # after an error, nobody knows what it holds
+        for end in range(len(held) + 1, len(prefix) + 1):
+            outputs = session.step(torch.tensor([[prefix[end - 1]]]), torch.tensor([end - 1]))
+            self._keep(prefix[:end], outputs[0, -1].clone())
+        self._session, self._held = session, prefix
+
+    def _keep(self, prefix: tuple[int, ...], logits: torch.Tensor) -> None:
+        known = self._known.pop(prefix, None)
+        self._kept_bytes += logits.nbytes - (0 if known is None else known.nbytes)
+        self._known[prefix] = logits
+        while self._kept_bytes > _KEPT_BYTES and len(self._known) > 1:
+            self._kept_bytes -= self._known.popitem(last=False)[1].nbytes
 
 
 def _largest(oracle: Oracle | ProgramOracle, tokens: tuple[int, ...]) -> float:
