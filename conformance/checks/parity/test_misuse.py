@@ -13,6 +13,7 @@ from conformance.core.contract import Mode
 from conformance.core.verdicts import ClauseViolationError, Stage, StageError
 from conformance.decoding.device import foresee
 from conformance.decoding.scripts import Call, DecodeScript, token_by_token
+from conformance.models.fixtures import batch_size
 
 #: Tokens in the cache when the misuse comes, and tokens decoded after it.
 _BEFORE, _AFTER = 3, 2
@@ -130,7 +131,8 @@ def _single(case: Case, tokens: tuple[int, ...], positional: bool) -> Iterator[M
     yield Misuse("ids-of-rank-1", ids[0], position, one)
     yield Misuse("position-of-rank-2", ids, position[None], one)
     yield Misuse("position-of-rank-0", ids, position[0], one)
-    yield Misuse("two-rows", ids.repeat(2, 1), position)
+    wrong, name = (3, "three-rows") if batch_size(case.model) == 2 else (2, "two-rows")
+    yield Misuse(name, ids.repeat(wrong, 1), position)
     yield Misuse("token-after-the-vocabulary", torch.full_like(ids, case.space.vocab), position)
     yield Misuse("negative-token", torch.full_like(ids, -1), position)
     yield Misuse("position-missing", *_inputs(tokens[_BEFORE : _BEFORE + 2], (_BEFORE,)))
