@@ -100,7 +100,8 @@ def test_partition_covers(case: Case) -> None:
         dtype = heavy[0].values.split()[0]
         code = f"heavy-operator-left-out:{heavy[0].operator}{'' if dtype == 'float32' else f':{dtype}'}"
         raise _violation(code, _some(heavy), "every matrix product inside a delegate")
-    known = baseline(case.built.program, environment.versions(), case.baselines)
+    # A checkpoint is called as its folder is, which may be as a fixture is.
+    known = None if case.is_checkpoint else baseline(case.built.program, environment.versions(), case.baselines)
     case.metrics["has_baseline"] = float(known is not None)  # without one, only heavy operators are looked at
     if known is not None:
         assert_as_listed(partition.undelegated_nodes, delegated, known)
