@@ -155,7 +155,12 @@ def require_readable(directory: Path) -> None:
     if isinstance(read[0], str):
         _refuse(directory, _reason(printed) or read[0])
     original = load_original(directory)
-    expected = [read_by(original, text) for text in _PLAIN]
+    try:
+        expected = [read_by(original, text) for text in _PLAIN]
+    except Exception as error:  # the tokenizers package raises no other kind
+        raise TokenizerError(
+            "unsupported-tokenizer", f"Transformers cannot read a text with this tokenizer: {error}"
+        ) from error
     if not any(ids == wanted for ids, wanted in zip(read, expected, strict=True)):
         _refuse(directory, f"it reads {_PLAIN[0]!r} as {_list(read[0])}, Transformers as {_list(expected[0])}")
 

@@ -145,6 +145,15 @@ def test_unreadable_tokenizer_is_one_sentence(tmp_path: Path) -> None:
         require_readable(tmp_path)
 
 
+def test_tokenizer_that_transformers_cannot_use_is_one_sentence(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Unk token `<unk>` not found in the vocabulary")
+
+    monkeypatch.setattr(reading, "load_original", lambda _: fail)
+    with refused("unsupported-tokenizer"):
+        require_readable(plain)
+
+
 def test_reader_that_aborts_ends_a_process_of_its_own(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "load_reader", lambda _: os.abort())
     with refused("unsupported-tokenizer"):
