@@ -56,7 +56,7 @@ def test_faults_show(case: Case) -> None:
             effects.append((effect / case.tolerance, name, of))
     # One that the cache never fills, as of a checkpoint with a short cache, has nothing to drop: the screen says so.
     if any(
-        getattr(layer, "is_sliding", False) and layer.max_cache_len < oracle.max_cache_len
+        getattr(layer, "is_sliding", False) and getattr(layer, "max_cache_len", 0) < oracle.max_cache_len
         for layer in oracle.new_cache().layers
     ):
         effect = _window_effect(oracle, tokens)
