@@ -43,15 +43,16 @@ def _unknown(run: RunRecord) -> Iterator[str]:
     asked = run.run.options
     if asked.get("clause"):
         yield f"Only {asked['clause']} was asked for. Without --clause, everything about the model is judged."
-    elif not any(_shows_decoding(cell) and cell.backend == asked.get("backend") for cell in run.cells):
+    elif not any(_is_about_decoding(cell) and cell.backend == asked.get("backend") for cell in run.cells):
         yield (
             f"The program was compiled only: it does not run on {asked.get('backend')} here. Run it on the device: "
             "docs/guides/devices.md."
         )
 
 
-def _shows_decoding(cell: CellRecord) -> bool:
-    return Chapter[cell.clause.partition("-")[0]] is Chapter.PAR and cell.verdict is Verdict.PASS
+def _is_about_decoding(cell: CellRecord) -> bool:
+    """Whether it shows that the program decodes, or would have if it had been reached."""
+    return Chapter[cell.clause.partition("-")[0]] is Chapter.PAR and cell.verdict in (Verdict.PASS, Verdict.NOT_RUN)
 
 
 def screen(run: RunRecord, checkpoint: Checkpoint) -> str:

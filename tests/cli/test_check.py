@@ -58,6 +58,17 @@ def test_yes_needs_every_clause_and_a_program_that_ran(
     assert answer(load_run(tmp_path / "run.json")) is expected
 
 
+def test_a_program_that_was_not_reached_is_not_called_compiled_only(tmp_path: Path) -> None:
+    info = {**_RUN, "complete": False, "options": {"backend": "xnnpack", "clause": None}}
+    cells = [_cell("xnnpack", "LOW-1", "pass"), _cell("xnnpack", "PAR-1", "not-run")]
+    record = {"schema_version": 1, "run": info, "environment": _ENVIRONMENT, "cells": cells}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    run = load_run(tmp_path / "run.json")
+    assert answer(run) is Answer.NOT_KNOWN
+    shown = screen(run, read_checkpoint(write_checkpoint(tmp_path / "own", {"num_hidden_layers": 1}), 24))
+    assert "compiled only" not in shown
+
+
 def test_what_an_app_has_to_know_of_the_tokenizer_is_shown(tmp_path: Path) -> None:
     cell = {
         "id": "own/eager/RUN-4",
