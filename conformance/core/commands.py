@@ -20,7 +20,7 @@ RUN_COMMAND = "CONFORMANCE_RUN_COMMAND"
 RUN_ARGUMENTS = "CONFORMANCE_RUN_ARGUMENTS"
 #: What `tox -e upstream` installs. Other environments do not pass them on, so a run there does not see them.
 _SPECS = ("TRANSFORMERS_SPEC", "EXECUTORCH_SPEC", "TORCH_SPEC")
-#: A user name or token in an address, which records and comments must not show. One of ssh, such as git@, is no secret.
+#: A user name or token in an address, which records and comments must not show. That of ssh, such as git@, may be seen.
 _CREDENTIALS = re.compile(r"(?<=https://)[^/@]*@")
 _SCRIPT = "conformance"
 _RUN = f"{_SCRIPT} run"

@@ -73,7 +73,7 @@ def plan_incremental(
     reasons: dict[str, str] = {}
     reused = []
     for cell in plan:
-        # A package that is no longer installed is a change; so is one that the earlier run did not record.
+        # A package that has been removed is a change; so is one that the earlier run did not record.
         changed = [
             name for name in parts(cell, {**before, **fingerprints}) if before.get(name) != fingerprints.get(name)
         ]

@@ -252,7 +252,7 @@ def _require_cells(selection: Selection) -> None:
 
 
 def require_paths(config: pytest.Config) -> None:
-    """Raises `pytest.UsageError` for an argument that is no path, which pytest's workers ignore (xdist 3.8)."""
+    """Raises `pytest.UsageError` for an argument that is not a path, which pytest's workers ignore (xdist 3.8)."""
     for argument in config.args:
         path = argument.partition("::")[0]
         if not (config.invocation_params.dir / path).exists() and not config.getoption("pyargs"):

@@ -123,7 +123,7 @@ def test_embeddings_that_are_tied_and_stored_twice_are_a_limit_of_the_backend(tm
     record = tmp_path / "check.json"
     asked = ("--backend", "xnnpack", "--cache-length", "24", "--output", record)
     code, message, said = command("model", "check", directory, *asked, "--clause", "LOW-4", "--max-examples", "1")
-    assert code == 2, message + said  # not no; one clause alone is no yes either
+    assert code == 2, message + said  # one clause that holds is neither a no nor a yes
     assert "Not known" in message
     cells = load_run(record).cells
     assert {(cell.verdict, cell.signature) for cell in cells} == {(Verdict.EXPECTED_FAILURE, "lower:stored-twice")}
