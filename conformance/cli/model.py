@@ -200,7 +200,7 @@ def check(
     asked = dataclasses.replace(asked, cache_length=read.max_cache_len)
     if lowering.attention != PORTABLE:  # asked for by name, a refusal is a no, and not not-applicable
         asked = dataclasses.replace(asked, attention=lowering.attention)
-    arguments = ["-n1", f"--checkpoint={read.path}", *asked.options]
+    arguments = ["-n0", f"--checkpoint={read.path}", *asked.options]
     arguments += [f"--max-examples={max_examples}", f"--output={output}"]
     arguments += [f"--program={program}"] if program else []
     arguments += [f"--clause={','.join(clause)}"] if clause else []
