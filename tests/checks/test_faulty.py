@@ -40,7 +40,7 @@ from conformance.runner.options import NOT_OF_CHECKPOINTS, ONLY_OF_CHECKPOINTS, 
 from tests.faults import left_behind, lowerings, memory, programs, tokenizers
 from tests.faults.table import FAULTS, LOWERINGS, RUNNERS, TOKENIZERS, VARIATIONS
 from tests.support.fault_table import PAGE
-from tests.support.harness import judge
+from tests.support.harness import judge, one_layer
 
 pytestmark = pytest.mark.torch
 
@@ -124,7 +124,7 @@ def test_script_is_the_shortest_that_shows_the_fault() -> None:
 
 def test_operator_outside_the_edge_dialect_is_caught_by_low_1() -> None:
     with pytest.raises(StageError) as caught:
-        judge("LOW-1", "llama", programs.not_core_aten, backend="portable")
+        judge("LOW-1", "llama", programs.not_core_aten, backend="portable", make_model=one_layer)
     assert caught.value.signature.startswith("lower:")
 
 
@@ -133,7 +133,9 @@ def _lowering_builder(architecture: str) -> Builder:
     """With all faulty backends, which lower the same program."""
     reference = Exporter("reference", convert_and_export_with_cache)
     return Builder(
-        {reference.name: reference}, {backend.name: backend for backend, on, *_ in LOWERINGS if on == architecture}
+        {reference.name: reference},
+        {backend.name: backend for backend, on, *_ in LOWERINGS if on == architecture},
+        one_layer if architecture in ("gpt2", "llama") else build,
     )
 
 
@@ -167,7 +169,7 @@ def test_faulty_subject_is_caught_when_lowered(
     fault: Callable[..., Any], architecture: str, clause: str, signature: str
 ) -> None:
     with pytest.raises(CellFailedError) as caught:
-        judge(clause, architecture, fault, backend="portable")
+        judge(clause, architecture, fault, backend="portable", make_model=one_layer)
     assert caught.value.signature == signature
 
 
@@ -186,7 +188,7 @@ def test_wide_cache_of_a_narrow_model_is_caught_by_low_7() -> None:
 @functools.cache
 def _runner_builder() -> Builder:
     """Most of these are judged by two clauses, and lowered once."""
-    return Builder({subject.name: subject for subject, *_ in RUNNERS})
+    return Builder({subject.name: subject for subject, *_ in RUNNERS}, build=one_layer)
 
 
 @pytest.mark.parametrize(("subject", "mode", "clause", "signature"), RUNNERS, ids=_name)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from conformance.cli import doctor
-from tests.support.harness import python_module
+from tests.support.warm import warm_module
 
 pytestmark = pytest.mark.process
 
 
 def test_doctor_finds_nothing_wrong_here() -> None:
-    ended = python_module("conformance", "doctor")
+    ended = warm_module("conformance", "doctor")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "no problems found" in ended.stdout
 

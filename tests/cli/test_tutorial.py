@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from conformance.core.paths import ROOT
-from conformance.core.time_scale import scaled
 from tests.support.doc_pages import blocks, shell_commands
+from tests.support.warm import warm_module
 
 pytestmark = pytest.mark.process
 
@@ -29,15 +26,7 @@ def _quoted(page: str, mark: str) -> list[str]:
 
 
 def _typed(words: Sequence[str], folder: Path) -> tuple[int, str]:
-    ended = subprocess.run(
-        [sys.executable, "-m", "conformance", *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=scaled(300),
-    )
+    ended = warm_module("conformance", *words, cwd=folder)
     return ended.returncode, ended.stdout + ended.stderr
 
 

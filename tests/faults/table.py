@@ -191,7 +191,7 @@ RUNNERS: list[tuple[Exporter, Mode, str, str | None]] = [
     (metadata.CLAIMS_AN_OPERATOR, DECODE, "RUN-1", "load:untrue:use_sdpa_with_kv_cache"),
     (metadata.HIDES_AN_OPERATOR, DECODE, "RUN-1", "load:untrue:use_sdpa_with_kv_cache"),
     (metadata.HIDES_THAT_IT_IS_DYNAMIC, DYNAMIC, "RUN-1", "load:missing:enable_dynamic_shape"),
-    (metadata.SHORTENS_CALLS, DYNAMIC, "RUN-2", "execute:length-differs"),
+    (metadata.SHORTENS_CALLS, DYNAMIC, "RUN-2", "execute:refused"),
 ]
 
 #: Writes a tokenizer of so many ids to a directory; and the signature that RUN-4 catches it with, beside a llama.
