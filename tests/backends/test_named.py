@@ -14,7 +14,7 @@ from conformance.pipeline.backends.named import recipe_names
 from conformance.pipeline.builder import Builder
 from conformance.pipeline.store import Store
 from conformance.reference import convert_and_export_with_cache
-from tests.support.harness import judge, suite
+from tests.support.harness import judge, one_layer, suite
 from tests.support.messages import refused
 
 pytestmark = pytest.mark.torch
@@ -23,8 +23,12 @@ _REFERENCE = Exporter("reference", convert_and_export_with_cache)
 _SKELETON = "tests.backends.skeleton"
 
 
+def _builder(store: Store | None = None) -> Builder:
+    return Builder({_REFERENCE.name: _REFERENCE}, build=one_layer, store=store)
+
+
 def _judge(clause: str, name: str, builder: Builder | None = None) -> object:
-    return judge(clause, "llama", _REFERENCE, backend=name, builder=builder or Builder({_REFERENCE.name: _REFERENCE}))
+    return judge(clause, "llama", _REFERENCE, backend=name, builder=builder or _builder())
 
 
 @pytest.mark.parametrize(
@@ -47,7 +51,7 @@ def test_a_name_that_is_not_a_backend_is_refused(name: str, code: str) -> None:
 def test_each_form_is_lowered_and_run(name: str) -> None:
     backend = backend_called(f"{_SKELETON}:{name}")
     assert (backend.name, backend.traits.delegating, backend.traits.runs) == (f"{_SKELETON}:{name}", True, True)
-    builder = Builder({_REFERENCE.name: _REFERENCE})
+    builder = _builder()
     _judge("PAR-1", backend.name, builder)
     _judge("LOW-1", backend.name, builder)
     with pytest.raises(NotRunError, match=r"nothing is listed .* `conformance matrix partitions RUN.json` lists"):
@@ -84,7 +88,7 @@ def test_faulty_backend_that_is_named_is_caught(name: str, clause: str, signatur
 
 def test_its_programs_are_not_kept(tmp_path: Path) -> None:
     """What made them may change without the store's knowing."""
-    builder = Builder({_REFERENCE.name: _REFERENCE}, store=Store(tmp_path, limit=100))
+    builder = _builder(Store(tmp_path, limit=100))
     _judge("LOW-1", f"{_SKELETON}:MINE", builder)
     assert not list(tmp_path.iterdir())
 

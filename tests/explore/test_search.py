@@ -99,7 +99,7 @@ class Pretended:
 
 def test_goes_on_for_other_signatures_until_nothing_is_left(tmp_path: Path) -> None:
     judge = Pretended(discards="mlp_bias")
-    result = Explorer("llama", Question("reference", seed=3), judge, directory=tmp_path).explore(scaled(20))
+    result = Explorer("llama", Question("reference", seed=3), judge, directory=tmp_path).explore(scaled(5))
     changes = ((finding.clause, tuple(finding.variation.changes.items())) for finding, _ in result.findings)
     assert sorted(changes) == [
         ("PAR-1", (("num_key_value_heads", 1),)),
@@ -114,7 +114,7 @@ def test_what_eager_decoding_itself_gets_wrong_is_counted_and_named(tmp_path: Pa
     def judge(_: str, variation: Variation, cell: Cell) -> Judgement:
         return Judgement(discarded=UNDECODABLE) if "rope_parameters" in variation.changes else Judgement()
 
-    result = Explorer("llama", DECODE, judge, directory=tmp_path).explore(scaled(5))
+    result = Explorer("llama", DECODE, judge, directory=tmp_path).explore(scaled(2))
     assert len(result.undecodable) == result.discarded[UNDECODABLE] > 0
     text = str(result)
     assert f"differs without a cache in {len(result.undecodable)}" in text
@@ -156,7 +156,7 @@ def test_what_is_pinned_is_not_a_finding(tmp_path: Path) -> None:
         reason="pretended",
     )
     question = Question("reference", modes=[Mode.DECODE], seed=3, clauses=["PAR-1"])
-    result = Explorer("llama", question, Pretended(), [pin], tmp_path).explore(5)
+    result = Explorer("llama", question, Pretended(), [pin], tmp_path).explore(2)
     assert not result.findings
     assert result.known > 0
 
@@ -165,7 +165,7 @@ def test_what_the_fixture_fails_at_is_not_a_finding(tmp_path: Path) -> None:
     def judge(_: str, variation: Variation, cell: Cell) -> Judgement:
         return Judgement("execute:logits-differ") if cell.clause == "PAR-1" else Judgement()
 
-    result = Explorer("llama", DECODE, judge, directory=tmp_path).explore(5)
+    result = Explorer("llama", DECODE, judge, directory=tmp_path).explore(2)
     assert result.fixture == ["PAR-1 exported decode: execute:logits-differ"]
     assert not result.findings
 

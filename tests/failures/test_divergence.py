@@ -29,7 +29,6 @@ from conformance.failures.operator_diff import compare_operators
 from conformance.failures.outcome import Outcome
 from conformance.pipeline.backends import PORTABLE, Backend
 from conformance.pipeline.builder import Builder
-from conformance.pipeline.stages import build
 from conformance.runner.judge import judge
 from tests.faults import lowerings, programs
 from tests.support.harness import one_layer
@@ -48,9 +47,7 @@ def _failed(
     exporter = Exporter("faulty", export) if export else resolve("reference")
     cell = Cell(architecture, exporter.name, backend.name if backend else EXPORTED, Mode.DECODE, clause)
     backends = {backend.name: backend} if backend else {}
-    # Lowering deepseek_v3's three layers takes twice as long, and one shows its fault.
-    make_model = one_layer if architecture == "deepseek_v3" else build
-    case = Case(cell, Builder({exporter.name: exporter}, backends, make_model), examples=5)
+    case = Case(cell, Builder({exporter.name: exporter}, backends, one_layer), examples=5)
     with pytest.raises(ClauseViolationError) as caught:
         checks()[clause](case)
     return case, caught.value

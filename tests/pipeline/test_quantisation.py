@@ -312,7 +312,7 @@ def test_pt2e_quantises_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     [("xnnpack-8da4w-embeddings", "embedding_4bit"), ("xnnpack-8da4w-embeddings8", "embedding_byte")],
 )
 def test_quantised_embeddings_are_looked_up_as_integers(name: str, lookup: str) -> None:
-    builder = Builder({_REFERENCE.name: _REFERENCE})
+    builder = Builder({_REFERENCE.name: _REFERENCE}, build=one_layer)
     case = judge("LOW-11", "llama", _REFERENCE, backend=name, builder=builder)
     assert EMBEDDING not in {each.why for each in case.measured["quantisation"].kept}
     assert f"quantized_decomposed::{lookup}.out" in case.artifact.emission.operators
