@@ -28,7 +28,7 @@ from conformance.matrix.known_failures import (
     Undecodable,
     Violation,
 )
-from conformance.matrix.schema import Matrix, patterns_for
+from conformance.matrix.schema import Matrix, is_about_row, patterns_for
 from conformance.matrix.variations import Variation
 from conformance.records.run import CellRecord, RunRecord
 
@@ -153,8 +153,14 @@ def _take_out_stale(draft: _Draft, cause_id: str, cells: Mapping[str, Sequence[C
     if different == {frozenset()}:
         return
     if len(different) == 1:
-        first = next(iter(stale))
-        _replace(draft, cause_id, list(stale), _narrowed(cause, first, stale[first], cells[first]))
+        parts = [cause]
+        for row, lost in stale.items():  # a pattern may be about some of the rows alone
+            parts = [
+                part
+                for each in parts
+                for part in _narrowed(each, row, [cell for cell in lost if each.concerns(cell.subject)], cells[row])
+            ]
+        _replace(draft, cause_id, list(stale), parts)
         return
     for row, lost in stale.items():
         if lost:
@@ -410,6 +416,9 @@ def _joined(columns: Iterable[Column]) -> Iterator[tuple[tuple[str, ...], Mode |
 
 
 def _drop_unnamed(draft: _Draft) -> None:
+    for row, known in draft.known.items():
+        # What it was named for may have been taken out, and what is left be about other rows.
+        known[:] = [cause for cause in known if any(is_about_row(each, row) for each in draft.causes[cause].fails)]
     named = {cause for known in draft.known.values() for cause in known}
     for cause_id in [name for name in draft.causes if name not in named]:
         del draft.causes[cause_id], draft.owners[cause_id]
