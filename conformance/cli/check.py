@@ -79,7 +79,7 @@ def screen(run: RunRecord, checkpoint: Checkpoint) -> str:
     for cell in run.cells:
         if cell.verdict is Verdict.EXPECTED_FAILURE and cell.expected:
             link = f" ({cell.expected.link})" if cell.expected.link else ""
-            lines += ["", f"≈ {cell.clause}, known of {cell.backend}: {cell.expected.reason}{link}"]
+            lines += ["", f"≈ {cell.clause}, known of {cell.backend}: {cell.expected.reason}{link}", *_told(cell)]
     return "\n".join([*lines, "", *_left_out(run, checkpoint)])
 
 
@@ -193,11 +193,16 @@ def _explained(cells: Sequence[CellRecord]) -> Iterator[str]:
     yield f"✗ {cell.clause} ({cell.verdict}): {_TEXTS[cell.clause]}"
     if others:
         yield f"  likewise  {', '.join(dict.fromkeys(other.clause for other in others))}"
+    yield from _told(cell)
+    yield f"  again     {cell.replay}"
+
+
+def _told(cell: CellRecord) -> Iterator[str]:
+    """The lines of a message that say what went wrong."""
     for line in (cell.message or "").splitlines():
         name = line.split()[0] if line.split() else ""
-        if name in ("observed", "expected", "script") or cell.verdict is not Verdict.FAIL:
+        if name in ("observed", "expected", "script") or cell.verdict not in (Verdict.FAIL, Verdict.EXPECTED_FAILURE):
             yield f"  {line.strip()[:_SHOWN]}{'…' if len(line.strip()) > _SHOWN else ''}"
-    yield f"  again     {cell.replay}"
 
 
 def _left_out(run: RunRecord, checkpoint: Checkpoint) -> Iterator[str]:

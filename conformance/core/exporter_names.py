@@ -3,9 +3,12 @@
 This file imports nothing, so that a typo in a name is found before torch is loaded.
 """
 
+#: The suite's own, which exports all checkpoints.
+REFERENCE = "reference"
+
 #: Name to `package.module:callable`. The path of a known exporter is replaced by its name: one subject has one name.
 KNOWN = {
-    "reference": "conformance.reference:convert_and_export_with_cache",
+    REFERENCE: "conformance.reference:convert_and_export_with_cache",
     "transformers": "transformers.integrations.executorch:convert_and_export_with_cache",
     "transformers-hybrid": "conformance.exporters.transformers_hybrid:convert_and_export_with_cache",
     "transformers-exporters": "conformance.exporters.transformers_exporters:SUBJECT",

@@ -26,6 +26,7 @@ from pydantic.dataclasses import dataclass
 
 from conformance.core.cells import is_own_export, needs
 from conformance.core.contract import Mode
+from conformance.core.exporter_names import REFERENCE
 from conformance.core.verdicts import Stage
 
 #: In a cause's `exporter`: the fault is independent of the exporter.
@@ -186,10 +187,11 @@ class Undecodable:
 
 
 class Limit(StrEnum):
-    """The checkpoints in which a cause explains a failure in lowering, since the backend alone is why."""
+    """The checkpoints in which a cause explains a failure in lowering: all, or those that have what it names."""
 
     ANY_MODEL = "any-model"
     TIED_EMBEDDINGS = "tied-embeddings"
+    EXPERTS = "experts"
 
 
 def _kind(value: Any) -> str | None:
@@ -230,9 +232,9 @@ class Cause:
     limit: Limit | None = None
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` where a limit of a backend is that of an exporter."""
-        if self.limit and ANY_EXPORTER not in self.exporter:
-            raise ValueError(f"a limit is independent of the exporter, and exporter is not {ANY_EXPORTER}")
+        """Raises `ValueError` where a limit is of an exporter that exports no checkpoints."""
+        if self.limit and not {ANY_EXPORTER, REFERENCE} & {*self.exporter}:
+            raise ValueError(f"a limit is about checkpoints, so exporter has to be {ANY_EXPORTER} or {REFERENCE}")
 
     def concerns(self, exporter: str | None) -> bool:
         """Whether a cell of `exporter` has it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -193,7 +193,9 @@ class Matrix:
     def undecodable(self, architecture: str, versions: Mapping[str, str]) -> Expectation | None:
         """Why the architecture cannot decode eagerly with a static cache, if that is known."""
         for name, cause in self.causes_of(architecture).items():
-            absent = [each for each in cause.fails if isinstance(each, Undecodable) and _for_row(each, architecture)]
+            absent = [
+                each for each in cause.fails if isinstance(each, Undecodable) and is_about_row(each, architecture)
+            ]
             if absent and cause.applies_to(versions):
                 return Expectation(
                     name, absent[0].signature, cause.reason, cause.link, without_cache=absent[0].without_cache
@@ -206,7 +208,12 @@ class Matrix:
         return frozenset(name for name, expectation in known.items() if expectation and expectation.without_cache)
 
     def known_limit(
-        self, cell: Cell, stage: Stage | None, signature: str | None, versions: Mapping[str, str], *, tied: bool
+        self,
+        cell: Cell,
+        stage: Stage | None,
+        signature: str | None,
+        versions: Mapping[str, str],
+        limits: Container[Limit],
     ) -> Expectation | None:
         """The known failure in lowering that a cause explains in a model that has no row, by its `limit`.
 
@@ -215,13 +222,12 @@ class Matrix:
             stage: Where it failed.
             signature: How it failed.
             versions: Installed packages.
-            tied: Whether the model's output projection is tied to its embedding.
+            limits: Those of the model; see `conformance.models.limits`.
         """
         if not cell.clause.startswith(Chapter.LOW.name) or stage is None:
             return None
-        limits = (Limit.ANY_MODEL, Limit.TIED_EMBEDDINGS) if tied else (Limit.ANY_MODEL,)
         for name, cause in self.causes.items():
-            if cause.limit in limits and cause.applies_to(versions):
+            if cause.limit in limits and cause.concerns(cell.subject) and cause.applies_to(versions):
                 for pattern in cause.fails:
                     if not isinstance(pattern, Undecodable) and pattern.signature == signature and pattern.covers(cell):
                         return self._expectation(name, pattern, cell)
@@ -253,11 +259,12 @@ class Matrix:
 def patterns_for(cause: Cause, architecture: str) -> Iterator[Violation | Blocker]:
     """The patterns of `cause` that are about the row of `architecture`; of a variation, those about its fixture too."""
     for pattern in cause.fails:
-        if not isinstance(pattern, Undecodable) and _for_row(pattern, architecture):
+        if not isinstance(pattern, Undecodable) and is_about_row(pattern, architecture):
             yield pattern
 
 
-def _for_row(pattern: Violation | Blocker | Undecodable, architecture: str) -> bool:
+def is_about_row(pattern: Violation | Blocker | Undecodable, architecture: str) -> bool:
+    """Whether `pattern` is about the row of `architecture`; of a variation, also if it is about its fixture."""
     return not pattern.rows or architecture in pattern.rows or split_row(architecture)[0] in pattern.rows
 
 

@@ -378,8 +378,10 @@ class ConformancePlugin:
             return record
         if record.stage not in (Stage.EXPORT, Stage.LOWER, Stage.EMIT):
             return record  # and there may be no model
-        tied = bool(case.model.config.get_text_config(decoder=True).tie_word_embeddings)
-        known = self.options.known.known_limit(cell, record.stage, record.signature, self.versions, tied=tied)
+        from conformance.models.limits import limits_of
+
+        limits = limits_of(case.model.config.get_text_config(decoder=True))
+        known = self.options.known.known_limit(cell, record.stage, record.signature, self.versions, limits)
         if known is None:
             return record
         expected = ExpectedFailure(known.reason, known.link)

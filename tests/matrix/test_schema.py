@@ -277,13 +277,17 @@ def test_architectures_that_the_forward_pass_without_cache_judges_are_named(tmp_
 
 
 def _known_limit(
-    pattern: Violation | Blocker, asked: str, signature: str = "lower:stored-twice", limit: Limit = Limit.ANY_MODEL
+    pattern: Violation | Blocker,
+    asked: str,
+    signature: str = "lower:stored-twice",
+    limit: Limit = Limit.ANY_MODEL,
+    exporter: str = "any",
 ) -> bool:
     """Whether a failure of another model in the clause `asked` is known by a row's cause."""
-    cause = Cause(("any",), "a reason that is long enough", (pattern,), limit=limit)
+    cause = Cause((exporter,), "a reason that is long enough", (pattern,), limit=limit)
     matrix = dataclasses.replace(Matrix({}), causes={"wrong": cause})
-    cell = Cell("another", "reference", "xnnpack", Mode.DECODE, asked)
-    return matrix.known_limit(cell, Stage.LOWER, signature, _LATEST, tied=False) is not None
+    cell = Cell("another", "mine:export", "xnnpack", Mode.DECODE, asked)
+    return matrix.known_limit(cell, Stage.LOWER, signature, _LATEST, {Limit.ANY_MODEL}) is not None
 
 
 def test_what_a_backend_cannot_do_is_known_of_other_models_too() -> None:
@@ -292,42 +296,45 @@ def test_what_a_backend_cannot_do_is_known_of_other_models_too() -> None:
     assert not _known_limit(stored_twice, "LOW-3")
     assert not _known_limit(stored_twice, "LOW-4", "lower:another")
     assert not _known_limit(stored_twice, "LOW-4", limit=Limit.TIED_EMBEDDINGS)
+    assert not _known_limit(stored_twice, "LOW-4", exporter="reference"), "it is of another exporter"
     blocked = Blocker(("xnnpack",), Stage.LOWER, "lower:SpecViolationError")
     assert _known_limit(blocked, "LOW-1", "lower:SpecViolationError")
     assert not _known_limit(blocked, "PAR-1", "lower:SpecViolationError"), "a model's result is never known"
 
 
 @pytest.mark.parametrize(
-    ("backend", "clause", "signature", "tied", "cause"),
+    ("backend", "clause", "signature", "limit", "cause"),
     [
-        ("xnnpack", "LOW-4", "lower:stored-twice", True, "tied-weights"),
-        ("xnnpack", "LOW-4", "lower:stored-twice", False, None),
+        ("xnnpack", "LOW-4", "lower:stored-twice", Limit.TIED_EMBEDDINGS, "tied-weights"),
+        ("xnnpack", "LOW-4", "lower:stored-twice", Limit.EXPERTS, None),
+        ("xnnpack", "LOW-12", "lower:moves-much:aten.index.Tensor", Limit.EXPERTS, "gathered-experts"),
+        ("xnnpack", "LOW-12", "lower:moves-much:aten.index.Tensor", Limit.TIED_EMBEDDINGS, None),
         (
             "xnnpack",
             "LOW-3",
             "lower:heavy-operator-left-out:aten.bmm.default:bfloat16",
-            False,
+            Limit.ANY_MODEL,
             "bfloat16-batch-products",
         ),
-        ("ethos-u55", "LOW-3", "lower:heavy-operator-left-out:aten.mm.default", False, "attention-left-out"),
-        ("ethos-u55", "LOW-3", "lower:heavy-operator-left-out:aten.addmm.default", False, None),
-        ("ethos-u55", "LOW-12", "lower:moves-much:aten.index.Tensor", False, None),
-        ("ethos-u55", "LOW-11", "lower:little-quantised", False, None),
+        ("ethos-u55", "LOW-3", "lower:heavy-operator-left-out:aten.mm.default", Limit.ANY_MODEL, "attention-left-out"),
+        ("ethos-u55", "LOW-3", "lower:heavy-operator-left-out:aten.addmm.default", Limit.ANY_MODEL, None),
+        ("ethos-u55", "LOW-12", "lower:moves-much:aten.index.Tensor", Limit.ANY_MODEL, None),
+        ("ethos-u55", "LOW-11", "lower:little-quantised", Limit.ANY_MODEL, None),
     ],
 )
 def test_a_checkpoint_has_the_limits_of_its_backend_and_not_the_causes_of_rows(
-    backend: str, clause: str, signature: str, tied: bool, cause: str | None
+    backend: str, clause: str, signature: str, limit: Limit, cause: str | None
 ) -> None:
     cell = Cell("own", "reference", backend, Mode.DECODE, clause)
     versions = {"torch": "2.13.0", "transformers": "5.23.0", "executorch": "1.5.1"}
-    known = load_matrix().known_limit(cell, Stage.LOWER, signature, versions, tied=tied)
+    known = load_matrix().known_limit(cell, Stage.LOWER, signature, versions, {Limit.ANY_MODEL, limit})
     assert (known and known.cause) == cause
 
 
-def test_a_limit_is_independent_of_the_exporter() -> None:
-    with pytest.raises(ValueError, match="independent of the exporter"):
+def test_a_limit_is_of_an_exporter_of_checkpoints() -> None:
+    with pytest.raises(ValueError, match="exporter has to be any or reference"):
         Cause(
-            ("reference",),
+            ("transformers",),
             "a reason that is long enough",
             (Violation(("xnnpack",), ("LOW-4",), "lower:a"),),
             limit=Limit.ANY_MODEL,
