@@ -13,7 +13,7 @@ from conformance.core.commands import command
 from conformance.core.console import Group, examples
 from conformance.core.contract import CHECKED, Mode
 from conformance.core.errors import InputError
-from conformance.core.exporter_names import canonical, is_own
+from conformance.core.exporter_names import REFERENCE, canonical, is_own
 from conformance.core.warnings_filter import silence_third_party
 
 _NEEDS = ("torch", "transformers", "executorch", "hypothesis")
@@ -48,7 +48,7 @@ def explore() -> None:
 @click.option(
     "--exporter",
     type=Name("EXPORTERS"),
-    default="reference",
+    default=REFERENCE,
     metavar="NAME",
     help="default: reference; formerly --subject",
 )

@@ -12,6 +12,7 @@ from conformance.core.attention import PORTABLE
 from conformance.core.call_shape import WHOLE, CallShape
 from conformance.core.cells import Program
 from conformance.core.contract import Mode
+from conformance.core.exporter_names import REFERENCE
 from conformance.core.files import atomic_write
 from conformance.core.verdicts import NotRunError
 from conformance.pipeline import lowering
@@ -63,7 +64,7 @@ def export_for_runner(
     builder = Builder(
         backends={backend.name: backend}, build=lambda _: model, shape=shape, attention=attention, single_use=True
     )
-    built = builder.program(Program(model.config.model_type, "reference", mode, backend.name))
+    built = builder.program(Program(model.config.model_type, REFERENCE, mode, backend.name))
     announce(STEPS[0])
     built.exported  # noqa: B018 - so that each step is announced
     if backend.quantisation is not None:

@@ -24,6 +24,7 @@ from conformance.cli.params import FILE, FOLDER
 from conformance.cli.run import WORKERS, click_options, option_arguments, parameter
 from conformance.core.commands import command
 from conformance.core.console import Command, CommandError, examples
+from conformance.core.exporter_names import REFERENCE
 from conformance.core.files import atomic_write
 from conformance.core.option_names import by_option
 from conformance.core.paths import FIXTURES, ROOT, report_module
@@ -135,7 +136,7 @@ def grid(versions: Path, only: str | None, output: Path, page: Path | None, **gi
     """
     from conformance.cli.version_pairs import read_pairs
 
-    pairs = read_pairs(versions, given["exporter"] or ["reference"])
+    pairs = read_pairs(versions, given["exporter"] or [REFERENCE])
     chosen = _chosen(pairs, only)
     conditions = asked(given)
     outcomes: list[Outcome] = []

@@ -11,7 +11,7 @@ from conformance.cli.params import Name, import_from_here
 from conformance.core.console import Group, examples
 from conformance.core.contract import Mode
 from conformance.core.errors import InputError
-from conformance.core.exporter_names import canonical
+from conformance.core.exporter_names import REFERENCE, canonical
 from conformance.core.warnings_filter import silence_third_party
 
 
@@ -34,7 +34,7 @@ def inspect() -> None:
 @click.option(
     "--exporter",
     type=Name("EXPORTERS"),
-    default="reference",
+    default=REFERENCE,
     metavar="NAME",
     help="default: reference; formerly --subject",
 )

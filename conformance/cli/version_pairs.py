@@ -10,6 +10,7 @@ from pathlib import Path
 
 from conformance.cli.doctor import CONSTRAINTS, pinned
 from conformance.cli.upstream import RELEASES, requirements
+from conformance.core.exporter_names import REFERENCE
 from conformance.core.suggest import unknown
 from conformance.core.versions import TRANSFORMERS_FOR_REFERENCE, nearest_release, supports_reference, torch_conflict
 from conformance.matrix.yaml_file import YamlFile, read_yaml
@@ -121,7 +122,7 @@ def _installed(package: str, release: str, releases: Releases) -> str:
 
 def _conflicts(pair: Pair, releases: Releases, exporters: Collection[str]) -> Iterator[tuple[str, str]]:
     """What cannot be combined: the key that it is about, and a sentence with the nearest valid choice."""
-    if "reference" in exporters and not supports_reference(pair.versions["transformers"]):
+    if REFERENCE in exporters and not supports_reference(pair.versions["transformers"]):
         known = [release for release in releases["transformers"] if supports_reference(f"{release}.0")]
         nearest = nearest_release(pair.transformers, known)
         yield (

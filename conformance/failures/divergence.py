@@ -12,6 +12,7 @@ from enum import StrEnum
 import torch
 
 from conformance.core.cells import Program
+from conformance.core.exporter_names import REFERENCE
 from conformance.decoding.device import foresee
 from conformance.decoding.sessions import Inputs, Session
 from conformance.failures.operator_report import OperatorReport
@@ -21,8 +22,6 @@ from conformance.reference.tracing import ready_to_trace
 
 #: Longest text on why a step could not be run.
 _MOST_CHARACTERS = 160
-#: The exporter whose wrapper can be run without exporting it.
-_REFERENCE = "reference"
 
 
 class Step(StrEnum):
@@ -112,7 +111,7 @@ class Failure:
 def before_lowering(builder: Builder, failure: Failure) -> Iterator[StepOutcome]:
     """The wrapper of the reference, and the exported program: milliseconds, since both have been built."""
     built = builder.program(failure.program)
-    if failure.program.exporter == _REFERENCE and not (built.backend and built.backend.requantise):
+    if failure.program.exporter == REFERENCE and not (built.backend and built.backend.requantise):
         yield _outcome(Step.WRAPPER, failure, lambda: _WrapperSession(built))
     yield _outcome(Step.EXPORTED, failure, lambda: built.loaded().new_session())
 

@@ -11,7 +11,7 @@ from conformance.core.attention import ATTENTIONS
 from conformance.core.cells import EXPORTED
 from conformance.core.contract import CLAUSES, Chapter, Mode
 from conformance.core.errors import InputError
-from conformance.core.exporter_names import KNOWN
+from conformance.core.exporter_names import KNOWN, REFERENCE
 from conformance.core.option_names import FORMER_OPTIONS
 from conformance.core.suggest import unknown, unknown_architecture, unknown_backend, unknown_exporter
 from conformance.matrix.discovery import registered
@@ -208,7 +208,7 @@ OPTIONS = (
         Topic.WHAT,
         f"exporters to test: {', '.join(KNOWN)} or package.module:callable",
         names=EXPORTERS,
-        default="reference",
+        default=REFERENCE,
         dest="subject",
     ),
     Option(

@@ -19,7 +19,7 @@ from conformance.core.cells import EXPORTED, Cell, Selection, plan, split_row
 from conformance.core.contract import CHECKED, CLAUSES, Chapter, Clause, Mode, Scope
 from conformance.core.dotted import require_module
 from conformance.core.errors import InputError, with_code
-from conformance.core.exporter_names import ENVIRONMENTS, FILE, KNOWN, canonical
+from conformance.core.exporter_names import ENVIRONMENTS, FILE, KNOWN, REFERENCE, canonical
 from conformance.core.suggest import unknown, unknown_architecture, unknown_exporter
 from conformance.core.versions import incompatible, installed, unsupported
 from conformance.matrix.discovery import registered
@@ -519,7 +519,7 @@ def _clauses(text: str | None, without: Collection[str], judged: str | None = No
 def _check_known_failures(matrix: Matrix) -> None:
     """Raises `pytest.UsageError` for a pattern without cells, whatever a run selects, and for an unknown exporter."""
     backends = [backend.traits for backend in BACKENDS.values()]
-    problems = matrix.patterns_without_cells(tuple(plan(Selection(["any"], ["reference"], backends, CHECKED))))
+    problems = matrix.patterns_without_cells(tuple(plan(Selection(["any"], [REFERENCE], backends, CHECKED))))
     exporters = [ANY_EXPORTER, *KNOWN]
     for name, cause in matrix.causes.items():
         problems += [
