@@ -18,7 +18,7 @@ from .errors import ReportError
 from .loading import when
 
 #: The option that names the part of a run, such as "3/8"; the option that may differ between parts without it.
-SHARD, _ARCHITECTURES = "shard", "arch"
+SHARD, _DIVISION, _ARCHITECTURES = "shard", "division", "arch"
 
 _Options = Mapping[str, str | int | None]
 
@@ -79,6 +79,7 @@ def _must_be_alike(first: Named, other: Named) -> None:
         (_conditions(first.run), _conditions(other.run)),
         ({"commit": _commit(first.run)}, {"commit": _commit(other.run)}),
         ({"Hypothesis seed": first.run.run.seed}, {"Hypothesis seed": other.run.run.seed}),
+        (_known_to_both(first.run, other.run), _known_to_both(other.run, first.run)),
     )
     for ours, theirs in pairs:
         for name in sorted({*ours, *theirs}):
@@ -87,6 +88,12 @@ def _must_be_alike(first: Named, other: Named) -> None:
                 raise ReportError(
                     "runs-differ", f"cannot merge: {name} is {here} {first.name} and {there} {other.name}"
                 )
+
+
+def _known_to_both(run: RunRecord, other: RunRecord) -> Mapping[str, object]:
+    """The fingerprints in `run` of what the other has one of too: each shard has those of its architectures."""
+    theirs = other.run.fingerprints or {}
+    return {name: value for name, value in (run.run.fingerprints or {}).items() if name in theirs}
 
 
 def _commit(run: RunRecord) -> str | None:
@@ -147,7 +154,7 @@ def _key(pair: tuple[Shard | None, Named]) -> tuple[int, object, str]:
 def _info(runs: Sequence[RunRecord]) -> RunInfo:
     infos = [run.run for run in runs]
     finished = [info.finished for info in infos if info.finished]
-    options = {name: value for name, value in infos[0].options.items() if name != SHARD}
+    options = {name: value for name, value in infos[0].options.items() if name not in (SHARD, _DIVISION)}
     selected = [info.options.get(_ARCHITECTURES) for info in infos]
     if len(set(selected)) > 1:
         names = {name for selection in selected for name in str(selection or "all").split(",")}
@@ -173,7 +180,8 @@ def _since(parts: Sequence[Since]) -> Since | None:
         raise ReportError(
             "runs-differ", f"cannot merge: the records have --since of different runs: {', '.join(sorted(runs))}"
         )
-    return Since(parts[0].run, tuple(cell for part in parts for cell in part.left_out))
+    left_out = tuple(cell for part in parts for cell in part.left_out)
+    return Since(parts[0].run, left_out, sum(part.missing for part in parts))
 
 
 def _environment(machines: Sequence[Environment]) -> Environment:

@@ -19,9 +19,13 @@ FORMER_OPTIONS = {
 }
 
 
+#: What else a record has among its options.
+_NO_OPTIONS = {"matrix": "matrix", "division": "division into shards"}
+
+
 def option_of(key: str) -> str:
-    """The option whose value a record has under `key`, which may be its former name; other keys are themselves."""
-    return key if key == "matrix" else FORMER_OPTIONS.get(f"--{key}", f"--{key}")
+    """The option whose value a record has under `key`, which may be its former name; words for other keys."""
+    return _NO_OPTIONS.get(key) or FORMER_OPTIONS.get(f"--{key}", f"--{key}")
 
 
 def by_option(recorded: Mapping[str, _T]) -> dict[str, _T]:

@@ -5,6 +5,7 @@ Each shard plans for itself: the same names, durations and number of shards give
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import statistics
@@ -64,6 +65,12 @@ def share(architectures: Sequence[str], shard: Shard, seconds: Mapping[str, floa
         loads[index] += cost[name]
         taken[name] = index
     return tuple(name for name in architectures if taken[name] == shard.number - 1)
+
+
+def division(architectures: Sequence[str], seconds: Mapping[str, float]) -> str:
+    """A digest of what `share` divides by. Only shards for which it is the same are parts of one run."""
+    costs = [(name, seconds.get(name)) for name in architectures]
+    return hashlib.sha256(json.dumps(costs).encode()).hexdigest()[:16]
 
 
 def durations(path: Path = DURATIONS) -> dict[str, float]:

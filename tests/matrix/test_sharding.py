@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.matrix.sharding import Shard, durations, read_shard, share, updated_durations
+from conformance.matrix.sharding import Shard, division, durations, read_shard, share, updated_durations
 from tests.report.samples import cell, run
 from tests.support.messages import refused
 
@@ -34,6 +34,13 @@ def test_the_longest_stand_alone() -> None:
     seconds = {"a": 100.0, "b": 40.0, "c": 30.0, "d": 30.0}
     assert share(["b", "a", "c", "d"], Shard(1, 2), seconds) == ("a",)
     assert share(["b", "a", "c", "d"], Shard(2, 2), seconds) == ("b", "c", "d")
+
+
+def test_other_durations_make_another_division() -> None:
+    names = ["gemma2", "gpt2", "llama"]
+    assert division(names, {"gpt2": 1.0}) == division(names, {"gpt2": 1.0, "lfm2": 2.0})
+    assert division(names, {"gpt2": 1.0}) != division(names, {"gpt2": 2.0})
+    assert division(names, {}) != division(names[1:], {})
 
 
 def test_an_untimed_one_counts_as_the_median() -> None:

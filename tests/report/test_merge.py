@@ -33,6 +33,10 @@ def _shard(number: int, of: int, record: RunRecord) -> RunRecord:
     return _with(record, name=f"shard {number}", shard=f"{number}/{of}")
 
 
+def _of_code(record: RunRecord, **fingerprints: str) -> RunRecord:
+    return dataclasses.replace(record, run=dataclasses.replace(record.run, fingerprints=fingerprints))
+
+
 _ONE = _shard(1, 2, run(cell(architecture="gpt2")))
 _TWO = _shard(2, 2, run(cell(architecture="llama")))
 
@@ -46,6 +50,13 @@ def test_shards_make_one_whole_run(report: Report) -> None:
     assert merged.run.complete
     assert "shard" not in merged.run.options
     assert report("validate", out).code == 0
+
+
+def test_shards_were_divided_alike_and_judged_by_the_same_code() -> None:
+    one, two = _of_code(_ONE, suite="one", gpt2="a"), _of_code(_TWO, suite="one", llama="b")
+    merged = merge([Named(each.run.id, _with(each, name=each.run.id, division="alike")) for each in (one, two)])
+    assert merged.run.fingerprints == {"suite": "one", "gpt2": "a", "llama": "b"}
+    assert "division" not in merged.run.options
 
 
 def test_changes_on_top_of_one_commit_are_marked(report: Report) -> None:
@@ -84,6 +95,8 @@ _OTHER = run(cell(architecture="llama"))
         ((_ONE, _with(_TWO, tier="full")), "runs-differ"),
         ((_ONE, _with(_TWO, seed=7)), "runs-differ"),
         ((_ONE, _shard(2, 2, run(cell(), commit="a" * 40))), "runs-differ"),
+        ((_with(_ONE, division="by new durations"), _with(_TWO, division="by old ones")), "runs-differ"),
+        ((_of_code(_ONE, suite="one", gpt2="one"), _of_code(_TWO, suite="another", llama="one")), "runs-differ"),
         ((run(cell(), name="a"), run(cell(), name="b")), "shards-overlap"),
         ((_ONE, _with(_TWO, shard="0/2")), "invalid-shard"),
         ((_ONE, _with(_TWO, shard="two")), "invalid-shard"),
