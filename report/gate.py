@@ -44,6 +44,11 @@ def refuse_unfit(run: RunRecord, name: str, *, is_head: bool = False) -> None:
     if unreached:
         missing = f"{plural(unreached, 'cell')} of this run {'was' if unreached == 1 else 'were'} not run"
         raise ReportError("run-not-comparable", f"cannot compare {name}: {missing}; finish it with --resume")
+    if not run.nothing_missing and not counts[Verdict.NOT_RUN]:
+        raise ReportError(
+            "run-not-comparable",
+            f"cannot compare {name}: cells of its plan are missing; run it without -k and the like",
+        )
     unchanged = is_head and run.left_out and judged_nothing(counts)
     if unchanged or any(counts[verdict] for verdict in _CONCLUSIVE):
         return

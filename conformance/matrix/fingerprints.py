@@ -174,6 +174,12 @@ def _subject(name: str) -> str:
     return _digest(sorted(path.parent.rglob("*.py")), path.parent)
 
 
+def fingerprint_of_files(paths: Iterable[Path]) -> str:
+    """Of files that may be too large to read: their names, sizes and times of change."""
+    found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file())
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+
+
 def _digest(paths: Iterable[Path], base: Path, also: str = "") -> str:
     """Of the contents of files, and of their names as seen from `base`, which may differ from machine to machine."""
     return hashlib.sha256("\n".join([*_lines(paths, base), also]).encode()).hexdigest()[:16]

@@ -200,10 +200,17 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class Since:
-    """Of an incremental run: the id of the earlier run, and the ids of the cells that cannot have changed since."""
+    """Of an incremental run: what was not judged again, and why.
+
+    Args:
+        run: The id of the earlier run.
+        left_out: The ids of the cells that cannot have changed since.
+        missing: The number of other cells that it has no line of, such as those that pytest deselected.
+    """
 
     run: str
     left_out: tuple[str, ...]
+    missing: int = 0
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -243,8 +250,10 @@ class RunRecord:
     @property
     def nothing_missing(self) -> bool:
         """Whether each planned cell has a verdict, in this run or, if it cannot have changed, in the earlier one."""
+        if self.run.complete or not self.run.since or not self.left_out:
+            return self.run.complete
         not_run = any(cell.verdict is Verdict.NOT_RUN for cell in self.cells)
-        return self.run.complete or bool(self.run.finished and self.left_out and not not_run)
+        return self.run.finished is not None and not not_run and not self.run.since.missing
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

@@ -25,7 +25,7 @@ from conformance.core.versions import incompatible, installed, unsupported
 from conformance.matrix.discovery import registered
 from conformance.matrix.known_failures import ANY_EXPORTER
 from conformance.matrix.schema import Matrix, Tier, load_matrix, matrix_digest
-from conformance.matrix.sharding import durations, read_shard, share
+from conformance.matrix.sharding import division, durations, read_shard, share
 from conformance.matrix.yaml_file import MatrixError
 from conformance.models.checkpoints import DTYPES, Checkpoint, CheckpointError, read_checkpoint
 from conformance.pipeline.backends import BACKENDS, XNNPACK, Backend, backend_called
@@ -187,8 +187,9 @@ def read_options(config: pytest.Config) -> Options:
     not_lowered: tuple[str, ...] = ()
     if checkpoint is None:
         architectures, not_lowered = with_variations(matrix, tier, architectures, get("--variation"), get("--arch"))
+    divided: dict[str, str] = {}
     if get("--shard"):
-        architectures = _share(architectures, get("--shard"))
+        architectures, divided["division"] = _share(architectures, get("--shard"))
     backends = _backends(get("--backend"), tier)
     program = _program(config)
     left_out = (*(NOT_OF_CHECKPOINTS if checkpoint else ONLY_OF_CHECKPOINTS), *(NOT_OF_FILES if program else ()))
@@ -234,7 +235,7 @@ def read_options(config: pytest.Config) -> Options:
         bundles=config.rootpath / get("--failures-dir"),
         store=config.rootpath / get("--cache-dir"),
         store_limit=0 if checkpoint else get("--cache-limit"),  # it has the size of thousands of fixtures
-        asked={**{name.lstrip("-"): get(name) for name in names}, "matrix": matrix_digest()},
+        asked={**{name.lstrip("-"): get(name) for name in names}, "matrix": matrix_digest(), **divided},
         absent=absent,
         retired=() if get("--arch") else tuple(sorted(retired.intersection(registered()))),
         checkpoint=checkpoint,
@@ -267,6 +268,10 @@ def _checkpoint(config: pytest.Config) -> Checkpoint | None:
         if given:
             raise usage_error("conflicting-options", f"{given[0]} needs --checkpoint")
         return None
+    if get("--since"):
+        raise usage_error(
+            "conflicting-options", "--since is about fixtures; a checkpoint is judged as a whole, so leave out --since"
+        )
     dtype = _one("dtype", get("--dtype"), DTYPES, "auto")
     try:
         found = read_checkpoint(
@@ -411,9 +416,11 @@ def resolve_exporters(selection: Selection) -> dict[str, Exporter]:
         raise usage_error(error.code, str(error)) from error
 
 
-def _share(architectures: tuple[str, ...], shard: str) -> tuple[str, ...]:
+def _share(architectures: tuple[str, ...], shard: str) -> tuple[tuple[str, ...], str]:
+    """The architectures of the shard, and a digest of what they were divided by."""
     try:
-        return share(architectures, read_shard(shard), durations())
+        seconds = durations()
+        return share(architectures, read_shard(shard), seconds), division(architectures, seconds)
     except InputError as error:
         raise usage_error(error.code, f"--shard {shard}: {error}") from error
 

@@ -21,7 +21,7 @@ from conformance.core.paths import PACKAGE, ROOT
 from conformance.core.text import first_few, plural
 from conformance.core.verdicts import ACCEPTABLE, Verdict, judged_nothing
 from conformance.failures.transport import unpack
-from conformance.matrix.fingerprints import fingerprints
+from conformance.matrix.fingerprints import fingerprint_of_files, fingerprints
 from conformance.matrix.incremental import (
     IncrementalPlan,
     NotComparableError,
@@ -315,8 +315,13 @@ class Recorder:
                 self.collected[cell.id] = cell
 
     def _fingerprints(self) -> dict[str, str]:
-        selection = self.options.selection
-        return fingerprints(self.options.matrix, selection.architectures, selection.subjects)
+        selection, checkpoint, program = self.options.selection, self.options.checkpoint, self.options.program
+        found = fingerprints(self.options.matrix, selection.architectures, selection.subjects)
+        if checkpoint is not None:
+            found["files of the checkpoint"] = fingerprint_of_files(checkpoint.directory.iterdir())
+        if program is not None:
+            found["program file"] = fingerprint_of_files([program])
+        return found
 
     def _incremental(self) -> IncrementalPlan | None:
         if self.options.since is None:
@@ -371,6 +376,8 @@ class Recorder:
 
     def _info(self, finished: str | None) -> RunInfo:
         done = [record for record in self.records.values() if record.verdict is not Verdict.NOT_RUN]
+        reused = tuple(cell.id for cell in self.incremental.reused) if self.incremental else ()
+        missing = len(self.plan.keys() - self.records.keys() - set(reused))
         return RunInfo(
             id=self.run_id,
             started=self.started,
@@ -380,9 +387,7 @@ class Recorder:
             seed=self.options.seed,
             commit=self.commit,
             fingerprints=self.fingerprints,
-            since=Since(self.incremental.run, tuple(cell.id for cell in self.incremental.reused))
-            if self.incremental
-            else None,
+            since=Since(self.incremental.run, reused, missing) if self.incremental else None,
         )
 
 

@@ -181,6 +181,7 @@ def _assert_refused(out: str, err: str, code: str) -> None:
         (("--checkpoint", "{saved}", "--program", "{saved}/no.pte"), "file-error"),
         (("--checkpoint", "{saved}", "--arch", "llama"), "conflicting-options"),
         (("--checkpoint", "{saved}", "--dtype", "float8"), "unknown-name"),
+        (("--checkpoint", "{saved}", "--since", "run.json"), "conflicting-options"),
         (("--checkpoint", "{saved}", "--cache-length", "300"), "cache-too-long"),
     ],
 )
@@ -188,6 +189,20 @@ def test_options_of_a_checkpoint_have_to_fit(saved: Path, arguments: tuple[str, 
     ended = suite(*(each.format(saved=saved) for each in arguments))
     assert ended.returncode == 4
     printed(ended.stderr, code)
+
+
+def test_a_run_on_weights_that_have_changed_is_not_resumed(tmp_path: Path) -> None:
+    saved, record = write_checkpoint(tmp_path / "own", {"num_hidden_layers": 1}), tmp_path / "run.json"
+    options = (f"--checkpoint={saved}", "--backend=exported", "--mode=decode", "--clause=EXP-1,EXP-2")
+    assert suite(*options, f"--output={record}").returncode == 0
+    plain = json.loads(record.read_text())
+    plain["cells"][0]["verdict"] = "not-run"
+    record.write_text(json.dumps(plain | {"run": plain["run"] | {"complete": False}}))
+    weights = next(saved.glob("*.safetensors"))
+    os.utime(weights, (0, 0))
+    ended = suite(*options, f"--output={record}", "--resume")
+    assert ended.returncode == 4
+    assert "files of the checkpoint changed" in printed(ended.stderr, "resume-differs")
 
 
 def test_a_model_that_custom_attention_does_not_fit_may_not_be_shipped(tmp_path: Path) -> None:

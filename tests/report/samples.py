@@ -95,10 +95,12 @@ def run(
     return RunRecord(1, info, Environment("3.11.7", "Linux", "a processor", packages), cells)
 
 
-def incremental(*cells: CellRecord, left_out: tuple[CellRecord, ...], since: str = "base") -> RunRecord:
+def incremental(
+    *cells: CellRecord, left_out: tuple[CellRecord, ...], since: str = "base", missing: int = 0
+) -> RunRecord:
     """A run of these cells, which left out others that cannot have changed since another run."""
     record = run(*cells)
-    left = Since(since, tuple(each.id for each in left_out))
+    left = Since(since, tuple(each.id for each in left_out), missing)
     return dataclasses.replace(record, run=dataclasses.replace(record.run, complete=False, since=left))
 
 

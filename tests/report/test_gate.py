@@ -148,6 +148,9 @@ def test_a_run_since_another_is_compared_with_that_alone(report: Report, judged:
 
 
 _UNFINISHED = run(_PASS, complete=False)
+_WHOLE = run(_PASS)
+#: It has ended, and pytest had left out planned cells, by -k.
+_NARROWED = dataclasses.replace(_WHOLE, run=dataclasses.replace(_WHOLE.run, complete=False))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +165,13 @@ _UNFINISHED = run(_PASS, complete=False)
 )
 def test_a_run_since_another_that_judged_nothing_for_another_reason_is_refused(report: Report, head: RunRecord) -> None:
     report.refused("run-not-comparable", "gate", report.record(run(_OTHER, name="base")), report.record(head))
+
+
+@pytest.mark.parametrize("head", [incremental(_PASS, left_out=(_OTHER,), missing=1), _NARROWED])
+def test_a_run_that_lacks_planned_cells_is_refused(report: Report, head: RunRecord) -> None:
+    base = report.record(run(_PASS, _OTHER, name="base"))
+    report.refused("run-not-comparable", "gate", base, report.record(head))
+    assert report("verdict", report.record(head)).code == 1
 
 
 def test_a_run_that_judged_nothing_is_not_a_base(report: Report) -> None:

@@ -38,7 +38,21 @@ def test_a_run_since_another_judges_what_it_had_not_passed(tmp_path: Path) -> No
     assert code == pytest.ExitCode.OK, printed
     judged = json.loads(after.read_text())
     assert [each["id"] for each in judged["cells"]] == [plain["cells"][0]["id"]]
-    assert judged["run"]["since"] == {"run": plain["run"]["id"], "left_out": [plain["cells"][1]["id"]]}
+    assert judged["run"]["since"] == {"run": plain["run"]["id"], "left_out": [plain["cells"][1]["id"]], "missing": 0}
     assert not judged["run"]["complete"]
     assert f"1 cell judged again since run {plain['run']['id']}: crash in that run" in printed
     assert "1 cell not run again" in printed
+
+
+def test_a_run_since_another_that_pytest_narrowed_is_not_complete(tmp_path: Path) -> None:
+    arguments = ("--arch", "llama", "--clause", "SEN-2,EXP-1", "--backend", "exported", "--mode", "decode", "-n0")
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    assert ended(before, *arguments)[0] == pytest.ExitCode.OK
+    plain = json.loads(before.read_text())
+    plain["cells"][1]["verdict"] = "crash"
+    before.write_text(json.dumps(plain))
+    ended(after, *arguments, "--since", str(before), "-k", "not EXP-1")
+    record = load_run(after)
+    assert record.run.since is not None
+    assert (record.cells, len(record.run.since.left_out), record.run.since.missing) == ((), 1, 1)
+    assert not record.nothing_missing
