@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from conformance.cli.params import FILE, Name
 from conformance.core.commands import run_command
 from conformance.core.console import Group, examples
 from conformance.core.errors import InputError
+
+if TYPE_CHECKING:
+    from conformance.records.run import RunRecord
 
 
 @click.group("matrix", cls=Group)
@@ -63,9 +67,8 @@ def update(record: Path) -> None:
     """
     from conformance.matrix.schema import load_matrix, write_matrix
     from conformance.matrix.update import updated_matrix
-    from conformance.records.run import load_run
 
-    updated = updated_matrix(load_matrix(drafted=True), load_run(record))
+    updated = updated_matrix(load_matrix(drafted=True), _read(record))
     write_matrix(updated.matrix)
     _show(updated.changes)
 
@@ -80,9 +83,8 @@ def partitions(record: Path) -> None:
     Rewrites fixtures/partitions for the programs of the run: LOW-3 compares each later run with it.
     """
     from conformance.matrix.delegation import updated
-    from conformance.records.run import load_run
 
-    _show(updated(load_run(record)))
+    _show(updated(_read(record)))
 
 
 @matrix.command("durations", checkout=True, epilog=examples("conformance matrix durations build/conformance/run.json"))
@@ -93,9 +95,18 @@ def durations(record: Path) -> None:
     Writes how long each architecture of the run took to fixtures/durations.json.
     """
     from conformance.matrix.sharding import updated_durations
+
+    _show(updated_durations(_read(record)))
+
+
+def _read(path: Path) -> RunRecord:
+    """The record at `path`. One of a checkpoint is refused: its folder may have the name of a row."""
     from conformance.records.run import load_run
 
-    _show(updated_durations(load_run(record)))
+    run = load_run(path)
+    if run.run.options.get("checkpoint"):
+        raise InputError("checkpoint-record", f"{path} is the record of a checkpoint, which has no row in the matrix")
+    return run
 
 
 def _show(changes: Iterable[str]) -> None:
