@@ -80,11 +80,12 @@ def update(record: Path) -> None:
 def partitions(record: Path) -> None:
     """List the operators that backends did not delegate in a run.
 
-    Rewrites fixtures/partitions for the programs of the run: LOW-3 compares each later run with it.
+    Rewrites fixtures/partitions for the programs of the run that passed LOW-1: LOW-3 compares each later run with it.
     """
     from conformance.matrix.delegation import updated
+    from conformance.matrix.schema import load_matrix
 
-    _show(updated(_read(record)))
+    _show(updated(_read(record), load_matrix(drafted=True).rows))
 
 
 @matrix.command("durations", checkout=True, epilog=examples("conformance matrix durations build/conformance/run.json"))
