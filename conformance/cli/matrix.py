@@ -12,6 +12,7 @@ from conformance.cli.params import FILE, Name
 from conformance.core.commands import run_command
 from conformance.core.console import Group, examples
 from conformance.core.errors import InputError
+from conformance.core.paths import report_module
 
 if TYPE_CHECKING:
     from conformance.records.run import RunRecord
@@ -102,9 +103,8 @@ def durations(record: Path) -> None:
 
 def _read(path: Path) -> RunRecord:
     """The record at `path`. One of a checkpoint is refused: its folder may have the name of a row."""
-    from conformance.records.run import load_run
-
-    run = load_run(path)
+    # Unlike `load_run`, it refuses a record that has a cell twice.
+    run: RunRecord = report_module("loading").load(path)
     if run.run.options.get("checkpoint"):
         raise InputError("checkpoint-record", f"{path} is the record of a checkpoint, which has no row in the matrix")
     return run

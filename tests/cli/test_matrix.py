@@ -30,9 +30,11 @@ def _of_checkpoint(record: RunRecord) -> RunRecord:
 
 @pytest.mark.parametrize("command", _WRITERS)
 @pytest.mark.parametrize(
-    ("record", "code"), [(_of_checkpoint(run(cell(architecture="gpt2"))), "checkpoint-record")], ids=["checkpoint"]
+    ("record", "code"),
+    [(_of_checkpoint(run(cell(architecture="gpt2"))), "checkpoint-record"), (run(cell(), cell()), "invalid-record")],
+    ids=["checkpoint", "a cell twice"],
 )
-def test_a_record_that_says_nothing_of_rows_changes_no_file(
+def test_a_record_that_cannot_be_used_changes_no_file(
     command: str, record: RunRecord, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Mock(return_value=())
