@@ -214,7 +214,7 @@ def test_any_text_of_a_record_is_data(tmp_path: Path, run: RunRecord) -> None:
         lambda: status_page([run]),
         lambda: compatibility_page([run]),
         lambda: updated_matrix(matrix, run),
-        lambda: list(baselines.updated(run, tmp_path / "partitions")),
+        lambda: list(baselines.updated(run, {cell.architecture for cell in run.cells}, tmp_path / "partitions")),
     ):
         with contextlib.suppress(ValueError):  # which is what a command shows in one line
             use()
@@ -226,11 +226,11 @@ def test_no_architecture_of_a_record_is_written_elsewhere(tmp_path: Path) -> Non
     made = partition({"aten.linear.default": 1}, {})
     hostile = run_of(recorded("LOW-1", architecture="../../llama", partition=made))
     with refused("invalid-name"):
-        list(baselines.updated(hostile, tmp_path / "a" / "b"))
+        list(baselines.updated(hostile, {"../../llama"}, tmp_path / "a" / "b"))
     unsaid = run_of(recorded("LOW-1", partition=made))
     unsaid = dataclasses.replace(unsaid, environment=dataclasses.replace(unsaid.environment, packages={}))
     with refused("version-not-recorded"):
-        list(baselines.updated(unsaid, tmp_path / "a" / "b"))
+        list(baselines.updated(unsaid, {"llama"}, tmp_path / "a" / "b"))
     assert not list(tmp_path.iterdir())
 
 

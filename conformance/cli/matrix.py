@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,10 @@ from conformance.cli.params import FILE, Name
 from conformance.core.commands import run_command
 from conformance.core.console import Group, examples
 from conformance.core.errors import InputError
+from conformance.core.paths import report_module
+
+if TYPE_CHECKING:
+    from conformance.records.run import RunRecord
 
 
 @click.group("matrix", cls=Group)
@@ -63,9 +68,8 @@ def update(record: Path) -> None:
     """
     from conformance.matrix.schema import load_matrix, write_matrix
     from conformance.matrix.update import updated_matrix
-    from conformance.records.run import load_run
 
-    updated = updated_matrix(load_matrix(drafted=True), load_run(record))
+    updated = updated_matrix(load_matrix(drafted=True), _read(record))
     write_matrix(updated.matrix)
     _show(updated.changes)
 
@@ -77,12 +81,12 @@ def update(record: Path) -> None:
 def partitions(record: Path) -> None:
     """List the operators that backends did not delegate in a run.
 
-    Rewrites fixtures/partitions for the programs of the run: LOW-3 compares each later run with it.
+    Rewrites fixtures/partitions for the programs of the run that passed LOW-1: LOW-3 compares each later run with it.
     """
     from conformance.matrix.delegation import updated
-    from conformance.records.run import load_run
+    from conformance.matrix.schema import load_matrix
 
-    _show(updated(load_run(record)))
+    _show(updated(_read(record), load_matrix(drafted=True).rows))
 
 
 @matrix.command("durations", checkout=True, epilog=examples("conformance matrix durations build/conformance/run.json"))
@@ -93,9 +97,17 @@ def durations(record: Path) -> None:
     Writes how long each architecture of the run took to fixtures/durations.json.
     """
     from conformance.matrix.sharding import updated_durations
-    from conformance.records.run import load_run
 
-    _show(updated_durations(load_run(record)))
+    _show(updated_durations(_read(record)))
+
+
+def _read(path: Path) -> RunRecord:
+    """The record at `path`. One of a checkpoint is refused: its folder may have the name of a row."""
+    # Unlike `load_run`, it refuses a record that has a cell twice.
+    run: RunRecord = report_module("loading").load(path)
+    if run.run.options.get("checkpoint"):
+        raise InputError("checkpoint-record", f"{path} is the record of a checkpoint, which has no row in the matrix")
+    return run
 
 
 def _show(changes: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from conformance.core.errors import InputError
 from conformance.core.files import architecture_file, atomic_write, read_regular_file
 from conformance.core.paths import PARTITIONS
 from conformance.core.validation import VersionText, first_problem
+from conformance.core.verdicts import Verdict
 from conformance.records.run import RunRecord
 
 #: Largest file that is read; one of all backends has 10 kB.
@@ -131,8 +132,11 @@ def _files(architecture: str, version: Version, directory: Path) -> Iterator[Pat
     yield from path.parent.glob(f"{_OLDER}*/{path.name}")
 
 
-def updated(run: RunRecord, directory: Path = PARTITIONS) -> list[str]:
-    """Write the partitions of `run`, and return a sentence for each change.
+def updated(run: RunRecord, rows: Collection[str], directory: Path = PARTITIONS) -> list[str]:
+    """Write the partitions of `run`, and return a sentence for each change and for what is skipped.
+
+    Programs of other architectures than `rows` are skipped, and those that do not lower as LOW-1 requires. LOW-3, which
+    compares with the lists, may fail.
 
     What was seen with an older Transformers than the architecture's list was made with goes into a list of its own.
 
@@ -146,6 +150,13 @@ def updated(run: RunRecord, directory: Path = PARTITIONS) -> list[str]:
     for cell in run.cells:
         if cell.partition is None or not cell.partition.delegates or cell.subject is None or cell.mode is None:
             continue
+        place = f"{cell.architecture} {cell.subject} {cell.backend} {cell.mode}"
+        if cell.architecture not in rows:
+            changes.append(f"{place}: skipped, since {cell.architecture} has no row in the matrix")
+            continue
+        if cell.verdict not in (Verdict.PASS, Verdict.UNEXPECTED_PASS):
+            changes.append(f"{place}: skipped, since {cell.clause} ended with {cell.verdict}")
+            continue
         if "executorch" not in versions:
             raise BaselineError(
                 "version-not-recorded", "the run does not record the version of executorch that it lowered with"
@@ -157,7 +168,6 @@ def updated(run: RunRecord, directory: Path = PARTITIONS) -> list[str]:
         new = Listed(made_with, sum(cell.partition.delegated.values()), cell.partition.undelegated)
         old = modes.get(cell.mode)
         modes[cell.mode] = new
-        place = f"{cell.architecture} {cell.subject} {cell.backend} {cell.mode}"
         if old is None:
             changes.append(f"{place}: {new.delegated} delegated, {sum(new.left.values())} left out")
         elif (old.delegated, dict(old.left)) != (new.delegated, dict(new.left)):

@@ -17,6 +17,7 @@ from pathlib import Path
 from conformance.core.errors import InputError
 from conformance.core.files import atomic_write
 from conformance.core.paths import DURATIONS
+from conformance.core.verdicts import Verdict
 from conformance.records.run import RunRecord
 
 #: The duration of an architecture if none is known.
@@ -102,13 +103,20 @@ def spent(run: RunRecord) -> dict[str, float]:
 
 
 def updated_durations(run: RunRecord, path: Path = DURATIONS) -> list[str]:
-    """Put the durations of `run` into the file, and return the changes. Others stay as they are."""
-    before = durations(path)
-    after = {**before, **spent(run)}
+    """Put the durations of `run` into the file, and return the changes. Others stay as they are.
+
+    An architecture of which the run did not judge every cell stays as it is too: a part of the cells takes less time.
+    """
+    unjudged = {cell.architecture for cell in run.cells if cell.verdict is Verdict.NOT_RUN}
+    unjudged.update(cell_id.split("/")[0] for cell_id in run.left_out)
+    before, found = durations(path), spent(run)
+    after = before | {name: seconds for name, seconds in found.items() if name not in unjudged}
     text = json.dumps(dict(sorted(after.items())), indent=2) + "\n"
     atomic_write(path, text.encode())
-    return [
+    changes = [
         f"{name}: {f'{before[name]:g} s' if name in before else 'not known'} → {after[name]:g} s"
         for name in sorted(after)
         if after[name] != before.get(name)
     ]
+    skipped = ", ".join(sorted(unjudged & found.keys()))
+    return [*changes, f"skipped, since not all of their cells were judged: {skipped}"] if skipped else changes

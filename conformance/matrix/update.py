@@ -233,31 +233,37 @@ def _without(pattern: Pattern, row: str, gone: Lost, judged: Sequence[CellRecord
     if not any(_is_about(pattern, *key) for key in gone):
         yield pattern
         return
-    modes: tuple[Mode | None, ...] = (pattern.mode,) if pattern.mode else BOTH_MODES
     columns: dict[Column, tuple[str, ...]] = {}
     intact: dict[Column, None] = {}
-    for backend in pattern.on:
-        for mode in modes if backend != EAGER else (None,):
-            lost = {clause for clause, other, its in gone if (other, its) == (backend, mode)}
-            if isinstance(pattern, Violation):
-                columns[backend, mode] = tuple(
-                    clause
-                    for clause in pattern.clauses
-                    if clause not in lost and mode in _MODES.get(clause, BOTH_MODES)
-                )
-            elif any(needs(clause, backend, pattern.blocks) for clause in lost):
-                columns[backend, mode] = tuple(
-                    cell.clause
-                    for cell in judged
-                    if (cell.backend, cell.mode, cell.signature) == (backend, mode, pattern.signature)
-                )
-            else:
-                intact[backend, mode] = None
+    for backend, mode in _columns(pattern):
+        lost = {clause for clause, other, its in gone if (other, its) == (backend, mode)}
+        if isinstance(pattern, Violation):
+            columns[backend, mode] = tuple(clause for clause in _clauses_in(pattern, mode) if clause not in lost)
+        elif any(needs(clause, backend, pattern.blocks) for clause in lost):
+            columns[backend, mode] = tuple(
+                cell.clause
+                for cell in judged
+                if (cell.backend, cell.mode, cell.signature) == (backend, mode, pattern.signature)
+            )
+        else:
+            intact[backend, mode] = None
     if isinstance(pattern, Blocker):
         for names, mode in _joined(intact):
             yield dataclasses.replace(pattern, on=names, mode=mode)
     at_most = pattern.at_most if isinstance(pattern, Violation) else None
     yield from _violations(columns, pattern.signature, at_most, pattern.rows)
+
+
+def _columns(pattern: Violation | Blocker) -> Iterator[tuple[str, Mode | None]]:
+    modes: tuple[Mode | None, ...] = (pattern.mode,) if pattern.mode else BOTH_MODES
+    for backend in pattern.on:
+        for mode in modes if backend != EAGER else (None,):
+            yield backend, mode
+
+
+def _clauses_in(pattern: Violation, mode: Mode | None) -> Iterator[str]:
+    """Those that have cells in `mode`."""
+    return (clause for clause in pattern.clauses if mode in _MODES.get(clause, BOTH_MODES))
 
 
 def _is_about(pattern: Violation | Blocker, clause: str, backend: str, mode: str | None) -> bool:
@@ -269,7 +275,10 @@ def _is_about(pattern: Violation | Blocker, clause: str, backend: str, mode: str
 
 
 def _add_new(draft: _Draft, row: str, cells: Sequence[CellRecord], versions: Mapping[str, str]) -> None:
-    """Explain the row's failures by causes that are known, or list them unexplained."""
+    """Explain the row's failures by causes that are known, or list them unexplained.
+
+    A cause of other rows explains a wrong result only if the run judged every cell that it lists, and none otherwise.
+    """
     new = [
         cell
         for cell in cells
@@ -284,6 +293,7 @@ def _add_new(draft: _Draft, row: str, cells: Sequence[CellRecord], versions: Map
                 cause_id not in draft.known[row]
                 and cause.reason != TODO
                 and _fits(cause, row, cells, failing, versions)
+                and (_is_specific(signature) or _is_complete(cause, row, exporter, cells))
             ):
                 draft.known[row].append(cause_id)
                 taken = [cell for cell in failing if _explains(cause, row, cell, versions)]
@@ -330,6 +340,23 @@ def _fits(
     return True
 
 
+def _is_specific(signature: str) -> bool:
+    """Whether what fails alike fails for one cause. A difference in what a program computes may have any."""
+    return not signature.startswith(f"{Stage.EXECUTE}:")
+
+
+def _is_complete(cause: Cause, row: str, exporter: str | None, cells: Iterable[CellRecord]) -> bool:
+    """Whether the run judged every cell of this row and `exporter` that `cause` lists by its clause."""
+    judged = {_key(cell) for cell in cells if cell.verdict is not Verdict.NOT_RUN}
+    return all(
+        (clause, backend, mode, exporter if mode else None) in judged
+        for pattern in patterns_for(cause, row)
+        if isinstance(pattern, Violation)
+        for backend, mode in _columns(pattern)
+        for clause in _clauses_in(pattern, mode)
+    )
+
+
 def _list(
     draft: _Draft,
     row: str,
@@ -345,10 +372,8 @@ def _list(
     for cause_id in draft.known[row]:
         cause = draft.causes[cause_id]
         alike = any(pattern.signature == signature for pattern in patterns_for(cause, row))
-        # A difference in what a program computes has a signature that says too little of its cause.
-        early = not signature.startswith(f"{Stage.EXECUTE}:")
         in_force = cause.concerns(exporter) and cause.applies_to(versions) and cause.reason != TODO
-        if alike and early and in_force and draft.rows_of(cause_id) == [row]:
+        if alike and _is_specific(signature) and in_force and draft.rows_of(cause_id) == [row]:
             draft.causes[cause_id] = dataclasses.replace(cause, fails=(*cause.fails, *patterns))
             draft.changes += [f"{row}: {name} fails with {signature}: added to {cause_id}" for name in names]
             return

@@ -11,9 +11,9 @@ import gzip
 import json
 import zlib
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from conformance.core.cells import Cell
@@ -179,7 +179,7 @@ class CellRecord:
     message: str | None = None
     expected: ExpectedFailure | None = None
     metrics: dict[str, float] | None = None
-    duration_s: float = 0.0
+    duration_s: Annotated[float, Field(ge=0)] = 0.0
     replay: str = ""
     bundle: str | None = None
     partition: PartitionRecord | None = None

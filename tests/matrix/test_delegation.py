@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ def _run(
     return RunRecord(1, info, Environment("3.11", "linux", "a cpu", versions), (cell,))
 
 
+def _update(run: RunRecord, directory: Path) -> list[str]:
+    return updated(run, {"llama"}, directory)
+
+
 def _left(**counts: int) -> list[UndelegatedNode]:
     return [
         UndelegatedNode(f"aten.{name}", "float32 [1]", "modeling.py:7 in forward", "")
@@ -49,7 +54,7 @@ def _left(**counts: int) -> list[UndelegatedNode]:
 
 def test_what_a_run_saw_is_listed(tmp_path: Path) -> None:
     assert baseline(PROGRAM, VERSIONS, tmp_path) is None
-    message = updated(_run({"aten.mean": 2}), tmp_path)
+    message = _update(_run({"aten.mean": 2}), tmp_path)
     assert message == ["llama reference xnnpack decode: 6 delegated, 2 left out"]
     known = baseline(PROGRAM, VERSIONS, tmp_path)
     assert known is not None
@@ -58,25 +63,39 @@ def test_what_a_run_saw_is_listed(tmp_path: Path) -> None:
 
 
 def test_each_change_is_reported_and_nothing_else(tmp_path: Path) -> None:
-    updated(_run({"aten.mean": 2}), tmp_path)
-    assert updated(_run({"aten.mean": 2}), tmp_path) == []
-    message = updated(_run({"aten.mean": 3, "aten.any": 1}, delegated=5), tmp_path)
+    _update(_run({"aten.mean": 2}), tmp_path)
+    assert _update(_run({"aten.mean": 2}), tmp_path) == []
+    message = _update(_run({"aten.mean": 3, "aten.any": 1}, delegated=5), tmp_path)
     assert message == ["llama reference xnnpack decode: 6 → 5 delegated, aten.any 0 → 1, aten.mean 2 → 3"]
 
 
 def test_a_list_that_cannot_be_written_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    updated(_run({"aten.mean": 2}), tmp_path)
+    _update(_run({"aten.mean": 2}), tmp_path)
     monkeypatch.setattr(Path, "replace", Mock(side_effect=OSError("no space left")))
     with pytest.raises(OSError, match="no space left"):
-        updated(_run({"aten.mean": 3}), tmp_path)
+        _update(_run({"aten.mean": 3}), tmp_path)
     known = baseline(PROGRAM, VERSIONS, tmp_path)
     assert known is not None
     assert known.left == {"aten.mean": 2}
 
 
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"architecture": "nosuch"}, "nosuch reference xnnpack decode: skipped, since nosuch has no row in the matrix"),
+        ({"verdict": Verdict.FAIL}, "llama reference xnnpack decode: skipped, since LOW-1 ended with fail"),
+    ],
+)
+def test_what_has_no_row_or_does_not_lower_is_skipped(tmp_path: Path, changed: dict[str, Any], reason: str) -> None:
+    run = _run({"aten.mean": 2})
+    skipped = dataclasses.replace(run, cells=(dataclasses.replace(run.cells[0], **changed),))
+    assert _update(skipped, tmp_path) == [reason]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_newer_release_is_held_to_the_one_before_it(tmp_path: Path) -> None:
-    updated(_run({"aten.mean": 2}, executorch="1.4.1"), tmp_path)
-    updated(_run({"aten.mean": 1}, executorch="1.5.1"), tmp_path)
+    _update(_run({"aten.mean": 2}, executorch="1.4.1"), tmp_path)
+    _update(_run({"aten.mean": 1}, executorch="1.5.1"), tmp_path)
     newer = baseline(PROGRAM, {**VERSIONS, "executorch": "1.6.0"}, tmp_path)
     older = baseline(PROGRAM, {**VERSIONS, "executorch": "1.4.1"}, tmp_path)
     assert newer is not None
@@ -87,7 +106,7 @@ def test_a_newer_release_is_held_to_the_one_before_it(tmp_path: Path) -> None:
 
 def test_an_older_release_than_any_that_is_listed_is_held_to_the_oldest(tmp_path: Path) -> None:
     for release, left in (("1.4.1", 2), ("1.5.1", 1)):
-        updated(_run({"aten.mean": left}, executorch=release), tmp_path)
+        _update(_run({"aten.mean": left}, executorch=release), tmp_path)
     oldest = baseline(PROGRAM, {**VERSIONS, "executorch": "1.3.0"}, tmp_path)
     assert oldest is not None
     assert (oldest.left, oldest.exact) == ({"aten.mean": 2}, False)
@@ -98,7 +117,7 @@ def test_an_older_release_than_any_that_is_listed_is_held_to_the_oldest(tmp_path
 
 
 def test_another_transformers_is_not_an_exact_match(tmp_path: Path) -> None:
-    updated(_run({"aten.mean": 2}), tmp_path)
+    _update(_run({"aten.mean": 2}), tmp_path)
     other = baseline(PROGRAM, {**VERSIONS, "transformers": "5.24.0"}, tmp_path)
     assert other is not None
     assert not other.exact
@@ -106,7 +125,7 @@ def test_another_transformers_is_not_an_exact_match(tmp_path: Path) -> None:
 
 def test_an_older_transformers_has_a_list_of_its_own(tmp_path: Path) -> None:
     for release, left in (("5.22.2", 3), ("5.23.0", 2), ("4.57.6", 5), ("5.10.4", 4)):
-        updated(_run({"aten.mean": left}, transformers=release), tmp_path)
+        _update(_run({"aten.mean": left}, transformers=release), tmp_path)
     found = {
         release: baseline(PROGRAM, {**VERSIONS, "transformers": release}, tmp_path)
         for release in ("4.57.6", "5.10.4", "5.14.1", "5.22.2", "5.23.0", "5.24.0")
@@ -166,7 +185,7 @@ def test_a_folder_without_a_version_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_difference_is_a_failure(tmp_path: Path, found: dict[str, int], delegated: int, signature: str) -> None:
-    updated(_run({"aten.mean": 2}), tmp_path)
+    _update(_run({"aten.mean": 2}), tmp_path)
     known = baseline(PROGRAM, VERSIONS, tmp_path)
     assert known is not None
     with pytest.raises(ClauseViolationError) as caught:
@@ -175,7 +194,7 @@ def test_a_difference_is_a_failure(tmp_path: Path, found: dict[str, int], delega
 
 
 def test_a_new_operator_is_named_with_its_place(tmp_path: Path) -> None:
-    updated(_run({"aten.mean": 2}), tmp_path)
+    _update(_run({"aten.mean": 2}), tmp_path)
     known: Any = baseline(PROGRAM, VERSIONS, tmp_path)
     with pytest.raises(ClauseViolationError) as caught:
         assert_as_listed(_left(mean=2, sort=1), 6, known)
@@ -183,14 +202,14 @@ def test_a_new_operator_is_named_with_its_place(tmp_path: Path) -> None:
 
 
 def test_what_is_as_listed_or_better_than_an_older_release_passes(tmp_path: Path) -> None:
-    updated(_run({"aten.mean": 2}), tmp_path)
+    _update(_run({"aten.mean": 2}), tmp_path)
     assert_as_listed(_left(mean=2), 6, baseline(PROGRAM, VERSIONS, tmp_path))  # type: ignore[arg-type]  # it is there
     newer: Any = baseline(PROGRAM, {**VERSIONS, "executorch": "1.6.0"}, tmp_path)
     assert_as_listed(_left(mean=1), 7, newer)
 
 
 def test_files_read_well_in_a_diff(tmp_path: Path) -> None:
-    updated(_run({"aten.mean": 2, "aten.any": 1}), tmp_path)
+    _update(_run({"aten.mean": 2, "aten.any": 1}), tmp_path)
     text = (tmp_path / "executorch-1.5.1" / "llama.json").read_text()
     assert '\n     "aten.any": 1,\n     "aten.mean": 2\n' in text
     assert json.loads(text)["reference"]["xnnpack"]["decode"]["made_with"] == {

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.core.verdicts import Verdict
 from conformance.matrix.sharding import Shard, division, durations, read_shard, share, updated_durations
-from tests.report.samples import cell, run
+from tests.report.samples import cell, incremental, run
 from tests.support.messages import refused
 
 pytestmark = pytest.mark.unit
@@ -85,6 +86,25 @@ def test_a_run_updates_what_it_judged(tmp_path: Path) -> None:
     ]
     assert updated_durations(run(*cells), path) == ["llama: 4 s → 2.5 s", "phi3: not known → 7 s"]
     assert durations(path) == {"gpt2": 3, "llama": 2.5, "phi3": 7}
+
+
+def test_an_architecture_of_which_cells_were_not_judged_keeps_its_duration(tmp_path: Path) -> None:
+    path = tmp_path / "durations.json"
+    path.write_text('{"gpt2": 3, "llama": 4, "phi3": 5}\n')
+    cells = [
+        dataclasses.replace(cell(clause, verdict, architecture=architecture), duration_s=seconds)
+        for clause, architecture, verdict, seconds in (
+            ("PAR-1", "llama", Verdict.PASS, 0.1),
+            ("PAR-3", "llama", Verdict.NOT_RUN, 0),  # interrupted
+            ("PAR-1", "phi3", Verdict.PASS, 0.2),
+            ("PAR-1", "gpt2", Verdict.FAIL, 7),
+        )
+    ]
+    left_out = (cell("PAR-3", architecture="phi3"), cell("SEN-1", architecture="olmo+options"))
+    record = incremental(*cells, left_out=left_out)
+    skipped = "skipped, since not all of their cells were judged: llama, phi3"
+    assert updated_durations(record, path) == ["gpt2: 3 s → 7 s", skipped]
+    assert durations(path) == {"gpt2": 7, "llama": 4, "phi3": 5}
 
 
 def test_committed_durations_can_be_read() -> None:

@@ -286,6 +286,17 @@ def test_a_wrong_result_may_have_any_cause() -> None:
     assert update.changes[0].endswith(f"added, reason {TODO}")
 
 
+def test_a_part_of_what_a_cause_lists_may_be_wrong_for_another_reason() -> None:
+    matrix = _matrix({"gemma2": ["gelu"], "llama": []}, gelu=_cause(_GELU))
+    *part, last = (f"llama/reference/xnnpack/{mode}/{clause}" for mode in Mode for clause in ("PAR-1", "PAR-3"))
+    for unseen in ([], [_record(last, Verdict.NOT_RUN)]):
+        update = updated_matrix(matrix, _run([*_fails(*part), *unseen]))
+        assert update.matrix.architectures["llama"].known == ("llama-execute-logits-differ",)
+        assert update.changes[0].endswith(f"added, reason {TODO}")
+    inapplicable = _record(last, Verdict.NOT_APPLICABLE)
+    assert updated_matrix(matrix, _run([*_fails(*part), inapplicable])).matrix.architectures["llama"].known == ("gelu",)
+
+
 # Stale causes
 
 

@@ -34,6 +34,14 @@ def test_no_record_holds_a_number_that_json_has_not(value: float) -> None:
         FieldsRecord({"scaling": value}, {}, {})
 
 
+def test_negative_duration_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    write_run(path, run(cell()))
+    path.write_text(path.read_text().replace('"duration_s":0.0', '"duration_s":-5.0'))
+    with refused("invalid-record"):
+        load_run(path)
+
+
 def test_damaged_record_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.json.gz"
     path.write_bytes(b"{}")
