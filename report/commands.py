@@ -265,7 +265,8 @@ def issues(run: Path, name: str, site: str | None, dry_run: bool) -> None:
     """Open, update and close issues on GitHub for unexpected failures.
 
     One issue for each cause, in the repository of the current folder, with the label `conformance`. It is updated while
-    the cause lasts, and closed when a complete run has it no more. Needs GitHub's command line, `gh`.
+    the cause lasts, and closed when a complete run that judged all its cells has it no more. Needs GitHub's command
+    line, `gh`.
     """
     from .issues import github, open_issues, plan
     from .issues import issues as wanted

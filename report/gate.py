@@ -14,13 +14,11 @@ from .analysis.causes import unrun
 from .analysis.clauses import clause_ranges
 from .analysis.compare import Change, Comparison, Difference, DifferenceGroup, Measured, grouped
 from .analysis.history import versions
+from .analysis.verdicts import CONCLUSIVE as _CONCLUSIVE
 from .errors import ReportError
 from .loading import when
 from .names import commit
 from .summary import ROWS
-
-#: The verdicts of checks that ran to their end.
-_CONCLUSIVE = frozenset({Verdict.PASS, Verdict.FAIL, Verdict.EXPECTED_FAILURE, Verdict.UNEXPECTED_PASS})
 
 
 def refuse_unfit(run: RunRecord, name: str, *, is_head: bool = False) -> None:

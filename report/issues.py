@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -9,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from conformance.core.text import first_few, one_line, plural
-from conformance.records.run import RunRecord
+from conformance.records.run import CellRecord, RunRecord
 
 from .analysis import analyse
 from .analysis.causes import Cause
+from .analysis.verdicts import CONCLUSIVE
 from .errors import ReportError
 from .loading import when
 from .markdown import code, prose
@@ -24,8 +26,11 @@ MOST_OPENED = 20
 _NAMED = 20
 _TITLE = 120
 _MESSAGE = 4000
-#: The first line of an issue's text: the series of runs, and the cause.
-_MARK = re.compile(r"<!-- executorch-conformance (\S+) (\S+) -->")
+#: The first line of an issue's text: the series of runs, the cause, and hashes of the ids of its cells. Issues of
+#: earlier versions have no hashes.
+_MARK = re.compile(r"<!-- executorch-conformance (\S+) (\S+)(?: ([0-9a-f]+))? -->")
+#: GitHub allows 65536 characters; a hash has 8.
+_MOST_HASHES = 7000
 _LISTED = 1000
 
 #: Calls `gh` with arguments and a text on standard input, and gives what it printed.
@@ -34,10 +39,18 @@ Gh = Callable[[Sequence[str], str], str]
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """What an issue says."""
+    """What an issue says below its mark, and the hashes of the ids of its cells."""
 
     title: str
     body: str
+    cells: frozenset[str]
+
+    def marked(self, name: str, key: str, others: frozenset[str]) -> str:
+        """The text with its mark, which has the hashes of `others` too."""
+        cells = self.cells | others
+        # Part of the hashes would let the issue be closed for part of its cells.
+        hashes = f" {''.join(sorted(cells))}" if len(cells) <= _MOST_HASHES else ""
+        return f"<!-- executorch-conformance {name} {key}{hashes} -->\n{self.body}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +78,8 @@ def plan(
 ) -> list[Action]:
     """What to change so that the open issues are those wanted.
 
-    Nothing is closed after a run that is not complete: what fails may not have been judged.
+    An issue is closed only by a complete run in which the checks of all its cells ran to their end. One that does not
+    name its cells, as those of earlier versions, stays open; where its cause lasts, the update names them.
 
     Args:
         wanted: What `issues` gives for `run`.
@@ -73,30 +87,33 @@ def plan(
         existing: The open issues: `number`, `title` and `body` of each.
         run: The newest run.
     """
-    opened: dict[str, Mapping[str, object]] = {}
+    opened: dict[str, tuple[Mapping[str, object], frozenset[str]]] = {}
     for each in existing:
         mark = _MARK.match(str(each["body"]))
         if mark and mark[1] == name:
-            opened[mark[2]] = each
+            opened[mark[2]] = each, frozenset(re.findall(".{8}", mark[3] or ""))
     new = [key for key in wanted if key not in opened]
     actions = [
         Action(
             f"open: {wanted[key].title}",
             ("issue", "create", "--label", LABEL, "--title", wanted[key].title, "--body-file", "-"),
-            wanted[key].body,
+            wanted[key].marked(name, key, frozenset()),
         )
         for key in new[:MOST_OPENED]
     ]
-    for key, each in opened.items():
+    judged = frozenset(_hash(cell) for cell in run.cells if cell.verdict in CONCLUSIVE)
+    for key, (each, cells) in opened.items():
         number, issue = str(each["number"]), wanted.get(key)
-        if issue is None and run.nothing_missing:
+        if issue is None and run.nothing_missing and cells and cells <= judged:
             comment = f"No unexpected failure any more in run {code(run.run.id)} of {_date(run)}."
             actions.append(
                 Action(f"close #{number}: {each['title']}", ("issue", "close", number, "--comment", comment))
             )
-        elif issue is not None and (str(each["body"]).strip(), each["title"]) != (issue.body.strip(), issue.title):
-            arguments = ("issue", "edit", number, "--title", issue.title, "--body-file", "-")
-            actions.append(Action(f"update #{number}: {issue.title}", arguments, issue.body))
+        elif issue is not None:
+            text = issue.marked(name, key, cells - judged)
+            if (str(each["body"]).strip(), each["title"]) != (text.strip(), issue.title):
+                arguments = ("issue", "edit", number, "--title", issue.title, "--body-file", "-")
+                actions.append(Action(f"update #{number}: {issue.title}", arguments, text))
     return actions
 
 
@@ -128,7 +145,6 @@ def _issue(cause: Cause, run: RunRecord, name: str, site: str | None) -> Issue:
     fence = "~" * max(3, *(len(each) + 1 for each in re.findall("~+", message)), 3)
     versions = ", ".join(f"{package} {version}" for package, version in sorted(run.environment.packages.items()))
     lines = [
-        f"<!-- executorch-conformance {name} {cause.anchor} -->",
         f"**{prose(cause.title)}**",
         "",
         f"- {plural(len(cause.cells), 'cell')} of {first_few([*map(code, cause.architectures)], _NAMED)}",
@@ -142,10 +158,16 @@ def _issue(cause: Cause, run: RunRecord, name: str, site: str | None) -> Issue:
         message,
         fence,
         "",
-        "To keep it for now, list it in `known_failures/` with its reason. The next run then closes this issue.",
+        "To keep it for now, list it in `known_failures/` with its reason. The next complete run that judges these "
+        "cells then closes this issue.",
     ]
     title = one_line(f"{name}: {cause.title}", _TITLE)
-    return Issue(title, "\n".join(lines) + "\n")
+    return Issue(title, "\n".join(lines) + "\n", frozenset(map(_hash, cause.cells)))
+
+
+def _hash(cell: CellRecord) -> str:
+    """Ids themselves would be too long for an issue, and may hold the end of a comment."""
+    return hashlib.sha256(cell.id.encode()).hexdigest()[:8]
 
 
 def _date(run: RunRecord) -> str:

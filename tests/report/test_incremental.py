@@ -71,12 +71,16 @@ def test_the_site_does_not_warn_of_it(head: RunRecord) -> None:
 
 
 @pytest.mark.parametrize("head", _WHOLE)
-def test_its_parts_merge_and_it_closes_issues(report: Report, head: RunRecord) -> None:
+def test_its_parts_merge(report: Report, head: RunRecord) -> None:
     ended = report("merge", report.record(head), "-o", report.directory / "merged.json")
     assert "not complete" not in ended.out
-    (issue,) = issues(run(cell(verdict=Verdict.FAIL)), "main").values()
-    (closing,) = plan({}, "main", [{"number": 7, **dataclasses.asdict(issue)}], head)
-    assert closing.summary.startswith("close #7")
+
+
+def test_it_closes_an_issue_of_cells_that_it_judged() -> None:
+    failing = run(cell(verdict=Verdict.FAIL))
+    (opening,) = plan(issues(failing, "main"), "main", [], failing)
+    planned = [plan({}, "main", [{"number": 7, "title": "", "body": opening.text}], head) for head in _WHOLE]
+    assert [[action.arguments[1] for action in actions] for actions in planned] == [["close"], []]
 
 
 @pytest.mark.parametrize("head", _PARTIAL)
