@@ -89,12 +89,12 @@ def result(comparison: Comparison) -> str:
     if comparison.worse:
         return f"FAIL: {format_counts(counts.items())}"
     head = comparison.head
-    if not head.cells and not counts.total():
+    if not comparison.compared and not counts.total():
         return f"PASS: nothing to compare; {plural(len(head.left_out), 'cell')} cannot have changed since the base"
-    compared = f"PASS: {plural(len(head.cells), 'cell')} compared"
-    if not counts.total():
-        return f"{compared}, none worse"
-    return f"{compared}, none worse by a clause that must hold ({format_counts(counts.items())})"
+    text = f"PASS: {plural(comparison.compared, 'cell')} compared, none worse"
+    if counts.total():
+        text += f" by a clause that must hold ({format_counts(counts.items())})"
+    return text + (f"; {comparison.run_in_neither} not run in both" if comparison.run_in_neither else "")
 
 
 def answer(comparison: Comparison) -> str:
