@@ -287,8 +287,11 @@ def issues(run: Path, name: str, site: str | None, dry_run: bool) -> None:
 def merge(runs: tuple[Path, ...], output: Path) -> None:
     """Merge the shards of a run into one record.
 
-    Shards that overlap, or were run with other options or versions, are refused.
+    Shards that overlap, or were run with other options or versions, are refused. An earlier file at --output is moved
+    to a name with its time.
     """
+    from conformance.records.run import is_journal
+
     from .loading import load
     from .merging import Named, write
     from .merging import merge as merge_runs
@@ -297,8 +300,13 @@ def merge(runs: tuple[Path, ...], output: Path) -> None:
         raise ReportError(
             "invalid-output", f"--output {output} is one of the records to merge and would be overwritten"
         )
+    if is_journal(output):
+        raise ReportError(
+            "invalid-output", f"--output: {output.name} is the name of a journal; end a record's name in .json"
+        )
     merged = merge_runs([Named(str(path), load(path)) for path in runs])
-    write(merged, output)
+    if moved := write(merged, output):
+        print(f"the earlier {output.name} was moved to {moved}")
     note = "" if merged.nothing_missing else "; not complete, because not all of them are"
     print(f"{output}: {plural(len(merged.cells), 'cell')} from {plural(len(runs), 'record')}{note}")
 
