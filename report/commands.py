@@ -259,9 +259,9 @@ def verdict(run: Path) -> int:
 @report.command(epilog=examples("conformance report issues run.json --name main --dry-run"))
 @click.argument("run", type=_PATH, metavar="RUN.json")
 @click.option("--name", default="run", metavar="NAME", help="tells series of runs apart, such as main; default: run")
-@click.option("--site", metavar="URL", help="the address of the run's site")
+@click.option("--site", type=_WEB_ADDRESS, default="", metavar="URL", help="the address of the run's site")
 @click.option("--dry-run", is_flag=True, help="print what would change, and change nothing")
-def issues(run: Path, name: str, site: str | None, dry_run: bool) -> None:
+def issues(run: Path, name: str, site: str, dry_run: bool) -> None:
     """Open, update and close issues on GitHub for unexpected failures.
 
     One issue for each cause, in the repository of the current folder, with the label `conformance`. It is updated while

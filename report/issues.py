@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
 
 from conformance.core.text import first_few, one_line, plural
 from conformance.records.run import CellRecord, RunRecord
@@ -38,6 +39,18 @@ Gh = Callable[[Sequence[str], str], str]
 
 
 @dataclass(frozen=True, slots=True)
+class OpenIssue:
+    """An issue as `gh` lists it."""
+
+    number: int
+    title: str
+    body: str
+
+
+_OPEN_ISSUES = TypeAdapter(list[OpenIssue])
+
+
+@dataclass(frozen=True, slots=True)
 class Issue:
     """What an issue says below its mark, and the hashes of the ids of its cells."""
 
@@ -62,20 +75,18 @@ class Action:
     text: str = ""
 
 
-def issues(run: RunRecord, name: str, site: str | None = None) -> Mapping[str, Issue]:
+def issues(run: RunRecord, name: str, site: str = "") -> Mapping[str, Issue]:
     """By a key that stays the same from run to run, an issue for each cause of unexpected failures.
 
     Args:
         run: The newest run.
         name: Tells series of runs apart, such as `main` and `release`.
-        site: The address of the run's site, if it has one.
+        site: The address of the run's site; may be empty.
     """
     return {cause.anchor: _issue(cause, run, name, site) for cause in unexpected(analyse([run]), ())}
 
 
-def plan(
-    wanted: Mapping[str, Issue], name: str, existing: Iterable[Mapping[str, object]], run: RunRecord
-) -> list[Action]:
+def plan(wanted: Mapping[str, Issue], name: str, existing: Iterable[OpenIssue], run: RunRecord) -> list[Action]:
     """What to change so that the open issues are those wanted.
 
     An issue is closed only by a complete run in which the checks of all its cells ran to their end. One that does not
@@ -84,12 +95,12 @@ def plan(
     Args:
         wanted: What `issues` gives for `run`.
         name: The same as for `issues`.
-        existing: The open issues: `number`, `title` and `body` of each.
+        existing: The open issues.
         run: The newest run.
     """
-    opened: dict[str, tuple[Mapping[str, object], frozenset[str]]] = {}
+    opened: dict[str, tuple[OpenIssue, frozenset[str]]] = {}
     for each in existing:
-        mark = _MARK.match(str(each["body"]))
+        mark = _MARK.match(each.body)
         if mark and mark[1] == name:
             opened[mark[2]] = each, frozenset(re.findall(".{8}", mark[3] or ""))
     new = [key for key in wanted if key not in opened]
@@ -103,25 +114,33 @@ def plan(
     ]
     judged = frozenset(_hash(cell) for cell in run.cells if cell.verdict in CONCLUSIVE)
     for key, (each, cells) in opened.items():
-        number, issue = str(each["number"]), wanted.get(key)
+        number, issue = str(each.number), wanted.get(key)
         if issue is None and run.nothing_missing and cells and cells <= judged:
             comment = f"No unexpected failure any more in run {code(run.run.id)} of {_date(run)}."
-            actions.append(
-                Action(f"close #{number}: {each['title']}", ("issue", "close", number, "--comment", comment))
-            )
+            actions.append(Action(f"close #{number}: {each.title}", ("issue", "close", number, "--comment", comment)))
         elif issue is not None:
             text = issue.marked(name, key, cells - judged)
-            if (str(each["body"]).strip(), each["title"]) != (text.strip(), issue.title):
+            if (each.body.strip(), each.title) != (text.strip(), issue.title):
                 arguments = ("issue", "edit", number, "--title", issue.title, "--body-file", "-")
                 actions.append(Action(f"update #{number}: {issue.title}", arguments, text))
     return actions
 
 
-def open_issues(gh: Gh) -> list[Mapping[str, object]]:
-    """The open issues that carry the label."""
+def open_issues(gh: Gh) -> Sequence[OpenIssue]:
+    """The open issues that carry the label.
+
+    Raises:
+        ReportError: `gh` printed something else.
+    """
     fields = ("--label", LABEL, "--state", "open", "--limit", str(_LISTED), "--json", "number,title,body")
-    listed: list[Mapping[str, object]] = json.loads(gh(("issue", "list", *fields), ""))
-    return listed
+    printed = gh(("issue", "list", *fields), "")
+    try:
+        return _OPEN_ISSUES.validate_json(printed)
+    except ValidationError as error:
+        raise ReportError(
+            "gh-failed",
+            f"gh issue list: expected a JSON list of issues, got {one_line(printed, 100) or 'nothing'}",
+        ) from error
 
 
 def github(arguments: Sequence[str], text: str) -> str:
@@ -131,15 +150,19 @@ def github(arguments: Sequence[str], text: str) -> str:
         ReportError: It is not there, or failed.
     """
     try:
-        ended = subprocess.run(["gh", *arguments], input=text, capture_output=True, text=True, check=False)
+        ended = subprocess.run(
+            ["gh", *arguments], input=text, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
     except FileNotFoundError as error:
         raise ReportError("missing-package", "gh is not installed: https://cli.github.com") from error
+    except OSError as error:
+        raise ReportError("gh-failed", f"gh cannot be started: {error.strerror}") from error
     if ended.returncode:
         raise ReportError("gh-failed", f"gh {' '.join(arguments[:2])} failed: {one_line(ended.stderr, 300)}")
     return ended.stdout
 
 
-def _issue(cause: Cause, run: RunRecord, name: str, site: str | None) -> Issue:
+def _issue(cause: Cause, run: RunRecord, name: str, site: str) -> Issue:
     cell = cause.first
     message = (cell.message or str(cell.verdict))[:_MESSAGE]
     fence = "~" * max(3, *(len(each) + 1 for each in re.findall("~+", message)), 3)
@@ -150,7 +173,7 @@ def _issue(cause: Cause, run: RunRecord, name: str, site: str | None) -> Issue:
         f"- {plural(len(cause.cells), 'cell')} of {first_few([*map(code, cause.architectures)], _NAMED)}",
         f"- on {first_few([code(str(variant)) for variant in cause.variants], _NAMED)}",
         f"- with {prose(versions)}",
-        *([f"- [its page in the report]({site.rstrip('/')}/{cause.page})"] if site else []),
+        *([f"- [its page in the report]({site}/{cause.page})"] if site else []),
         "",
         "The first of them:",
         "",

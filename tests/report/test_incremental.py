@@ -12,7 +12,7 @@ from conformance.records.run import RunRecord
 from report.analysis import analyse
 from report.analysis.compare import compare
 from report.annotations import annotate
-from report.issues import issues, plan
+from report.issues import OpenIssue, issues, plan
 from report.site import Settings, build
 from report.status_page import status_page
 from report.summary import summary
@@ -79,7 +79,7 @@ def test_its_parts_merge(report: Report, head: RunRecord) -> None:
 def test_it_closes_an_issue_of_cells_that_it_judged() -> None:
     failing = run(cell(verdict=Verdict.FAIL))
     (opening,) = plan(issues(failing, "main"), "main", [], failing)
-    planned = [plan({}, "main", [{"number": 7, "title": "", "body": opening.text}], head) for head in _WHOLE]
+    planned = [plan({}, "main", [OpenIssue(7, "", opening.text)], head) for head in _WHOLE]
     assert [[action.arguments[1] for action in actions] for actions in planned] == [["close"], []]
 
 

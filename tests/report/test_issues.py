@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from click.testing import CliRunner
 from conformance.core.verdicts import Stage, Verdict
 from conformance.records.run import CellRecord, RunRecord, write_run
 from report.commands import report
-from report.issues import LABEL, MOST_OPENED, Action, github, issues, plan
+from report.issues import LABEL, MOST_OPENED, Action, OpenIssue, github, issues, open_issues, plan
 from tests.report.samples import HOSTILE, cell, incremental, run
 from tests.support.messages import printed, refused
 
@@ -28,18 +27,18 @@ def _broken(architecture: str = "llama", message: str = "it broke", signature: s
     )
 
 
-def _as_open(record: RunRecord, number: int = 7) -> dict[str, object]:
+def _as_open(record: RunRecord, number: int = 7) -> OpenIssue:
     """The issue that a run opens."""
     (action,) = plan(issues(record, "main"), "main", [], record)
-    return {"number": number, "title": action.arguments[action.arguments.index("--title") + 1], "body": action.text}
+    return OpenIssue(number, action.arguments[action.arguments.index("--title") + 1], action.text)
 
 
-def _planned(record: RunRecord, *existing: Mapping[str, object]) -> list[Action]:
+def _planned(record: RunRecord, *existing: OpenIssue) -> list[Action]:
     return plan(issues(record, "main"), "main", existing, record)
 
 
 def test_a_cause_is_one_issue_however_many_cells_it_has() -> None:
-    found = issues(run(_broken("llama"), _broken("gpt2"), cell()), "main", "https://site.example/main/")
+    found = issues(run(_broken("llama"), _broken("gpt2"), cell()), "main", "https://site.example/main")
     (issue,) = found.values()
     assert issue.title == "main: a (lower)"
     assert "2 cells of `llama`, `gpt2`" in issue.body
@@ -85,7 +84,7 @@ def test_a_run_that_did_not_judge_the_cells_of_an_issue_leaves_it_open(unjudged:
 def test_an_issue_keeps_the_cells_that_an_update_did_not_judge() -> None:
     there = _as_open(run(_broken(), _broken("gpt2")))
     (update,) = _planned(run(_broken()), there)
-    there["body"] = update.text
+    there = dataclasses.replace(there, body=update.text)
     assert _planned(run(cell()), there) == []
     (closing,) = _planned(run(cell(), cell(architecture="gpt2")), there)
     assert closing.arguments[:2] == ("issue", "close")
@@ -93,10 +92,10 @@ def test_an_issue_keeps_the_cells_that_an_update_did_not_judge() -> None:
 
 def test_an_issue_without_cells_is_updated_and_never_closed() -> None:
     there = _as_open(run(_broken()))
-    there["body"] = re.sub(" [0-9a-f]{8} -->", " -->", str(there["body"]), count=1)
+    there = dataclasses.replace(there, body=re.sub(" [0-9a-f]{8} -->", " -->", there.body, count=1))
     assert _planned(run(cell()), there) == []
     (update,) = _planned(run(_broken()), there)
-    there["body"] = update.text
+    there = dataclasses.replace(there, body=update.text)
     (closing,) = _planned(run(cell()), there)
     assert closing.arguments[:2] == ("issue", "close")
 
@@ -104,9 +103,9 @@ def test_an_issue_without_cells_is_updated_and_never_closed() -> None:
 def test_an_issue_of_very_many_cells_fits_and_is_never_closed() -> None:
     names = [f"model{number}" for number in range(8000)]
     there = _as_open(run(*map(_broken, names)))
-    assert len(str(there["body"])) < 65536
+    assert len(there.body) < 65536
     assert _planned(run(*(cell(architecture=name) for name in names)), there) == []
-    assert len(str(_as_open(run(*map(_broken, names[:7000])))["body"])) < 65536
+    assert len(_as_open(run(*map(_broken, names[:7000]))).body) < 65536
 
 
 def test_nothing_is_closed_by_a_run_that_is_not_complete_or_of_another_name() -> None:
@@ -115,7 +114,7 @@ def test_nothing_is_closed_by_a_run_that_is_not_complete_or_of_another_name() ->
     partial = dataclasses.replace(good, run=dataclasses.replace(good.run, complete=False))
     assert plan({}, "main", [there], partial) == []
     assert plan({}, "release", [there], good) == []
-    by_hand = {"number": 8, "title": "a question", "body": "with the label"}
+    by_hand = OpenIssue(8, "a question", "with the label")
     assert plan({}, "main", [by_hand], good) == []
 
 
@@ -138,7 +137,7 @@ def test_a_message_stays_in_its_fence(text: str) -> None:
 def test_the_command_calls_gh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record, calls = tmp_path / "run.json", tmp_path / "calls"
     write_run(record, run(_broken(), cell("PAR-2")))
-    there = [_as_open(run(cell("PAR-2", Verdict.FAIL, Stage.LOWER, signature="lower:b")), 3)]
+    there = [dataclasses.asdict(_as_open(run(cell("PAR-2", Verdict.FAIL, Stage.LOWER, signature="lower:b")), 3))]
     gh = tmp_path / "bin" / "gh"
     gh.parent.mkdir()
     (tmp_path / "open.json").write_text(json.dumps(there), encoding="utf-8")
@@ -164,6 +163,22 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert ended.exit_code == 2
     printed(ended.output, "invalid-name")
     (tmp_path / "gh").write_text("#!/bin/sh\necho 'not signed in' >&2\nexit 4\n")
+    with refused("gh-failed"):  # it is not executable
+        github(["issue", "list"], "")
     (tmp_path / "gh").chmod(0o755)
     with refused("gh-failed"):
         github(["issue", "list"], "")
+
+
+@pytest.mark.parametrize("output", ["", "A new release of gh is available", "{}", '[{"number": 7}]'])
+def test_a_list_of_issues_that_is_not_one_is_refused(output: str) -> None:
+    with refused("gh-failed"):
+        open_issues(lambda _arguments, _text: output)
+
+
+@pytest.mark.parametrize("site", ["example.org", "javascript:alert(1)"])
+def test_a_site_is_a_web_address(tmp_path: Path, site: str) -> None:
+    write_run(tmp_path / "run.json", run(cell()))
+    ended = CliRunner().invoke(report, ["issues", str(tmp_path / "run.json"), "--site", site])
+    assert ended.exit_code == 2
+    assert "is not an http or https address" in ended.output
