@@ -314,10 +314,10 @@ def merge(runs: tuple[Path, ...], output: Path) -> None:
 @report.command(epilog=examples("conformance report validate build/conformance/run.json"))
 @click.argument("paths", nargs=-1, required=True, type=_PATH, metavar="DIR|RUN.json...")
 def validate(paths: tuple[Path, ...]) -> int:
-    """Check run records, and all *.json in folders, for errors.
+    """Check run records, and all of those in folders, for errors.
 
-    Reads each record, and prints what it is or what is wrong with it. The exit code is 1 if anything is. Failure
-    bundles in folders are skipped.
+    Reads each record, and prints what it is or what is wrong with it. The exit code is 1 if anything is. In folders,
+    reads all *.json, *.json.gz and *.jsonl, without failure bundles and journals beside their record.
     """
     from .loading import record_files
     from .validation import validate_record
