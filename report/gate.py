@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from conformance.core.option_names import by_option
 from conformance.core.text import format_counts, one_line, plural
 from conformance.core.verdicts import Verdict, judged_nothing
-from conformance.records.run import UNREACHED, CellRecord, RunRecord
+from conformance.records.run import UNREACHED, CellRecord, Environment, RunRecord
 
 from .analysis.causes import unrun
 from .analysis.clauses import clause_ranges
@@ -115,10 +115,11 @@ def _side(word: str, run: RunRecord) -> str:
 
 
 def differing(comparison: Comparison) -> tuple[tuple[str, str, str], ...]:
-    """The versions and options that differ, before and now: the purpose of a comparison, or the mistake in it."""
+    """What differs in versions, machine and options, before and now: the purpose of a comparison, or a mistake."""
     base, head = comparison.base, comparison.head
     named = (
         ("version of ", base.environment.packages, head.environment.packages),
+        ("", _machine(base.environment), _machine(head.environment)),
         ("", by_option(base.run.options), by_option(head.run.options)),
     )
     return tuple(
@@ -127,6 +128,10 @@ def differing(comparison: Comparison) -> tuple[tuple[str, str, str], ...]:
         for name in sorted({*before, *after})
         if before.get(name) != after.get(name)
     )
+
+
+def _machine(environment: Environment) -> dict[str, str]:
+    return {"Python": environment.python, "platform": environment.platform, "CPU": environment.cpu}
 
 
 def _difference_line(difference: tuple[str, str, str]) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from conformance.core.verdicts import Stage, Verdict
-from conformance.records.run import UNREACHED, CellRecord, RunRecord, Since
+from conformance.records.run import UNREACHED, CellRecord, Environment, RunRecord, Since
 from tests.report.harness import Report
 from tests.report.samples import cell, incremental, partition, run
 
@@ -82,6 +82,9 @@ def test_differing_versions_and_options_are_shown(report: Report) -> None:
     ended = report("gate", report.record(run(_PASS, name="base", torch="2.12.0")), report.record(run(_PASS)))
     assert ended.code == 0
     assert "version of torch: 2.12.0 → 2.13.0" in ended.out
+    other = dataclasses.replace(run(_PASS, name="base"), environment=Environment("3.12.1", "macOS", "another", {}))
+    lines = report("gate", report.record(other), report.record(run(_PASS))).out.splitlines()
+    assert {"Python: 3.12.1 → 3.11.7", "platform: macOS → Linux", "CPU: another → a processor"} <= {*lines}
     made = report("gate", report.record(run(_PASS, name="base", commit="c" * 40 + "-dirty")), report.record(run(_PASS)))
     assert f"base: base, commit {'c' * 12}-dirty, " in made.out
 
