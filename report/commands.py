@@ -241,7 +241,8 @@ def gate(base: Path, head: Path, fail_on: str, rows: int, **margins: float) -> i
 def verdict(run: Path) -> int:
     """Print the overall result; exit with 1 on any unexpected result.
 
-    The same exit code as that of the run itself, for a record that was merged or fetched.
+    The exit code is 1 too for a run that is not complete (`conformance run`: 2 or 1) and for one that judged nothing
+    (`conformance run`: 5).
     """
     from .analysis.result import result_of, unchanged
     from .loading import load
