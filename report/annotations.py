@@ -15,7 +15,7 @@ from conformance.records.run import CellRecord, RunRecord
 from .analysis import analyse
 from .analysis.clauses import clause_ranges
 from .analysis.compare import Comparison, Measured, grouped
-from .analysis.result import unchanged
+from .analysis.result import result_of, unchanged
 from .analysis.variants import Variant
 from .summary import ROWS, Pages, headline, unexpected
 
@@ -39,9 +39,9 @@ def annotate(head: RunRecord, comparison: Comparison | None = None, rows: int = 
     of `summary`.
     """
     findings = list(_findings(head, comparison, site))
-    bad = bool(findings) or not head.nothing_missing
     text = "\n".join(filter(None, [headline(head, comparison), unchanged(head), f"{site}/index.html" if site else ""]))
-    lines = [Annotation("error" if bad else "notice", "ExecuTorch conformance", text)]
+    level: Literal["error", "notice"] = "notice" if result_of(head, comparison).good else "error"
+    lines = [Annotation(level, "ExecuTorch conformance", text)]
     lines += findings[: max(rows - 1, 1)]
     hidden = len(findings) - len(lines) + 1
     if hidden > 0:

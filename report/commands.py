@@ -241,7 +241,8 @@ def gate(base: Path, head: Path, fail_on: str, rows: int, **margins: float) -> i
 def verdict(run: Path) -> int:
     """Print the overall result; exit with 1 on any unexpected result.
 
-    The same exit code as that of the run itself, for a record that was merged or fetched.
+    The exit code is 1 too for a run that is not complete (`conformance run`: 2 or 1) and for one that judged nothing
+    (`conformance run`: 5).
     """
     from .analysis.result import result_of, unchanged
     from .loading import load
@@ -259,13 +260,14 @@ def verdict(run: Path) -> int:
 @report.command(epilog=examples("conformance report issues run.json --name main --dry-run"))
 @click.argument("run", type=_PATH, metavar="RUN.json")
 @click.option("--name", default="run", metavar="NAME", help="tells series of runs apart, such as main; default: run")
-@click.option("--site", metavar="URL", help="the address of the run's site")
+@click.option("--site", type=_WEB_ADDRESS, default="", metavar="URL", help="the address of the run's site")
 @click.option("--dry-run", is_flag=True, help="print what would change, and change nothing")
-def issues(run: Path, name: str, site: str | None, dry_run: bool) -> None:
+def issues(run: Path, name: str, site: str, dry_run: bool) -> None:
     """Open, update and close issues on GitHub for unexpected failures.
 
     One issue for each cause, in the repository of the current folder, with the label `conformance`. It is updated while
-    the cause lasts, and closed when a complete run has it no more. Needs GitHub's command line, `gh`.
+    the cause lasts, and closed when a complete run that judged all its cells has it no more. Needs GitHub's command
+    line, `gh`.
     """
     from .issues import github, open_issues, plan
     from .issues import issues as wanted
@@ -286,8 +288,11 @@ def issues(run: Path, name: str, site: str | None, dry_run: bool) -> None:
 def merge(runs: tuple[Path, ...], output: Path) -> None:
     """Merge the shards of a run into one record.
 
-    Shards that overlap, or were run with other options or versions, are refused.
+    Shards that overlap, or were run with other options or versions, are refused. An earlier file at --output is moved
+    to a name with its time.
     """
+    from conformance.records.run import is_journal
+
     from .loading import load
     from .merging import Named, write
     from .merging import merge as merge_runs
@@ -296,8 +301,13 @@ def merge(runs: tuple[Path, ...], output: Path) -> None:
         raise ReportError(
             "invalid-output", f"--output {output} is one of the records to merge and would be overwritten"
         )
+    if is_journal(output):
+        raise ReportError(
+            "invalid-output", f"--output: {output.name} is the name of a journal; end a record's name in .json"
+        )
     merged = merge_runs([Named(str(path), load(path)) for path in runs])
-    write(merged, output)
+    if moved := write(merged, output):
+        print(f"the earlier {output.name} was moved to {moved}")
     note = "" if merged.nothing_missing else "; not complete, because not all of them are"
     print(f"{output}: {plural(len(merged.cells), 'cell')} from {plural(len(runs), 'record')}{note}")
 
@@ -305,10 +315,10 @@ def merge(runs: tuple[Path, ...], output: Path) -> None:
 @report.command(epilog=examples("conformance report validate build/conformance/run.json"))
 @click.argument("paths", nargs=-1, required=True, type=_PATH, metavar="DIR|RUN.json...")
 def validate(paths: tuple[Path, ...]) -> int:
-    """Check run records, and all *.json in folders, for errors.
+    """Check run records, and all of those in folders, for errors.
 
-    Reads each record, and prints what it is or what is wrong with it. The exit code is 1 if anything is. Failure
-    bundles in folders are skipped.
+    Reads each record, and prints what it is or what is wrong with it. The exit code is 1 if anything is. In folders,
+    reads all *.json, *.json.gz and *.jsonl, without failure bundles and journals beside their record.
     """
     from .loading import record_files
     from .validation import validate_record

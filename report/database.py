@@ -95,15 +95,20 @@ _MEMORY = "1GB"
 def write_database(paths: Sequence[Path], output: Path) -> str:
     """Write the records at `paths` to the DuckDB file `output`, and return one line about its content.
 
-    An existing `output` is replaced as a whole. Records are read one after the other.
+    An existing database is replaced as a whole. Records are read one after the other.
 
     Raises:
         ReportError: A path has no records, a file is not a run record, a run is given twice, or `output` cannot be
-            written.
+            written, or is a file that this function did not write.
     """
     if output.suffix != DATABASE_SUFFIX:
         raise ReportError("not-a-database", f"{output}: expected a file name that ends in {DATABASE_SUFFIX}")
     _refuse_path(output)
+    if output.is_file() and not _is_ours(output):
+        raise ReportError(
+            "not-a-database",
+            f"--output {output} is another file and would be overwritten; move it, or choose a new name",
+        )
     files = record_files(paths)
     cells = 0
     try:
@@ -126,6 +131,14 @@ def write_database(paths: Sequence[Path], output: Path) -> str:
     except duckdb.Error as error:
         raise ReportError("database-error", f"{output}: {error}") from error
     return f"{output}: {plural(len(files), 'run')}, {plural(cells, 'cell')}"
+
+
+def _is_ours(database: Path) -> bool:
+    """Whether it has the tables, of any version."""
+    try:
+        return {name for (name,) in query(database, "SHOW TABLES")[1]} >= {*TABLES}
+    except ReportError:
+        return False
 
 
 def query(database: Path, sql: str) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

@@ -8,19 +8,17 @@ from collections.abc import Iterable, Sequence
 from conformance.core.option_names import by_option
 from conformance.core.text import format_counts, one_line, plural
 from conformance.core.verdicts import Verdict, judged_nothing
-from conformance.records.run import UNREACHED, CellRecord, RunRecord
+from conformance.records.run import UNREACHED, CellRecord, Environment, RunRecord
 
 from .analysis.causes import unrun
 from .analysis.clauses import clause_ranges
 from .analysis.compare import Change, Comparison, Difference, DifferenceGroup, Measured, grouped
 from .analysis.history import versions
+from .analysis.verdicts import CONCLUSIVE as _CONCLUSIVE
 from .errors import ReportError
 from .loading import when
 from .names import commit
 from .summary import ROWS
-
-#: The verdicts of checks that ran to their end.
-_CONCLUSIVE = frozenset({Verdict.PASS, Verdict.FAIL, Verdict.EXPECTED_FAILURE, Verdict.UNEXPECTED_PASS})
 
 
 def refuse_unfit(run: RunRecord, name: str, *, is_head: bool = False) -> None:
@@ -91,12 +89,12 @@ def result(comparison: Comparison) -> str:
     if comparison.worse:
         return f"FAIL: {format_counts(counts.items())}"
     head = comparison.head
-    if not head.cells and not counts.total():
+    if not comparison.compared and not counts.total():
         return f"PASS: nothing to compare; {plural(len(head.left_out), 'cell')} cannot have changed since the base"
-    compared = f"PASS: {plural(len(head.cells), 'cell')} compared"
-    if not counts.total():
-        return f"{compared}, none worse"
-    return f"{compared}, none worse by a clause that must hold ({format_counts(counts.items())})"
+    text = f"PASS: {plural(comparison.compared, 'cell')} compared, none worse"
+    if counts.total():
+        text += f" by a clause that must hold ({format_counts(counts.items())})"
+    return text + (f"; {comparison.run_in_neither} not run in both" if comparison.run_in_neither else "")
 
 
 def answer(comparison: Comparison) -> str:
@@ -117,10 +115,11 @@ def _side(word: str, run: RunRecord) -> str:
 
 
 def differing(comparison: Comparison) -> tuple[tuple[str, str, str], ...]:
-    """The versions and options that differ, before and now: the purpose of a comparison, or the mistake in it."""
+    """What differs in versions, machine and options, before and now: the purpose of a comparison, or a mistake."""
     base, head = comparison.base, comparison.head
     named = (
         ("version of ", base.environment.packages, head.environment.packages),
+        ("", _machine(base.environment), _machine(head.environment)),
         ("", by_option(base.run.options), by_option(head.run.options)),
     )
     return tuple(
@@ -129,6 +128,10 @@ def differing(comparison: Comparison) -> tuple[tuple[str, str, str], ...]:
         for name in sorted({*before, *after})
         if before.get(name) != after.get(name)
     )
+
+
+def _machine(environment: Environment) -> dict[str, str]:
+    return {"Python": environment.python, "platform": environment.platform, "CPU": environment.cpu}
 
 
 def _difference_line(difference: tuple[str, str, str]) -> str:

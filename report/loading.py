@@ -9,7 +9,15 @@ from pathlib import Path
 from conformance.core.cells import Cell
 from conformance.core.contract import Mode
 from conformance.records.bundle import FACTS
-from conformance.records.run import CellRecord, InvalidRecordError, PartitionRecord, RunRecord, load_run
+from conformance.records.run import (
+    CellRecord,
+    InvalidRecordError,
+    PartitionRecord,
+    RunRecord,
+    is_journal,
+    journal_of,
+    load_run,
+)
 
 from .errors import ReportError
 
@@ -17,6 +25,8 @@ from .errors import ReportError
 _MAX_COUNT = 1 << 53
 #: The end of the name of a file that `report.database` writes.
 DATABASE_SUFFIX = ".duckdb"
+#: The ends of the names of the files that are read in a folder.
+_ENDINGS = (".json", ".json.gz", ".jsonl")
 
 
 def load(path: Path) -> RunRecord:
@@ -40,9 +50,10 @@ def load(path: Path) -> RunRecord:
 
 
 def record_files(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """The files of `paths`, each once: files, and for folders all `*.json` below them that are not hidden.
+    """The files of `paths`, each once: files, and for folders all records and journals below them by their names.
 
-    Failure bundles are skipped: by default a run writes them below the folder of its record.
+    Skipped are hidden files, journals beside their record, and failure bundles: by default a run writes them below the
+    folder of its record.
 
     Raises:
         ReportError: A path does not exist, or is a folder without records.
@@ -54,18 +65,20 @@ def record_files(paths: Sequence[Path]) -> tuple[Path, ...]:
                 path.stat()
                 found.append(path)
                 continue
-            below = sorted(file for file in path.rglob("*.json") if file.is_file() and not _is_other(file))
+            below = [file for file in path.rglob("*") if file.name.endswith(_ENDINGS) and not _is_other(file)]
         except OSError as error:
             raise ReportError.of_file(path, error) from error
         if not below:
-            raise ReportError("no-records", f"no run records in {path}: it has no *.json outside of failure bundles")
-        found += below
+            endings = "*.json, *.json.gz or *.jsonl"
+            raise ReportError("no-records", f"no run records in {path}: it has no {endings} outside of failure bundles")
+        journals = {journal_of(file) for file in below if not is_journal(file)}
+        found += sorted(file for file in below if file not in journals)
     return tuple(dict.fromkeys(file.resolve() for file in found))
 
 
 def _is_other(file: Path) -> bool:
-    """Whether it is hidden, or a file of a failure bundle."""
-    return file.name.startswith(".") or (file.parent / FACTS).exists()
+    """Whether it is not a regular file, is hidden, or belongs to a failure bundle."""
+    return not file.is_file() or file.name.startswith(".") or (file.parent / FACTS).exists()
 
 
 def load_each(paths: Iterable[Path]) -> Iterator[tuple[Path, RunRecord]]:

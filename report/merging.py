@@ -12,6 +12,7 @@ from conformance.core.errors import InputError
 from conformance.core.option_names import option_of
 from conformance.core.text import first_few
 from conformance.matrix.sharding import Shard, read_shard
+from conformance.records.journal import move_aside
 from conformance.records.run import DIRTY, Environment, RunInfo, RunRecord, Since, write_run
 
 from .errors import ReportError
@@ -53,12 +54,14 @@ def merge(records: Sequence[Named]) -> RunRecord:
     )
 
 
-def write(run: RunRecord, path: Path) -> None:
-    """Write a record to `path`."""
+def write(run: RunRecord, path: Path) -> Path | None:
+    """Write a record to `path`, and return where a file that was there was moved."""
     try:
+        moved = move_aside(path)
         write_run(path, run)
     except OSError as error:
         raise ReportError.of_file(path, error) from error
+    return moved
 
 
 def _shard(record: Named) -> Shard | None:

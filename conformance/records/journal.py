@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from conformance.core.cells import Cell
 from conformance.core.files import atomic_write
 from conformance.records.run import (
+    COMPRESSED,
     SCHEMA_VERSION,
     CellRecord,
     Environment,
@@ -95,7 +96,7 @@ def move_aside(path: Path) -> Path | None:
     if not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     written = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
-    suffix = path.suffix if path.suffix in (".json", ".jsonl") else ""
+    suffix = next((each for each in (".json", ".jsonl", f".json{COMPRESSED}") if path.name.endswith(each)), "")
     stem = f"{path.name.removesuffix(suffix)}-{written:%Y%m%dT%H%M%SZ}"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return path.rename(next(new for name in names if not (new := path.with_name(name + suffix)).exists()))

@@ -133,7 +133,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All that differs between two runs."""
+    """All that differs between two runs, the number of cells judged in both, and of those that neither ran."""
 
     base: RunRecord
     head: RunRecord
@@ -142,6 +142,8 @@ class Comparison:
     less_delegated: tuple[Measured, ...]
     margins: Margins
     fail_on: Level = Level.SHOULD
+    compared: int = 0
+    run_in_neither: int = 0
 
     @property
     def worse(self) -> bool:
@@ -217,6 +219,8 @@ def compare(
         tuple(_less_delegated(pairs, margins)),
         margins,
         fail_on,
+        compared=sum(_judged(base) and _judged(head) for base, head in pairs),
+        run_in_neither=sum(base.verdict is head.verdict is Verdict.NOT_RUN for base, head in pairs),
     )
 
 

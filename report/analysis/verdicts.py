@@ -21,6 +21,8 @@ WORST_FIRST = (
     Verdict.PASS,
     Verdict.NOT_APPLICABLE,
 )
+#: The verdicts of checks that ran to their end.
+CONCLUSIVE = frozenset({Verdict.PASS, Verdict.FAIL, Verdict.EXPECTED_FAILURE, Verdict.UNEXPECTED_PASS})
 #: The verdicts that need no explanation.
 QUIET = frozenset({Verdict.PASS, Verdict.NOT_APPLICABLE})
 GLYPHS = {

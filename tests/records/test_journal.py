@@ -174,6 +174,7 @@ def test_who_asks_for_a_record_that_is_still_a_journal_is_sent_there(tmp_path: P
     [
         ("run.json", ["run-20261129T182202Z.json", "run-20261129T182202Z-2.json", "run-20261129T182202Z-3.json"]),
         ("run.jsonl", ["run-20261129T182202Z.jsonl", "run-20261129T182202Z-2.jsonl"]),
+        ("run.json.gz", ["run-20261129T182202Z.json.gz"]),
         ("5.14", ["5.14-20261129T182202Z"]),
     ],
 )

@@ -262,6 +262,19 @@ def test_a_database_is_replaced_as_a_whole(report: Report) -> None:
     assert not [path for path in report.directory.iterdir() if path.name.startswith(".")]
 
 
+def test_a_file_that_is_not_one_of_its_databases_is_not_replaced(report: Report) -> None:
+    record, database = report.record(run(cell())), report.directory / "notes.duckdb"
+    database.write_text("keep")
+    report.refused("not-a-database", "db", record, "-o", database)
+    assert database.read_text() == "keep"
+    database.unlink()
+    with duckdb.connect(str(database)) as connection:
+        connection.execute("CREATE TABLE runs (mine VARCHAR)")
+    before = database.read_bytes()
+    report.refused("not-a-database", "db", record, "-o", database)
+    assert database.read_bytes() == before
+
+
 def test_only_a_name_of_a_database_is_written(report: Report) -> None:
     record = report.record(run(cell()))
     before = record.read_bytes()

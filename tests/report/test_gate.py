@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from conformance.core.verdicts import Stage, Verdict
-from conformance.records.run import UNREACHED, CellRecord, RunRecord, Since
+from conformance.records.run import UNREACHED, CellRecord, Environment, RunRecord, Since
 from tests.report.harness import Report
 from tests.report.samples import cell, incremental, partition, run
 
@@ -44,7 +44,8 @@ def _partitioned(taken: int, left: int) -> CellRecord:
         (_PASS, _NOT_APPLICABLE, 1, "✗ vanished: 1 cell"),
         (_PASS, _LACKING, 1, "✗ newly not run: 1 cell"),
         (_PASS, _LACKING, 1, "  reason: `pip install other` first"),
-        (_LACKING, _LACKING, 0, "PASS: "),
+        (_LACKING, _LACKING, 0, "PASS: 1 cell compared, none worse; 1 not run in both"),
+        (_NOT_APPLICABLE, _NOT_APPLICABLE, 0, "PASS: 1 cell compared, none worse\n"),
         (_LACKING, _PASS, 0, "· appeared: 1 cell"),
         (_lowered(10, 50), _lowered(20, 50), 1, "✗ slower to lower, by more than 1.5 times and 2 s: 1"),
         (_lowered(10, 50), _lowered(10, 49), 1, "✗ less delegated, by more than 0 % of the operators: 1"),
@@ -53,6 +54,7 @@ def _partitioned(taken: int, left: int) -> CellRecord:
         (_FAIL, _PASS, 0, "· fixed: 1 cell"),
         (_EARLIER, _FAIL, 0, "· fails at a later stage: 1 cell"),
         (None, _PASS, 0, "· appeared: 1 cell"),
+        (None, _PASS, 0, "PASS: 1 cell compared, none worse\n"),
         (None, _FAIL, 1, "✗ appeared: 1 cell"),
     ],
 )
@@ -80,6 +82,9 @@ def test_differing_versions_and_options_are_shown(report: Report) -> None:
     ended = report("gate", report.record(run(_PASS, name="base", torch="2.12.0")), report.record(run(_PASS)))
     assert ended.code == 0
     assert "version of torch: 2.12.0 → 2.13.0" in ended.out
+    other = dataclasses.replace(run(_PASS, name="base"), environment=Environment("3.12.1", "macOS", "another", {}))
+    lines = report("gate", report.record(other), report.record(run(_PASS))).out.splitlines()
+    assert {"Python: 3.12.1 → 3.11.7", "platform: macOS → Linux", "CPU: another → a processor"} <= {*lines}
     made = report("gate", report.record(run(_PASS, name="base", commit="c" * 40 + "-dirty")), report.record(run(_PASS)))
     assert f"base: base, commit {'c' * 12}-dirty, " in made.out
 
@@ -127,7 +132,12 @@ def test_long_lists_say_how_much_they_leave_out(report: Report) -> None:
         ([cell("PAR-9")], [_OTHER], 1, "✗ vanished: 1 cell"),
         ([], [_OTHER, _PASS], 0, "\nPASS: nothing to compare; 2 cells cannot have changed since the base\n"),
         ([_NOT_APPLICABLE], [_OTHER], 1, "✗ vanished: 1 cell"),
-        ([cell("PAR-9", Verdict.NOT_APPLICABLE)], [_OTHER, _PASS], 0, "\nPASS: 1 cell compared, none worse\n"),
+        (
+            [cell("PAR-9", Verdict.NOT_APPLICABLE)],
+            [_OTHER, _PASS],
+            0,
+            "\nPASS: nothing to compare; 2 cells cannot have changed",
+        ),
         # Interrupted while it collected the checks.
         ([], [_OTHER], 1, "✗ vanished: 1 cell"),
     ],

@@ -12,7 +12,7 @@ from conformance.records.run import RunRecord
 from report.analysis import analyse
 from report.analysis.compare import compare
 from report.annotations import annotate
-from report.issues import issues, plan
+from report.issues import OpenIssue, issues, plan
 from report.site import Settings, build
 from report.status_page import status_page
 from report.summary import summary
@@ -71,12 +71,16 @@ def test_the_site_does_not_warn_of_it(head: RunRecord) -> None:
 
 
 @pytest.mark.parametrize("head", _WHOLE)
-def test_its_parts_merge_and_it_closes_issues(report: Report, head: RunRecord) -> None:
+def test_its_parts_merge(report: Report, head: RunRecord) -> None:
     ended = report("merge", report.record(head), "-o", report.directory / "merged.json")
     assert "not complete" not in ended.out
-    (issue,) = issues(run(cell(verdict=Verdict.FAIL)), "main").values()
-    (closing,) = plan({}, "main", [{"number": 7, **dataclasses.asdict(issue)}], head)
-    assert closing.summary.startswith("close #7")
+
+
+def test_it_closes_an_issue_of_cells_that_it_judged() -> None:
+    failing = run(cell(verdict=Verdict.FAIL))
+    (opening,) = plan(issues(failing, "main"), "main", [], failing)
+    planned = [plan({}, "main", [OpenIssue(7, "", opening.text)], head) for head in _WHOLE]
+    assert [[action.arguments[1] for action in actions] for actions in planned] == [["close"], []]
 
 
 @pytest.mark.parametrize("head", _PARTIAL)

@@ -117,6 +117,22 @@ def test_a_record_is_never_overwritten_by_its_own_merger(report: Report) -> None
     assert first.read_bytes() == before
 
 
+def test_an_earlier_file_is_moved_aside(report: Report) -> None:
+    records, out = [report.record(_ONE), report.record(_TWO)], report.directory / "notes.json.gz"
+    out.write_text("keep")
+    message, _ = report("merge", *records, "-o", out).out.splitlines()
+    assert load(out).run.complete
+    (moved,) = report.directory.glob("notes-*.json.gz")
+    assert moved.read_text() == "keep"
+    assert message == f"the earlier notes.json.gz was moved to {moved}"
+
+
+def test_a_record_is_not_written_under_the_name_of_a_journal(report: Report) -> None:
+    out = report.directory / "run.jsonl"
+    report.refused("invalid-output", "merge", report.record(_ONE), report.record(_TWO), "-o", out)
+    assert not out.exists()
+
+
 @settings(max_examples=40, deadline=None)
 @given(runs, st.integers(1, 4), st.data())
 def test_a_run_cut_into_shards_is_put_together_again(whole: RunRecord, number: int, data: st.DataObject) -> None:

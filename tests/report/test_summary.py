@@ -136,6 +136,12 @@ def test_more_annotations_than_github_shows_are_counted() -> None:
     assert message[-1].endswith("::and 16 more; see the job summary")
 
 
+def test_a_result_is_an_error_unless_it_is_good() -> None:
+    for bad in (run(), run(cell(verdict=Verdict.NOT_APPLICABLE)), run(cell(), complete=False), run(_fails("llama"))):
+        assert annotate(bad).startswith("::error title=ExecuTorch conformance::✗ ")
+    assert annotate(run(cell())).startswith("::notice title=ExecuTorch conformance::✓ ")
+
+
 def test_the_command_prints_either(report: Report) -> None:
     base, head = report.record(run(cell(), name="base")), report.record(run(_fails("llama")))
     assert report("summary", head, "--base", base).out.startswith("## ✗ ExecuTorch conformance: 1 regression")

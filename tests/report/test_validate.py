@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from conformance.records.journal import Journal
+from conformance.records.run import write_run
 from report.validation import validate_record
 from tests.report.harness import Report
 from tests.report.sample_runs import RUNS
@@ -44,7 +46,7 @@ def test_the_folder_that_a_run_writes_is_read_without_its_bundles(report: Report
     record = report.record(run(cell()))
     bundle = report.directory / "failures" / "llama--reference--xnnpack--decode--PAR-1"
     bundle.mkdir(parents=True)
-    for name in ("bundle.json", "divergence.json"):
+    for name in ("bundle.json", "divergence.json", "calls.jsonl"):
         (bundle / name).write_text("{}")
     assert report("validate", report.directory) == (0, f"{record}: a run record of 1 cell\n", "")
     for command in (("history",), ("db", "-o", report.directory / "runs.duckdb")):
@@ -53,6 +55,17 @@ def test_the_folder_that_a_run_writes_is_read_without_its_bundles(report: Report
     assert "outside of failure bundles" in printed(ended.err, "no-records")
     (report.directory / "bad.json").write_text("{}")
     assert "bad.json" in report.refused("invalid-record", "history", report.directory)
+
+
+def test_compressed_records_and_journals_in_a_folder_are_read(report: Report) -> None:
+    record, compressed, journal = (report.directory / name for name in ("a.json", "b.json.gz", "c.jsonl"))
+    for path in (record, compressed):
+        write_run(path, run(cell(), name=path.name))
+    for path in (journal, report.directory / "a.jsonl"):
+        Journal(path, run(name=path.name, complete=False).run, run().environment, cells=[cell()])
+    lines = [f"{path}: a run record of 1 cell\n" for path in (record, compressed, journal)]
+    assert report("validate", report.directory) == (0, "".join(lines), "")
+    assert report("db", report.directory, "-o", report.directory / "runs.duckdb").out.endswith(": 3 runs, 3 cells\n")
 
 
 def test_a_bad_record_is_named_beside_good_ones(report: Report) -> None:
