@@ -14,7 +14,7 @@ from .analysis.causes import unrun
 from .analysis.clauses import clause_ranges
 from .analysis.compare import Change, Comparison, Difference, DifferenceGroup, Measured, grouped
 from .analysis.history import versions
-from .analysis.verdicts import CONCLUSIVE as _CONCLUSIVE
+from .analysis.verdicts import CONCLUSIVE
 from .errors import ReportError
 from .loading import when
 from .names import commit
@@ -48,7 +48,7 @@ def refuse_unfit(run: RunRecord, name: str, *, is_head: bool = False) -> None:
             f"cannot compare {name}: cells of its plan are missing; run it without -k and the like",
         )
     unchanged = is_head and run.left_out and judged_nothing(counts)
-    if unchanged or any(counts[verdict] for verdict in _CONCLUSIVE):
+    if unchanged or any(counts[verdict] for verdict in CONCLUSIVE):
         return
     if counts.total() > counts[Verdict.NOT_APPLICABLE] + counts[Verdict.NOT_RUN]:
         raise ReportError(
