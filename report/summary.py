@@ -41,7 +41,7 @@ def summary(head: RunRecord, comparison: Comparison | None = None, rows: int = R
         rows: Rows of a table before "and N more".
         site: The address of the site of this run, to which architectures and failures are linked; may be empty.
     """
-    report = analyse([head])
+    report = analyse([head], base=comparison.base if comparison else None)
     pages = Pages.of(report, site)
     lines = [f"## {headline(head, comparison)}", *_warnings(head, comparison)]
     lines += ["", page_link("All results", site, "index.html")] if site else []

@@ -74,6 +74,15 @@ class Cell:
         return f"{self.backend} {self.mode}" if self.mode else self.backend
 
 
+def cell_called(cell_id: str) -> Cell:
+    """The cell with this id."""
+    architecture, *middle, clause = cell_id.split("/")
+    if len(middle) == 1:
+        return Cell(architecture, None, middle[0], None, clause)
+    subject, backend, mode = middle
+    return Cell(architecture, subject, backend, Mode(mode), clause)
+
+
 @dataclass(frozen=True, slots=True)
 class BackendTraits:
     """The traits of a backend that planning needs, without importing the backend.

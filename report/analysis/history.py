@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from conformance.core.cells import split_row
+from conformance.core.cells import cell_called, split_row
 from conformance.core.verdicts import Verdict
-from conformance.records.run import CellRecord, RunRecord
+from conformance.records.run import CellRecord, RunRecord, record_of
 
 from .status import ABSENT, Reached, Status, variant_status
 from .variants import Columns, Variant, by_architecture, cells_of, columns
-from .verdicts import QUIET
+from .verdicts import QUIET, count
 
 #: The packages whose versions reports name.
 PACKAGES = ("transformers", "torch", "executorch")
@@ -137,15 +138,33 @@ def progress(runs: Iterable[PastRun], variant: Variant) -> tuple[Progress, ...]:
     return tuple(found)
 
 
-def past_run(run: RunRecord) -> PastRun:
-    """The statuses of `run`."""
+def past_run(run: RunRecord, earlier: Iterable[RunRecord] = ()) -> PastRun:
+    """The statuses of `run`.
+
+    What it left out by `--since` is as in the run that it names, if that is among those `earlier`, and else not judged.
+    """
     by_name = {name: columns(cells) for name, cells in by_architecture(run.cells).items()}
+    whole = by_architecture((*run.cells, *_left_out(run, earlier)))
     statuses = {
         # Cells without a subject belong to every variant, and are one of their own only where there is no other.
-        name: {variant: variant_status(found, variant) for variant in [v for v in found if v.subject] or found}
+        name: {
+            variant: dataclasses.replace(
+                variant_status(columns(whole[name]), variant), counts=count(cells_of(found, variant))
+            )
+            for variant in [v for v in found if v.subject] or found
+        }
         for name, found in by_name.items()
     }
     return PastRun(run, by_name, statuses)
+
+
+def _left_out(run: RunRecord, earlier: Iterable[RunRecord]) -> Iterator[CellRecord]:
+    base = run.run.since and next((each for each in earlier if each.run.id == run.run.since.run), None)
+    known = {cell.id: cell for cell in base.cells} if base else {}
+    own = {cell.id for cell in run.cells}
+    for cell_id in run.left_out:
+        if cell_id not in own:
+            yield known.get(cell_id) or record_of(cell_called(cell_id), Verdict.NOT_RUN)
 
 
 def versions(run: RunRecord) -> Versions:

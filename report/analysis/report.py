@@ -231,9 +231,10 @@ class Report:
         return tuple(past for past in reversed(self.runs) if architecture in past.columns)
 
 
-def analyse(runs: Sequence[RunRecord], matrix: Matrix | None = None) -> Report:
-    """The report on the last of `runs`, which are oldest first."""
-    pasts = tuple(map(past_run, runs))
+def analyse(runs: Sequence[RunRecord], matrix: Matrix | None = None, base: RunRecord | None = None) -> Report:
+    """The report on the last of `runs`, which are oldest first; see `past_run` for a `base` that is not among them."""
+    earlier = (*runs, *([base] if base else []))
+    pasts = tuple(past_run(run, earlier) for run in runs)
     run = runs[-1]
     shown = variants(run.cells)
     all_causes = causes(run.cells)

@@ -11,11 +11,13 @@ from conformance.core.verdicts import Verdict
 from conformance.records.run import RunRecord
 from report.analysis import analyse
 from report.analysis.compare import compare
+from report.analysis.status import Reached
 from report.annotations import annotate
 from report.issues import OpenIssue, issues, plan
 from report.site import Settings, build
 from report.status_page import status_page
 from report.summary import summary
+from report.trends import history_points
 from tests.report.harness import Report
 from tests.report.samples import cell, incremental, run
 from tests.support.matrix import small_matrix
@@ -90,3 +92,25 @@ def test_a_run_that_lacks_others_is_not_good(report: Report, head: RunRecord) ->
     assert "the run is not complete" in ended.out
     assert "> [!WARNING]\n> **This run is not complete.**" in summary(head)
     assert annotate(head).startswith("::error ")
+
+
+_PASSING, _DIFFERING = cell(), cell("PAR-4", Verdict.EXPECTED_FAILURE)
+
+
+def test_a_status_counts_what_was_left_out() -> None:
+    """What the base says of it, or that it was not judged; and not what is judged again alone."""
+    base = run(cell(verdict=Verdict.FAIL), _DIFFERING, name="base", started="2026-11-01T10:00:00+00:00")
+    head = incremental(_PASSING, left_out=(_DIFFERING,))
+    (alone,) = (state.status for each in analyse([head]).architectures for state in each.covered)
+    assert (alone.reached, alone.unexpected) == (Reached.NOT_JUDGED, 0)
+    (compared,) = (state.status for each in analyse([base, head]).architectures for state in each.covered)
+    assert (compared.reached, [each.clause for each in compared.violations]) == (Reached.WRONG_RESULT, ["PAR-4"])
+    for page in (summary(head), summary(head, compare(base, head))):
+        assert "0 of 1" in page
+
+
+def test_a_status_of_the_base_may_be_good() -> None:
+    base = run(cell(verdict=Verdict.FAIL), cell("PAR-4"), name="base", started="2026-11-01T10:00:00+00:00")
+    head = incremental(_PASSING, left_out=(cell("PAR-4"),))
+    assert "1 of 1" in summary(head, compare(base, head))
+    assert [point.status.reached for point in history_points(head)] == [Reached.NOT_JUDGED]
