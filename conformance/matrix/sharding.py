@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.core.cells import cell_called
 from conformance.core.errors import InputError
 from conformance.core.files import atomic_write
 from conformance.core.paths import DURATIONS
@@ -108,7 +109,7 @@ def updated_durations(run: RunRecord, path: Path = DURATIONS) -> list[str]:
     An architecture of which the run did not judge every cell stays as it is too: a part of the cells takes less time.
     """
     unjudged = {cell.architecture for cell in run.cells if cell.verdict is Verdict.NOT_RUN}
-    unjudged.update(cell_id.split("/")[0] for cell_id in run.left_out)
+    unjudged.update(cell_called(cell_id).architecture for cell_id in run.left_out)
     before, found = durations(path), spent(run)
     after = before | {name: seconds for name, seconds in found.items() if name not in unjudged}
     text = json.dumps(dict(sorted(after.items())), indent=2) + "\n"

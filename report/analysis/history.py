@@ -143,19 +143,24 @@ def past_run(run: RunRecord, earlier: Iterable[RunRecord] = ()) -> PastRun:
 
     What it left out by `--since` is as in the run that it names, if that is among those `earlier`, and else not judged.
     """
-    by_name = {name: columns(cells) for name, cells in by_architecture(run.cells).items()}
-    whole = by_architecture((*run.cells, *_left_out(run, earlier)))
+    by_name = _by_name(run.cells)
+    whole = _by_name((*run.cells, *_left_out(run, earlier))) if run.left_out else by_name
     statuses = {
         # Cells without a subject belong to every variant, and are one of their own only where there is no other.
-        name: {
-            variant: dataclasses.replace(
-                variant_status(columns(whole[name]), variant), counts=count(cells_of(found, variant))
-            )
-            for variant in [v for v in found if v.subject] or found
-        }
+        name: {variant: _status(found, whole[name], variant) for variant in [v for v in found if v.subject] or found}
         for name, found in by_name.items()
     }
     return PastRun(run, by_name, statuses)
+
+
+def _by_name(cells: Iterable[CellRecord]) -> dict[str, Columns]:
+    return {name: columns(own) for name, own in by_architecture(cells).items()}
+
+
+def _status(found: Columns, whole: Columns, variant: Variant) -> Status:
+    """The status by the cells of `whole`, with the counts of those of the run."""
+    status = variant_status(whole, variant)
+    return status if whole is found else dataclasses.replace(status, counts=count(cells_of(found, variant)))
 
 
 def _left_out(run: RunRecord, earlier: Iterable[RunRecord]) -> Iterator[CellRecord]:
