@@ -113,6 +113,23 @@ def test_refusal_of_a_model_in_training_mode_is_no_failure(words: str) -> None:
     assert judge("EXP-11", "llama", refuses).metrics == {"refused": 1}
 
 
+def test_what_an_exporter_draws_in_training_mode_depends_on_nothing_before() -> None:
+    drawn = []
+
+    def draws(model: PreTrainedModel, *examples: Any, **options: Any) -> Any:
+        drawn.append(float(torch.rand(())))
+        raise ValueError("cannot export it in training mode")
+
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        with pytest.raises(StageError):
+            judge("EXP-10", "llama", draws)
+        judge("EXP-11", "llama", draws)
+    # The program, and that of EXP-11 twice, since it is refused: these are the same in both.
+    assert drawn[0] != drawn[3]
+    assert drawn[1] == drawn[4]
+
+
 def test_script_is_the_shortest_that_shows_the_fault() -> None:
     # The pinned script that shows it first decodes twelve tokens before it goes back.
     with pytest.raises(ClauseViolationError) as caught:
